@@ -1,0 +1,2 @@
+//! Wires pods into Open vSwitch on one node.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Command line client of controller and agents.
+fn main() {}

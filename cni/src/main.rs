@@ -1,0 +1,2 @@
+//! The CNI plugin that kubelet's runtime executes.
+fn main() {}

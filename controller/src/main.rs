@@ -1,0 +1,2 @@
+//! Computes NetworkPolicy and distributes it.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Kit for aggregated Kubernetes API servers.

@@ -1,0 +1,1 @@
+//! The OVS pipeline as data.

@@ -1,0 +1,1 @@
+//! Linux network configuration: desired state and diff.

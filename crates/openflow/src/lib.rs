@@ -1,0 +1,1 @@
+//! OpenFlow 1.5 with Nicira extensions: codec and text form.

@@ -1,0 +1,1 @@
+//! Sessions with ovsdb-server and ovs-vswitchd.

@@ -1,0 +1,1 @@
+//! Typed custom resources of Antrea and of the operator.

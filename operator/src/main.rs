@@ -1,0 +1,2 @@
+//! Runs the whole life of one Antrea installation.
+fn main() {}
