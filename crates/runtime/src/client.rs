@@ -1,0 +1,95 @@
+//! Connection to the Kubernetes API server that works before any Service network exists.
+
+use std::path::Path;
+
+use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kubeconfig named in the configuration is unusable.
+    #[error("kubeconfig {path}: {message}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Neither a kubeconfig nor a service account.
+    #[error("in-cluster configuration: {0}")]
+    InCluster(#[from] kube::config::InClusterError),
+    /// `kubeAPIServerOverride` is no URL.
+    #[error("kubeAPIServerOverride {value:?}: {message}")]
+    Override {
+        /// As configured.
+        value: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The TLS stack refused the configuration.
+    #[error("kubernetes client: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// Configuration for a client: from `kubeconfig` if given, else the Pod's service account.
+///
+/// `override_url` (`kubeAPIServerOverride`; a URL, or `host:port` that is taken as https) replaces the
+/// server's address, so that a Pod on the host network needs no ClusterIP. Without it the address is
+/// `KUBERNETES_SERVICE_HOST` and `_PORT`, which the operator may set to the real endpoint.
+///
+/// # Errors
+/// Names the input that is unusable.
+pub async fn config(kubeconfig: Option<&Path>, override_url: Option<&str>) -> Result<Config, Error> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let error = |message: String| Error::Kubeconfig { path: path.display().to_string(), message };
+            let file = Kubeconfig::read_from(path).map_err(|e| error(e.to_string()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|e| error(e.to_string()))?
+        }
+        // With an override the environment is not needed, only the token and the CA.
+        None if override_url.is_some() => Config::incluster_dns()?,
+        None => Config::incluster_env()?,
+    };
+    if let Some(value) = override_url {
+        let url = if value.contains("://") { value.to_owned() } else { format!("https://{value}") };
+        config.cluster_url =
+            url.parse().map_err(|e| Error::Override { value: value.to_owned(), message: format!("{e}") })?;
+    }
+    Ok(config)
+}
+
+/// A client of [`config`].
+///
+/// # Errors
+/// As [`config`], or TLS material that cannot be used.
+pub async fn connect(kubeconfig: Option<&Path>, override_url: Option<&str>) -> Result<Client, Error> {
+    Ok(Client::try_from(config(kubeconfig, override_url).await?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_a_kubeconfig_and_overrides_the_server() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(
+            file,
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
+             clusters: [{{name: k, cluster: {{server: 'https://10.0.0.1:6443'}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n"
+        )
+        .unwrap();
+        let plain = config(Some(file.path()), None).await.unwrap();
+        assert_eq!(plain.cluster_url.to_string(), "https://10.0.0.1:6443/");
+        let moved = config(Some(file.path()), Some("192.0.2.1:6443")).await.unwrap();
+        assert_eq!(moved.cluster_url.to_string(), "https://192.0.2.1:6443/");
+        let error = config(Some(file.path()), Some("http://[")).await.unwrap_err().to_string();
+        assert!(error.contains("kubeAPIServerOverride"), "{error}");
+        let error = config(Some(Path::new("/nonexistent/kc")), None).await.unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/kc"), "{error}");
+    }
+}

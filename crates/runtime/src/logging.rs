@@ -1,0 +1,173 @@
+//! Logs: text or JSON on standard error, with a level that changes at run time.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt as fmt_layer, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(Error::Format(text.to_owned())),
+        }
+    }
+}
+
+/// Why logging could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a format.
+    #[error("log format {0:?} is neither text nor json")]
+    Format(String),
+    /// Not a level.
+    #[error(
+        "log level {0:?}: want error, warn, info, debug, trace, a number from 0 to 10, or a filter such as info,kube=debug"
+    )]
+    Level(String),
+    /// A subscriber is installed already.
+    #[error("logging is initialised already")]
+    Initialised,
+    /// The process lost its subscriber.
+    #[error("logging is gone")]
+    Gone,
+}
+
+/// Changes the level of a running process; shared by clones.
+#[derive(Clone)]
+pub struct LogHandle {
+    reload: reload::Handle<EnvFilter, Registry>,
+    level: Arc<Mutex<String>>,
+}
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogHandle").field("level", &self.level()).finish_non_exhaustive()
+    }
+}
+
+impl LogHandle {
+    /// The level as it was last given.
+    pub fn level(&self) -> String {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the level from here on.
+    ///
+    /// # Errors
+    /// `level` is malformed; the level stays as it was.
+    pub fn set_level(&self, level: &str) -> Result<(), Error> {
+        self.reload.reload(filter(level)?).map_err(|_| Error::Gone)?;
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level.to_owned();
+        Ok(())
+    }
+}
+
+/// Turns a level into a filter. Numbers are klog verbosities, which existing tools send: up to 3 info,
+/// 4 and 5 debug, above trace.
+fn filter(level: &str) -> Result<EnvFilter, Error> {
+    let directives = match level.parse::<u8>() {
+        Ok(0..=3) => "info",
+        Ok(4..=5) => "debug",
+        Ok(6..=10) => "trace",
+        Ok(_) => return Err(Error::Level(level.to_owned())),
+        Err(_) if level.is_empty() => return Err(Error::Level(level.to_owned())),
+        Err(_) => level,
+    };
+    // A bare word that is no level would be taken as a target name and silence everything else.
+    if !directives.contains(['=', ',']) && directives.parse::<tracing::level_filters::LevelFilter>().is_err()
+    {
+        return Err(Error::Level(level.to_owned()));
+    }
+    // Below trace the HTTP/2 and TLS internals only bury our own lines.
+    let directives = if directives == "debug" {
+        "debug,h2=info,hyper=info,hyper_util=info,rustls=info,tower=info"
+    } else {
+        directives
+    };
+    EnvFilter::try_new(directives).map_err(|_| Error::Level(level.to_owned()))
+}
+
+/// Installs the process's subscriber: lines go to standard error and say which `component` wrote them.
+///
+/// # Errors
+/// `level` is malformed, or a subscriber is there already.
+pub fn init(component: &'static str, level: &str, format: Format) -> Result<LogHandle, Error> {
+    init_with(component, level, format, None)
+}
+
+/// As [`init`], with a further layer (an exporter of spans).
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with(
+    component: &'static str,
+    level: &str,
+    format: Format,
+    extra: Option<Box<dyn Layer<Registry> + Send + Sync>>,
+) -> Result<LogHandle, Error> {
+    let (filter_layer, reload) = reload::Layer::new(filter(level)?);
+    let lines = match format {
+        Format::Text => fmt_layer::layer().with_ansi(false).with_writer(std::io::stderr).boxed(),
+        Format::Json => fmt_layer::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .boxed(),
+    };
+    let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> =
+        vec![lines.with_filter(filter_layer).boxed()];
+    layers.extend(extra);
+    tracing_subscriber::registry().with(layers).try_init().map_err(|_| Error::Initialised)?;
+    tracing::info!(component, level, "logging started");
+    Ok(LogHandle { reload, level: Arc::new(Mutex::new(level.to_owned())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_levels_numbers_and_filters() {
+        for (given, shown) in
+            [("info", "info"), ("0", "info"), ("6", "trace"), ("warn,kube=debug", "kube=debug,warn")]
+        {
+            assert_eq!(filter(given).unwrap().to_string(), shown);
+        }
+        assert!(filter("4").unwrap().to_string().contains("debug"));
+        for bad in ["", "loud", "11", "256", "=,=", "a=b=c"] {
+            assert!(filter(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_level_changes_at_run_time() {
+        let handle = init("test", "warn", Format::Json).unwrap();
+        assert!(!tracing::enabled!(tracing::Level::DEBUG));
+        handle.set_level("trace").unwrap();
+        assert!(tracing::enabled!(tracing::Level::DEBUG));
+        assert!(handle.set_level("loud").is_err());
+        assert_eq!(handle.level(), "trace");
+        assert!(matches!(init("test", "info", Format::Text), Err(Error::Initialised)));
+    }
+}
