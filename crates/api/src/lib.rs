@@ -1,1 +1,4 @@
 //! Messages that the components exchange.
+
+#[cfg(feature = "cni")]
+pub mod cni;
