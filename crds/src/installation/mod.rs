@@ -1,0 +1,147 @@
+//! `operator.antrea.io/v1alpha1 AntreaInstallation`.
+
+#![allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+mod images;
+mod network;
+mod status;
+mod workloads;
+
+pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
+pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, TunnelType};
+pub use status::{
+    AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition, NodeCounts, PendingChange,
+};
+pub use workloads::{
+    LogFormat, LogLevel, ManagementState, Monitoring, Quantities, Resources, Toleration, TolerationEffect,
+    TolerationOperator, Workload,
+};
+
+/// What a user asks of the operator. Every field is optional, and an empty spec installs Antrea with
+/// defaults that suit most clusters; the values in effect are shown in `status.computed`, never written here.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "operator.antrea.io",
+    version = "v1alpha1",
+    kind = "AntreaInstallation",
+    plural = "antreainstallations",
+    status = "AntreaInstallationStatus",
+    derive = "PartialEq",
+    category = "antrea",
+    doc = "AntreaInstallation is the Antrea network of this cluster. There is one, named \"default\".",
+    validation = Rule::new("self.metadata.name == 'default'")
+        .message("metadata.name: there is one AntreaInstallation per cluster and its name is \"default\""),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version that runs on every Node"),
+    printcolumn(name = "Target", type_ = "string", json_path = ".status.targetVersion", description = "Version that is asked for"),
+    printcolumn(name = "Available", type_ = "string", json_path = ".status.conditions[?(@.type=='Available')].status"),
+    printcolumn(name = "Progressing", type_ = "string", json_path = ".status.conditions[?(@.type=='Progressing')].status"),
+    printcolumn(name = "Degraded", type_ = "string", json_path = ".status.conditions[?(@.type=='Degraded')].status"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes.summary", description = "Nodes whose agent is ready, of all that shall run one"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Encap", type_ = "string", json_path = ".status.computed.trafficEncapMode", priority = "1"),
+    printcolumn(name = "Tunnel", type_ = "string", json_path = ".status.computed.tunnelType", priority = "1"),
+    printcolumn(name = "MTU", type_ = "integer", json_path = ".status.computed.mtu", priority = "1"),
+    printcolumn(name = "Operator", type_ = "string", json_path = ".status.operatorVersion", priority = "1")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AntreaInstallationSpec {
+    /// Version of Antrea to run, which is the tag of its images, such as "v0.1.0". Default: the version
+    /// of the operator. The controller is changed first, then the agents Node by Node; going back to an
+    /// older version does it the other way round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"))]
+    pub version: Option<String>,
+
+    /// Whether the operator acts. "Managed" (default): it applies what this spec says and puts back what
+    /// others change. "Paused": it touches nothing and shows in status what it would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ManagementState")]
+    pub management_state: Option<ManagementState>,
+
+    /// Where container images come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Images>,
+
+    /// How Pod traffic travels between Nodes. "Encap" (default): always in a tunnel. "NoEncap": never, the
+    /// underlay routes Pod addresses. "Hybrid": in a tunnel only between Nodes of different subnets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TrafficEncapMode")]
+    pub traffic_encap_mode: Option<TrafficEncapMode>,
+
+    /// Protocol of the tunnel between Nodes: "Geneve" (default), "VXLAN", "GRE" or "STT". May be set only
+    /// if trafficEncapMode uses a tunnel. STT needs an Open vSwitch built with it and the System datapath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TunnelType")]
+    pub tunnel_type: Option<TunnelType>,
+
+    /// Destination port of the tunnel. Default: the protocol's own (Geneve 6081, VXLAN 4789, STT 7471).
+    /// GRE has no port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub tunnel_port: Option<u16>,
+
+    /// MTU of Pod interfaces in bytes, 576 to 9216. 0 or absent (default): each agent takes the MTU of its
+    /// Node's transport interface less the overhead of the tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9216))]
+    #[x_kube(validation = Rule::new("self == 0 || self >= 576").message("spec.mtu: must be 0 (automatic) or from 576 to 9216"))]
+    pub mtu: Option<i32>,
+
+    /// Ranges from which the cluster takes the addresses of Services: one per IP family, in CIDR form.
+    /// Default: what the API server's ServiceCIDR objects say.
+    #[serde(rename = "serviceCIDRs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2), inner(length(max = 43)))]
+    #[x_kube(
+        validation = Rule::new("self.all(c, isCIDR(c))").message("spec.serviceCIDRs: each entry must be a CIDR such as 10.96.0.0/12"),
+        validation = Rule::new("self.size() < 2 || !self.all(c, isCIDR(c)) || cidr(self[0]).ip().family() != cidr(self[1]).ip().family()")
+            .message("spec.serviceCIDRs: at most one CIDR per IP family"),
+    )]
+    pub service_cidrs: Vec<String>,
+
+    /// Where Pod addresses come from.
+    #[serde(rename = "podCIDRs", default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidrs: Option<PodCidrs>,
+
+    /// Open vSwitch on each Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ovs: Option<Ovs>,
+
+    /// URL of the Kubernetes API server for agents and controller, such as "https://10.0.0.1:6443", for
+    /// clusters in which the address of the Service "kubernetes" does not work before the network does.
+    /// Default: the address that the operator itself was told to use.
+    #[serde(rename = "kubeAPIServerOverride", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^/ ]+$"), length(max = 255))]
+    pub kube_api_server_override: Option<String>,
+
+    /// How much the components log: "Error", "Warn", "Info" (default), "Debug" or "Trace".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LogLevel")]
+    pub log_level: Option<LogLevel>,
+
+    /// How log lines look: "Text" (default) or "JSON".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LogFormat")]
+    pub log_format: Option<LogFormat>,
+
+    /// Features to switch on or off, by name, such as "AntreaPolicy: true". Defaults depend on the version.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub feature_gates: BTreeMap<String, bool>,
+
+    /// The agent's Pods: one on every Node, which tolerate every taint unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Workload>,
+
+    /// The controller's Pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<Workload>,
+
+    /// Metrics of agents and controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitoring: Option<Monitoring>,
+}

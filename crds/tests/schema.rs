@@ -1,0 +1,170 @@
+//! Schemas and CEL rules as an API server would judge them.
+
+use antrea_crds::AntreaInstallation;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Value, json};
+
+fn schema_of(crd: &CustomResourceDefinition) -> Value {
+    serde_json::to_value(crd).unwrap().pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
+}
+
+/// Messages of the CEL rules that `spec` breaks, joined.
+fn broken(spec: Value) -> String {
+    let object = json!({
+        "apiVersion": "operator.antrea.io/v1alpha1", "kind": "AntreaInstallation",
+        "metadata": {"name": "default"}, "spec": spec,
+    });
+    broken_object(&object)
+}
+
+fn broken_object(object: &Value) -> String {
+    let schema = schema_of(&antrea_crds::installation_crd());
+    match kube_cel::Validator::new().validate(&schema, object, None) {
+        Ok(()) => String::new(),
+        Err(errors) => errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[test]
+fn good_specs_pass() {
+    for spec in [
+        json!({}),
+        json!({"mtu": 0}),
+        json!({"mtu": 1400, "serviceCIDRs": ["10.96.0.0/12", "fd00:10:96::/112"]}),
+        json!({"ovs": {"bridge": "br-int", "gateway": "gw0"}, "podCIDRs": {"cluster": ["10.244.0.0/16"]}}),
+        json!({"agent": {"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]}}),
+        json!({"images": {"registry": "r.example.com:5000/mirror", "agent": {"tag": "x"}}}),
+    ] {
+        assert_eq!(broken(spec.clone()), "", "{spec}");
+    }
+}
+
+#[test]
+fn bad_specs_are_refused_by_a_message_that_names_the_field() {
+    for (spec, field) in [
+        (json!({"mtu": 100}), "spec.mtu"),
+        (json!({"serviceCIDRs": ["10.96.0.0"]}), "spec.serviceCIDRs"),
+        (json!({"serviceCIDRs": ["10.96.0.0/12", "10.97.0.0/16"]}), "spec.serviceCIDRs: at most one"),
+        (json!({"podCIDRs": {"cluster": ["10.244.0.0/16", "x"]}}), "spec.podCIDRs.cluster"),
+        (json!({"ovs": {"bridge": "antrea-tun0"}}), "spec.ovs.bridge"),
+        (json!({"ovs": {"gateway": "br-int"}}), "spec.ovs.gateway"),
+        (json!({"ovs": {"bridge": "x", "gateway": "x"}}), "spec.ovs.gateway"),
+        (json!({"images": {"registry": "https://r.example.com"}}), "spec.images.registry"),
+        (json!({"images": {"agent": {"tag": "a", "digest": "sha256:00"}}}), "spec.images"),
+        (json!({"agent": {"tolerations": [{"effect": "NoSchedule"}]}}), "tolerations"),
+        (
+            json!({"controller": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}),
+            "tolerations",
+        ),
+    ] {
+        let message = broken(spec.clone());
+        assert!(message.contains(field), "{spec} gave {message:?}");
+    }
+}
+
+#[test]
+fn there_is_one_installation() {
+    let object = json!({"metadata": {"name": "other"}, "spec": {}});
+    assert!(broken_object(&object).contains("metadata.name"));
+}
+
+/// Every property that people set has a description, or `kubectl explain` shows nothing.
+#[test]
+fn every_field_is_described() {
+    fn walk(path: &str, schema: &Value, missing: &mut Vec<String>) {
+        if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+            for (name, child) in properties {
+                let path = format!("{path}.{name}");
+                if child.get("description").is_none() && !path.ends_with(".metadata") {
+                    missing.push(path.clone());
+                }
+                walk(&path, child, missing);
+            }
+        }
+        if let Some(items) = schema.get("items") {
+            walk(&format!("{path}[]"), items, missing);
+        }
+    }
+    for crd in antrea_crds::all() {
+        let mut missing = Vec::new();
+        walk(&crd.spec.names.kind, &schema_of(&crd), &mut missing);
+        missing.retain(|path| !path.ends_with(".apiVersion") && !path.ends_with(".kind"));
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
+
+/// Nothing that an API server calls non-structural or warns about.
+#[test]
+fn schemas_are_clean() {
+    fn walk(path: &str, node: &Value, found: &mut Vec<String>) {
+        match node {
+            Value::Object(map) => {
+                for (key, child) in map {
+                    let bad =
+                        matches!(key.as_str(), "nullable" | "$ref" | "oneOf" | "allOf" | "const" | "$defs")
+                            || key == "format" && child.as_str().is_some_and(|f| f.starts_with('u'));
+                    if bad {
+                        found.push(format!("{path}.{key}"));
+                    }
+                    walk(&format!("{path}.{key}"), child, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(path, item, found)),
+            _ => {}
+        }
+    }
+    for crd in antrea_crds::all() {
+        let mut found = Vec::new();
+        walk(&crd.spec.names.kind, &schema_of(&crd), &mut found);
+        assert!(found.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn enums_are_closed_and_have_their_type() {
+    let schema = schema_of(&antrea_crds::installation_crd());
+    let spec = &schema["properties"]["spec"]["properties"];
+    assert_eq!(spec["trafficEncapMode"]["enum"], json!(["Encap", "NoEncap", "Hybrid"]));
+    assert_eq!(spec["tunnelType"]["enum"], json!(["Geneve", "VXLAN", "GRE", "STT"]));
+    assert_eq!(spec["trafficEncapMode"]["type"], "string");
+    assert_eq!(spec["ovs"]["properties"]["datapath"]["enum"], json!(["Auto", "System", "Userspace"]));
+    assert_eq!(spec["tunnelPort"]["maximum"].as_f64(), Some(65535.0));
+}
+
+#[test]
+fn info_kinds_keep_their_fields_at_the_top() {
+    let agent = antrea_crds::AntreaAgentInfo::new(
+        "node1",
+        antrea_crds::AgentInfo {
+            version: "v0.1.0".into(),
+            api_port: 10350,
+            api_ca_bundle: Some(k8s_openapi::ByteString(b"pem".to_vec())),
+            agent_conditions: vec![antrea_crds::AgentCondition {
+                type_: antrea_crds::AgentConditionType::OvsdbConnectionUp,
+                status: "True".into(),
+                last_heartbeat_time: None,
+                reason: String::new(),
+                message: String::new(),
+            }],
+            ..Default::default()
+        },
+    );
+    let json = serde_json::to_value(&agent).unwrap();
+    assert_eq!(json["apiVersion"], "crd.antrea.io/v1beta1");
+    assert_eq!(json["apiPort"], 10350);
+    assert_eq!(json["apiCABundle"], "cGVt");
+    assert_eq!(json["agentConditions"][0]["type"], "OVSDBConnectionUp");
+    assert!(json.get("spec").is_none());
+    assert_eq!(serde_json::from_value::<antrea_crds::AntreaAgentInfo>(json).unwrap(), agent);
+}
+
+#[test]
+fn an_empty_spec_is_a_spec() {
+    let cr: AntreaInstallation = serde_json::from_value(json!({
+        "apiVersion": "operator.antrea.io/v1alpha1", "kind": "AntreaInstallation",
+        "metadata": {"name": "default"}, "spec": {},
+    }))
+    .unwrap();
+    assert_eq!(cr.spec, Default::default());
+    assert_eq!(serde_json::to_value(&cr.spec).unwrap(), json!({}));
+}
