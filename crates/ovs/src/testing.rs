@@ -1,0 +1,252 @@
+//! A private Open vSwitch for tests: its own database, daemons and run directory, optionally in a network namespace.
+//!
+//! ```no_run
+//! # fn main() -> std::io::Result<()> {
+//! let dir = std::path::Path::new("/tmp/example-ovs");
+//! let mut ovs = ovs::testing::TestOvs::start(dir, None)?;
+//! ovs.vsctl(&["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=dummy"])?;
+//! ovs.kill_vswitchd()?;
+//! ovs.start_vswitchd()?;
+//! # Ok(()) }
+//! ```
+//!
+//! ovs-vswitchd runs with `--enable-dummy`, so that bridges of `datapath_type=dummy` with interfaces of
+//! `type=dummy` work without a kernel module or privileges in any namespace. Bridges of `datapath_type=netdev` make
+//! tap devices: give such tests a namespace.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Schema that Debian's and Fedora's packages install.
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Running daemons and their files; dropped, they are killed. The directory is left to its owner.
+#[derive(Debug)]
+pub struct TestOvs {
+    dir: PathBuf,
+    netns: Option<String>,
+    db_server: Option<Child>,
+    vswitchd: Option<Child>,
+}
+
+impl TestOvs {
+    /// Creates a database in `dir` (made if missing; keep the path below 80 bytes, it holds unix sockets) and starts
+    /// both daemons, in the named network namespace if one is given. Returns when both serve.
+    ///
+    /// # Errors
+    /// A program is missing or a daemon does not come up within 30 s; the text holds the daemon's last log lines.
+    pub fn start(dir: &Path, netns: Option<&str>) -> io::Result<Self> {
+        let mut ovs = Self::start_db_only(dir, netns)?;
+        ovs.start_vswitchd()?;
+        Ok(ovs)
+    }
+
+    /// As [`TestOvs::start`], without ovs-vswitchd.
+    ///
+    /// # Errors
+    /// As [`TestOvs::start`].
+    pub fn start_db_only(dir: &Path, netns: Option<&str>) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut ovs =
+            Self { dir: dir.to_owned(), netns: netns.map(str::to_owned), db_server: None, vswitchd: None };
+        let db = ovs.dir.join("conf.db");
+        if !db.exists() {
+            ovs.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str(), OsStr::new(SCHEMA)])?;
+        }
+        ovs.start_db()?;
+        ovs.vsctl(&["--no-wait", "init"])?;
+        Ok(ovs)
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The database socket.
+    #[must_use]
+    pub fn db_sock(&self) -> PathBuf {
+        self.dir.join("db.sock")
+    }
+
+    /// OpenFlow management socket of a bridge.
+    #[must_use]
+    pub fn mgmt_sock(&self, bridge: &str) -> PathBuf {
+        self.dir.join(format!("{bridge}.mgmt"))
+    }
+
+    /// Process id of ovsdb-server while it runs.
+    #[must_use]
+    pub fn db_pid(&self) -> Option<u32> {
+        self.db_server.as_ref().map(Child::id)
+    }
+
+    /// Process id of ovs-vswitchd while it runs.
+    #[must_use]
+    pub fn vswitchd_pid(&self) -> Option<u32> {
+        self.vswitchd.as_ref().map(Child::id)
+    }
+
+    /// Starts ovsdb-server on the existing database.
+    ///
+    /// # Errors
+    /// As [`TestOvs::start`].
+    pub fn start_db(&mut self) -> io::Result<()> {
+        let dir = self.dir.display();
+        let args = [
+            format!("{dir}/conf.db"),
+            format!("--remote=punix:{dir}/db.sock"),
+            format!("--unixctl={dir}/ovsdb.ctl"),
+        ];
+        let child = self.spawn("ovsdb-server", &args)?;
+        self.db_server = Some(child);
+        self.wait_socket("ovsdb-server", "db.sock")
+    }
+
+    /// Starts ovs-vswitchd.
+    ///
+    /// # Errors
+    /// As [`TestOvs::start`].
+    pub fn start_vswitchd(&mut self) -> io::Result<()> {
+        let dir = self.dir.display();
+        let args =
+            [format!("unix:{dir}/db.sock"), format!("--unixctl={dir}/vs.ctl"), "--enable-dummy".to_owned()];
+        let child = self.spawn("ovs-vswitchd", &args)?;
+        self.vswitchd = Some(child);
+        self.wait_socket("ovs-vswitchd", "vs.ctl")
+    }
+
+    /// Kills ovsdb-server without warning.
+    ///
+    /// # Errors
+    /// The process cannot be signalled.
+    pub fn kill_db(&mut self) -> io::Result<()> {
+        kill(&mut self.db_server)
+    }
+
+    /// Kills ovs-vswitchd without warning.
+    ///
+    /// # Errors
+    /// The process cannot be signalled.
+    pub fn kill_vswitchd(&mut self) -> io::Result<()> {
+        kill(&mut self.vswitchd)
+    }
+
+    /// Runs `ovs-vsctl`, with a time limit of 20 s, and returns what it printed.
+    ///
+    /// # Errors
+    /// The command failed; the text holds its error output.
+    pub fn vsctl(&self, args: &[&str]) -> io::Result<String> {
+        let db = format!("--db=unix:{}", self.db_sock().display());
+        let all: Vec<&str> = [db.as_str(), "--timeout=20"].into_iter().chain(args.iter().copied()).collect();
+        self.run("ovs-vsctl", &all)
+    }
+
+    /// Runs `ovs-ofctl -O OpenFlow15` with the command and its arguments after the bridge.
+    ///
+    /// # Errors
+    /// As [`TestOvs::vsctl`].
+    pub fn ofctl(&self, command: &[&str], bridge: &str, args: &[&str]) -> io::Result<String> {
+        let target = format!("unix:{}", self.mgmt_sock(bridge).display());
+        let all: Vec<&str> = ["-O", "OpenFlow15"]
+            .into_iter()
+            .chain(command.iter().copied())
+            .chain([target.as_str()])
+            .chain(args.iter().copied())
+            .collect();
+        self.run("ovs-ofctl", &all)
+    }
+
+    /// Runs `ovs-appctl` against ovs-vswitchd.
+    ///
+    /// # Errors
+    /// As [`TestOvs::vsctl`].
+    pub fn appctl(&self, args: &[&str]) -> io::Result<String> {
+        let target = self.dir.join("vs.ctl");
+        let all: Vec<&OsStr> =
+            [OsStr::new("-t"), target.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).collect();
+        self.run("ovs-appctl", &all)
+    }
+
+    /// A command that runs in the namespace with Open vSwitch's directories set.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = match &self.netns {
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, program]);
+                command
+            }
+            None => Command::new(program),
+        };
+        for name in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"] {
+            command.env(name, &self.dir);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run<A: AsRef<OsStr>>(&self, program: &str, args: &[A]) -> io::Result<String> {
+        let output = self.command(program).args(args).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("{program}: {}: {}", output.status, stderr.trim())))
+    }
+
+    fn spawn(&self, program: &str, args: &[String]) -> io::Result<Child> {
+        let log = self.log(program);
+        self.command(program)
+            .args(args)
+            .arg(format!("--log-file={}", log.display()))
+            .arg("-vconsole:off")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+
+    fn log(&self, program: &str) -> PathBuf {
+        self.dir.join(format!("{program}.log"))
+    }
+
+    fn wait_socket(&self, program: &str, name: &str) -> io::Result<()> {
+        let path = self.dir.join(name);
+        let end = Instant::now() + START_LIMIT;
+        while Instant::now() < end {
+            if UnixStream::connect(&path).is_ok() {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(10));
+        }
+        let log = fs::read_to_string(self.log(program)).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        Err(io::Error::other(format!("{program} does not serve {}: {}", path.display(), tail.join(" | "))))
+    }
+}
+
+fn kill(child: &mut Option<Child>) -> io::Result<()> {
+    if let Some(mut child) = child.take() {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
+impl Drop for TestOvs {
+    fn drop(&mut self) {
+        // The switch first: it would log the loss of its database.
+        let _ = kill(&mut self.vswitchd);
+        let _ = kill(&mut self.db_server);
+    }
+}

@@ -1,0 +1,218 @@
+//! Bridges and ports as asked for and as found.
+
+use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr};
+
+use uuid::Uuid;
+
+/// Ethernet address.
+pub type Mac = [u8; 6];
+
+/// `fail_mode` of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailMode {
+    /// Only flows that were programmed.
+    Secure,
+    /// Falls back to a learning switch without a controller.
+    Standalone,
+}
+
+impl FailMode {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Secure => "secure",
+            Self::Standalone => "standalone",
+        }
+    }
+}
+
+/// A bridge as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Name, also of the bridge's local port.
+    pub name: String,
+    /// `system`, `netdev`; empty stands for `system`.
+    pub datapath_type: String,
+    /// OpenFlow versions, e.g. `OpenFlow15`; empty leaves Open vSwitch's default.
+    pub protocols: Vec<String>,
+    /// `None` leaves Open vSwitch's default, standalone.
+    pub fail_mode: Option<FailMode>,
+    /// Pairs to be present; others in the database are kept.
+    pub external_ids: BTreeMap<String, String>,
+    /// Pairs to be present; others in the database are kept.
+    pub other_config: BTreeMap<String, String>,
+    /// Names of flow tables, exactly these.
+    pub flow_tables: Vec<(u8, String)>,
+    /// IGMP/MLD snooping; `None` leaves it as it is.
+    pub mcast_snooping: Option<bool>,
+}
+
+/// A bridge as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeInfo {
+    /// Row.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// Datapath id, once ovs-vswitchd made the bridge.
+    pub datapath_id: Option<u64>,
+    /// Datapath type.
+    pub datapath_type: String,
+    /// OpenFlow versions, sorted.
+    pub protocols: Vec<String>,
+    /// Fail mode, as text.
+    pub fail_mode: Option<String>,
+    /// External ids.
+    pub external_ids: BTreeMap<String, String>,
+    /// Other configuration.
+    pub other_config: BTreeMap<String, String>,
+    /// Names of flow tables.
+    pub flow_tables: BTreeMap<u8, String>,
+    /// Names of the ports, sorted.
+    pub ports: Vec<String>,
+}
+
+/// `type` of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum InterfaceKind {
+    /// Existing network device.
+    #[default]
+    System,
+    /// Device made by Open vSwitch.
+    Internal,
+    /// Geneve tunnel.
+    Geneve,
+    /// VXLAN tunnel.
+    Vxlan,
+    /// GRE tunnel.
+    Gre,
+    /// STT tunnel (absent from current Open vSwitch).
+    Stt,
+    /// Any other, by its name in the database.
+    Other(String),
+}
+
+impl InterfaceKind {
+    /// Content of the `type` column.
+    #[must_use]
+    pub fn column(&self) -> &str {
+        match self {
+            Self::System => "",
+            Self::Internal => "internal",
+            Self::Geneve => "geneve",
+            Self::Vxlan => "vxlan",
+            Self::Gre => "gre",
+            Self::Stt => "stt",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl FromStr for InterfaceKind {
+    type Err = Infallible;
+
+    fn from_str(column: &str) -> Result<Self, Infallible> {
+        Ok(match column {
+            "" | "system" => Self::System,
+            "internal" => Self::Internal,
+            "geneve" => Self::Geneve,
+            "vxlan" => Self::Vxlan,
+            "gre" => Self::Gre,
+            "stt" => Self::Stt,
+            other => Self::Other(other.to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for InterfaceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::System { "system" } else { self.column() })
+    }
+}
+
+/// A port with one interface of the same name, as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Bridge.
+    pub bridge: String,
+    /// Name of port and interface.
+    pub name: String,
+    /// Interface type.
+    pub kind: InterfaceKind,
+    /// Interface options, exactly these.
+    pub options: BTreeMap<String, String>,
+    /// OpenFlow port number to ask for, 1 to 65279.
+    pub ofport_request: Option<u32>,
+    /// External ids of the port, exactly these.
+    pub external_ids: BTreeMap<String, String>,
+    /// Address to give the interface.
+    pub mac: Option<Mac>,
+    /// MTU to ask for, in bytes.
+    pub mtu_request: Option<u32>,
+    /// VLAN of an access port, 0 to 4095.
+    pub tag: Option<u16>,
+}
+
+/// A port as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Row in the `Port` table.
+    pub uuid: Uuid,
+    /// Name.
+    pub name: String,
+    /// OpenFlow port number; `None` while not yet assigned or when the interface failed.
+    pub ofport: Option<u32>,
+    /// OpenFlow port number asked for.
+    pub ofport_request: Option<u32>,
+    /// Interface type.
+    pub kind: InterfaceKind,
+    /// Interface options.
+    pub options: BTreeMap<String, String>,
+    /// External ids of the port.
+    pub external_ids: BTreeMap<String, String>,
+    /// Why the interface is unusable.
+    pub error: Option<String>,
+    /// Address asked for.
+    pub mac: Option<Mac>,
+    /// Address in use.
+    pub mac_in_use: Option<Mac>,
+    /// VLAN of an access port.
+    pub tag: Option<u16>,
+    /// MTU in use, in bytes.
+    pub mtu: Option<u32>,
+}
+
+pub(super) fn mac_text(mac: Mac) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+pub(super) fn parse_mac(text: &str) -> Option<Mac> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs() {
+        let mac = [0, 0x1a, 0xff, 3, 4, 5];
+        assert_eq!(parse_mac(&mac_text(mac)), Some(mac));
+        for bad in ["", "00:11", "00:11:22:33:44:55:66", "00:11:22:33:44:zz", "100:11:22:33:44:55"] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn kinds() {
+        for kind in ["", "internal", "geneve", "vxlan", "gre", "stt", "dummy"] {
+            let Ok(parsed) = kind.parse::<InterfaceKind>();
+            assert_eq!(parsed.column(), kind);
+        }
+    }
+}
