@@ -1,1 +1,38 @@
-//! Linux network configuration: desired state and diff.
+//! Linux host networking: desired state, difference, application.
+//!
+//! ```text
+//!   desired state ──┐
+//!                   ├─► diff (pure) ──► changes ──► one request each ──► kernel
+//!   read back ──────┘
+//! ```
+//!
+//! - [`Netns`] – a namespace: identity, threads inside it, a netlink socket bound to it.
+//! - [`Netlink`] – links, addresses, routes, neighbours, FDB, rules, and a [`monitor`](nl::monitor) of changes.
+//!
+//! Invariants:
+//! - `setns` happens only on threads made for it; a runtime thread never leaves its namespace.
+//! - Removal is limited to what carries our mark: protocol number 173 on routes, rules and neighbours.
+//! - What is unchanged is not written again; what is absent is removed successfully.
+//! - Application and teardown go on after a failure and report every error ([`NetcfgErrors`]).
+//!
+//! This crate knows nothing of Pods, Nodes or policies, and touches nothing it was not told to.
+
+mod error;
+mod family;
+mod mac;
+mod netns;
+pub mod nl;
+
+pub use error::{Error, NetcfgErrors, Result};
+pub use family::Family;
+pub use mac::MacAddr;
+pub use netns::{Netns, NetnsId};
+pub use nl::{
+    Netlink,
+    addr::{Address, AddressDiff, diff_addresses},
+    link::{Link, LinkRef, OperState, VethPair, VethSpec, VxlanInfo, VxlanSpec, check_link_name},
+    monitor::{Event, Monitor},
+    neigh::{EntryDiff, FdbEntry, Neighbour, diff_fdb, diff_neighbours},
+    route::{ANTREA_PROTOCOL, MAIN_TABLE, Route, RouteDiff, RouteFilter, RouteKind, Scope, diff_routes},
+    rule::{Rule, RuleDiff, diff_rules},
+};
