@@ -1,0 +1,5 @@
+#!/bin/bash
+# All measurements.
+. "$(dirname "$0")/lib.sh"
+cd "$REPO"
+cargo bench --workspace

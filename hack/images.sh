@@ -1,0 +1,115 @@
+#!/bin/bash
+# Builds the container images and writes each as an archive that containerd can import:
+#   images.sh project   antrea-agent, antrea-controller, antrea-operator
+#   images.sh test      pause, agnhost, toolbox
+# Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:bookworm-slim to start from a
+# registry's image instead of one made by mmdebstrap.
+. "$(dirname "$0")/lib.sh"
+
+IMAGES=$CACHE/images
+TARGET=x86_64-unknown-linux-musl
+BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
+
+# chroot isolation needs neither a runtime nor control groups, so that it works inside containers.
+buildah() {
+	command buildah --root "$CACHE/containers/storage" --runroot "$CACHE/containers/run" \
+		--storage-driver overlay "$@"
+}
+
+base_image() {
+	if [[ -n ${BASE:-} ]]; then
+		echo "$BASE"
+		return
+	fi
+	local name=localhost/antrea/base:bookworm
+	if ! buildah images -q "$name" >/dev/null 2>&1; then
+		local context=$IMAGES/context/base
+		mkdir -p "$context"
+		say 'making the base image with mmdebstrap (first time only, about a minute)'
+		with_log "$IMAGES/base.log" mmdebstrap --variant=minbase --aptopt='Acquire::Languages "none"' \
+			--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+			--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$context/base.tar.part"
+		mv "$context/base.tar.part" "$context/base.tar"
+		with_log "$IMAGES/base.log" buildah bud --isolation chroot -t "$name" \
+			-f "$REPO/build/Containerfile.base" "$context"
+		rm -rf "$context"
+	fi
+	echo "$name"
+}
+
+# context NAME FILE...: an empty build context that holds the files.
+context() {
+	local directory=$IMAGES/context/$1
+	shift
+	rm -rf "$directory"
+	mkdir -p "$directory"
+	(($# == 0)) || cp -a "$@" "$directory/"
+	echo "$directory"
+}
+
+# image SHORT NAME CONTEXT: builds Containerfile.SHORT, and exports it if it differs from the last.
+image() {
+	local short=$1 name=$2 directory=$3 base id archive=$IMAGES/$1.tar
+	# The scratch images take no base; do not make one for them.
+	local arguments=()
+	if grep -q '^ARG BASE' "$REPO/build/Containerfile.$short"; then
+		base=$(base_image)
+		arguments=(--build-arg "BASE=$base")
+	fi
+	with_log "$IMAGES/$short.log" buildah bud --layers --isolation chroot --timestamp 0 \
+		"${arguments[@]}" --iidfile "$IMAGES/$short.iid" -t "$name" \
+		-f "$REPO/build/Containerfile.$short" "$directory"
+	id=$(<"$IMAGES/$short.iid")
+	if [[ $(cat "$archive.id" 2>/dev/null) != "$id $name" ]]; then
+		rm -f "$archive" "$archive.id" "$archive.part"
+		with_log "$IMAGES/$short.log" buildah push -q "$id" "docker-archive:$archive.part:$name"
+		mv "$archive.part" "$archive"
+		echo "$id $name" >"$archive.id"
+		note "$name, $(($(stat -c %s "$archive") / 1000000)) MB"
+	fi
+	rm -rf "$directory"
+	echo "$name $archive ${id#sha256:}"
+}
+
+test_images() {
+	local pause agnhost
+	say 'building the test images'
+	pause=$(context pause)
+	musl-gcc -static -Os -s -Wall -Wextra -o "$pause/pause" "$REPO/build/pause.c"
+	image pause docker.io/antrea/pause:dev "$pause"
+	agnhost=$("$REPO/hack/tools.sh" agnhost)/agnhost
+	image agnhost registry.k8s.io/e2e-test-images/agnhost:2.56 "$(context agnhost "$agnhost")"
+	image toolbox docker.io/antrea/toolbox:dev "$(context toolbox)"
+}
+
+project_images() {
+	say 'building the release binaries'
+	local packages=() binary release=$REPO/target/$TARGET/release
+	for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
+	(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
+		die 'cargo build failed'
+	say 'building the images'
+	local tag agent name
+	tag=$(image_tag "$release")
+	agent=$(context agent "$REPO"/build/{collect.sh,start_ovs,install_cni} "$release"/antrea-{agent,cni} "$release/antctl")
+	mkdir "$agent/cni-plugins"
+	cp "$(cni_bin)"/{host-local,portmap,bandwidth,loopback} "$agent/cni-plugins/"
+	image agent "docker.io/antrea/antrea-agent:$tag" "$agent"
+	for name in controller operator; do
+		image "$name" "docker.io/antrea/antrea-$name:$tag" "$(context "$name" "$release/antrea-$name")"
+	done
+}
+
+# The version, and a hash of all that goes into the images: a changed binary has a new tag, and is
+# rolled out as any upgrade is.
+image_tag() {
+	local release=$1 version
+	version=$(git -C "$REPO" describe --tags --always 2>/dev/null || echo dev)
+	echo "$version-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
+		"$REPO"/build/{Containerfile.*,collect.sh,start_ovs,install_cni} "$REPO/tools/cni/go.mod")"
+}
+
+case ${1:-} in
+project | test) "${1}_images" ;;
+*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

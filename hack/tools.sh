@@ -1,0 +1,76 @@
+#!/bin/bash
+# Builds the Go programs that the local cluster and its tests need, from the Go module proxy, once
+# per version, into the cache:
+#   tools.sh kubernetes   etcd, API server, controller manager, scheduler, kubelet, proxy, kubectl
+#   tools.sh agnhost      the server and client of the Kubernetes e2e tests
+#   tools.sh e2e          e2e.test and ginkgo
+#   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
+# Prints the folder that holds them.
+. "$(dirname "$0")/lib.sh"
+
+programs=(etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl)
+
+# go_build MODULE FILE ARGUMENT...: static, and at low priority, because it takes all cores.
+go_build() {
+	local module=$1 out=$2
+	shift 2
+	(cd "$REPO/tools/$module" && CGO_ENABLED=0 GOFLAGS=-buildvcs=false nice -n 10 go "${@//%out/$out}")
+}
+
+# once NAME FILE COMMAND...: runs COMMAND FILE.part unless FILE is there. The rename makes an
+# interrupted build invisible.
+once() {
+	local name=$1 file=$2
+	shift 2
+	[[ -e $file ]] && return
+	say "building $name (first time only)"
+	mkdir -p "$(dirname "$file")"
+	"$@" "$file.part" >&2
+	mv "$file.part" "$file"
+}
+
+version_flags() {
+	local package=k8s.io/component-base/version version=${KUBERNETES_VERSION#v}
+	local major=${version%%.*} rest=${version#*.}
+	echo "-s -w -X $package.gitVersion=$KUBERNETES_VERSION -X $package.gitMajor=$major -X $package.gitMinor=${rest%%.*}"
+}
+
+build_kubernetes() { go_build kubernetes "$1" build -o %out -trimpath -ldflags "$(version_flags)"; }
+build_agnhost() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' k8s.io/kubernetes/test/images/agnhost; }
+build_ginkgo() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' github.com/onsi/ginkgo/v2/ginkgo; }
+build_e2e() { go_build kubernetes "$1" test -c -o %out -trimpath -ldflags "$(version_flags)" k8s.io/kubernetes/test/e2e; }
+build_cni() { go_build cni "$2" build -o %out -trimpath -ldflags '-s -w' "github.com/containernetworking/$1"; }
+
+kubernetes() {
+	local bin program
+	bin=$(kubernetes_bin)
+	once "Kubernetes $KUBERNETES_VERSION, about 7 minutes" "$bin/kubernetes" build_kubernetes
+	for program in "${programs[@]}"; do ln -sfn kubernetes "$bin/$program"; done
+	echo "$bin"
+}
+
+agnhost() {
+	once agnhost "$(kubernetes_bin)/agnhost" build_agnhost
+	kubernetes_bin
+}
+
+e2e() {
+	once ginkgo "$(kubernetes_bin)/ginkgo" build_ginkgo
+	once "the Kubernetes e2e suite" "$(kubernetes_bin)/e2e.test" build_e2e
+	kubernetes_bin
+}
+
+cni() {
+	local bin plugin
+	bin=$(cni_bin)
+	once cnitool "$bin/cnitool" build_cni cni/cnitool
+	for plugin in ipam/host-local main/bridge main/loopback meta/bandwidth meta/portmap; do
+		once "CNI plugin ${plugin#*/}" "$bin/${plugin#*/}" build_cni "plugins/plugins/$plugin"
+	done
+	echo "$bin"
+}
+
+case ${1:-} in
+kubernetes | agnhost | e2e | cni) "$1" ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
