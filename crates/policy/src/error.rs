@@ -1,0 +1,188 @@
+//! What can be wrong with a policy, with the object and the field named.
+
+use std::fmt::Write;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+/// A field of a policy that cannot be honoured. The policy stays in force without it; see [`crate::k8s`] for
+/// what that means.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("{object}: {path}: {problem}")]
+pub struct PolicyError {
+    /// Kind, namespace and name, such as `NetworkPolicy shop/allow-web`.
+    pub object: Box<str>,
+    /// The field, such as `spec.ingress[3].from[1].ipBlock.cidr`.
+    pub path: Box<str>,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// The kinds of mistakes.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Problem {
+    /// Not a known operator.
+    #[error("{0:?} is not one of In, NotIn, Exists, DoesNotExist")]
+    Operator(Box<str>),
+    /// A set operator without values.
+    #[error("In and NotIn need at least one value")]
+    ValuesRequired,
+    /// An existence operator with values.
+    #[error("Exists and DoesNotExist take no values")]
+    ValuesForbidden,
+    /// Not a qualified name.
+    #[error("{0:?} is not a label key")]
+    LabelKey(Box<str>),
+    /// Not a label value.
+    #[error("{0:?} is not a label value")]
+    LabelValue(Box<str>),
+    /// Not an address prefix.
+    #[error("{0:?} is not a CIDR")]
+    Cidr(Box<str>),
+    /// An exception that is not part of the block.
+    #[error("{except} is not a part of {cidr}")]
+    Except {
+        /// The exception.
+        except: IpNet,
+        /// The block.
+        cidr: IpNet,
+    },
+    /// A peer without a selector or a block.
+    #[error("a peer needs podSelector, namespaceSelector or ipBlock")]
+    EmptyPeer,
+    /// A peer with a block and a selector.
+    #[error("ipBlock excludes podSelector and namespaceSelector")]
+    MixedPeer,
+    /// Not a transport protocol that policies know.
+    #[error("{0:?} is not one of TCP, UDP, SCTP")]
+    Protocol(Box<str>),
+    /// Not a port number.
+    #[error("{0} is not a port: 1 to 65535")]
+    Port(i64),
+    /// Not a port name.
+    #[error("{0:?} is not a port name: at most 15 of a-z, 0-9 and single inner '-', at least one letter")]
+    PortName(Box<str>),
+    /// A range that ends before it starts.
+    #[error("{end} is below port {port}")]
+    EndPort {
+        /// The upper end.
+        end: i64,
+        /// The lower end.
+        port: u16,
+    },
+    /// A range without a numeric start.
+    #[error("endPort needs a numeric port")]
+    EndPortAlone,
+    /// Not a direction.
+    #[error("{0:?} is not one of Ingress, Egress")]
+    PolicyType(Box<str>),
+    /// The UID is missing, or another policy has it.
+    #[error("UID {0:?} is missing or in use by another policy; a name of its own is derived")]
+    Uid(Box<str>),
+    /// There are more mistakes than are kept.
+    #[error("{0} more mistakes")]
+    More(usize),
+}
+
+/// Mistakes kept per policy; more are only counted.
+const MAX_ERRORS: usize = 64;
+
+/// One step from an object into a field.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// `.field`
+    Field(&'static str),
+    /// `.field[index]`
+    Index(&'static str, usize),
+    /// `.field[key]`
+    Key(&'static str, Box<str>),
+}
+
+/// Collects the mistakes of one object.
+#[derive(Debug)]
+pub(crate) struct Issues {
+    object: Box<str>,
+    path: Vec<Step>,
+    errors: Vec<PolicyError>,
+    more: usize,
+}
+
+impl Issues {
+    /// For the object with this kind, namespace and name.
+    pub(crate) fn new(object: impl Into<Box<str>>) -> Self {
+        Self { object: object.into(), path: Vec::new(), errors: Vec::new(), more: 0 }
+    }
+
+    /// The top of the object.
+    pub(crate) fn top(&mut self) -> Place<'_> {
+        Place { issues: self, step: false }
+    }
+
+    /// Everything that was found, in order; at most 64 and a last entry that counts the rest.
+    pub(crate) fn into_errors(mut self) -> Vec<PolicyError> {
+        if self.more > 0 {
+            let problem = Problem::More(self.more);
+            self.errors.push(PolicyError { object: self.object, path: "spec".into(), problem });
+        }
+        self.errors
+    }
+}
+
+/// A place in an object to report mistakes at. The path is only put together when there is one.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    issues: &'a mut Issues,
+    step: bool,
+}
+
+impl Place<'_> {
+    /// One step further in.
+    pub(crate) fn at(&mut self, step: Step) -> Place<'_> {
+        self.issues.path.push(step);
+        Place { issues: self.issues, step: true }
+    }
+
+    /// A field of this place.
+    pub(crate) fn field(&mut self, name: &'static str) -> Place<'_> {
+        self.at(Step::Field(name))
+    }
+
+    /// An element of a list in this place.
+    pub(crate) fn index(&mut self, name: &'static str, index: usize) -> Place<'_> {
+        self.at(Step::Index(name, index))
+    }
+
+    /// Reports a mistake here.
+    pub(crate) fn add(&mut self, problem: Problem) {
+        if self.issues.errors.len() >= MAX_ERRORS {
+            self.issues.more += 1;
+            return;
+        }
+        let mut path = String::new();
+        for step in &self.issues.path {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            let _ = match step {
+                Step::Field(name) => path.write_str(name),
+                Step::Index(name, index) => write!(path, "{name}[{index}]"),
+                Step::Key(name, key) => write!(path, "{name}[{key}]"),
+            };
+        }
+        let object = self.issues.object.clone();
+        self.issues.errors.push(PolicyError { object, path: path.into(), problem });
+    }
+
+    /// The value, or a mistake reported here.
+    pub(crate) fn check<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.add(problem)).ok()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.step {
+            self.issues.path.pop();
+        }
+    }
+}
