@@ -57,6 +57,14 @@ impl OvsdbError {
         matches!(self, Self::NotConnected(_) | Self::ConnectionLost(_))
     }
 
+    /// Why a connection failed, without saying again that it did.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::NotConnected(reason) | Self::ConnectionLost(reason) => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether another client changed the database between our read and our write.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

@@ -303,7 +303,7 @@ impl<C: Connect> Task<C> {
             let End::Lost(error) = end else { break };
             let delay = backoff.next_delay();
             tracing::warn!(db = %self.config.db, %error, ?delay, "database connection lost");
-            self.shared.set_state(SessionState::Disconnected { error: error.to_string().into() });
+            self.shared.set_state(SessionState::Disconnected { error: error.reason().into() });
             let finished = tokio::select! {
                 () = cancel.cancelled() => true,
                 finished = self.refuse_for(delay, &error) => finished,
@@ -325,7 +325,7 @@ impl<C: Connect> Task<C> {
                 () = &mut sleep => return false,
                 command = self.queue.recv() => match command {
                     Some(command) => {
-                        let _ = command.reply.send(Err(OvsdbError::NotConnected(error.to_string())));
+                        let _ = command.reply.send(Err(OvsdbError::NotConnected(error.reason())));
                     }
                     None => return true,
                 },

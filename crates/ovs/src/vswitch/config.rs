@@ -8,9 +8,9 @@ use crate::db::{Cache, Datum, Mutator, OvsdbError, Row, Transaction, Where};
 /// What the `Open_vSwitch` row says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenVswitchInfo {
-    /// Version of ovs-vswitchd, once it ran, e.g. `3.1.0`.
+    /// Version of Open vSwitch, e.g. `3.1.0`; written by `ovs-ctl`, not by the daemons themselves.
     pub ovs_version: Option<String>,
-    /// Version of the database schema.
+    /// Version of the database schema, likewise written by `ovs-ctl`.
     pub db_version: Option<String>,
     /// Datapath types that ovs-vswitchd offers.
     pub datapath_types: Vec<String>,

@@ -162,7 +162,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
             }
         };
         for (_, reply) in self.pending.drain() {
-            let _ = reply.send(Err(OvsdbError::ConnectionLost(error.to_string())));
+            let _ = reply.send(Err(OvsdbError::ConnectionLost(error.reason())));
         }
         End::Lost(error)
     }
