@@ -1,0 +1,71 @@
+//! Errors of the codec and of the text parser.
+
+/// A message could not be decoded. The bytes of the message were consumed, so the stream goes on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {offset}: {problem}")]
+pub struct DecodeError {
+    /// The structure or field that is wrong.
+    pub what: &'static str,
+    /// Offset of the wrong bytes from the start of the message.
+    pub offset: usize,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with bytes that could not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Fewer bytes than the structure needs.
+    #[error("truncated: need {need} bytes, have {have}")]
+    Truncated {
+        /// Bytes that the structure needs.
+        need: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// A length field that cannot be right.
+    #[error("bad length {0}")]
+    BadLength(usize),
+    /// A protocol version other than 6 (OpenFlow 1.5).
+    #[error("unsupported protocol version {0}")]
+    Version(u8),
+    /// A value that the field cannot have.
+    #[error("bad value {0:#x}")]
+    BadValue(u64),
+    /// Nested deeper than any real message.
+    #[error("nested too deep")]
+    TooDeep,
+    /// A match that names the same field twice with different values.
+    #[error("duplicate field {0}")]
+    Duplicate(crate::Field),
+}
+
+/// A text could not be parsed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad {what} {text:?}: {problem}")]
+pub struct ParseError {
+    /// What was expected.
+    pub what: &'static str,
+    /// The text, cut to 80 characters.
+    pub text: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(what: &'static str, text: &str, problem: impl Into<String>) -> Self {
+        ParseError { what, text: text.chars().take(80).collect(), problem: problem.into() }
+    }
+}
+
+/// A message is too long for OpenFlow's 16-bit length field, or a part for its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} needs {len} bytes, more than the {max} its length field can state")]
+pub struct EncodeError {
+    /// The structure that is too long.
+    pub what: &'static str,
+    /// Its length in bytes.
+    pub len: usize,
+    /// The most bytes it may have.
+    pub max: usize,
+}

@@ -1,0 +1,569 @@
+//! Messages of an OpenFlow 1.5 session.
+
+use bytes::Bytes;
+
+use crate::multipart::{MultipartReply, MultipartRequest};
+use crate::{Action, Bucket, Flow, Group, Match, Meter, PacketInReason, PortNo, Xid};
+
+/// A message, without its transaction id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// First message of both sides: the versions spoken, bit `n` for wire version `n`.
+    Hello {
+        /// Bitmap of versions.
+        versions: u32,
+    },
+    /// A request failed.
+    Error(ErrorMsg),
+    /// Answer with [`Message::EchoReply`] and the same bytes.
+    EchoRequest(Bytes),
+    /// Answer to an echo request.
+    EchoReply(Bytes),
+    /// Asks for [`Message::FeaturesReply`].
+    FeaturesRequest,
+    /// What the switch is.
+    FeaturesReply(Features),
+    /// Asks for [`Message::GetConfigReply`].
+    GetConfigRequest,
+    /// The switch's configuration.
+    GetConfigReply(SwitchConfig),
+    /// Configures the switch.
+    SetConfig(SwitchConfig),
+    /// A packet for the controller, in the standard form. With [`Message::NxSetPacketInFormat`] the switch
+    /// sends [`Message::PacketIn2`] instead.
+    PacketIn(PacketIn),
+    /// A packet for the controller (`NXT_PACKET_IN2`).
+    PacketIn2(PacketIn2),
+    /// Continues a paused packet (`NXT_RESUME`), with what its packet-in said.
+    NxResume(PacketIn2),
+    /// A flow was removed.
+    FlowRemoved(FlowRemoved),
+    /// A port came, went or changed.
+    PortStatus {
+        /// What happened.
+        reason: PortReason,
+        /// The port.
+        port: PortDesc,
+    },
+    /// Sends a packet.
+    PacketOut(PacketOut),
+    /// Changes flows.
+    FlowMod(FlowMod),
+    /// Changes a group.
+    GroupMod(GroupMod),
+    /// Changes a meter.
+    MeterMod {
+        /// What to do.
+        command: MeterCommand,
+        /// The meter; only its id counts for a delete.
+        meter: Meter,
+    },
+    /// Asks for state.
+    MultipartRequest(MultipartRequest),
+    /// One part of an answer; the last has `more` false.
+    MultipartReply {
+        /// More parts follow.
+        more: bool,
+        /// This part.
+        body: MultipartReply,
+    },
+    /// Answered once all earlier messages are done.
+    BarrierRequest,
+    /// Answer to a barrier.
+    BarrierReply,
+    /// Asks for a role.
+    RoleRequest(RoleMsg),
+    /// The role of this connection.
+    RoleReply(RoleMsg),
+    /// Which asynchronous messages to send.
+    SetAsync(AsyncConfig),
+    /// Controls a bundle; the answer is the same message with a reply type.
+    BundleControl(BundleControl),
+    /// Adds a message to a bundle. The inner message gets the xid of the outer one.
+    BundleAdd {
+        /// The bundle.
+        bundle_id: u32,
+        /// Flags, the same in all messages of the bundle.
+        flags: BundleFlags,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Chooses the form of packet-ins (`NXT_SET_PACKET_IN_FORMAT`).
+    NxSetPacketInFormat(PacketInFormat),
+    /// Names this connection for [`crate::ControllerAction::controller_id`] (`NXT_SET_CONTROLLER_ID`).
+    NxSetControllerId(u16),
+    /// Changes the mapping of tunnel options (`NXT_TLV_TABLE_MOD`).
+    NxTlvTableMod(TlvTableMod),
+    /// Asks for the mapping of tunnel options.
+    NxTlvTableRequest,
+    /// The mapping of tunnel options.
+    NxTlvTableReply(TlvTable),
+    /// A message this crate does not know.
+    Unknown {
+        /// Message type.
+        kind: u8,
+        /// The bytes after the header.
+        body: Bytes,
+    },
+}
+
+/// `OFPT_ERROR`. [`std::fmt::Display`] gives the name of the error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorMsg {
+    /// Experimenter, 0 for the standard errors.
+    pub experimenter: u32,
+    /// Error type. For experimenter 0x00002320 (Nicira) it is the type and [`ErrorMsg::code`] the code of the
+    /// vendor error; for others `exp_type`.
+    pub kind: u16,
+    /// Error code.
+    pub code: u16,
+    /// The beginning of the failed request, at least 64 bytes unless it was shorter.
+    pub data: Bytes,
+}
+
+impl ErrorMsg {
+    /// The message type of the failed request, if its header is in [`ErrorMsg::data`].
+    pub fn request_type(&self) -> Option<u8> {
+        self.data.get(1).copied()
+    }
+}
+
+/// `OFPT_FEATURES_REPLY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Datapath id.
+    pub datapath_id: u64,
+    /// Packets the switch can buffer.
+    pub n_buffers: u32,
+    /// Number of tables.
+    pub n_tables: u8,
+    /// Nonzero for an auxiliary connection.
+    pub auxiliary_id: u8,
+    /// `OFPC_*` bits.
+    pub capabilities: u32,
+}
+
+/// Switch configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchConfig {
+    /// Fragment handling: 0 normal, 1 drop, 2 reassemble, 3 nx-match.
+    pub flags: u16,
+    /// Bytes of a packet sent for a table miss.
+    pub miss_send_len: u16,
+}
+
+/// `OFPT_PACKET_IN`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketIn {
+    /// Buffer in the switch, if buffered.
+    pub buffer_id: Option<u32>,
+    /// Length of the whole packet.
+    pub full_len: u16,
+    /// Why.
+    pub reason: PacketInReason,
+    /// Table of the flow.
+    pub table: u8,
+    /// Cookie of the flow; all ones without one.
+    pub cookie: u64,
+    /// Metadata of the packet.
+    pub metadata: Match,
+    /// The packet, perhaps cut.
+    pub packet: Bytes,
+}
+
+/// `NXT_PACKET_IN2` and `NXT_RESUME` (nicira-ext.h `NXPINT_*`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PacketIn2 {
+    /// The packet, perhaps cut.
+    pub packet: Bytes,
+    /// Length of the whole packet if it was cut.
+    pub full_len: Option<u32>,
+    /// Buffer in the switch.
+    pub buffer_id: Option<u32>,
+    /// Table of the flow.
+    pub table: Option<u8>,
+    /// Cookie of the flow.
+    pub cookie: Option<u64>,
+    /// Why.
+    pub reason: Option<PacketInReason>,
+    /// Metadata of the packet: the registers, the tunnel, the ingress port, connection tracking.
+    pub metadata: Match,
+    /// Bytes of the controller action.
+    pub userdata: Bytes,
+    /// State of a paused packet; goes back unchanged in [`Message::NxResume`].
+    pub continuation: Option<Bytes>,
+}
+
+impl PacketIn2 {
+    /// The port the packet came in on.
+    pub fn in_port(&self) -> Option<PortNo> {
+        self.metadata.get(crate::Field::InPortOxm).map(|m| PortNo(m.value as u32))
+    }
+}
+
+/// `OFPT_PACKET_OUT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketOut {
+    /// A buffered packet instead of [`PacketOut::packet`].
+    pub buffer_id: Option<u32>,
+    /// Metadata given to the packet. Must have `in_port` ([`PortNo::CONTROLLER`] if there is none).
+    pub matches: Match,
+    /// What to do with it.
+    pub actions: Vec<Action>,
+    /// The packet.
+    pub packet: Bytes,
+}
+
+/// `OFPT_FLOW_REMOVED`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowRemoved {
+    /// Table of the flow.
+    pub table: u8,
+    /// Priority of the flow.
+    pub priority: u16,
+    /// Match of the flow.
+    pub matches: Match,
+    /// Cookie of the flow.
+    pub cookie: u64,
+    /// Why.
+    pub reason: FlowRemovedReason,
+    /// Idle timeout that it had.
+    pub idle_timeout: u16,
+    /// Hard timeout that it had.
+    pub hard_timeout: u16,
+    /// Its last counters.
+    pub stats: crate::multipart::FlowStats,
+}
+
+/// Why a flow was removed (`OFPRR_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowRemovedReason {
+    /// No packet for too long.
+    IdleTimeout,
+    /// Lived long enough.
+    HardTimeout,
+    /// Deleted by a flow-mod.
+    Delete,
+    /// Its group was deleted.
+    GroupDelete,
+    /// Its meter was deleted.
+    MeterDelete,
+    /// Evicted to make room.
+    Eviction,
+    /// Another number.
+    Other(u8),
+}
+
+/// What happened to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortReason {
+    /// Added.
+    Add,
+    /// Removed.
+    Delete,
+    /// Changed.
+    Modify,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortDesc {
+    /// Number.
+    pub port_no: PortNo,
+    /// Ethernet address.
+    pub hw_addr: crate::MacAddr,
+    /// Name, at most 15 bytes; longer interface names come cut.
+    pub name: String,
+    /// `OFPPC_*` bits: 1 down, 4 no-recv, 32 no-fwd, 64 no-packet-in.
+    pub config: u32,
+    /// `OFPPS_*` bits: 1 link down, 2 blocked, 4 live.
+    pub state: u32,
+    /// Current speed in kbit/s, 0 unknown.
+    pub curr_speed: u32,
+    /// Highest speed in kbit/s, 0 unknown.
+    pub max_speed: u32,
+    /// Current `OFPPF_*` features.
+    pub curr: u32,
+    /// Advertised features.
+    pub advertised: u32,
+    /// Supported features.
+    pub supported: u32,
+    /// Features advertised by the peer.
+    pub peer: u32,
+}
+
+/// `OFPT_FLOW_MOD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowMod {
+    /// What to do.
+    pub command: FlowCommand,
+    /// The flow. For modify and delete without "strict" the priority does not count and the match is a
+    /// filter; table 255 deletes in all tables.
+    pub flow: Flow,
+    /// Modify and delete touch only flows whose cookie has these bits of [`Flow::cookie`].
+    pub cookie_mask: u64,
+    /// Delete only flows that output here.
+    pub out_port: Option<PortNo>,
+    /// Delete only flows that use this group.
+    pub out_group: Option<u32>,
+    /// Apply to this buffered packet.
+    pub buffer_id: Option<u32>,
+}
+
+/// Command of a flow-mod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowCommand {
+    /// Adds or replaces.
+    Add,
+    /// Changes actions of all matching flows.
+    Modify,
+    /// Changes actions of the one flow with this key.
+    ModifyStrict,
+    /// Deletes all matching flows.
+    Delete,
+    /// Deletes the one flow with this key.
+    DeleteStrict,
+}
+
+impl FlowMod {
+    /// A command on a flow.
+    pub fn new(command: FlowCommand, flow: Flow) -> FlowMod {
+        FlowMod { command, flow, cookie_mask: 0, out_port: None, out_group: None, buffer_id: None }
+    }
+
+    /// Adds or replaces a flow.
+    pub fn add(flow: Flow) -> FlowMod {
+        Self::new(FlowCommand::Add, flow)
+    }
+
+    /// Deletes the flow with the key of this one.
+    pub fn delete_strict(flow: &Flow) -> FlowMod {
+        let bare = Flow::new(flow.table, flow.priority).matching(flow.matches.clone());
+        Self::new(FlowCommand::DeleteStrict, bare)
+    }
+
+    /// Deletes all flows whose cookie has the bits of `mask` as in `cookie`.
+    pub fn delete_by_cookie(cookie: u64, mask: u64) -> FlowMod {
+        let all = Flow::new(255, 0).cookie(cookie);
+        FlowMod { cookie_mask: mask, ..Self::new(FlowCommand::Delete, all) }
+    }
+}
+
+impl From<FlowMod> for Message {
+    fn from(m: FlowMod) -> Self {
+        Message::FlowMod(m)
+    }
+}
+
+/// `OFPT_GROUP_MOD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMod {
+    /// What to do.
+    pub command: GroupCommand,
+    /// The group. For a delete only its id counts; for insert and remove of buckets the type does not.
+    pub group: Group,
+}
+
+/// Command of a group-mod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupCommand {
+    /// Adds; fails if there is one.
+    Add,
+    /// Replaces; fails if there is none.
+    Modify,
+    /// Replaces or adds (an extension of Open vSwitch).
+    AddOrModify,
+    /// Deletes, with the flows that use it; no error if there is none.
+    Delete,
+    /// Inserts buckets at a place.
+    InsertBucket(BucketPos),
+    /// Removes buckets.
+    RemoveBucket(BucketPos),
+}
+
+/// Which bucket a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BucketPos {
+    /// Insert before the first; remove the first.
+    First,
+    /// Insert after the last; remove the last.
+    Last,
+    /// Remove all.
+    All,
+    /// Insert after this one; remove this one.
+    Id(u32),
+}
+
+impl GroupMod {
+    /// Every group, for a delete.
+    pub const ALL: u32 = 0xffff_fffc;
+
+    /// Adds or replaces a group.
+    pub fn set(group: Group) -> GroupMod {
+        GroupMod { command: GroupCommand::AddOrModify, group }
+    }
+
+    /// Deletes a group.
+    pub fn delete(id: u32) -> GroupMod {
+        GroupMod { command: GroupCommand::Delete, group: Group::new(id, crate::GroupType::All) }
+    }
+
+    /// Appends buckets.
+    pub fn insert_buckets(id: u32, buckets: Vec<Bucket>) -> GroupMod {
+        let group = Group { buckets, ..Group::new(id, crate::GroupType::All) };
+        GroupMod { command: GroupCommand::InsertBucket(BucketPos::Last), group }
+    }
+
+    /// Removes a bucket.
+    pub fn remove_bucket(id: u32, bucket: u32) -> GroupMod {
+        GroupMod {
+            command: GroupCommand::RemoveBucket(BucketPos::Id(bucket)),
+            group: Group::new(id, crate::GroupType::All),
+        }
+    }
+}
+
+impl From<GroupMod> for Message {
+    fn from(m: GroupMod) -> Self {
+        Message::GroupMod(m)
+    }
+}
+
+/// Command of a meter-mod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeterCommand {
+    /// Adds.
+    Add,
+    /// Replaces.
+    Modify,
+    /// Deletes.
+    Delete,
+}
+
+/// Role of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleMsg {
+    /// The role.
+    pub role: Role,
+    /// Counts elections; the switch refuses an older one.
+    pub generation_id: u64,
+}
+
+/// Roles (`OFPCR_ROLE_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Only ask.
+    NoChange,
+    /// Full access, the default.
+    Equal,
+    /// Full access; at most one connection.
+    Primary,
+    /// Read only.
+    Secondary,
+}
+
+/// Which asynchronous messages this connection gets: for each property type (`OFPACPT_*`) the bits of the
+/// reasons wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AsyncConfig {
+    /// Property type and reason mask: 0/1 packet-in (secondary / primary or equal), 2/3 port-status, 4/5
+    /// flow-removed, 6/7 role-status, 8/9 table-status, 10/11 requestforward.
+    pub masks: Vec<(u16, u32)>,
+}
+
+/// `OFPT_BUNDLE_CONTROL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleControl {
+    /// Chosen by the controller.
+    pub bundle_id: u32,
+    /// What to do.
+    pub kind: BundleCtrlType,
+    /// Flags, the same in all messages of the bundle.
+    pub flags: BundleFlags,
+}
+
+/// Requests and replies of [`BundleControl`] (`OFPBCT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BundleCtrlType {
+    /// Opens.
+    OpenRequest,
+    /// Opened.
+    OpenReply,
+    /// Closes: no more messages.
+    CloseRequest,
+    /// Closed.
+    CloseReply,
+    /// Applies.
+    CommitRequest,
+    /// Applied.
+    CommitReply,
+    /// Throws away.
+    DiscardRequest,
+    /// Thrown away.
+    DiscardReply,
+}
+
+/// Flags of a bundle (`OFPBF_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BundleFlags(pub u16);
+
+impl BundleFlags {
+    /// All or nothing.
+    pub const ATOMIC: BundleFlags = BundleFlags(1);
+    /// In the order given.
+    pub const ORDERED: BundleFlags = BundleFlags(2);
+}
+
+impl std::ops::BitOr for BundleFlags {
+    type Output = BundleFlags;
+    fn bitor(self, o: BundleFlags) -> BundleFlags {
+        BundleFlags(self.0 | o.0)
+    }
+}
+
+/// Form of packet-ins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketInFormat {
+    /// `OFPT_PACKET_IN`.
+    Standard,
+    /// `NXT_PACKET_IN`; not decoded by this crate.
+    Nxt,
+    /// `NXT_PACKET_IN2`.
+    Nxt2,
+}
+
+/// Change of the mapping of tunnel options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlvTableMod {
+    /// 0 add, 1 delete, 2 clear.
+    pub command: u16,
+    /// The mappings.
+    pub mappings: Vec<TlvMapping>,
+}
+
+/// A tunnel option mapped to a `tun_metadata` field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlvMapping {
+    /// Option class.
+    pub option_class: u16,
+    /// Option type.
+    pub option_type: u8,
+    /// Bytes, a multiple of 4 up to 124.
+    pub option_len: u8,
+    /// `tun_metadata` number, 0–63.
+    pub index: u16,
+}
+
+/// The mapping of tunnel options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlvTable {
+    /// Bytes that options may use.
+    pub max_option_space: u32,
+    /// Number of fields.
+    pub max_fields: u16,
+    /// The mappings.
+    pub mappings: Vec<TlvMapping>,
+}
+
+/// A message with its transaction id.
+pub type Packet = (Xid, Message);
