@@ -5,5 +5,5 @@ cd "$REPO"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
 if command -v shellcheck >/dev/null; then
-	shellcheck -x -P hack hack/*.sh build/{collect.sh,start_ovs,install_cni}
+	shellcheck -x -P hack hack/*.sh build/{agent-root.sh,start_ovs,install_cni}
 fi

@@ -91,7 +91,7 @@ project_images() {
 	say 'building the images'
 	local tag agent name
 	tag=$(image_tag "$release")
-	agent=$(context agent "$REPO"/build/{collect.sh,start_ovs,install_cni} "$release"/antrea-{agent,cni} "$release/antctl")
+	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni} "$release"/antrea-{agent,cni} "$release/antctl")
 	mkdir "$agent/cni-plugins"
 	cp "$(cni_bin)"/{host-local,portmap,bandwidth,loopback} "$agent/cni-plugins/"
 	image agent "docker.io/antrea/antrea-agent:$tag" "$agent"
@@ -106,7 +106,7 @@ image_tag() {
 	local release=$1 version
 	version=$(git -C "$REPO" describe --tags --always 2>/dev/null || echo dev)
 	echo "$version-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
-		"$REPO"/build/{Containerfile.*,collect.sh,start_ovs,install_cni} "$REPO/tools/cni/go.mod")"
+		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni} "$REPO/tools/cni/go.mod")"
 }
 
 case ${1:-} in
