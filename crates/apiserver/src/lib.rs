@@ -1,1 +1,30 @@
-//! Kit for aggregated Kubernetes API servers.
+//! Kit for aggregated Kubernetes API servers: TLS, authentication, negotiation, watch fan-out.
+//!
+//! ```text
+//!  client ─TLS─► serve ─► gate (who? may they?) ─► extra routes (metrics, log level, …)
+//!                  ▲                             └► resources ─► Storage ─ list/get/create
+//!   certs, CAs ────┘ swapped at run time                              └─── watch ◄── Hub ◄── publish
+//! ```
+//!
+//! Invariants:
+//! - Nothing but health is answered to a request that is not authenticated and authorized.
+//! - Forwarded-user headers are read only on a connection whose certificate the front-proxy CA signed.
+//! - A watcher sees a snapshot and then every later event, none twice, none missed; one that does not
+//!   keep up is cut off and has to list again. Publishing never waits for a watcher.
+//! - An event is encoded once per encoding, whatever the number of its watchers.
+//!
+//! The kit knows Kubernetes' wire forms (`antrea_api::k8s`) and no Antrea type.
+
+pub mod auth;
+mod cache;
+pub mod cert;
+pub mod gate;
+pub mod metrics;
+pub mod publish;
+pub mod request;
+pub mod review;
+pub mod serve;
+pub mod status;
+pub mod tls;
+pub mod trust;
+pub mod user;

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::sync::watch;
+
 /// The set of things that a process still waits for, or that are wrong now. Empty means ready.
 ///
 /// Liveness is another value of the same type whose guards are taken only while something is broken
@@ -18,6 +20,8 @@ pub struct Readiness {
 struct Blocks {
     next: u64,
     pending: BTreeMap<u64, (String, String)>,
+    /// Counts changes.
+    version: watch::Sender<u64>,
 }
 
 /// Holds readiness back until it is dropped.
@@ -40,12 +44,18 @@ impl Readiness {
         let id = blocks.next;
         blocks.next += 1;
         blocks.pending.insert(id, (name.into(), String::new()));
+        blocks.version.send_modify(|v| *v += 1);
         BlockReady { blocks: Arc::clone(&self.blocks), id }
     }
 
     /// Whether nothing holds readiness back.
     pub fn is_ready(&self) -> bool {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner).pending.is_empty()
+    }
+
+    /// Tells of every change: a guard taken, dropped or given another reason.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).version.subscribe()
     }
 
     /// Name and reason (may be empty) of everything that holds readiness back, oldest first.
@@ -58,8 +68,12 @@ impl BlockReady {
     /// Says why readiness is held back; shown by `/readyz?verbose`.
     pub fn set_reason(&self, reason: impl Into<String>) {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, text)) = blocks.pending.get_mut(&self.id) {
-            *text = reason.into();
+        let reason = reason.into();
+        if let Some((_, text)) = blocks.pending.get_mut(&self.id)
+            && *text != reason
+        {
+            *text = reason;
+            blocks.version.send_modify(|v| *v += 1);
         }
     }
 }
@@ -69,6 +83,7 @@ impl Drop for BlockReady {
         let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((name, _)) = blocks.pending.remove(&self.id) {
             let left = blocks.pending.len();
+            blocks.version.send_modify(|v| *v += 1);
             tracing::debug!(name, left, "no longer holds readiness back");
         }
     }
@@ -82,9 +97,16 @@ mod tests {
     fn ready_when_the_last_guard_is_dropped() {
         let ready = Readiness::new();
         assert!(ready.is_ready());
+        let mut changes = ready.subscribe();
         let first = ready.block("watch");
         let second = ready.block("ovs");
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
         second.set_reason("db.sock: no such file");
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        second.set_reason("db.sock: no such file");
+        assert!(!changes.has_changed().unwrap());
         drop(first);
         assert!(!ready.is_ready());
         assert_eq!(ready.pending(), [("ovs".to_owned(), "db.sock: no such file".to_owned())]);

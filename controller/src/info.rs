@@ -1,0 +1,190 @@
+//! Publishes AntreaControllerInfo.
+
+use std::time::Duration;
+
+use antrea_crds::{
+    AntreaControllerInfo, CONTROLLER_INFO_NAME, ControllerCondition, ControllerConditionType, ControllerInfo,
+    NetworkPolicyControllerInfo,
+};
+use antrea_runtime::{backoff::Backoff, health::Readiness};
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{MANAGER, Process, VERSION};
+
+/// The object is written at least this often; a reader takes an older one for dead.
+pub const HEARTBEAT: Duration = Duration::from_secs(60);
+/// Changes are collected for this long before they are written.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// Numbers move all the time in a busy cluster: they alone are written no more often than this.
+const COUNTS_EVERY: Duration = Duration::from_secs(10);
+
+/// Numbers that the object shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Computed NetworkPolicies.
+    pub network_policies: usize,
+    /// Computed AddressGroups.
+    pub address_groups: usize,
+    /// Computed AppliedToGroups.
+    pub applied_to_groups: usize,
+    /// Agents with an open watch.
+    pub connected_agents: usize,
+}
+
+/// Writes the object on change and as a heartbeat.
+pub struct Publisher {
+    api: Api<AntreaControllerInfo>,
+    base: ControllerInfo,
+    health: Readiness,
+    counts: watch::Receiver<Counts>,
+}
+
+impl Publisher {
+    /// `health` holds what is wrong with the controller now.
+    pub fn new(
+        client: Client,
+        process: &Process,
+        api_port: u16,
+        health: Readiness,
+        counts: watch::Receiver<Counts>,
+    ) -> Self {
+        let reference = |kind: &str, name: &str, namespace: Option<&str>| {
+            (!name.is_empty()).then(|| ObjectReference {
+                kind: Some(kind.to_owned()),
+                name: Some(name.to_owned()),
+                namespace: namespace.map(str::to_owned),
+                ..ObjectReference::default()
+            })
+        };
+        let namespace = Some(process.namespace.as_str());
+        let base = ControllerInfo {
+            version: VERSION.to_owned(),
+            pod_ref: reference("Pod", &process.pod, namespace),
+            node_ref: reference("Node", &process.node, None),
+            service_ref: reference("Service", "antrea", namespace),
+            api_port: i32::from(api_port),
+            ..ControllerInfo::default()
+        };
+        Self { api: Api::all(client), base, health, counts }
+    }
+
+    /// Never ends. Failures are logged and tried again.
+    pub async fn run(mut self) {
+        let mut changes = self.health.subscribe();
+        let mut backoff = Backoff::new(Duration::from_secs(1), HEARTBEAT);
+        loop {
+            changes.mark_unchanged();
+            let counts = *self.counts.borrow_and_update();
+            let pause = match self.write(counts).await {
+                Ok(()) => {
+                    backoff.reset();
+                    HEARTBEAT
+                }
+                Err(error) => {
+                    let pause = backoff.next_delay();
+                    tracing::warn!(%error, ?pause, "AntreaControllerInfo not written: trying again");
+                    pause
+                }
+            };
+            let written = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = changes.changed() => tokio::time::sleep(DEBOUNCE).await,
+                Ok(()) = self.counts.changed() => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(written + COUNTS_EVERY) => {}
+                        Ok(()) = changes.changed() => tokio::time::sleep(DEBOUNCE).await,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn write(&self, counts: Counts) -> kube::Result<()> {
+        let info = compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()));
+        // Applied, so that the object is made when it is missing and foreign labels stay.
+        let params = PatchParams::apply(MANAGER).force();
+        self.api.patch(CONTROLLER_INFO_NAME, &params, &Patch::Apply(&info)).await.map(drop)
+    }
+}
+
+/// The object for these inputs.
+fn compose(
+    base: &ControllerInfo,
+    counts: Counts,
+    problems: &[(String, String)],
+    now: Time,
+) -> AntreaControllerInfo {
+    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let (status, reason, message) = match problems {
+        [] => ("True", String::new(), String::new()),
+        [(first, _), ..] => {
+            let list: Vec<String> = problems
+                .iter()
+                .map(
+                    |(name, reason)| {
+                        if reason.is_empty() { name.clone() } else { format!("{name}: {reason}") }
+                    },
+                )
+                .collect();
+            ("False", camel_case(first), list.join("; "))
+        }
+    };
+    let mut spec = base.clone();
+    spec.network_policy_controller_info = Some(NetworkPolicyControllerInfo {
+        network_policy_num: number(counts.network_policies),
+        address_group_num: number(counts.address_groups),
+        applied_to_group_num: number(counts.applied_to_groups),
+    });
+    spec.connected_agent_num = number(counts.connected_agents);
+    spec.controller_conditions = vec![ControllerCondition {
+        type_: ControllerConditionType::ControllerHealthy,
+        status: status.to_owned(),
+        last_heartbeat_time: Some(now),
+        reason,
+        message,
+    }];
+    AntreaControllerInfo::new(CONTROLLER_INFO_NAME, spec)
+}
+
+/// `pod watch` becomes `PodWatch`.
+fn camel_case(text: &str) -> String {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter_map(|word| {
+            let mut chars = word.chars();
+            Some(format!("{}{}", chars.next()?.to_ascii_uppercase(), chars.as_str()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_derived_and_names_every_cause() {
+        let base = ControllerInfo { version: "v1".into(), api_port: 10349, ..ControllerInfo::default() };
+        let now = Time(jiff::Timestamp::UNIX_EPOCH);
+        let counts = Counts { network_policies: 3, connected_agents: 2, ..Counts::default() };
+        let well = compose(&base, counts, &[], now.clone());
+        assert_eq!(well.spec.connected_agent_num, 2);
+        assert_eq!(well.spec.controller_conditions[0].status, "True");
+
+        let problems =
+            [("pod watch".to_owned(), "403 forbidden".to_owned()), ("certificate".to_owned(), String::new())];
+        let ill = compose(&base, counts, &problems, now);
+        let condition = &ill.spec.controller_conditions[0];
+        assert_eq!(
+            (condition.status.as_str(), condition.reason.as_str(), condition.message.as_str()),
+            ("False", "PodWatch", "pod watch: 403 forbidden; certificate")
+        );
+        let json = serde_json::to_value(&ill).unwrap();
+        assert_eq!(json["networkPolicyControllerInfo"]["networkPolicyNum"], 3);
+        assert_eq!(json["metadata"]["name"], "antrea-controller");
+    }
+}

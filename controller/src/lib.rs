@@ -1,0 +1,176 @@
+//! The Antrea controller: watches the cluster, computes NetworkPolicy, serves it to agents.
+//!
+//! ```text
+//!  Nodes ─────────► nodes ──► one AntreaAgentInfo per Node
+//!  health, counts ► info  ──► AntreaControllerInfo
+//!                   server ─► :10349  health · metrics · log level · aggregated API
+//! ```
+//!
+//! Invariants:
+//! - Fail static: a watch that fails or an API server that is away changes nothing that is computed.
+//! - The controller reaches the API server without any Service network.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use antrea_runtime::{
+    client, health::Readiness, logging::LogHandle, metrics::Metrics, supervise::Supervisor,
+};
+use anyhow::Context;
+use apiserver_kit::{
+    auth::Auth,
+    gate,
+    metrics::ServerMetrics,
+    publish::{CertManager, Source},
+    review::KubeReviewer,
+    serve,
+    tls::{ClientTrust, Tls},
+    trust,
+};
+use kube::Client;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+pub mod config;
+pub mod features;
+pub mod info;
+pub mod nodes;
+pub mod server;
+
+use config::ControllerConfig;
+
+/// Field manager of everything that the controller writes.
+pub const MANAGER: &str = "antrea-controller";
+
+/// Version of this build.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+
+/// Where this process runs.
+#[derive(Debug, Clone, Default)]
+pub struct Process {
+    /// Name of the Pod, empty outside of one.
+    pub pod: String,
+    /// Namespace of Antrea.
+    pub namespace: String,
+    /// Name of the Node, empty if unknown.
+    pub node: String,
+}
+
+impl Process {
+    /// From `POD_NAME`, `POD_NAMESPACE` (default `kube-system`) and `NODE_NAME`.
+    pub fn from_env() -> Self {
+        let var = |name| std::env::var(name).unwrap_or_default();
+        let namespace = Some(var("POD_NAMESPACE")).filter(|n| !n.is_empty());
+        Self {
+            pod: var("POD_NAME"),
+            namespace: namespace.unwrap_or_else(|| "kube-system".to_owned()),
+            node: var("NODE_NAME"),
+        }
+    }
+}
+
+/// Runs the controller until `shutdown` or until a part of it fails.
+///
+/// # Errors
+/// Unusable configuration, a port that is taken, or the part that failed.
+pub async fn run(
+    config: ControllerConfig,
+    process: Process,
+    log: LogHandle,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    tracing::info!(version = VERSION, ?process, "antrea-controller starts");
+    config.check();
+    let client = client::connect(config.kubeconfig(), config.api_server()).await?;
+    let metrics = Metrics::new("antrea_controller", VERSION)?;
+    let ready = Readiness::new();
+    // What is wrong now; shown as the condition ControllerHealthy.
+    let problems = Readiness::new();
+
+    let certificates = certificates(&config, &process, client.clone());
+    let cert = certificates.bootstrap().await.context("serving certificate")?;
+    let tls = Tls::new(cert, initial_trust(&client).await)?;
+
+    let mut tasks = Supervisor::new(shutdown.clone());
+    let (counts, counts_seen) = watch::channel(info::Counts::default());
+
+    let nodes = nodes::run(client.clone(), ready.block("nodes"));
+    tasks.spawn_abortable("agent infos", never_ends(nodes));
+    let publisher =
+        info::Publisher::new(client.clone(), &process, config.api_port, problems.clone(), counts_seen);
+    tasks.spawn_abortable("controller info", never_ends(publisher.run()));
+    let stop = shutdown.clone();
+    let serving = tls.clone();
+    tasks.spawn_abortable("certificates", never_ends(async move { certificates.run(serving, stop).await }));
+    tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
+
+    let server_metrics = ServerMetrics::new(&metrics, [])?;
+    let routes = server::routes(&config, metrics, log, ready);
+    let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
+    let listener = listen(config.api_port).await?;
+    tracing::info!(port = config.api_port, "serving");
+    tasks.spawn("api server", serve::serve(listener, tls, app, shutdown));
+
+    let result = tasks.run().await;
+    drop(counts);
+    Ok(result?)
+}
+
+/// For tasks that have no way to fail: they end only by being dropped.
+async fn never_ends(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
+    task.await;
+    Ok(())
+}
+
+/// Both families where the host has IPv6, else IPv4.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let any6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    if let Ok(listener) = TcpListener::bind(any6).await {
+        return Ok(listener);
+    }
+    let any4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
+    TcpListener::bind(any4).await.with_context(|| format!("listen on {any4}"))
+}
+
+/// Without the ConfigMap only bearer tokens authenticate, until it can be read.
+async fn initial_trust(client: &Client) -> ClientTrust {
+    match tokio::time::timeout(std::time::Duration::from_secs(10), trust::fetch(client)).await {
+        Ok(Ok(trust)) => trust,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "client CAs cannot be read: only tokens authenticate for now");
+            ClientTrust::default()
+        }
+        Err(_) => {
+            tracing::warn!("the API server does not answer: only tokens authenticate for now");
+            ClientTrust::default()
+        }
+    }
+}
+
+fn certificates(config: &ControllerConfig, process: &Process, client: Client) -> CertManager {
+    let namespace = &process.namespace;
+    let source = if config.self_signed_cert {
+        Source::Issued {
+            name: "antrea".to_owned(),
+            names: vec![
+                format!("antrea.{namespace}.svc"),
+                format!("antrea.{namespace}.svc.cluster.local"),
+                format!("antrea.{namespace}"),
+                "antrea".to_owned(),
+                "localhost".to_owned(),
+                "127.0.0.1".to_owned(),
+                "::1".to_owned(),
+            ],
+            secret: "antrea-controller-tls".to_owned(),
+        }
+    } else {
+        Source::Files("/var/run/antrea/antrea-controller-tls".into())
+    };
+    CertManager {
+        client,
+        namespace: namespace.clone(),
+        source,
+        config_map: "antrea-ca".to_owned(),
+        selector: "app=antrea,served-by=antrea-controller".to_owned(),
+        manager: MANAGER.to_owned(),
+    }
+}

@@ -1,0 +1,286 @@
+//! Authentication and authorization of a request, with short-lived caches.
+//!
+//! Order of authentication: front proxy, client certificate, bearer token. There is no anonymous user:
+//! a request that proves nothing is refused without a question to the API server.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::{HeaderMap, header};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    cache::TtlCache,
+    request::percent_decode,
+    review::Reviewer,
+    status::Failure,
+    tls::{ClientTrust, Peer},
+    user::{Action, User},
+};
+
+/// How long an answer of the API server is used, as upstream's delegating servers do.
+const TTL: Duration = Duration::from_secs(10);
+/// Answers kept. A cluster of 5,000 agents asks with as many tokens.
+const CAPACITY: usize = 8192;
+/// Group that may do everything in every Kubernetes API server.
+const MASTERS: &str = "system:masters";
+
+type Key = [u8; 32];
+
+/// Decides who asks and whether they may.
+pub struct Auth {
+    reviewer: Arc<dyn Reviewer>,
+    tokens: TtlCache<Key, Option<User>>,
+    access: TtlCache<Key, Result<(), String>>,
+}
+
+impl Auth {
+    /// Delegates to `reviewer`.
+    pub fn new(reviewer: Arc<dyn Reviewer>) -> Self {
+        Self { reviewer, tokens: TtlCache::new(CAPACITY, TTL), access: TtlCache::new(CAPACITY, TTL) }
+    }
+
+    /// The user behind a request.
+    ///
+    /// # Errors
+    /// 401 when nothing proves a user, 503 when the API server cannot be asked about a token.
+    pub async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Failure> {
+        if let Some(trust) = &peer.front_proxy
+            && let Some(user) = forwarded(trust, headers)
+        {
+            return Ok(user);
+        }
+        if let Some(user) = &peer.user {
+            return Ok(with_authenticated(user.clone()));
+        }
+        let Some(token) = bearer(headers) else {
+            return Err(Failure::unauthorized("Unauthorized"));
+        };
+        let key: Key = Sha256::digest(token.as_bytes()).into();
+        let answer = match self.tokens.get(&key) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.reviewer.token(token).await.map_err(|error| {
+                    tracing::warn!(%error, "a token could not be checked");
+                    Failure::unavailable("the token could not be checked")
+                })?;
+                self.tokens.insert(key, answer.clone());
+                answer
+            }
+        };
+        answer.map(with_authenticated).ok_or_else(|| Failure::unauthorized("Unauthorized"))
+    }
+
+    /// Whether `user` may do `action`.
+    ///
+    /// # Errors
+    /// 403 when not, 503 when the API server cannot be asked.
+    pub async fn authorize(&self, user: &User, action: &Action) -> Result<(), Failure> {
+        if user.groups.iter().any(|group| group == MASTERS) {
+            return Ok(());
+        }
+        let key = access_key(user, action);
+        let answer = match self.access.get(&key) {
+            Some(answer) => answer,
+            None => {
+                let answer = self.reviewer.access(user, action).await.map_err(|error| {
+                    tracing::warn!(%error, user = user.name, "access could not be checked");
+                    Failure::unavailable("access could not be checked")
+                })?;
+                self.access.insert(key, answer.clone());
+                answer
+            }
+        };
+        answer.map_err(|reason| Failure::forbidden(denial(user, action, &reason)))
+    }
+}
+
+/// The user that the front proxy speaks for.
+fn forwarded(trust: &ClientTrust, headers: &HeaderMap) -> Option<User> {
+    let first = |names: &[String]| {
+        names
+            .iter()
+            .find_map(|name| headers.get(name)?.to_str().ok().filter(|v| !v.is_empty()).map(str::to_owned))
+    };
+    let name = first(&trust.username_headers)?;
+    let groups = trust
+        .group_headers
+        .iter()
+        .flat_map(|name| headers.get_all(name))
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
+    let mut extra = BTreeMap::<String, Vec<String>>::new();
+    for prefix in &trust.extra_prefixes {
+        let prefix = prefix.to_ascii_lowercase();
+        for (name, value) in headers {
+            if let Some(key) = name.as_str().strip_prefix(&prefix)
+                && let Ok(value) = value.to_str()
+            {
+                // Keys are percent-encoded in header names.
+                extra.entry(percent_decode(key)).or_default().push(value.to_owned());
+            }
+        }
+    }
+    Some(User { name, uid: String::new(), groups, extra })
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn with_authenticated(mut user: User) -> User {
+    const GROUP: &str = "system:authenticated";
+    if !user.groups.iter().any(|group| group == GROUP) {
+        user.groups.push(GROUP.to_owned());
+    }
+    user
+}
+
+fn access_key(user: &User, action: &Action) -> Key {
+    // Debug output quotes every string, so two different requests never look the same.
+    Sha256::digest(format!("{user:?}{action:?}").as_bytes()).into()
+}
+
+fn denial(user: &User, action: &Action, reason: &str) -> String {
+    let what = match action {
+        Action::Resource { verb, group, resource, subresource, namespace, name, .. } => {
+            let name = if name.is_empty() { String::new() } else { format!(" {name:?}") };
+            let sub = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
+            let scope = if namespace.is_empty() {
+                "at the cluster scope".to_owned()
+            } else {
+                format!("in the namespace {namespace:?}")
+            };
+            format!("{verb} resource \"{resource}{sub}\"{name} in API group {group:?} {scope}")
+        }
+        Action::Path { verb, path } => format!("{verb} path {path:?}"),
+    };
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("user {:?} cannot {what}{reason}", user.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::review;
+
+    #[derive(Default)]
+    struct Fake {
+        tokens: AtomicUsize,
+        access: AtomicUsize,
+    }
+
+    impl Reviewer for Fake {
+        fn token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, review::Error>> {
+            self.tokens.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                match token {
+                    "good" => Ok(Some(User { name: "agent".into(), ..User::default() })),
+                    "down" => Err(review::Error { review: "TokenReview", message: "refused".into() }),
+                    _ => Ok(None),
+                }
+            })
+        }
+
+        fn access<'a>(
+            &'a self,
+            user: &'a User,
+            action: &'a Action,
+        ) -> BoxFuture<'a, Result<Result<(), String>, review::Error>> {
+            self.access.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                let path = matches!(action, Action::Path { path, .. } if path == "/metrics");
+                Ok(if path && user.name == "agent" { Ok(()) } else { Err("no rule".into()) })
+            })
+        }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[tokio::test]
+    async fn tokens_are_reviewed_once_and_bad_ones_refused() {
+        let fake = Arc::new(Fake::default());
+        let auth = Auth::new(fake.clone());
+        let peer = Peer::default();
+        for _ in 0..3 {
+            let user = auth.authenticate(&peer, &headers(&[("authorization", "Bearer good")])).await.unwrap();
+            assert_eq!(user.groups, ["system:authenticated"]);
+            let refused = auth.authenticate(&peer, &headers(&[("authorization", "bearer bad")])).await;
+            assert_eq!(refused.unwrap_err().code, 401);
+        }
+        assert_eq!(fake.tokens.load(Ordering::Relaxed), 2);
+        let down = auth.authenticate(&peer, &headers(&[("authorization", "Bearer down")])).await.unwrap_err();
+        assert_eq!(down.code, 503);
+        for none in [&[][..], &[("authorization", "Basic Zm9v")], &[("authorization", "Bearer ")]] {
+            assert_eq!(auth.authenticate(&peer, &headers(none)).await.unwrap_err().code, 401);
+        }
+    }
+
+    #[tokio::test]
+    async fn forwarded_headers_count_only_on_the_proxys_connection() {
+        let auth = Auth::new(Arc::new(Fake::default()));
+        let sent = headers(&[
+            ("x-remote-user", "alice"),
+            ("x-remote-group", "dev"),
+            ("x-remote-group", "ops"),
+            ("x-remote-extra-acme.com%2fproject", "p1"),
+        ]);
+        assert_eq!(auth.authenticate(&Peer::default(), &sent).await.unwrap_err().code, 401);
+        let own = User { name: "bob".into(), ..User::default() };
+        let bob = Peer { user: Some(own), front_proxy: None };
+        assert_eq!(auth.authenticate(&bob, &sent).await.unwrap().name, "bob");
+
+        let trust = ClientTrust {
+            username_headers: vec!["X-Remote-User".into()],
+            group_headers: vec!["X-Remote-Group".into()],
+            extra_prefixes: vec!["X-Remote-Extra-".into()],
+            ..ClientTrust::default()
+        };
+        let proxy = Peer { front_proxy: Some(Arc::new(trust)), user: None };
+        let alice = auth.authenticate(&proxy, &sent).await.unwrap();
+        assert_eq!(
+            (alice.name.as_str(), alice.groups.as_slice()),
+            ("alice", &["dev".to_owned(), "ops".to_owned()][..])
+        );
+        assert_eq!(alice.extra["acme.com/project"], ["p1"]);
+        // The proxy itself, without a user to speak for, is nobody.
+        assert_eq!(auth.authenticate(&proxy, &HeaderMap::new()).await.unwrap_err().code, 401);
+    }
+
+    #[tokio::test]
+    async fn access_is_asked_once_and_masters_are_not_asked_for() {
+        let fake = Arc::new(Fake::default());
+        let auth = Auth::new(fake.clone());
+        let path = |path: &str| Action::Path { verb: "get".into(), path: path.into() };
+        let agent = User { name: "agent".into(), ..User::default() };
+        for _ in 0..3 {
+            auth.authorize(&agent, &path("/metrics")).await.unwrap();
+            let denied = auth.authorize(&agent, &path("/loglevel")).await.unwrap_err();
+            assert_eq!(denied.code, 403);
+            assert_eq!(denied.message, "user \"agent\" cannot get path \"/loglevel\": no rule");
+        }
+        let root = User { name: "x".into(), groups: vec![MASTERS.into()], ..User::default() };
+        auth.authorize(&root, &path("/loglevel")).await.unwrap();
+        assert_eq!(fake.access.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn percent_decoding_leaves_what_is_no_escape() {
+        assert_eq!(percent_decode("a%2Fb"), "a/b");
+        assert_eq!(percent_decode("100%"), "100%");
+        assert_eq!(percent_decode("%zz%41"), "%zzA");
+        assert_eq!(percent_decode("%ff"), "%ff");
+    }
+}

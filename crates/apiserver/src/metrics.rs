@@ -1,0 +1,72 @@
+//! Metrics of the server itself, under the names that Kubernetes API servers use.
+
+use std::{collections::HashSet, sync::Arc};
+
+use antrea_runtime::metrics::{Metrics, Result};
+use http::StatusCode;
+use prometheus::{IntCounterVec, IntGaugeVec};
+
+/// Counters of requests and watches; shared by clones.
+#[derive(Debug, Clone)]
+pub struct ServerMetrics {
+    requests: IntCounterVec,
+    watchers: IntGaugeVec,
+    dropped: IntCounterVec,
+    known: Arc<HashSet<&'static str>>,
+}
+
+impl ServerMetrics {
+    /// Registers with `metrics`. `resources` are the plurals that may appear as a label; any other
+    /// becomes `other`, so that a client cannot invent label values.
+    ///
+    /// # Errors
+    /// The names are taken.
+    pub fn new(metrics: &Metrics, resources: impl IntoIterator<Item = &'static str>) -> Result<Self> {
+        Ok(Self {
+            requests: metrics.counter_vec(
+                "apiserver_request_total",
+                "Requests by verb, resource and HTTP status.",
+                &["verb", "resource", "code"],
+            )?,
+            watchers: metrics.gauge_vec(
+                "apiserver_registered_watchers",
+                "Watches that are open now.",
+                &["resource"],
+            )?,
+            dropped: metrics.counter_vec(
+                "apiserver_terminated_watchers_total",
+                "Watches cut off because they did not keep up.",
+                &["resource"],
+            )?,
+            known: Arc::new(resources.into_iter().collect()),
+        })
+    }
+
+    pub(crate) fn resource(&self, plural: &str) -> &'static str {
+        self.known.get(plural).copied().unwrap_or("other")
+    }
+
+    pub(crate) fn request(&self, verb: &str, resource: &str, code: StatusCode) {
+        self.requests.with_label_values(&[verb, resource, code.as_str()]).inc();
+    }
+
+    /// Counts a watch as open until the guard is dropped.
+    pub(crate) fn watch_opened(&self, resource: &'static str) -> OpenWatch {
+        let gauge = self.watchers.with_label_values(&[resource]);
+        gauge.inc();
+        OpenWatch(gauge)
+    }
+
+    pub(crate) fn watch_dropped(&self, resource: &'static str) {
+        self.dropped.with_label_values(&[resource]).inc();
+    }
+}
+
+/// A watch that is open.
+pub(crate) struct OpenWatch(prometheus::IntGauge);
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

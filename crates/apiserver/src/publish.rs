@@ -1,0 +1,253 @@
+//! Owns the serving certificate: where it comes from, who is told of its CA, when it is replaced.
+
+use std::{path::PathBuf, time::Duration};
+
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cert::{self, ServingCert},
+    tls::Tls,
+};
+
+/// An issued certificate is replaced when it has less than this left.
+const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The CA is published again at this interval, should someone have changed it.
+const PUBLISH_EVERY: Duration = Duration::from_secs(120);
+/// Clients get this time to learn a new CA before a certificate of it is served.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Issued here for these names and kept in a Secret, so that a restart changes nothing.
+    Issued {
+        /// Common name.
+        name: String,
+        /// DNS names and addresses that clients use.
+        names: Vec<String>,
+        /// Secret of type `kubernetes.io/tls` with a further key `ca.crt`.
+        secret: String,
+    },
+    /// Provided as `ca.crt`, `tls.crt` and `tls.key` in a directory, and read again when they change.
+    Files(PathBuf),
+}
+
+/// Publishes and renews a [`ServingCert`].
+#[derive(Clone)]
+pub struct CertManager {
+    /// Client with the rights to write what is named below.
+    pub client: Client,
+    /// Namespace of Secret and ConfigMap.
+    pub namespace: String,
+    /// Where the certificate comes from.
+    pub source: Source,
+    /// ConfigMap that gets the CA under `ca.crt`.
+    pub config_map: String,
+    /// Label selector of the APIServices that get the CA as `caBundle`.
+    pub selector: String,
+    /// Field manager of every write.
+    pub manager: String,
+}
+
+/// Why a certificate could not be had or published.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is unusable or could not be issued.
+    #[error(transparent)]
+    Cert(#[from] cert::Error),
+    /// A provided file cannot be read.
+    #[error("certificate file {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The API server refused or is away.
+    #[error("{object}: {message}")]
+    Kube {
+        /// Kind and name.
+        object: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+fn kube_error(object: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
+    move |error| Error::Kube { object: object.into(), message: error.to_string() }
+}
+
+impl CertManager {
+    /// The certificate to start with: the stored one if it is still good for these names, else a new
+    /// one, stored if the API server lets us. Provided files have to be there.
+    ///
+    /// # Errors
+    /// Provided files are missing or unusable.
+    pub async fn bootstrap(&self) -> Result<ServingCert, Error> {
+        let Source::Issued { name, names, secret } = &self.source else { return self.read_files() };
+        match self.stored(secret).await {
+            Ok(Some(cert)) if cert.covers(names) && cert.expires_in() > RENEW_BEFORE => return Ok(cert),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the stored certificate cannot be read: issuing one"),
+        }
+        let cert = ServingCert::issue(name, names)?;
+        self.store(secret, &cert).await;
+        Ok(cert)
+    }
+
+    /// Publishes the CA, and renews the certificate when it is due, until `shutdown`. Failures are logged
+    /// and tried again.
+    pub async fn run(self, tls: Tls, shutdown: CancellationToken) {
+        let mut retry = antrea_runtime::backoff::Backoff::new(Duration::from_secs(1), PUBLISH_EVERY);
+        loop {
+            let pause = match self.step(&tls).await {
+                Ok(()) => {
+                    retry.reset();
+                    PUBLISH_EVERY
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the serving CA is not published everywhere");
+                    retry.next_delay()
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn step(&self, tls: &Tls) -> Result<(), Error> {
+        let current = tls.cert();
+        match &self.source {
+            Source::Files(_) => {
+                let files = self.read_files()?;
+                if files != current {
+                    tracing::info!("provided certificate changed");
+                    tls.set_cert(files)?;
+                }
+            }
+            Source::Issued { name, names, secret } if current.expires_in() < RENEW_BEFORE => {
+                let mut next = ServingCert::issue(name, names)?;
+                // Clients have to trust the new CA before they meet it, and the old one until then.
+                next.ca.push_str(first_certificate(&current.ca));
+                self.publish(&next.ca).await?;
+                tokio::time::sleep(SETTLE).await;
+                self.store(secret, &next).await;
+                tls.set_cert(next)?;
+                tracing::info!("serving certificate renewed");
+            }
+            Source::Issued { .. } => {}
+        }
+        self.publish(&tls.cert().ca).await
+    }
+
+    /// Writes the CA into the ConfigMap and into every selected APIService that holds another.
+    ///
+    /// # Errors
+    /// The first failure; the rest is still attempted.
+    pub async fn publish(&self, ca: &str) -> Result<(), Error> {
+        let params = PatchParams::apply(&self.manager).force();
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": self.config_map, "labels": { "app": "antrea" } },
+            "data": { "ca.crt": ca },
+        });
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
+        let mut result = maps
+            .patch(&self.config_map, &params, &Patch::Apply(&map))
+            .await
+            .map(drop)
+            .map_err(kube_error(format!("ConfigMap {}/{}", self.namespace, self.config_map)));
+
+        let services = Api::<APIService>::all(self.client.clone());
+        let listed = services
+            .list(&ListParams::default().labels(&self.selector))
+            .await
+            .map_err(kube_error("APIServices"))?;
+        for service in listed {
+            let name = service.name_any();
+            let spec = service.spec.unwrap_or_default();
+            if spec.ca_bundle.is_some_and(|bundle| bundle.0 == ca.as_bytes()) {
+                continue;
+            }
+            let patch = json!({ "spec": { "caBundle": ByteString(ca.as_bytes().to_vec()) } });
+            let params = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
+            let patched = services.patch(&name, &params, &Patch::Merge(&patch)).await;
+            if let Err(error) = patched.map_err(kube_error(format!("APIService {name}"))) {
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+
+    async fn stored(&self, name: &str) -> Result<Option<ServingCert>, Error> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        let found =
+            secrets.get_opt(name).await.map_err(kube_error(format!("Secret {}/{name}", self.namespace)))?;
+        Ok(found.and_then(|secret| {
+            let data = secret.data?;
+            let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
+            Some(ServingCert { ca: text("ca.crt")?, cert: text("tls.crt")?, key: text("tls.key")? })
+        }))
+    }
+
+    /// Failing to store is no reason not to serve: the next start issues a new certificate.
+    async fn store(&self, name: &str, cert: &ServingCert) {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls",
+            "metadata": { "name": name, "labels": { "app": "antrea" } },
+            "stringData": { "ca.crt": cert.ca, "tls.crt": cert.cert, "tls.key": cert.key },
+        });
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        let params = PatchParams::apply(&self.manager).force();
+        if let Err(error) = secrets.patch(name, &params, &Patch::Apply(&secret)).await {
+            tracing::warn!(secret = name, %error, "the serving certificate is not stored");
+        }
+    }
+
+    fn read_files(&self) -> Result<ServingCert, Error> {
+        let Source::Files(directory) = &self.source else {
+            return Err(Error::Cert(cert::Error::Tls("no certificate directory".to_owned())));
+        };
+        let read = |name: &str| {
+            let path = directory.join(name);
+            std::fs::read_to_string(&path).map_err(|source| Error::File { path, source })
+        };
+        Ok(ServingCert { ca: read("ca.crt")?, cert: read("tls.crt")?, key: read("tls.key")? })
+    }
+}
+
+/// The newest CA of a bundle, so that bundles do not grow with every renewal.
+fn first_certificate(bundle: &str) -> &str {
+    const END: &str = "-----END CERTIFICATE-----";
+    bundle.find(END).map_or(bundle, |at| {
+        let end = at + END.len();
+        bundle.get(..end + bundle[end..].chars().take_while(|c| c.is_whitespace()).count()).unwrap_or(bundle)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_bundle_holds_two_cas() {
+        let names = ["a.b".to_owned()];
+        let (old, new) = (ServingCert::issue("o", &names).unwrap(), ServingCert::issue("n", &names).unwrap());
+        let mut bundle = new.ca.clone();
+        bundle.push_str(first_certificate(&old.ca));
+        assert_eq!(cert::certificates("bundle", bundle.as_bytes()).unwrap().len(), 2);
+        assert_eq!(first_certificate(&bundle), new.ca);
+    }
+}

@@ -1,0 +1,167 @@
+//! What a request path means.
+
+use std::collections::HashMap;
+
+use http::Method;
+
+use crate::user::Action;
+
+/// A request for a resource under `/apis`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceRequest {
+    /// get, list, watch, create, update, patch, delete or deletecollection.
+    pub verb: &'static str,
+    /// API group.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Namespace or empty.
+    pub namespace: String,
+    /// Plural resource name.
+    pub resource: String,
+    /// Object name or empty.
+    pub name: String,
+    /// Subresource or empty.
+    pub subresource: String,
+}
+
+impl ResourceRequest {
+    /// Reads `/apis/{group}/{version}[/namespaces/{namespace}]/{resource}[/{name}[/{subresource}]]`.
+    /// `None` for every other path, discovery among them.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Option<Self> {
+        let mut segments = path.strip_prefix("/apis/")?.split('/').filter(|s| !s.is_empty());
+        let (group, version) = (segments.next()?.to_owned(), segments.next()?.to_owned());
+        let mut rest: Vec<&str> = segments.collect();
+        let mut namespace = String::new();
+        if rest.first() == Some(&"namespaces") && rest.len() >= 3 {
+            namespace = rest[1].to_owned();
+            rest.drain(..2);
+        }
+        let (&resource, rest) = rest.split_first()?;
+        let name = rest.first().copied().unwrap_or_default().to_owned();
+        let subresource = rest.get(1..).unwrap_or_default().join("/");
+        let query = parse_query(query);
+        let watch = query
+            .get("watch")
+            .is_some_and(|v| matches!(v.as_str(), "" | "1" | "true" | "t" | "T" | "TRUE" | "True"));
+        let verb = match *method {
+            Method::GET | Method::HEAD if !name.is_empty() => "get",
+            Method::GET | Method::HEAD if watch => "watch",
+            Method::GET | Method::HEAD => "list",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if name.is_empty() => "deletecollection",
+            Method::DELETE => "delete",
+            _ => return None,
+        };
+        let mut request =
+            Self { verb, group, version, namespace, resource: resource.to_owned(), name, subresource };
+        // A list or watch of one object counts as access to that object, as in the API server.
+        if matches!(request.verb, "list" | "watch" | "deletecollection")
+            && let Some(selector) = query.get("fieldSelector")
+            && let Some(name) = selector.split(',').find_map(|term| {
+                term.strip_prefix("metadata.name==").or_else(|| term.strip_prefix("metadata.name="))
+            })
+        {
+            request.name = name.to_owned();
+        }
+        Some(request)
+    }
+
+    /// The same for authorization.
+    pub fn action(&self) -> Action {
+        Action::Resource {
+            verb: self.verb,
+            group: self.group.clone(),
+            version: self.version.clone(),
+            resource: self.resource.clone(),
+            subresource: self.subresource.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// Decodes a query string; of a repeated key the first value counts.
+pub fn parse_query(query: Option<&str>) -> HashMap<String, String> {
+    let mut map = HashMap::new();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        map.entry(decode(key)).or_insert_with(|| decode(value));
+    }
+    map
+}
+
+fn decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " "))
+}
+
+/// Resolves `%xx`; what is no escape, or decodes to something that is not UTF-8, stays as it is.
+pub(crate) fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()))
+            .flatten();
+        decoded.push(hex.unwrap_or(bytes[at]));
+        at += if hex.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(method: Method, url: &str) -> Option<(&'static str, String, String, String, String)> {
+        let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
+        let r = ResourceRequest::parse(&method, path, query)?;
+        Some((r.verb, r.namespace, r.resource, r.name, r.subresource))
+    }
+
+    fn want(
+        verb: &'static str,
+        namespace: &str,
+        resource: &str,
+        name: &str,
+        sub: &str,
+    ) -> Option<(&'static str, String, String, String, String)> {
+        Some((verb, namespace.into(), resource.into(), name.into(), sub.into()))
+    }
+
+    #[test]
+    fn reads_resource_paths() {
+        let get = Method::GET;
+        assert_eq!(parse(get.clone(), "/apis/g/v1/things"), want("list", "", "things", "", ""));
+        assert_eq!(parse(get.clone(), "/apis/g/v1/things?watch=true"), want("watch", "", "things", "", ""));
+        assert_eq!(parse(get.clone(), "/apis/g/v1/things?watch=0"), want("list", "", "things", "", ""));
+        assert_eq!(
+            parse(get.clone(), "/apis/g/v1/things?watch=1&fieldSelector=nodeName%3Dn1,metadata.name%3Da"),
+            want("watch", "", "things", "a", "")
+        );
+        assert_eq!(
+            parse(get.clone(), "/apis/g/v1/namespaces/ns/things/a"),
+            want("get", "ns", "things", "a", "")
+        );
+        assert_eq!(parse(get.clone(), "/apis/g/v1/namespaces/ns"), want("get", "", "namespaces", "ns", ""));
+        assert_eq!(
+            parse(Method::POST, "/apis/g/v1/things/a/status"),
+            want("create", "", "things", "a", "status")
+        );
+        for other in ["/", "/apis", "/apis/g", "/apis/g/v1", "/apis/g/v1/", "/metrics", "/api/v1/pods"] {
+            assert_eq!(parse(get.clone(), other), None, "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(path in ".{0,60}", query in proptest::option::of(".{0,60}")) {
+            let _ = ResourceRequest::parse(&Method::GET, &format!("/apis/{path}"), query.as_deref());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Who asks, and for what.
+
+use std::collections::BTreeMap;
+
+/// An authenticated user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct User {
+    /// User name, such as `system:serviceaccount:kube-system:antrea-agent`.
+    pub name: String,
+    /// UID if the authenticator knows one.
+    pub uid: String,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Further attributes.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What a request wants to do, as authorization sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Access to a resource of the API.
+    Resource {
+        /// get, list, watch, create, update, patch, delete or deletecollection.
+        verb: &'static str,
+        /// API group.
+        group: String,
+        /// API version.
+        version: String,
+        /// Plural resource name.
+        resource: String,
+        /// Subresource or empty.
+        subresource: String,
+        /// Namespace or empty.
+        namespace: String,
+        /// Object name or empty.
+        name: String,
+    },
+    /// Access to any other path.
+    Path {
+        /// The HTTP method in lower case.
+        verb: String,
+        /// The URL's path.
+        path: String,
+    },
+}
