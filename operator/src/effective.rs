@@ -1,0 +1,482 @@
+//! The configuration in effect: the spec with every default filled in and every contradiction refused.
+
+use std::{collections::BTreeMap, fmt};
+
+use antrea_crds::installation::{
+    AntreaInstallationSpec, Datapath, ImageOverride, Images, LogFormat, LogLevel, ManagementState,
+    Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources, Toleration,
+    TolerationEffect, TolerationOperator, TrafficEncapMode, TunnelType, Workload,
+};
+use ipnet::IpNet;
+use serde_json::json;
+
+use crate::gates;
+
+/// What the operator knows besides the spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// URL of the API server that the operator was told to use, if any.
+    pub api_server: Option<String>,
+    /// Version to install when the spec names none.
+    pub default_version: String,
+    /// Complete image references, such as a mirror's by digest, for the default version.
+    pub related: RelatedImages,
+    /// Service ranges that the API server publishes.
+    pub service_cidrs: Vec<IpNet>,
+    /// Pod ranges of the Nodes.
+    pub node_pod_cidrs: Vec<(String, IpNet)>,
+}
+
+/// References that stand in for `antrea/<name>:<default version>`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RelatedImages {
+    /// Agent, Open vSwitch and CNI installer.
+    pub agent: Option<String>,
+    /// Controller.
+    pub controller: Option<String>,
+}
+
+/// A spec with nothing left open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effective {
+    /// Version to run.
+    pub version: String,
+    /// The agent's image.
+    pub agent_image: String,
+    /// The controller's image.
+    pub controller_image: String,
+    /// When Nodes pull images.
+    pub pull_policy: PullPolicy,
+    /// Secrets with credentials.
+    pub pull_secrets: Vec<String>,
+    /// How traffic travels between Nodes.
+    pub encap: TrafficEncapMode,
+    /// Tunnel protocol, unless no traffic is tunnelled.
+    pub tunnel: Option<TunnelType>,
+    /// The tunnel's port, if its protocol has one.
+    pub tunnel_port: Option<u16>,
+    /// MTU of Pod interfaces in bytes; 0 = each agent finds out.
+    pub mtu: i32,
+    /// Service ranges.
+    pub service_cidrs: Vec<IpNet>,
+    /// Ranges that hold all Pod addresses, if told.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Open vSwitch datapath.
+    pub datapath: Datapath,
+    /// Bridge name.
+    pub bridge: String,
+    /// Gateway interface name.
+    pub gateway: String,
+    /// URL of the API server for the components, if the usual one does not do.
+    pub api_server: Option<String>,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Gates that the user set.
+    pub gates: BTreeMap<String, bool>,
+    /// Whether metrics are served.
+    pub metrics: bool,
+    /// Labels for monitoring objects.
+    pub monitoring_labels: BTreeMap<String, String>,
+    /// Resources of antrea-ovs.
+    pub ovs_resources: Resources,
+    /// The agent's Pods.
+    pub agent: EffectiveWorkload,
+    /// The controller's Pod.
+    pub controller: EffectiveWorkload,
+}
+
+/// A [`Workload`] with nothing left open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveWorkload {
+    /// Resources of the main container.
+    pub resources: Resources,
+    /// Labels that a Node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints put up with.
+    pub tolerations: Vec<Toleration>,
+    /// PriorityClass.
+    pub priority_class_name: String,
+    /// How much is logged.
+    pub log_level: LogLevel,
+}
+
+/// One thing that is wrong with a spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the field.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A spec that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// Everything that is wrong, never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            write!(f, "{}{}: {}", if i == 0 { "" } else { "; " }, problem.path, problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+/// Port that a tunnel protocol has when nobody says otherwise.
+fn default_port(tunnel: TunnelType) -> Option<u16> {
+    match tunnel {
+        TunnelType::Geneve => Some(6081),
+        TunnelType::Vxlan => Some(4789),
+        TunnelType::Gre => None,
+        TunnelType::Stt => Some(7471),
+    }
+}
+
+/// Fills in defaults and refuses contradictions.
+///
+/// # Errors
+/// Everything that is wrong, by path.
+pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effective, ConfigError> {
+    let mut problems = Problems::default();
+    let images = spec.images.clone().unwrap_or_default();
+    let version = spec.version.clone().unwrap_or_else(|| facts.default_version.clone());
+    let ovs = spec.ovs.clone().unwrap_or_default();
+    let encap = spec.traffic_encap_mode.unwrap_or(TrafficEncapMode::Encap);
+    let datapath = ovs.datapath.unwrap_or(Datapath::Auto);
+    let log_level = spec.log_level.unwrap_or(LogLevel::Info);
+    let (tunnel, tunnel_port) = tunnel(spec, encap, datapath, &mut problems);
+
+    let mut service_cidrs = problems.cidrs("spec.serviceCIDRs", &spec.service_cidrs);
+    if spec.service_cidrs.is_empty() {
+        service_cidrs.clone_from(&facts.service_cidrs);
+    }
+    let pod = spec.pod_cidrs.clone().unwrap_or_default();
+    let pod_cidrs = problems.cidrs("spec.podCIDRs.cluster", &pod.cluster);
+    check_ranges(&service_cidrs, &pod_cidrs, facts, &mut problems);
+
+    let mtu = spec.mtu.unwrap_or(0);
+    if mtu != 0
+        && mtu < 1280
+        && service_cidrs.iter().chain(&pod_cidrs).any(|cidr| matches!(cidr, IpNet::V6(_)))
+    {
+        problems.add("spec.mtu", format!("{mtu} is less than the 1280 bytes that IPv6 needs"));
+    }
+    for (name, on) in &spec.feature_gates {
+        if let Some(message) = gates::refuse(name, *on) {
+            problems.add(&format!("spec.featureGates.{name}"), message);
+        }
+    }
+    let bridge = ovs.bridge.unwrap_or_else(|| "br-int".into());
+    let gateway = ovs.gateway.unwrap_or_else(|| "antrea-gw0".into());
+    if bridge == gateway {
+        problems.add("spec.ovs.gateway", format!("{gateway} is the name of the bridge too"));
+    }
+
+    let effective = Effective {
+        agent_image: image(
+            "antrea-agent",
+            &images,
+            images.agent.as_ref(),
+            facts.related.agent.as_deref(),
+            spec,
+            &version,
+        ),
+        controller_image: image(
+            "antrea-controller",
+            &images,
+            images.controller.as_ref(),
+            facts.related.controller.as_deref(),
+            spec,
+            &version,
+        ),
+        version,
+        pull_policy: images.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
+        pull_secrets: images.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+        encap,
+        tunnel,
+        tunnel_port,
+        mtu,
+        service_cidrs,
+        pod_cidrs,
+        datapath,
+        bridge,
+        gateway,
+        api_server: spec.kube_api_server_override.clone().or_else(|| facts.api_server.clone()),
+        log_format: spec.log_format.unwrap_or(LogFormat::Text),
+        gates: spec.feature_gates.clone(),
+        metrics: spec.monitoring.as_ref().and_then(|monitoring| monitoring.metrics).unwrap_or(true),
+        monitoring_labels: spec
+            .monitoring
+            .as_ref()
+            .map(|monitoring| monitoring.labels.clone())
+            .unwrap_or_default(),
+        ovs_resources: ovs.resources.unwrap_or_else(|| requests("200m", "64Mi")),
+        agent: workload(spec.agent.as_ref(), log_level, agent_defaults()),
+        controller: workload(spec.controller.as_ref(), log_level, controller_defaults()),
+    };
+    problems.into_result(effective)
+}
+
+/// Tunnel protocol and port, and what contradicts them.
+fn tunnel(
+    spec: &AntreaInstallationSpec,
+    encap: TrafficEncapMode,
+    datapath: Datapath,
+    problems: &mut Problems,
+) -> (Option<TunnelType>, Option<u16>) {
+    if encap == TrafficEncapMode::NoEncap {
+        if spec.tunnel_type.is_some() {
+            problems.add(
+                "spec.tunnelType",
+                "there is no tunnel with trafficEncapMode NoEncap; remove it or use Encap or Hybrid",
+            );
+        }
+        if spec.tunnel_port.is_some() {
+            problems.add(
+                "spec.tunnelPort",
+                "there is no tunnel with trafficEncapMode NoEncap; remove it or use Encap or Hybrid",
+            );
+        }
+        return (None, None);
+    }
+    let tunnel = spec.tunnel_type.unwrap_or(TunnelType::Geneve);
+    if tunnel == TunnelType::Gre && spec.tunnel_port.is_some() {
+        problems.add("spec.tunnelPort", "GRE has no port");
+    }
+    if tunnel == TunnelType::Stt && datapath == Datapath::Userspace {
+        problems
+            .add("spec.tunnelType", "STT needs the kernel's datapath, and spec.ovs.datapath is Userspace");
+    }
+    (Some(tunnel), spec.tunnel_port.or(default_port(tunnel)))
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
+}
+
+/// Pod and Service ranges must not meet, and each Node's range lies in the cluster's.
+fn check_ranges(services: &[IpNet], pods: &[IpNet], facts: &Facts, problems: &mut Problems) {
+    for (pod, service) in pods.iter().flat_map(|pod| services.iter().map(move |service| (pod, service))) {
+        if overlap(pod, service) {
+            problems.add("spec.podCIDRs.cluster", format!("{pod} overlaps the Service range {service}"));
+        }
+    }
+    for (i, a) in pods.iter().enumerate() {
+        for b in &pods[i + 1..] {
+            if overlap(a, b) {
+                problems.add("spec.podCIDRs.cluster", format!("{a} and {b} overlap"));
+            }
+        }
+    }
+    let mut clashes = 0;
+    for (node, cidr) in &facts.node_pod_cidrs {
+        if let Some(service) = services.iter().find(|service| overlap(cidr, service)) {
+            clashes += 1;
+            if clashes <= 3 {
+                problems.add(
+                    "spec.serviceCIDRs",
+                    format!("{service} overlaps the Pod range {cidr} of Node {node}"),
+                );
+            }
+        }
+    }
+}
+
+/// The reference of one image.
+fn image(
+    name: &str,
+    images: &Images,
+    special: Option<&ImageOverride>,
+    related: Option<&str>,
+    spec: &AntreaInstallationSpec,
+    version: &str,
+) -> String {
+    // A related image is meant for the default version; what the user says goes first.
+    if let Some(related) = related
+        && spec.version.is_none()
+        && special.is_none_or(|special| *special == ImageOverride::default())
+    {
+        return match &images.registry {
+            None => related.to_owned(),
+            Some(registry) => format!("{registry}/{}", without_registry(related)),
+        };
+    }
+    let special = special.cloned().unwrap_or_default();
+    let repository = special.repository.unwrap_or_else(|| match &images.registry {
+        Some(registry) => format!("{registry}/antrea/{name}"),
+        None => format!("antrea/{name}"),
+    });
+    match (special.digest, special.tag) {
+        (Some(digest), _) => format!("{repository}@{digest}"),
+        (None, Some(tag)) => format!("{repository}:{tag}"),
+        (None, None) => format!("{repository}:{version}"),
+    }
+}
+
+/// Cuts the host off a reference: the first part, if it has a dot, a colon or is "localhost".
+fn without_registry(reference: &str) -> &str {
+    match reference.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => rest,
+        _ => reference,
+    }
+}
+
+fn requests(cpu: &str, memory: &str) -> Resources {
+    let requests = BTreeMap::from([("cpu".to_owned(), json!(cpu)), ("memory".to_owned(), json!(memory))]);
+    Resources { requests, limits: BTreeMap::new() }
+}
+
+fn tolerate(key: Option<&str>, effect: Option<TolerationEffect>, seconds: Option<i64>) -> Toleration {
+    Toleration {
+        key: key.map(str::to_owned),
+        operator: Some(TolerationOperator::Exists),
+        value: None,
+        effect,
+        toleration_seconds: seconds,
+    }
+}
+
+fn agent_defaults() -> EffectiveWorkload {
+    EffectiveWorkload {
+        resources: requests("200m", "32Mi"),
+        node_selector: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
+        // A Node without its agent has no network, whatever else is wrong with it.
+        tolerations: vec![
+            tolerate(Some("CriticalAddonsOnly"), None, None),
+            tolerate(None, Some(TolerationEffect::NoSchedule), None),
+            tolerate(None, Some(TolerationEffect::NoExecute), None),
+        ],
+        priority_class_name: "system-node-critical".into(),
+        log_level: LogLevel::Info,
+    }
+}
+
+fn controller_defaults() -> EffectiveWorkload {
+    let no_schedule = Some(TolerationEffect::NoSchedule);
+    EffectiveWorkload {
+        resources: requests("200m", "64Mi"),
+        node_selector: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
+        tolerations: vec![
+            tolerate(Some("CriticalAddonsOnly"), None, None),
+            tolerate(Some("node-role.kubernetes.io/control-plane"), no_schedule, None),
+            tolerate(Some("node-role.kubernetes.io/master"), no_schedule, None),
+            // It starts before there is a network.
+            tolerate(Some("node.kubernetes.io/not-ready"), no_schedule, None),
+            tolerate(Some("node.kubernetes.io/network-unavailable"), no_schedule, None),
+            // There is one controller: move it at once when its Node is lost.
+            tolerate(Some("node.kubernetes.io/unreachable"), Some(TolerationEffect::NoExecute), Some(0)),
+        ],
+        priority_class_name: "system-cluster-critical".into(),
+        log_level: LogLevel::Info,
+    }
+}
+
+fn workload(given: Option<&Workload>, log_level: LogLevel, defaults: EffectiveWorkload) -> EffectiveWorkload {
+    let given = given.cloned().unwrap_or_default();
+    let mut node_selector = defaults.node_selector;
+    node_selector.extend(given.node_selector);
+    EffectiveWorkload {
+        resources: given.resources.unwrap_or(defaults.resources),
+        node_selector,
+        tolerations: given.tolerations.unwrap_or(defaults.tolerations),
+        priority_class_name: given.priority_class_name.unwrap_or(defaults.priority_class_name),
+        log_level: given.log_level.unwrap_or(log_level),
+    }
+}
+
+impl Effective {
+    /// As a spec, for `status.computed`. A Pod MTU that each agent finds out by itself stays absent.
+    pub fn to_spec(&self) -> AntreaInstallationSpec {
+        let exact = |reference: &str| {
+            let (name, digest) = match reference.split_once('@') {
+                Some((name, digest)) => (name, Some(digest.to_owned())),
+                None => (reference, None),
+            };
+            let (repository, tag) = match name.rsplit_once(':') {
+                Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag.to_owned())),
+                _ => (name, None),
+            };
+            let tag = tag.filter(|_| digest.is_none());
+            Some(ImageOverride { repository: Some(repository.to_owned()), tag, digest })
+        };
+        let workload = |workload: &EffectiveWorkload| {
+            Some(Workload {
+                resources: Some(workload.resources.clone()),
+                node_selector: workload.node_selector.clone(),
+                tolerations: Some(workload.tolerations.clone()),
+                priority_class_name: Some(workload.priority_class_name.clone()),
+                log_level: Some(workload.log_level),
+            })
+        };
+        AntreaInstallationSpec {
+            version: Some(self.version.clone()),
+            management_state: Some(ManagementState::Managed),
+            images: Some(Images {
+                registry: None,
+                pull_policy: Some(self.pull_policy),
+                pull_secrets: self
+                    .pull_secrets
+                    .iter()
+                    .map(|name| PullSecret { name: name.clone() })
+                    .collect(),
+                agent: exact(&self.agent_image),
+                controller: exact(&self.controller_image),
+            }),
+            traffic_encap_mode: Some(self.encap),
+            tunnel_type: self.tunnel,
+            tunnel_port: self.tunnel_port,
+            mtu: (self.mtu != 0).then_some(self.mtu),
+            service_cidrs: self.service_cidrs.iter().map(IpNet::to_string).collect(),
+            pod_cidrs: Some(PodCidrs {
+                source: Some(PodCidrSource::NodeSpec),
+                cluster: self.pod_cidrs.iter().map(IpNet::to_string).collect(),
+            }),
+            ovs: Some(Ovs {
+                datapath: Some(self.datapath),
+                bridge: Some(self.bridge.clone()),
+                gateway: Some(self.gateway.clone()),
+                resources: Some(self.ovs_resources.clone()),
+            }),
+            kube_api_server_override: self.api_server.clone(),
+            log_level: None,
+            log_format: Some(self.log_format),
+            feature_gates: self.gates.clone(),
+            agent: workload(&self.agent),
+            controller: workload(&self.controller),
+            monitoring: Some(Monitoring {
+                metrics: Some(self.metrics),
+                labels: self.monitoring_labels.clone(),
+            }),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, path: &str, message: impl Into<String>) {
+        self.0.push(Problem { path: path.to_owned(), message: message.into() });
+    }
+
+    fn cidrs(&mut self, path: &str, given: &[String]) -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        for text in given {
+            match text.parse::<IpNet>() {
+                Ok(net) => nets.push(net.trunc()),
+                Err(_) => self.add(path, format!("{text:?} is no CIDR")),
+            }
+        }
+        nets
+    }
+
+    fn into_result<T>(self, value: T) -> Result<T, ConfigError> {
+        if self.0.is_empty() { Ok(value) } else { Err(ConfigError { problems: self.0 }) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! ConfigMap `antrea-config`: upstream's file names and YAML keys.
+
+use std::collections::BTreeMap;
+
+use antrea_crds::installation::{Datapath, LogFormat, LogLevel, TrafficEncapMode, TunnelType};
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use super::{AGENT_PORT, CONTROLLER_PORT, Files, managed};
+use crate::{
+    effective::Effective,
+    object::{self, Object},
+};
+
+/// Name of the ConfigMap, and of the volume that mounts it.
+pub(super) const CONFIG: &str = "antrea-config";
+
+const AGENT_CONF: &str = "antrea-agent.conf";
+const CONTROLLER_CONF: &str = "antrea-controller.conf";
+const CNI_CONF: &str = "antrea-cni.conflist";
+
+/// The configuration files of a configuration.
+pub(super) struct Configuration(Files);
+
+impl Configuration {
+    pub(super) fn object(&self) -> Object {
+        managed(&object::CONFIG_MAP, CONFIG, json!({"data": self.0}))
+    }
+
+    /// Hash of what an agent's Pod reads at start.
+    pub(super) fn agent_checksum(&self) -> String {
+        object::hash(&json!([self.0.get(AGENT_CONF), self.0.get(CNI_CONF)]))
+    }
+
+    /// Hash of what the controller reads at start.
+    pub(super) fn controller_checksum(&self) -> String {
+        object::hash(&json!([self.0.get(CONTROLLER_CONF)]))
+    }
+}
+
+pub(super) fn files(config: &Effective) -> Configuration {
+    Configuration(BTreeMap::from([
+        (AGENT_CONF.to_owned(), yaml(agent(config))),
+        (CONTROLLER_CONF.to_owned(), yaml(controller(config))),
+        (CNI_CONF.to_owned(), conflist()),
+    ]))
+}
+
+/// Keys of upstream's antrea-agent.conf. What is absent has upstream's default.
+fn agent(config: &Effective) -> Value {
+    let mut conf = json!({
+        "ovsBridge": config.bridge,
+        "hostGateway": config.gateway,
+        "trafficEncapMode": match config.encap {
+            TrafficEncapMode::Encap => "encap",
+            TrafficEncapMode::NoEncap => "noEncap",
+            TrafficEncapMode::Hybrid => "hybrid",
+        },
+        "defaultMTU": config.mtu,
+        "apiPort": AGENT_PORT,
+        "enablePrometheusMetrics": config.metrics,
+        "logLevel": log_level(config.agent.log_level),
+        "logFormat": log_format(config.log_format),
+    });
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            conf[key] = value;
+        }
+    };
+    set("tunnelType", config.tunnel.map(|tunnel| tunnel_type(tunnel).into()));
+    set("tunnelPort", config.tunnel_port.map(Value::from));
+    // Absent, the agent takes the kernel's datapath where it is and the userspace one where it is not.
+    set(
+        "ovsDatapathType",
+        match config.datapath {
+            Datapath::Auto => None,
+            Datapath::System => Some("system".into()),
+            Datapath::Userspace => Some("netdev".into()),
+        },
+    );
+    let service = |v6: bool| config.service_cidrs.iter().find(|cidr| matches!(cidr, IpNet::V6(_)) == v6);
+    set("serviceCIDR", service(false).map(|cidr| cidr.to_string().into()));
+    set("serviceCIDRv6", service(true).map(|cidr| cidr.to_string().into()));
+    let pods: Vec<String> = config.pod_cidrs.iter().map(IpNet::to_string).collect();
+    set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
+    set("featureGates", gates(config));
+    set("kubeAPIServerOverride", config.api_server.clone().map(Value::from));
+    conf
+}
+
+/// Keys of upstream's antrea-controller.conf.
+fn controller(config: &Effective) -> Value {
+    let mut conf = json!({
+        "apiPort": CONTROLLER_PORT,
+        "enablePrometheusMetrics": config.metrics,
+        "selfSignedCert": true,
+        "logLevel": log_level(config.controller.log_level),
+        "logFormat": log_format(config.log_format),
+    });
+    if let Some(gates) = gates(config) {
+        conf["featureGates"] = gates;
+    }
+    if let Some(server) = &config.api_server {
+        conf["kubeAPIServerOverride"] = server.as_str().into();
+    }
+    conf
+}
+
+fn gates(config: &Effective) -> Option<Value> {
+    let gates: Map<String, Value> =
+        config.gates.iter().map(|(name, on)| (name.clone(), (*on).into())).collect();
+    (!gates.is_empty()).then_some(Value::Object(gates))
+}
+
+fn tunnel_type(tunnel: TunnelType) -> &'static str {
+    match tunnel {
+        TunnelType::Geneve => "geneve",
+        TunnelType::Vxlan => "vxlan",
+        TunnelType::Gre => "gre",
+        TunnelType::Stt => "stt",
+    }
+}
+
+fn log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+/// The CNI configuration. A runtime that knows `cniVersions` (CNI 1.1, libcni 1.3) takes the highest that
+/// it speaks, others take `cniVersion`.
+fn conflist() -> String {
+    let conf = json!({
+        "cniVersion": "0.4.0",
+        "cniVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        "name": "antrea",
+        "plugins": [
+            {"type": "antrea", "ipam": {"type": "host-local"}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "bandwidth", "capabilities": {"bandwidth": true}},
+        ],
+    });
+    let mut text = serde_json::to_string_pretty(&conf).expect("a conflist must be JSON");
+    text.push('\n');
+    text
+}
+
+fn yaml(conf: Value) -> String {
+    serde_saphyr::to_string(&conf).expect("configuration must be YAML")
+}

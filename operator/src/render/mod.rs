@@ -1,0 +1,173 @@
+//! Desired objects from the configuration in effect: plain functions, compared with golden files.
+
+use std::collections::BTreeMap;
+
+use antrea_crds::installation::{AntreaInstallationSpec, PullPolicy, Resources, Toleration};
+use serde_json::{Value, json};
+
+use crate::{
+    OWNER_LABEL,
+    effective::{ConfigError, Effective, EffectiveWorkload, Facts, effective},
+    object::{self, Object},
+};
+
+mod agent;
+mod api;
+mod config;
+mod controller;
+mod rbac;
+
+pub use api::AGGREGATED_APIS;
+
+/// Name of the DaemonSet, of its ServiceAccount and of its roles.
+pub const AGENT: &str = "antrea-agent";
+
+/// Name of the Deployment, of its ServiceAccount and of its roles.
+pub const CONTROLLER: &str = "antrea-controller";
+
+/// TCP port of the controller's API.
+pub const CONTROLLER_PORT: u16 = 10349;
+
+/// TCP port of each agent's API.
+pub const AGENT_PORT: u16 = 10350;
+
+/// All objects of an installation, in the order in which they are applied.
+///
+/// # Errors
+/// The spec contradicts itself or the cluster; see [`effective`].
+pub fn render(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Vec<Object>, ConfigError> {
+    Ok(objects(&effective(spec, facts)?))
+}
+
+/// All objects of a configuration, in the order in which they are applied.
+pub fn objects(config: &Effective) -> Vec<Object> {
+    let configuration = config::files(config);
+    let mut objects = crds();
+    objects.extend(rbac::objects(config));
+    objects.push(configuration.object());
+    objects.extend(api::objects());
+    objects.push(controller::deployment(config, &configuration));
+    objects.push(agent::daemon_set(config, &configuration));
+    objects.sort_by_key(|object| object.kind.stage);
+    objects.into_iter().map(Object::stamped).collect()
+}
+
+/// References of every image that the operator may run, sorted.
+pub fn images(config: &Effective) -> Vec<String> {
+    let mut images = vec![config.agent_image.clone(), config.controller_image.clone()];
+    images.sort();
+    images.dedup();
+    images
+}
+
+/// An object of this installation.
+fn managed(kind: &'static object::Kind, name: &str, content: Value) -> Object {
+    Object::new(kind, name, antrea_crds::INSTALLATION_NAME, content)
+}
+
+fn crds() -> Vec<Object> {
+    antrea_crds::operand()
+        .into_iter()
+        .map(|crd| {
+            let name = crd.metadata.name.clone().unwrap_or_default();
+            let spec = serde_json::to_value(&crd.spec).expect("a CRD's spec must be JSON");
+            managed(&object::CRD, &name, json!({"spec": spec})).label("served-by", CONTROLLER)
+        })
+        .collect()
+}
+
+/// A Pod template with the parts that both workloads share. `spec` holds the rest of the Pod's spec.
+fn pod_template(
+    component: &str,
+    config: &Effective,
+    workload: &EffectiveWorkload,
+    checksum: &str,
+    spec: Value,
+) -> Value {
+    let mut pod = json!({
+        "serviceAccountName": component,
+        // The network of Pods is what these Pods make.
+        "hostNetwork": true,
+        "priorityClassName": workload.priority_class_name,
+        "nodeSelector": workload.node_selector,
+        "tolerations": tolerations(&workload.tolerations),
+    });
+    if !config.pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = config.pull_secrets.iter().map(|name| json!({"name": name})).collect();
+    }
+    if let (Some(pod), Value::Object(spec)) = (pod.as_object_mut(), spec) {
+        pod.extend(spec);
+    }
+    let mut template = json!({
+        "metadata": {
+            "labels": pod_labels(component),
+            "annotations": {crate::CONFIG_ANNOTATION: checksum},
+        },
+        "spec": pod,
+    });
+    let revision = object::hash(&template);
+    template["metadata"]["annotations"][crate::REVISION_ANNOTATION] = revision.into();
+    template
+}
+
+/// Labels by which tools find the Pods of a component.
+fn pod_labels(component: &str) -> Value {
+    json!({"app": "antrea", "component": component, OWNER_LABEL: antrea_crds::INSTALLATION_NAME})
+}
+
+/// What Services and workloads select Pods by. A workload's selector cannot be changed, so this must
+/// stay as it is.
+fn selector(component: &str) -> Value {
+    json!({"app": "antrea", "component": component})
+}
+
+fn tolerations(tolerations: &[Toleration]) -> Value {
+    serde_json::to_value(tolerations).expect("tolerations must be JSON")
+}
+
+fn resources(resources: &Resources) -> Value {
+    let mut value = json!({});
+    for (name, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        if !quantities.is_empty() {
+            // A quantity may be given as a number; the API stores strings.
+            value[name] = quantities
+                .iter()
+                .map(|(resource, quantity)| {
+                    let text = quantity.as_str().map_or_else(|| quantity.to_string(), str::to_owned);
+                    (resource.clone(), Value::from(text))
+                })
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+        }
+    }
+    value
+}
+
+fn pull_policy(policy: PullPolicy) -> &'static str {
+    match policy {
+        PullPolicy::Always => "Always",
+        PullPolicy::IfNotPresent => "IfNotPresent",
+        PullPolicy::Never => "Never",
+    }
+}
+
+/// Environment that tells a component where it runs.
+fn downward_env() -> Value {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    json!([
+        field("NODE_NAME", "spec.nodeName"),
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+    ])
+}
+
+/// The revision of a rendered workload's Pod template.
+pub fn revision(workload: &Object) -> Option<&str> {
+    let pointer =
+        format!("/spec/template/metadata/annotations/{}", crate::REVISION_ANNOTATION.replace('/', "~1"));
+    workload.body.pointer(&pointer).and_then(Value::as_str)
+}
+
+/// The files of `antrea-config`, by name.
+type Files = BTreeMap<String, String>;

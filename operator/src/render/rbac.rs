@@ -1,0 +1,137 @@
+//! ServiceAccounts, roles and bindings: what each component may do, by name where a name will do.
+
+use serde_json::{Value, json};
+
+use super::{AGENT, AGGREGATED_APIS, CONTROLLER, managed};
+use crate::{
+    NAMESPACE,
+    effective::Effective,
+    object::{self, Object},
+};
+
+const READ: &[&str] = &["get", "list", "watch"];
+
+pub(super) fn objects(_: &Effective) -> Vec<Object> {
+    let mut objects = Vec::new();
+    for (component, cluster, local) in [
+        (AGENT, agent_cluster_rules(), agent_rules()),
+        (CONTROLLER, controller_cluster_rules(), controller_rules()),
+    ] {
+        objects.push(managed(&object::SERVICE_ACCOUNT, component, json!({})));
+        objects.push(managed(&object::CLUSTER_ROLE, component, json!({"rules": cluster})));
+        objects.push(managed(
+            &object::CLUSTER_ROLE_BINDING,
+            component,
+            binding("ClusterRole", component, component),
+        ));
+        objects.push(managed(&object::ROLE, component, json!({"rules": local})));
+        objects.push(managed(&object::ROLE_BINDING, component, binding("Role", component, component)));
+        // Both serve an API that authenticates callers as the API server does.
+        objects.push(managed(
+            &object::ROLE_BINDING,
+            &format!("{component}-authentication-reader"),
+            binding("Role", "extension-apiserver-authentication-reader", component),
+        ));
+    }
+    objects
+}
+
+fn binding(kind: &str, role: &str, account: &str) -> Value {
+    json!({
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+    })
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
+}
+
+fn named(group: &str, resources: &[&str], names: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": [group], "resources": resources, "resourceNames": names, "verbs": verbs})
+}
+
+/// Delegated authentication and authorization of API callers.
+fn delegation() -> [Value; 2] {
+    [
+        rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
+        rule("authorization.k8s.io", &["subjectaccessreviews"], &["create"]),
+    ]
+}
+
+fn agent_cluster_rules() -> Vec<Value> {
+    let mut rules = vec![
+        rule("", &["nodes"], READ),
+        // Annotations node.antrea.io/*: what peers have to know about this Node.
+        rule("", &["nodes"], &["patch"]),
+        rule("", &["pods", "namespaces", "services"], READ),
+        rule("discovery.k8s.io", &["endpointslices"], READ),
+        rule("crd.antrea.io", &["antreaagentinfos"], &["get", "list", "watch", "update", "patch"]),
+        rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], READ),
+        rule("controlplane.antrea.io", &["networkpolicies/status", "nodestatssummaries"], &["create"]),
+    ];
+    rules.extend(delegation());
+    rules
+}
+
+fn agent_rules() -> Vec<Value> {
+    vec![named("", &["configmaps"], &["antrea-ca"], READ)]
+}
+
+fn controller_cluster_rules() -> Vec<Value> {
+    let apis: Vec<String> =
+        AGGREGATED_APIS.iter().map(|(group, version)| format!("{version}.{group}")).collect();
+    let apis: Vec<&str> = apis.iter().map(String::as_str).collect();
+    let mut rules = vec![
+        rule("", &["nodes", "pods", "namespaces", "services"], READ),
+        rule("discovery.k8s.io", &["endpointslices"], READ),
+        rule("networking.k8s.io", &["networkpolicies"], READ),
+        rule(
+            "crd.antrea.io",
+            &["antreaagentinfos", "antreacontrollerinfos"],
+            &["get", "list", "watch", "create", "update", "patch", "delete"],
+        ),
+        rule(
+            "crd.antrea.io",
+            &["clusternetworkpolicies", "networkpolicies", "tiers", "clustergroups", "groups"],
+            READ,
+        ),
+        rule("crd.antrea.io", &["tiers"], &["create", "update"]),
+        rule(
+            "crd.antrea.io",
+            &[
+                "clusternetworkpolicies/status",
+                "networkpolicies/status",
+                "clustergroups/status",
+                "groups/status",
+            ],
+            &["update", "patch"],
+        ),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // Publishes the CA of its serving certificate.
+        named(
+            "apiregistration.k8s.io",
+            &["apiservices"],
+            &apis,
+            &["get", "list", "watch", "update", "patch"],
+        ),
+        named(
+            "admissionregistration.k8s.io",
+            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+            &["crdmutator.antrea.io", "crdvalidator.antrea.io", "labelsmutator.antrea.io"],
+            &["get", "list", "watch", "update", "patch"],
+        ),
+    ];
+    rules.extend(delegation());
+    rules
+}
+
+fn controller_rules() -> Vec<Value> {
+    let verbs = &["get", "list", "watch", "update", "patch"];
+    vec![
+        // A create request cannot be limited to a name.
+        rule("", &["configmaps", "secrets"], &["create"]),
+        named("", &["configmaps"], &["antrea-ca"], verbs),
+        named("", &["secrets"], &["antrea-controller-tls"], verbs),
+    ]
+}
