@@ -359,24 +359,28 @@ mod tests {
                 {"name":"proxy","restartPolicy":"Always","ports":[{"name":"dns","containerPort":53,"protocol":"UDP"}]}]},
             "status":{"phase":"Running","podIP":"10.0.0.5","podIPs":[{"ip":"10.0.0.5"},{"ip":"fd00::5"}]}}"#;
         let pod: Pod = serde_json::from_str(json).unwrap();
-        assert_eq!(pod, Pod {
-            namespace: "shop".into(),
-            name: "web-0".into(),
-            labels: [("a", "2"), ("b", "1")].into_iter().collect(),
-            node: Some("n1".into()),
-            ips: PodIps {
-                v4: Some(Ipv4Addr::new(10, 0, 0, 5)),
-                v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5))
-            },
-            ports: vec![
-                NamedPort { name: "http".into(), port: 8080, protocol: Protocol::Tcp },
-                NamedPort { name: "dns".into(), port: 53, protocol: Protocol::Udp },
-            ],
-            host_network: false,
-            terminated: false,
-        });
+        assert_eq!(
+            pod,
+            Pod {
+                namespace: "shop".into(),
+                name: "web-0".into(),
+                labels: [("a", "2"), ("b", "1")].into_iter().collect(),
+                node: Some("n1".into()),
+                ips: PodIps {
+                    v4: Some(Ipv4Addr::new(10, 0, 0, 5)),
+                    v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5))
+                },
+                ports: vec![
+                    NamedPort { name: "http".into(), port: 8080, protocol: Protocol::Tcp },
+                    NamedPort { name: "dns".into(), port: 53, protocol: Protocol::Udp },
+                ],
+                host_network: false,
+                terminated: false,
+            }
+        );
         let pending: Pod =
-            serde_json::from_str(r#"{"metadata":{"name":"p","labels":null},"spec":{"nodeName":""}}"#).unwrap();
+            serde_json::from_str(r#"{"metadata":{"name":"p","labels":null},"spec":{"nodeName":""}}"#)
+                .unwrap();
         assert_eq!(pending, Pod { name: "p".into(), ..Pod::default() });
         let done: Pod = serde_json::from_str(
             r#"{"metadata":{"name":"p"},"spec":{"hostNetwork":true},"status":{"phase":"Failed"}}"#,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::error::{Place, Problem, Step};
+use crate::error::{Issues, Place, PolicyError, Problem, Step};
 
 /// A label set: keys in ascending order, each once.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -157,6 +157,23 @@ impl Selector {
         self.0.iter().all(|r| r.matches(labels.get(&r.key)))
     }
 
+    /// Checks a selector that stands in the object at the path.
+    ///
+    /// # Errors
+    /// All mistakes in it.
+    pub fn check(selector: &LabelSelector, object: &str, path: &str) -> Result<Self, Vec<PolicyError>> {
+        let mut issues = Issues::new(object);
+        let parsed = Self::parse(selector, &mut issues.top());
+        let mut errors = issues.into_errors();
+        if errors.is_empty() {
+            return Ok(parsed);
+        }
+        for error in &mut errors {
+            error.path = format!("{path}.{}", error.path).into();
+        }
+        Err(errors)
+    }
+
     /// Checks a selector. Requirements that are malformed are reported and left out, so what comes back can
     /// only select more than was meant: a caller must not use it where that would permit something.
     pub(crate) fn parse(selector: &LabelSelector, place: &mut Place<'_>) -> Self {
@@ -213,8 +230,8 @@ fn check_key(key: &str) -> Result<(), Problem> {
         None => (None, key),
     };
     let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let good_prefix = prefix
-        .is_none_or(|p| p.len() <= 253 && p.split('.').all(|part| is_name(part, lower, |b| b == b'-')));
+    let good_prefix =
+        prefix.is_none_or(|p| p.len() <= 253 && p.split('.').all(|part| is_name(part, lower, |b| b == b'-')));
     if good_prefix && name.len() <= 63 && is_label_name(name) {
         Ok(())
     } else {
@@ -287,7 +304,6 @@ impl fmt::Display for Requirement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Issues;
 
     fn expression(key: &str, operator: &str, values: &[&str]) -> LabelSelectorRequirement {
         LabelSelectorRequirement {
@@ -337,7 +353,8 @@ mod tests {
         ];
         for (requirement, expected) in cases {
             let text = format!("{requirement:?}");
-            let (parsed, _) = parse(&LabelSelector { match_expressions: vec![requirement], ..Default::default() });
+            let (parsed, _) =
+                parse(&LabelSelector { match_expressions: vec![requirement], ..Default::default() });
             assert_eq!(parsed.matches(&labels), expected, "{text}");
         }
     }

@@ -1,9 +1,40 @@
-//! The NetworkPolicy engine.
+//! The NetworkPolicy engine: from Pods, Namespaces and policies to what each node has to enforce.
+//!
+//! It is a plain data structure: no I/O, no threads, no clock. The controller feeds it from watches and sends out
+//! what it drains; the agent uses [`cidr`] and [`ports`].
+//!
+//! ```text
+//!  k8s::NetworkPolicy ─ translate ─► PolicyDraft ─┐
+//!  (other kinds later)                            │ selectors become groups, shared by normalised text
+//!                                                 ▼
+//!  k8s::Pod ──► class ─────────────────────────► Index ─ drain ─► Change: AddressGroup, AppliedToGroup, Policy
+//!  k8s::Namespace   (namespace, label set)                        with patches of members and of spans
+//! ```
+//!
+//! Invariants
+//! - The state depends on the objects that are there, not on the events that led to it: applying, deleting and
+//!   resetting in any order ends in the same policies, groups and spans. `tests/convergence.rs` checks it against
+//!   a recomputation from scratch, and that the drained changes lead a replica to the same state.
+//! - The cost of an event is that of what it changes. Selectors are matched against classes (Pods of a namespace
+//!   with equal labels), found through inverted indexes; Pods, members and spans are only listed when handed out.
+//! - A mistake in a policy never opens anything: see [`translate`].
+//! - Nothing outlives its users: label texts, classes, groups and nodes go with the last thing that needs them.
+//!
+//! Semantics, where Kubernetes leaves a choice
+//! - Pods on the host network and Pods that have ended are never selected. A Pod without an address is in
+//!   AppliedToGroups (its flows can be made before it has one) but not in AddressGroups.
+//! - A namespace selector, even an empty one, does not match a namespace that has not been seen yet.
+//! - `policyTypes` decides alone which sections count: egress rules of a policy that only lists Ingress are
+//!   ignored.
+
 pub mod cidr;
 pub mod draft;
 pub mod error;
+mod index;
 pub mod k8s;
 pub mod labels;
 pub mod model;
 pub mod ports;
 pub mod translate;
+
+pub use index::{AddressGroup, AppliedToGroup, Effective, Index, NodeView, Peering, Sizes};

@@ -1,0 +1,323 @@
+//! The objects that are there, in the words of the test.
+
+use std::collections::BTreeMap;
+
+use antrea_policy::{
+    Index,
+    draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
+    k8s,
+    labels::{LabelSelector, LabelSelectorRequirement, Selector},
+    model::{Action, Direction, PolicyKind, PolicyReference, Port, Protocol, Service},
+};
+
+use super::events::Event;
+
+pub(crate) type Labels = BTreeMap<&'static str, &'static str>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub labels: Labels,
+    pub node: Option<&'static str>,
+    pub v4: Option<u8>,
+    pub v6: Option<u8>,
+    pub port: Option<u16>,
+    pub host_network: bool,
+    pub terminated: bool,
+}
+
+/// A requirement: key, operator, values.
+pub(crate) type Requirement = (&'static str, &'static str, Vec<&'static str>);
+
+/// A label selector; an operator `Near` makes it invalid.
+pub(crate) type Expression = Vec<Requirement>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Space {
+    Own,
+    Selected(Expression),
+    All,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    Pods(Space, Option<Expression>),
+    /// Block and exceptions.
+    Block(&'static str, Vec<&'static str>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub ingress: bool,
+    pub peers: Vec<Peer>,
+    /// A port name, or nothing for all traffic.
+    pub port: Option<&'static str>,
+    /// Only for native policies.
+    pub applied_to: Vec<(Space, Option<Expression>)>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    pub incarnation: u8,
+    pub generation: i64,
+    /// Only for Kubernetes policies: `policyTypes`.
+    pub(crate) types: Vec<&'static str>,
+    /// One with an own space for Kubernetes policies.
+    pub applied_to: Vec<(Space, Option<Expression>)>,
+    pub rules: Vec<Rule>,
+}
+
+/// Namespace and name.
+pub(crate) type Key = (&'static str, &'static str);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    pub pods: BTreeMap<Key, Pod>,
+    pub namespaces: BTreeMap<&'static str, Labels>,
+    pub policies: BTreeMap<Key, Policy>,
+    /// Policies of another kind, in a namespace.
+    pub natives: BTreeMap<Key, Policy>,
+}
+
+pub(crate) fn uid(key: Key, policy: &Policy, native: bool) -> String {
+    format!("{}/{}/{}/{native}", key.0, key.1, policy.incarnation)
+}
+
+pub(crate) fn pod(key: Key, pod: &Pod) -> k8s::Pod {
+    let port = pod.port.map(|port| antrea_policy::model::NamedPort {
+        name: "web".into(),
+        port,
+        protocol: Protocol::Tcp,
+    });
+    k8s::Pod {
+        namespace: key.0.into(),
+        name: key.1.into(),
+        labels: pod.labels.iter().map(|(k, v)| (*k, *v)).collect(),
+        node: pod.node.map(Into::into),
+        ips: k8s::PodIps {
+            v4: pod.v4.map(|n| [10, 0, 0, n].into()),
+            v6: pod.v6.map(|n| [0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)].into()),
+        },
+        ports: port.into_iter().collect(),
+        host_network: pod.host_network,
+        terminated: pod.terminated,
+    }
+}
+
+fn namespace(name: &str, labels: &Labels) -> k8s::Namespace {
+    k8s::Namespace { name: name.into(), labels: labels.iter().map(|(k, v)| (*k, *v)).collect() }
+}
+
+fn label_selector(expression: &Expression) -> LabelSelector {
+    // Equality goes into matchLabels where the key is not there yet.
+    let mut match_labels = BTreeMap::new();
+    let mut match_expressions = Vec::new();
+    for (key, operator, values) in expression {
+        if *operator == "=" {
+            match_labels.insert(*key, values[0]);
+        } else {
+            match_expressions.push(LabelSelectorRequirement {
+                key: (*key).into(),
+                operator: (*operator).into(),
+                values: values.iter().map(|v| (*v).into()).collect(),
+            });
+        }
+    }
+    LabelSelector { match_labels: match_labels.into_iter().collect(), match_expressions }
+}
+
+pub(crate) fn network_policy(key: Key, policy: &Policy) -> k8s::NetworkPolicy {
+    let mut spec = k8s::NetworkPolicySpec {
+        pod_selector: label_selector(policy.applied_to[0].1.as_ref().unwrap()),
+        policy_types: policy.types.iter().map(|t| (*t).into()).collect(),
+        ..Default::default()
+    };
+    for rule in &policy.rules {
+        let peers = rule
+            .peers
+            .iter()
+            .map(|peer| match peer {
+                Peer::Pods(space, pods) => k8s::NetworkPolicyPeer {
+                    pod_selector: pods.as_ref().map(label_selector),
+                    namespace_selector: match space {
+                        Space::Own => None,
+                        Space::Selected(expression) => Some(label_selector(expression)),
+                        Space::All => Some(LabelSelector::default()),
+                    },
+                    ip_block: None,
+                },
+                Peer::Block(cidr, except) => k8s::NetworkPolicyPeer {
+                    ip_block: Some(k8s::IpBlock {
+                        cidr: (*cidr).into(),
+                        except: except.iter().map(|e| (*e).into()).collect(),
+                    }),
+                    ..Default::default()
+                },
+            })
+            .collect();
+        let ports = rule
+            .port
+            .map(|name| k8s::NetworkPolicyPort {
+                protocol: None,
+                port: Some(k8s::IntOrString::String(name.into())),
+                end_port: None,
+            })
+            .into_iter()
+            .collect();
+        if rule.ingress {
+            spec.ingress.push(k8s::NetworkPolicyIngressRule { ports, from: peers });
+        } else {
+            spec.egress.push(k8s::NetworkPolicyEgressRule { ports, to: peers });
+        }
+    }
+    k8s::NetworkPolicy {
+        namespace: key.0.into(),
+        name: key.1.into(),
+        uid: uid(key, policy, false).into(),
+        generation: policy.generation,
+        spec,
+    }
+}
+
+fn group(key: Key, selector: &(Space, Option<Expression>)) -> GroupSelector {
+    let check = |e: &Expression| Selector::check(&label_selector(e), "test", "x").unwrap();
+    GroupSelector {
+        scope: match &selector.0 {
+            Space::Own => Scope::Namespace(key.0.into()),
+            Space::Selected(expression) => Scope::NamespaceSelector(check(expression)),
+            Space::All => Scope::All,
+        },
+        pods: selector.1.as_ref().map(check),
+    }
+}
+
+pub(crate) fn native(key: Key, policy: &Policy) -> PolicyDraft {
+    let rules = policy.rules.iter().zip(0..).map(|(rule, priority)| {
+        let mut peer = PeerDraft::default();
+        for p in &rule.peers {
+            match p {
+                Peer::Pods(space, pods) => peer.groups.push(group(key, &(space.clone(), pods.clone()))),
+                Peer::Block(cidr, _) => peer
+                    .ip_blocks
+                    .push(antrea_policy::model::IpBlock { cidr: cidr.parse().unwrap(), except: [].into() }),
+            }
+        }
+        RuleDraft {
+            direction: if rule.ingress { Direction::In } else { Direction::Out },
+            peer,
+            services: rule
+                .port
+                .map(|name| Service {
+                    port: Some(Port::Name(name.into())),
+                    ..Service::protocol(Protocol::Tcp)
+                })
+                .into_iter()
+                .collect(),
+            priority,
+            action: Action::Drop,
+            enable_logging: false,
+            applied_to: rule.applied_to.iter().map(|s| group(key, s)).collect(),
+            name: None,
+            log_label: None,
+        }
+    });
+    PolicyDraft {
+        source: PolicyReference {
+            kind: PolicyKind::AntreaNetworkPolicy,
+            namespace: Some(key.0.into()),
+            name: key.1.into(),
+            uid: uid(key, policy, true).into(),
+        },
+        generation: policy.generation,
+        priority: Some(5.0),
+        tier_priority: Some(250),
+        applied_to: policy.applied_to.iter().map(|s| group(key, s)).collect(),
+        rules: rules.collect(),
+    }
+}
+
+impl World {
+    /// Applies an event here and to the index.
+    pub(crate) fn play(&mut self, event: &Event, index: &mut Index) {
+        match event {
+            Event::Pod(key, Some(value)) => {
+                index.apply_pod(&pod(*key, value));
+                self.pods.insert(*key, value.clone());
+            }
+            Event::Pod(key, None) => {
+                index.delete_pod(key.0, key.1);
+                self.pods.remove(key);
+            }
+            Event::Namespace(name, Some(labels)) => {
+                index.apply_namespace(&namespace(name, labels));
+                self.namespaces.insert(name, labels.clone());
+            }
+            Event::Namespace(name, None) => {
+                index.delete_namespace(name);
+                self.namespaces.remove(name);
+            }
+            Event::Policy(key, Some(policy)) => {
+                let _ = index.apply_network_policy(&network_policy(*key, policy));
+                self.policies.insert(*key, policy.clone());
+            }
+            Event::Policy(key, None) => {
+                index.delete_network_policy(key.0, key.1);
+                self.policies.remove(key);
+            }
+            Event::Native(key, Some(policy)) => {
+                assert_eq!(index.apply_policy(native(*key, policy)), None);
+                self.natives.insert(*key, policy.clone());
+            }
+            Event::Native(key, None) => {
+                index.delete_policy(PolicyKind::AntreaNetworkPolicy, Some(key.0), key.1);
+                self.natives.remove(key);
+            }
+            // A watch that starts over: some objects have gone meanwhile, others have changed.
+            Event::ResetPods(gone, changed) => {
+                let mut i = 0;
+                self.pods.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                self.pods.extend(changed.iter().map(|(key, pod)| (*key, pod.clone())));
+                let list: Vec<_> = self.pods.iter().map(|(key, value)| pod(*key, value)).collect();
+                index.reset_pods(&list);
+            }
+            Event::ResetNamespaces(gone, changed) => {
+                let mut i = 0;
+                self.namespaces.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                self.namespaces.extend(changed.iter().map(|(name, labels)| (*name, labels.clone())));
+                let list: Vec<_> = self.namespaces.iter().map(|(name, l)| namespace(name, l)).collect();
+                index.reset_namespaces(&list);
+            }
+            Event::ResetPolicies(gone, changed) => {
+                let mut i = 0;
+                self.policies.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                self.policies.extend(changed.iter().map(|(key, policy)| (*key, policy.clone())));
+                let list: Vec<_> = self.policies.iter().map(|(key, p)| network_policy(*key, p)).collect();
+                let _ = index.reset_network_policies(&list);
+            }
+            Event::Drain | Event::Peek => {}
+        }
+    }
+
+    pub(crate) fn delete_all(&mut self, index: &mut Index) {
+        for key in std::mem::take(&mut self.pods).into_keys() {
+            index.delete_pod(key.0, key.1);
+        }
+        for name in std::mem::take(&mut self.namespaces).into_keys() {
+            index.delete_namespace(name);
+        }
+        for key in std::mem::take(&mut self.policies).into_keys() {
+            index.delete_network_policy(key.0, key.1);
+        }
+        for key in std::mem::take(&mut self.natives).into_keys() {
+            index.delete_policy(PolicyKind::AntreaNetworkPolicy, Some(key.0), key.1);
+        }
+    }
+}
