@@ -8,10 +8,15 @@
 //!
 //! - [`Netns`] – a namespace: identity, threads inside it, a netlink socket bound to it.
 //! - [`Netlink`] – links, addresses, routes, neighbours, FDB, rules, and a [`monitor`](nl::monitor) of changes.
+//! - [`iptables`] and [`ipset`] – typed rules and sets, compared with what the save tools print and applied in
+//!   bulk by the restore tools, through the backend (nft or legacy) that the node uses.
+//! - [`sysctl`] – kernel parameters, read before they are written.
+//! - [`garp`] – gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! Invariants:
 //! - `setns` happens only on threads made for it; a runtime thread never leaves its namespace.
-//! - Removal is limited to what carries our mark: protocol number 173 on routes, rules and neighbours.
+//! - Removal is limited to what carries our mark: protocol number 173 on routes, rules and neighbours, the
+//!   prefix `ANTREA-` on iptables chains, and the names the caller claims of ipsets.
 //! - What is unchanged is not written again; what is absent is removed successfully.
 //! - Application and teardown go on after a failure and report every error ([`NetcfgErrors`]).
 //!
@@ -19,9 +24,14 @@
 
 mod error;
 mod family;
+pub mod garp;
+pub mod ipset;
+pub mod iptables;
 mod mac;
 mod netns;
 pub mod nl;
+mod process;
+pub mod sysctl;
 
 pub use error::{Error, NetcfgErrors, Result};
 pub use family::Family;
@@ -34,5 +44,5 @@ pub use nl::{
     monitor::{Event, Monitor},
     neigh::{EntryDiff, FdbEntry, Neighbour, diff_fdb, diff_neighbours},
     route::{ANTREA_PROTOCOL, MAIN_TABLE, Route, RouteDiff, RouteFilter, RouteKind, Scope, diff_routes},
-    rule::{Rule, RuleDiff, diff_rules},
+    rule::{RoutingRule, RoutingRuleDiff, diff_rules},
 };

@@ -10,7 +10,7 @@ use common::{Host, joined, veth};
 use ipnet::IpNet;
 use netcfg::{
     ANTREA_PROTOCOL, Error, Family, FdbEntry, MAIN_TABLE, MacAddr, Neighbour, Netns, OperState, Route,
-    RouteFilter, RouteKind, Rule, VxlanSpec,
+    RouteFilter, RouteKind, RoutingRule, VxlanSpec,
 };
 use nix::errno::Errno;
 use serde_json::{Value, json};
@@ -357,9 +357,12 @@ async fn rules_converge() {
     let host = Host::new().await;
     host.sh("ip rule add from 192.0.2.0/24 lookup 55").await;
     let want = [
-        Rule::new(Family::V4, 100, 300).mark(0x1f, 0xff),
-        Rule::new(Family::V4, 101, 101).src(net("10.10.0.0/16")).dst(net("192.0.2.0/24")).in_iface("lo"),
-        Rule::new(Family::V6, 100, 70_000).mark(1, u32::MAX),
+        RoutingRule::new(Family::V4, 100, 300).mark(0x1f, 0xff),
+        RoutingRule::new(Family::V4, 101, 101)
+            .src(net("10.10.0.0/16"))
+            .dst(net("192.0.2.0/24"))
+            .in_iface("lo"),
+        RoutingRule::new(Family::V6, 100, 70_000).mark(1, u32::MAX),
     ];
     assert_eq!(host.nl.apply_rules(&want).await.unwrap().add.len(), 3);
     let again = host.nl.apply_rules(&want).await.unwrap();

@@ -16,7 +16,7 @@ use crate::{Family, NetcfgErrors, Netlink, Result};
 
 /// A rule that sends lookups to a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rule {
+pub struct RoutingRule {
     /// Address family.
     pub family: Family,
     /// Place in the list, lower first.
@@ -37,7 +37,7 @@ pub struct Rule {
     pub proto: u8,
 }
 
-impl Rule {
+impl RoutingRule {
     /// A rule for every packet, owned by this project.
     pub fn new(family: Family, priority: u32, table: u32) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for RoutingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: from ", self.priority)?;
         match self.src {
@@ -103,14 +103,14 @@ impl fmt::Display for Rule {
 
 /// What has to change for the owned rules to be the desired ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuleDiff {
+pub struct RoutingRuleDiff {
     /// To be added.
-    pub add: Vec<Rule>,
+    pub add: Vec<RoutingRule>,
     /// To be removed.
-    pub remove: Vec<Rule>,
+    pub remove: Vec<RoutingRule>,
 }
 
-impl RuleDiff {
+impl RoutingRuleDiff {
     /// Whether nothing has to change.
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
@@ -118,7 +118,7 @@ impl RuleDiff {
 }
 
 /// Compares the owned rules that exist with the desired ones.
-pub fn diff_rules(existing: &[Rule], desired: &[Rule]) -> RuleDiff {
+pub fn diff_rules(existing: &[RoutingRule], desired: &[RoutingRule]) -> RoutingRuleDiff {
     let want: BTreeSet<_> = desired.iter().collect();
     let mut have = BTreeSet::new();
     let mut remove = Vec::new();
@@ -128,13 +128,13 @@ pub fn diff_rules(existing: &[Rule], desired: &[Rule]) -> RuleDiff {
             remove.push(rule.clone());
         }
     }
-    RuleDiff { add: want.difference(&have).map(|rule| (*rule).clone()).collect(), remove }
+    RoutingRuleDiff { add: want.difference(&have).map(|rule| (*rule).clone()).collect(), remove }
 }
 
 impl Netlink {
     /// The rules with this protocol number, both families. Rules that do other than look up a table are not
     /// listed.
-    pub async fn rules(&self, proto: u8) -> Result<Vec<Rule>> {
+    pub async fn rules(&self, proto: u8) -> Result<Vec<RoutingRule>> {
         let mut rules = Vec::new();
         for family in [Family::V4, Family::V6] {
             let mut message = RuleMessage::default();
@@ -147,7 +147,7 @@ impl Netlink {
     }
 
     /// Adds a rule; one that is there already is success.
-    pub async fn add_rule(&self, rule: &Rule) -> Result<()> {
+    pub async fn add_rule(&self, rule: &RoutingRule) -> Result<()> {
         let message = RouteNetlinkMessage::NewRule(rule_message(rule));
         match self.request(message, NLM_F_CREATE | NLM_F_EXCL, || format!("add rule {rule}")).await {
             Err(e) if e.errno() == Some(Errno::EEXIST) => Ok(()),
@@ -156,7 +156,7 @@ impl Netlink {
     }
 
     /// Removes a rule. Returns whether it was there.
-    pub async fn remove_rule(&self, rule: &Rule) -> Result<bool> {
+    pub async fn remove_rule(&self, rule: &RoutingRule) -> Result<bool> {
         let message = RouteNetlinkMessage::DelRule(rule_message(rule));
         match self.request(message, 0, || format!("remove rule {rule}")).await {
             Ok(_) => Ok(true),
@@ -166,7 +166,7 @@ impl Netlink {
     }
 
     /// Makes the rules with protocol number [`ANTREA_PROTOCOL`] the desired ones. Goes on after a failure.
-    pub async fn apply_rules(&self, desired: &[Rule]) -> Result<RuleDiff, NetcfgErrors> {
+    pub async fn apply_rules(&self, desired: &[RoutingRule]) -> Result<RoutingRuleDiff, NetcfgErrors> {
         let diff = diff_rules(&self.rules(ANTREA_PROTOCOL).await?, desired);
         let mut errors = NetcfgErrors::new();
         for rule in &diff.add {
@@ -186,7 +186,7 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-fn rule_message(rule: &Rule) -> RuleMessage {
+fn rule_message(rule: &RoutingRule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = address_family(rule.family);
     message.header.action = RuleAction::ToTable;
@@ -217,14 +217,14 @@ fn rule_message(rule: &Rule) -> RuleMessage {
     message
 }
 
-fn as_rule(message: RouteNetlinkMessage) -> Option<Rule> {
+fn as_rule(message: RouteNetlinkMessage) -> Option<RoutingRule> {
     match message {
         RouteNetlinkMessage::NewRule(message) => rule_of(&message),
         _ => None,
     }
 }
 
-fn rule_of(message: &RuleMessage) -> Option<Rule> {
+fn rule_of(message: &RuleMessage) -> Option<RoutingRule> {
     let family = match message.header.family {
         AddressFamily::Inet => Family::V4,
         AddressFamily::Inet6 => Family::V6,
@@ -233,7 +233,7 @@ fn rule_of(message: &RuleMessage) -> Option<Rule> {
     if message.header.action != RuleAction::ToTable {
         return None;
     }
-    let mut rule = Rule::new(family, 0, u32::from(message.header.table));
+    let mut rule = RoutingRule::new(family, 0, u32::from(message.header.table));
     rule.proto = 0;
     let mut mark = None;
     let mut mask = None;
@@ -264,12 +264,12 @@ mod tests {
 
     #[test]
     fn difference_and_text() {
-        let keep = Rule::new(Family::V4, 100, 300).mark(0x10, 0xff);
-        let add = Rule::new(Family::V6, 100, 101).src("fd00::/64".parse().unwrap());
-        let gone = Rule::new(Family::V4, 99, 101);
+        let keep = RoutingRule::new(Family::V4, 100, 300).mark(0x10, 0xff);
+        let add = RoutingRule::new(Family::V6, 100, 101).src("fd00::/64".parse().unwrap());
+        let gone = RoutingRule::new(Family::V4, 99, 101);
         let have = [keep.clone(), keep.clone(), gone.clone()];
         let diff = diff_rules(&have, &[keep.clone(), add.clone()]);
-        assert_eq!(diff, RuleDiff { add: vec![add], remove: vec![keep.clone(), gone] });
+        assert_eq!(diff, RoutingRuleDiff { add: vec![add], remove: vec![keep.clone(), gone] });
         assert_eq!(keep.to_string(), "100: from all fwmark 0x10/0xff lookup 300 proto 173 (IPv4)");
         assert_eq!(rule_of(&rule_message(&keep)), Some(keep));
     }

@@ -1,0 +1,654 @@
+//! One rule: typed matches and target, printed in the form `iptables-save` prints.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// A condition, or its opposite.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Match<T> {
+    /// Whether packets that do *not* meet the condition match (`!`).
+    pub negated: bool,
+    /// The condition.
+    pub value: T,
+}
+
+impl<T> Match<T> {
+    pub(crate) fn new(negated: bool, value: T) -> Self {
+        Self { negated, value }
+    }
+}
+
+/// An IP protocol number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Proto(pub u8);
+
+impl Proto {
+    /// ICMP.
+    pub const ICMP: Proto = Proto(1);
+    /// TCP.
+    pub const TCP: Proto = Proto(6);
+    /// UDP.
+    pub const UDP: Proto = Proto(17);
+    /// GRE.
+    pub const GRE: Proto = Proto(47);
+    /// IPsec ESP.
+    pub const ESP: Proto = Proto(50);
+    /// IPsec AH.
+    pub const AH: Proto = Proto(51);
+    /// ICMPv6.
+    pub const ICMPV6: Proto = Proto(58);
+    /// SCTP.
+    pub const SCTP: Proto = Proto(132);
+
+    pub(crate) const NAMES: [(&'static str, Proto); 9] = [
+        ("icmp", Proto::ICMP),
+        ("tcp", Proto::TCP),
+        ("udp", Proto::UDP),
+        ("gre", Proto::GRE),
+        ("esp", Proto::ESP),
+        ("ah", Proto::AH),
+        ("ipv6-icmp", Proto::ICMPV6),
+        ("icmpv6", Proto::ICMPV6),
+        ("sctp", Proto::SCTP),
+    ];
+}
+
+impl fmt::Display for Proto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::NAMES.iter().find(|(_, proto)| proto == self) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Ports: inclusive ranges, at most 15 numbers with the ends of a range counting one each (`-m multiport`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports(pub Vec<(u16, u16)>);
+
+impl From<u16> for Ports {
+    fn from(port: u16) -> Self {
+        Ports(vec![(port, port)])
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (low, high)) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{low}")?;
+            if low != high {
+                write!(f, ":{high}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value compared or set under a mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// The bits.
+    pub value: u32,
+    /// Which bits count.
+    pub mask: u32,
+}
+
+impl Mark {
+    fn whole_as_plain(self) -> String {
+        match self.mask {
+            u32::MAX => format!("{:#x}", self.value),
+            mask => format!("{:#x}/{mask:#x}", self.value),
+        }
+    }
+}
+
+/// What part of a packet is looked up in an ipset; a set of several dimensions takes several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetDir {
+    /// Source address or port.
+    Src,
+    /// Destination address or port.
+    Dst,
+}
+
+/// Membership in an ipset.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetMatch {
+    /// Name of the set.
+    pub name: String,
+    /// One direction per dimension.
+    pub dirs: Vec<SetDir>,
+}
+
+/// Kind of an address in the local routing tables (`-m addrtype`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddrType {
+    /// Of this host.
+    Local,
+    /// Unicast.
+    Unicast,
+    /// Broadcast.
+    Broadcast,
+    /// Multicast.
+    Multicast,
+}
+
+impl AddrType {
+    pub(crate) const NAMES: [(&'static str, AddrType); 4] = [
+        ("LOCAL", AddrType::Local),
+        ("UNICAST", AddrType::Unicast),
+        ("BROADCAST", AddrType::Broadcast),
+        ("MULTICAST", AddrType::Multicast),
+    ];
+}
+
+/// State of a connection (`-m conntrack --ctstate`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CtState {
+    /// Belongs to no connection.
+    Invalid,
+    /// Opens one.
+    New,
+    /// Opens one that another one announced.
+    Related,
+    /// Belongs to one seen both ways.
+    Established,
+    /// Not tracked.
+    Untracked,
+    /// Its source was translated.
+    Snat,
+    /// Its destination was translated.
+    Dnat,
+}
+
+impl CtState {
+    pub(crate) const NAMES: [(&'static str, CtState); 7] = [
+        ("INVALID", CtState::Invalid),
+        ("NEW", CtState::New),
+        ("RELATED", CtState::Related),
+        ("ESTABLISHED", CtState::Established),
+        ("UNTRACKED", CtState::Untracked),
+        ("SNAT", CtState::Snat),
+        ("DNAT", CtState::Dnat),
+    ];
+}
+
+/// ICMP or ICMPv6 type and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IcmpType {
+    /// Type.
+    pub kind: u8,
+    /// Code; any if not given.
+    pub code: Option<u8>,
+}
+
+/// New address, and port range, of a translated packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NatTo {
+    /// Address.
+    pub ip: IpAddr,
+    /// Inclusive port range.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl From<IpAddr> for NatTo {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, ports: None }
+    }
+}
+
+impl fmt::Display for NatTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((low, high)) = self.ports else { return write!(f, "{}", self.ip) };
+        match self.ip {
+            IpAddr::V4(ip) => write!(f, "{ip}:{low}")?,
+            IpAddr::V6(ip) => write!(f, "[{ip}]:{low}")?,
+        }
+        if low != high {
+            write!(f, "-{high}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a packet is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectWith {
+    /// ICMP port unreachable (IPv4).
+    PortUnreachable,
+    /// ICMPv6 port unreachable.
+    PortUnreachable6,
+    /// ICMP communication administratively prohibited (IPv4).
+    AdminProhibited,
+    /// ICMPv6 communication administratively prohibited.
+    AdminProhibited6,
+    /// A TCP reset; for TCP only.
+    TcpReset,
+}
+
+impl RejectWith {
+    pub(crate) const NAMES: [(&'static str, RejectWith); 5] = [
+        ("icmp-port-unreachable", RejectWith::PortUnreachable),
+        ("icmp6-port-unreachable", RejectWith::PortUnreachable6),
+        ("icmp-admin-prohibited", RejectWith::AdminProhibited),
+        ("icmp6-adm-prohibited", RejectWith::AdminProhibited6),
+        ("tcp-reset", RejectWith::TcpReset),
+    ];
+}
+
+/// What happens to a packet that matches.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// Let through.
+    Accept,
+    /// Discard.
+    Drop,
+    /// Back to the calling chain.
+    Return,
+    /// Refuse.
+    Reject(RejectWith),
+    /// To another chain and back.
+    Jump(String),
+    /// To another chain; its end returns to our caller.
+    Goto(String),
+    /// Source becomes the outgoing interface's address.
+    Masquerade {
+        /// Choose ports at random (avoids races for the same port under load).
+        random_fully: bool,
+    },
+    /// Source becomes this.
+    Snat {
+        /// The new source.
+        to: NatTo,
+        /// Choose ports at random.
+        random_fully: bool,
+    },
+    /// Destination becomes this.
+    Dnat(NatTo),
+    /// Packet mark: the masked bits become the value's (`--set-xmark`).
+    Mark(Mark),
+    /// Connection mark: the masked bits become the value's.
+    ConnMark(Mark),
+    /// Masked bits of the packet mark to the connection mark.
+    SaveMark(u32),
+    /// Masked bits of the connection mark to the packet mark.
+    RestoreMark(u32),
+    /// Exempt from connection tracking (raw table).
+    NoTrack,
+    /// Write to the kernel log, at most 29 octets of prefix.
+    Log(String),
+}
+
+impl Target {
+    /// Sets bits of the packet mark (`--or-mark`).
+    pub fn or_mark(bits: u32) -> Self {
+        Target::Mark(Mark { value: bits, mask: bits })
+    }
+}
+
+/// A rule. [`fmt::Display`] is what follows `-A CHAIN` and [`std::str::FromStr`] reads it back.
+///
+/// The order of matches has no meaning, so two rules are equal if they hold the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rule {
+    /// Source prefix.
+    pub src: Option<Match<IpNet>>,
+    /// Destination prefix.
+    pub dst: Option<Match<IpNet>>,
+    /// Incoming interface; a trailing `+` matches any that begin so.
+    pub in_iface: Option<Match<String>>,
+    /// Outgoing interface.
+    pub out_iface: Option<Match<String>>,
+    /// Protocol.
+    pub proto: Option<Match<Proto>>,
+    /// Source ports; needs TCP, UDP or SCTP.
+    pub src_ports: Option<Match<Ports>>,
+    /// Destination ports.
+    pub dst_ports: Option<Match<Ports>>,
+    /// ICMP type; needs ICMP or ICMPv6.
+    pub icmp: Option<Match<IcmpType>>,
+    /// Kind of the source address.
+    pub src_type: Option<Match<AddrType>>,
+    /// Kind of the destination address.
+    pub dst_type: Option<Match<AddrType>>,
+    /// Memberships in ipsets.
+    pub sets: BTreeSet<Match<SetMatch>>,
+    /// Packet mark.
+    pub mark: Option<Match<Mark>>,
+    /// Connection mark.
+    pub connmark: Option<Match<Mark>>,
+    /// Device group of the incoming interface.
+    pub src_group: Option<Match<u32>>,
+    /// Device group of the outgoing interface.
+    pub dst_group: Option<Match<u32>>,
+    /// Connection states.
+    pub ct_state: Option<Match<BTreeSet<CtState>>>,
+    /// Comment.
+    pub comment: Option<String>,
+    /// What happens; a rule without a target only counts.
+    pub target: Option<Target>,
+}
+
+/// Longest comment, in octets (`XT_MAX_COMMENT_LEN` less its NUL).
+const MAX_COMMENT: usize = 255;
+
+impl Rule {
+    /// A rule for every packet.
+    pub fn new(target: Target) -> Self {
+        Self { target: Some(target), ..Self::default() }
+    }
+
+    /// Jumps to a chain.
+    pub fn jump(chain: impl Into<String>) -> Self {
+        Self::new(Target::Jump(chain.into()))
+    }
+
+    /// With a comment; control characters become spaces, and what is beyond 255 octets is cut.
+    pub fn comment(mut self, text: impl AsRef<str>) -> Self {
+        let mut text: String = text.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        while text.len() > MAX_COMMENT {
+            text.pop();
+        }
+        self.comment = Some(text).filter(|text| !text.is_empty());
+        self
+    }
+
+    /// From a prefix. A zero-length prefix is no condition.
+    pub fn src(mut self, net: IpNet) -> Self {
+        self.src = prefix(false, net);
+        self
+    }
+
+    /// From outside a prefix.
+    pub fn not_src(mut self, net: IpNet) -> Self {
+        self.src = prefix(true, net);
+        self
+    }
+
+    /// To a prefix.
+    pub fn dst(mut self, net: IpNet) -> Self {
+        self.dst = prefix(false, net);
+        self
+    }
+
+    /// To outside a prefix.
+    pub fn not_dst(mut self, net: IpNet) -> Self {
+        self.dst = prefix(true, net);
+        self
+    }
+
+    /// In by an interface.
+    pub fn in_iface(mut self, name: impl Into<String>) -> Self {
+        self.in_iface = Some(Match::new(false, name.into()));
+        self
+    }
+
+    /// In by any other interface.
+    pub fn not_in_iface(mut self, name: impl Into<String>) -> Self {
+        self.in_iface = Some(Match::new(true, name.into()));
+        self
+    }
+
+    /// Out by an interface.
+    pub fn out_iface(mut self, name: impl Into<String>) -> Self {
+        self.out_iface = Some(Match::new(false, name.into()));
+        self
+    }
+
+    /// Out by any other interface.
+    pub fn not_out_iface(mut self, name: impl Into<String>) -> Self {
+        self.out_iface = Some(Match::new(true, name.into()));
+        self
+    }
+
+    /// Of a protocol.
+    pub fn proto(mut self, proto: Proto) -> Self {
+        self.proto = Some(Match::new(false, proto));
+        self
+    }
+
+    /// From ports.
+    pub fn src_ports(mut self, ports: impl Into<Ports>) -> Self {
+        self.src_ports = Some(Match::new(false, ports.into()));
+        self
+    }
+
+    /// To ports.
+    pub fn dst_ports(mut self, ports: impl Into<Ports>) -> Self {
+        self.dst_ports = Some(Match::new(false, ports.into()));
+        self
+    }
+
+    /// Of an ICMP type.
+    pub fn icmp(mut self, kind: u8, code: Option<u8>) -> Self {
+        self.icmp = Some(Match::new(false, IcmpType { kind, code }));
+        self
+    }
+
+    /// From an address of a kind.
+    pub fn src_type(mut self, kind: AddrType) -> Self {
+        self.src_type = Some(Match::new(false, kind));
+        self
+    }
+
+    /// From an address not of a kind.
+    pub fn not_src_type(mut self, kind: AddrType) -> Self {
+        self.src_type = Some(Match::new(true, kind));
+        self
+    }
+
+    /// To an address of a kind.
+    pub fn dst_type(mut self, kind: AddrType) -> Self {
+        self.dst_type = Some(Match::new(false, kind));
+        self
+    }
+
+    /// With an address (and port) in an ipset.
+    pub fn in_set(mut self, name: impl Into<String>, dirs: impl IntoIterator<Item = SetDir>) -> Self {
+        let dirs = dirs.into_iter().collect();
+        self.sets.insert(Match::new(false, SetMatch { name: name.into(), dirs }));
+        self
+    }
+
+    /// With an address (and port) not in an ipset.
+    pub fn not_in_set(mut self, name: impl Into<String>, dirs: impl IntoIterator<Item = SetDir>) -> Self {
+        let dirs = dirs.into_iter().collect();
+        self.sets.insert(Match::new(true, SetMatch { name: name.into(), dirs }));
+        self
+    }
+
+    /// With a packet mark.
+    pub fn mark(mut self, value: u32, mask: u32) -> Self {
+        self.mark = Some(Match::new(false, Mark { value, mask }));
+        self
+    }
+
+    /// With another packet mark.
+    pub fn not_mark(mut self, value: u32, mask: u32) -> Self {
+        self.mark = Some(Match::new(true, Mark { value, mask }));
+        self
+    }
+
+    /// With a connection mark.
+    pub fn connmark(mut self, value: u32, mask: u32) -> Self {
+        self.connmark = Some(Match::new(false, Mark { value, mask }));
+        self
+    }
+
+    /// In by an interface of a device group.
+    pub fn src_group(mut self, group: u32) -> Self {
+        self.src_group = Some(Match::new(false, group));
+        self
+    }
+
+    /// In by an interface outside a device group.
+    pub fn not_src_group(mut self, group: u32) -> Self {
+        self.src_group = Some(Match::new(true, group));
+        self
+    }
+
+    /// Out by an interface of a device group.
+    pub fn dst_group(mut self, group: u32) -> Self {
+        self.dst_group = Some(Match::new(false, group));
+        self
+    }
+
+    /// In one of these connection states.
+    pub fn ct_state(mut self, states: impl IntoIterator<Item = CtState>) -> Self {
+        self.ct_state = Some(Match::new(false, states.into_iter().collect()));
+        self
+    }
+
+    /// The chain it jumps or goes to.
+    pub fn called_chain(&self) -> Option<&str> {
+        match &self.target {
+            Some(Target::Jump(chain) | Target::Goto(chain)) => Some(chain),
+            _ => None,
+        }
+    }
+}
+
+fn prefix(negated: bool, net: IpNet) -> Option<Match<IpNet>> {
+    let net = net.trunc();
+    (net.prefix_len() > 0 || negated).then(|| Match::new(negated, net))
+}
+
+/// The name of a value in a table of names. The tables are complete, which a test checks.
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
+    names.iter().find(|(_, v)| v == value).map_or("?", |(name, _)| name)
+}
+
+/// Quotes text as `iptables-save` does: only when it has anything but letters, digits, `-` and `_`.
+pub(crate) fn quoted(text: &str) -> String {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_') {
+        return text.to_owned();
+    }
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '\\' | '\'') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<String> = Vec::new();
+        let mut put = |module: Option<&str>, negated: bool, flag: &str, value: String| {
+            words.extend(module.map(|m| format!("-m {m}")));
+            words.extend(negated.then(|| "!".to_owned()));
+            words.push(format!("{flag} {value}"));
+        };
+        if let Some(m) = &self.src {
+            put(None, m.negated, "-s", m.value.to_string());
+        }
+        if let Some(m) = &self.dst {
+            put(None, m.negated, "-d", m.value.to_string());
+        }
+        if let Some(m) = &self.in_iface {
+            put(None, m.negated, "-i", m.value.clone());
+        }
+        if let Some(m) = &self.out_iface {
+            put(None, m.negated, "-o", m.value.clone());
+        }
+        if let Some(m) = &self.proto {
+            put(None, m.negated, "-p", m.value.to_string());
+        }
+        let proto = self.proto.as_ref().map(|m| m.value.to_string());
+        for (ports, one, many) in
+            [(&self.src_ports, "--sport", "--sports"), (&self.dst_ports, "--dport", "--dports")]
+        {
+            if let Some(m) = ports {
+                match m.value.0.len() {
+                    1 => put(proto.as_deref(), m.negated, one, m.value.to_string()),
+                    _ => put(Some("multiport"), m.negated, many, m.value.to_string()),
+                }
+            }
+        }
+        if let Some(m) = &self.icmp {
+            let value = match m.value.code {
+                Some(code) => format!("{}/{code}", m.value.kind),
+                None => m.value.kind.to_string(),
+            };
+            match self.proto.as_ref().map(|p| p.value) {
+                Some(Proto::ICMPV6) => put(Some("icmp6"), m.negated, "--icmpv6-type", value),
+                _ => put(Some("icmp"), m.negated, "--icmp-type", value),
+            }
+        }
+        if let Some(m) = &self.src_type {
+            put(Some("addrtype"), m.negated, "--src-type", name_of(&AddrType::NAMES, &m.value).to_owned());
+        }
+        if let Some(m) = &self.dst_type {
+            let module = self.src_type.is_none().then_some("addrtype");
+            put(module, m.negated, "--dst-type", name_of(&AddrType::NAMES, &m.value).to_owned());
+        }
+        for m in &self.sets {
+            let dirs: Vec<_> =
+                m.value.dirs.iter().map(|d| if *d == SetDir::Src { "src" } else { "dst" }).collect();
+            put(Some("set"), m.negated, "--match-set", format!("{} {}", m.value.name, dirs.join(",")));
+        }
+        if let Some(m) = &self.mark {
+            put(Some("mark"), m.negated, "--mark", m.value.whole_as_plain());
+        }
+        if let Some(m) = &self.connmark {
+            put(Some("connmark"), m.negated, "--mark", m.value.whole_as_plain());
+        }
+        if let Some(m) = &self.src_group {
+            put(Some("devgroup"), m.negated, "--src-group", format!("{:#x}", m.value));
+        }
+        if let Some(m) = &self.dst_group {
+            let module = self.src_group.is_none().then_some("devgroup");
+            put(module, m.negated, "--dst-group", format!("{:#x}", m.value));
+        }
+        if let Some(m) = &self.ct_state {
+            let names: Vec<_> = m.value.iter().map(|s| name_of(&CtState::NAMES, s)).collect();
+            put(Some("conntrack"), m.negated, "--ctstate", names.join(","));
+        }
+        if let Some(comment) = &self.comment {
+            put(Some("comment"), false, "--comment", quoted(comment));
+        }
+        if let Some(target) = &self.target {
+            words.push(target.to_string());
+        }
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let random = |on: &bool| if *on { " --random-fully" } else { "" };
+        match self {
+            Target::Accept => f.write_str("-j ACCEPT"),
+            Target::Drop => f.write_str("-j DROP"),
+            Target::Return => f.write_str("-j RETURN"),
+            Target::Reject(with) => {
+                write!(f, "-j REJECT --reject-with {}", name_of(&RejectWith::NAMES, with))
+            }
+            Target::Jump(chain) => write!(f, "-j {chain}"),
+            Target::Goto(chain) => write!(f, "-g {chain}"),
+            Target::Masquerade { random_fully } => write!(f, "-j MASQUERADE{}", random(random_fully)),
+            Target::Snat { to, random_fully } => {
+                write!(f, "-j SNAT --to-source {to}{}", random(random_fully))
+            }
+            Target::Dnat(to) => write!(f, "-j DNAT --to-destination {to}"),
+            Target::Mark(m) => write!(f, "-j MARK --set-xmark {:#x}/{:#x}", m.value, m.mask),
+            Target::ConnMark(m) => write!(f, "-j CONNMARK --set-xmark {:#x}/{:#x}", m.value, m.mask),
+            Target::SaveMark(mask) => {
+                write!(f, "-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}")
+            }
+            Target::RestoreMark(mask) => {
+                write!(f, "-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}")
+            }
+            Target::NoTrack => f.write_str("-j CT --notrack"),
+            Target::Log(prefix) => write!(f, "-j LOG --log-prefix {}", quoted(prefix)),
+        }
+    }
+}

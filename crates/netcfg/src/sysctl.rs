@@ -1,0 +1,147 @@
+//! Kernel parameters below `/proc/sys`, read before they are written.
+
+use std::{fmt, fs, io::Write, path::PathBuf};
+
+use crate::{Error, NetcfgErrors, Netns, Result};
+
+/// The name of a parameter, as path components: interface names with dots need no care.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sysctl(Vec<String>);
+
+impl Sysctl {
+    /// A parameter by its components, e.g. `["net", "core", "somaxconn"]`.
+    pub fn new<S: Into<String>>(components: impl IntoIterator<Item = S>) -> Result<Self> {
+        let components: Vec<String> = components.into_iter().map(Into::into).collect();
+        let bad = |c: &String| c.is_empty() || c == "." || c == ".." || c.contains(['/', '\0']);
+        if components.is_empty() || components.iter().any(bad) {
+            return Err(Error::Invalid {
+                what: "sysctl",
+                value: components.join("."),
+                reason: "a component is empty, a dot or has a slash",
+            });
+        }
+        Ok(Self(components))
+    }
+
+    /// `net.ipv4.conf.IFACE.NAME`; `all` and `default` count as interfaces.
+    pub fn ipv4_conf(iface: &str, name: &str) -> Result<Self> {
+        Self::new(["net", "ipv4", "conf", iface, name])
+    }
+
+    /// `net.ipv6.conf.IFACE.NAME`.
+    pub fn ipv6_conf(iface: &str, name: &str) -> Result<Self> {
+        Self::new(["net", "ipv6", "conf", iface, name])
+    }
+
+    /// `net.ipv4.ip_forward`. Writing it resets other per-interface IPv4 parameters to host or router defaults.
+    pub fn ipv4_forward() -> Self {
+        Self(["net", "ipv4", "ip_forward"].map(str::to_owned).to_vec())
+    }
+
+    /// `net.ipv6.conf.all.forwarding`.
+    pub fn ipv6_forward() -> Self {
+        Self(["net", "ipv6", "conf", "all", "forwarding"].map(str::to_owned).to_vec())
+    }
+
+    /// Reverse path filter of an interface: 0 off, 1 strict, 2 loose (RFC 3704). The kernel uses the greater
+    /// of this and `all`.
+    pub fn rp_filter(iface: &str) -> Result<Self> {
+        Self::ipv4_conf(iface, "rp_filter")
+    }
+
+    /// Which ARP requests are answered: 1 = only for addresses of the interface itself.
+    pub fn arp_ignore(iface: &str) -> Result<Self> {
+        Self::ipv4_conf(iface, "arp_ignore")
+    }
+
+    /// Which source address ARP requests carry: 1 = avoid addresses of other subnets.
+    pub fn arp_announce(iface: &str) -> Result<Self> {
+        Self::ipv4_conf(iface, "arp_announce")
+    }
+
+    /// Whether IPv6 is off on an interface.
+    pub fn disable_ipv6(iface: &str) -> Result<Self> {
+        Self::ipv6_conf(iface, "disable_ipv6")
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        let mut path = PathBuf::from("/proc/sys");
+        path.extend(&self.0);
+        path
+    }
+
+    /// Reads the value in the calling thread's namespace.
+    fn read_here(&self) -> Result<String> {
+        let text =
+            fs::read_to_string(self.path()).map_err(|e| Error::io(format!("read sysctl {self}"), e))?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn write_here(&self, value: &str) -> Result<()> {
+        let write = || fs::OpenOptions::new().write(true).open(self.path())?.write_all(value.as_bytes());
+        write().map_err(|e| Error::io(format!("write sysctl {self} = {value}"), e))
+    }
+}
+
+impl fmt::Display for Sysctl {
+    /// As sysctl(8) has it: dots between components, a slash for a dot within one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, component) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(".")?;
+            }
+            f.write_str(&component.replace('.', "/"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a parameter inside a namespace, trimmed.
+pub async fn read(netns: &Netns, sysctl: &Sysctl) -> Result<String> {
+    let sysctl = sysctl.clone();
+    netns.run(move || sysctl.read_here()).await?
+}
+
+/// Gives parameters the desired values inside a namespace, writing only those that differ. Goes on after a
+/// failure. Returns the ones written.
+pub async fn ensure(
+    netns: &Netns,
+    desired: impl IntoIterator<Item = (Sysctl, impl fmt::Display)>,
+) -> Result<Vec<Sysctl>, NetcfgErrors> {
+    let desired: Vec<_> = desired.into_iter().map(|(sysctl, value)| (sysctl, value.to_string())).collect();
+    netns
+        .run(move || {
+            let mut errors = NetcfgErrors::new();
+            let mut written = Vec::new();
+            for (sysctl, value) in desired {
+                match sysctl.read_here() {
+                    // Several values in one parameter are separated by a tab when read.
+                    Ok(now) if now.split_whitespace().eq(value.split_whitespace()) => {}
+                    Ok(_) => {
+                        if errors.check(sysctl.write_here(&value)).is_some() {
+                            written.push(sysctl);
+                        }
+                    }
+                    Err(error) => errors.push(error),
+                }
+            }
+            errors.finish(written)
+        })
+        .await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dots_in_interface_names_are_kept() {
+        let sysctl = Sysctl::rp_filter("eth0.100").unwrap();
+        assert_eq!(sysctl.path(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/rp_filter"));
+        assert_eq!(sysctl.to_string(), "net.ipv4.conf.eth0/100.rp_filter");
+        for bad in ["", "..", "a/b"] {
+            assert!(Sysctl::rp_filter(bad).is_err(), "{bad:?}");
+        }
+    }
+}
