@@ -1,1 +1,48 @@
-//! The OVS pipeline as data.
+//! The OVS pipeline of a node as data: facts in, flows out. Nothing here opens a socket.
+//!
+//! ```text
+//!  NodeConfig ─┐
+//!  PodInterface├─► feature functions ─► Vec<Flow> ─► FlowStore ─► Diff ─► OpenFlow bundle
+//!  Peer ───────┘                                        ▲
+//!  policy::Rule ──► policy::Realizer ───────────────────┘
+//!
+//!  PipelineRootClassifier
+//!   ├ arp ─► ARPSpoofGuard ─► ARPResponder
+//!   └ ip ──► Classifier ─► SpoofGuard ─► [IPv6] ─► ConntrackZone ─ct─► ConntrackState ─► DNAT
+//!            ─► AntreaPolicyEgressRule ─► EgressRule ─► EgressDefaultRule ─► EgressMetric
+//!            ─► L3Forwarding ─► L3DecTTL ─► L2ForwardingCalc ─► IngressSecurityClassifier
+//!            ─► AntreaPolicyIngressRule ─► IngressRule ─► IngressDefaultRule ─► IngressMetric
+//!            ─► ConntrackCommit ─► Output
+//! ```
+//!
+//! # Invariants
+//! - A packet goes on only if a flow says so: tables that validate, route, switch or send drop on a miss.
+//! - A pod sends only with its own MAC, IP, ARP and neighbour discovery addresses, untagged.
+//! - Where a packet goes follows from its IP destination alone. The MAC destination that a pod wrote is
+//!   looked at only to see whether it meant its gateway, so ingress policy, which goes by output port,
+//!   always sees the port that the packet leaves by.
+//! - A connection is committed after all policy, never between egress and ingress.
+//! - Every flow carries the cookie of the current round.
+
+mod config;
+mod cookie;
+mod feature;
+pub mod field;
+mod store;
+mod table;
+
+pub use config::{
+    Datapath, EncapMode, Gateway, Network, NodeConfig, Peer, PodInterface, Tunnel, TunnelKind, VIRTUAL_MAC,
+    Via, tunnel_mac,
+};
+pub use cookie::{Category, Round, cookie, object_of, round_of};
+pub use feature::{Family, base, conntrack, gateway, peer, pod, security, service_cidrs, tunnel};
+
+pub use store::{Conflict, Diff, FlowStore, Owner};
+pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};
+
+/// The flows of the node itself, that is everything but pods, peers and policy.
+pub fn node(net: &Network) -> Vec<openflow::Flow> {
+    let parts = [base, conntrack, gateway, tunnel, service_cidrs, security];
+    parts.into_iter().flat_map(|part| part(net)).collect()
+}

@@ -1,0 +1,57 @@
+//! The connection tracker: one look-up per packet, one commit per connection.
+//!
+//! Connections are committed in one place, after all policy. The userspace datapath takes the second packet
+//! of a committed connection for an established one even if the first was dropped later on, so a commit
+//! between egress and ingress policy would let retransmitted SYNs round the ingress rules. The ids of the
+//! rules that allowed the connection wait in registers until then.
+
+use openflow::{Action, Ct, CtState, CtZone, Flow, SubField};
+
+use super::{
+    established,
+    priority::{LOW, NORMAL},
+};
+use crate::{
+    config::Network,
+    cookie::Category,
+    field::{ct_egress_rule, ct_ingress_rule, ct_source, egress_rule, ingress_rule, source},
+    table::{Stage, Table},
+};
+
+/// Flows of ConntrackZone, ConntrackState and ConntrackCommit.
+pub fn conntrack(net: &Network) -> Vec<Flow> {
+    let flow = |table, priority, matches| net.flow(Category::Default, table, priority, matches);
+    let policy = net.pipeline.entry(Stage::EgressSecurity);
+    net.pipeline
+        .families()
+        .flat_map(|family| {
+            let zone = CtZone::Immediate(family.zone());
+            let invalid = CtState::new().set(CtState::INV | CtState::TRK);
+            let new = CtState::new().set(CtState::NEW | CtState::TRK);
+            let look_up = Ct { zone, table: net.pipeline.number(Table::ConntrackState), ..Ct::default() };
+            let commit = Ct {
+                commit: true,
+                zone,
+                exec: vec![
+                    copy(source(), ct_source()),
+                    copy(ingress_rule(), ct_ingress_rule()),
+                    copy(egress_rule(), ct_egress_rule()),
+                ],
+                ..Ct::default()
+            };
+            [
+                flow(Table::ConntrackZone, NORMAL, family.packets()).action(look_up),
+                flow(Table::ConntrackState, NORMAL, family.packets().ct_state(invalid)),
+                flow(Table::ConntrackState, LOW, family.packets().ct_state(established()))
+                    .actions(policy.map(|t| net.goto(t))),
+                flow(Table::ConntrackCommit, NORMAL, family.packets().ct_state(new))
+                    .action(commit)
+                    .action(net.goto(Table::Output)),
+            ]
+        })
+        .collect()
+}
+
+fn copy(src: SubField, dst: SubField) -> Action {
+    Action::move_bits(src, dst).expect("must be sub-fields of one width")
+}

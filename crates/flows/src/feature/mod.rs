@@ -1,0 +1,109 @@
+//! The parts of the pipeline, one file each. Every function is pure: facts in, flows out.
+
+mod base;
+mod conntrack;
+mod gateway;
+mod peer;
+mod pod;
+mod security;
+mod service;
+mod tunnel;
+
+pub use base::base;
+pub use conntrack::conntrack;
+pub use gateway::gateway;
+pub use peer::peer;
+pub use pod::pod;
+pub use security::security;
+pub use service::service_cidrs;
+pub use tunnel::tunnel;
+
+use openflow::{Action, CtState, Flow, Match};
+
+use crate::{
+    config::Network,
+    cookie::Category,
+    field::ZONE_V4,
+    field::ZONE_V6,
+    table::{Pipeline, Table},
+};
+
+/// Priorities that the pipeline's own flows use.
+pub(crate) mod priority {
+    /// Established connections pass policy tables above every rule.
+    pub(crate) const BYPASS: u16 = 64990;
+    pub(crate) const HIGH: u16 = 210;
+    pub(crate) const NORMAL: u16 = 200;
+    pub(crate) const LOW: u16 = 190;
+    pub(crate) const MISS: u16 = 0;
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Matches every packet of the family.
+    pub fn packets(self) -> Match {
+        match self {
+            Family::V4 => Match::new().ip(),
+            Family::V6 => Match::new().ipv6(),
+        }
+    }
+
+    /// The family's connection-tracking zone.
+    pub const fn zone(self) -> u16 {
+        match self {
+            Family::V4 => ZONE_V4,
+            Family::V6 => ZONE_V6,
+        }
+    }
+}
+
+impl Pipeline {
+    /// The families that pods have.
+    pub fn families(&self) -> impl Iterator<Item = Family> + use<> {
+        let f = *self.features();
+        [(f.ipv4, Family::V4), (f.ipv6, Family::V6)]
+            .into_iter()
+            .filter_map(|(on, family)| on.then_some(family))
+    }
+}
+
+impl Network {
+    /// A flow without actions: it drops.
+    pub(crate) fn flow(&self, category: Category, table: Table, priority: u16, matches: Match) -> Flow {
+        Flow::new(self.pipeline.id(table), priority).cookie(self.cookie(category, 0)).matching(matches)
+    }
+
+    /// The action that goes on at a later table.
+    pub(crate) fn goto(&self, table: Table) -> Action {
+        Action::GotoTable(self.pipeline.id(table))
+    }
+
+    /// The action that goes on at the next table of the chain. Tables without one end it.
+    pub(crate) fn goto_next(&self, table: Table) -> Option<Action> {
+        self.pipeline.next(table).map(|t| self.goto(t))
+    }
+}
+
+/// ICMPv6 types of neighbour discovery: router solicitation and advertisement, neighbour solicitation and
+/// advertisement, redirect (RFC 4861 §4).
+const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+
+/// Matches one ICMPv6 message of neighbour discovery. OVS gives the ND fields only to messages of code 0.
+fn nd(icmp_type: u8) -> Match {
+    Match::new().icmp6().icmpv6_type(icmp_type).icmpv6_code(0)
+}
+
+/// Connections that are known to the tracker.
+fn established() -> CtState {
+    CtState::new().unset(CtState::NEW).set(CtState::TRK)
+}

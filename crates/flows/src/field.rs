@@ -1,0 +1,102 @@
+//! Registers, connection marks and labels: which bits mean what.
+//!
+//! Numbers are upstream's where upstream has the same thing, so that a dump reads the same.
+
+use openflow::{Field, SubField};
+
+/// Where a packet came in: `reg0[0..3]`, and `ct_mark[0..3]` for the first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Source {
+    /// The tunnel port: from another node.
+    Tunnel = 1,
+    /// The gateway port: from the host's network stack.
+    Gateway = 2,
+    /// A pod of this node.
+    Pod = 3,
+}
+
+/// Where a packet goes: `reg0[4..7]`. 0 is a pod of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Destination {
+    /// The tunnel port: to another node.
+    Tunnel = 1,
+    /// The gateway port: to the host's network stack.
+    Gateway = 2,
+}
+
+/// `reg0[0..3]`: see [`Source`].
+pub fn source() -> SubField {
+    SubField::reg(0, 0, 3)
+}
+
+/// `reg0[4..7]`: see [`Destination`].
+pub fn destination() -> SubField {
+    SubField::reg(0, 4, 7)
+}
+
+/// `reg0[0..7]`: source and destination together.
+pub fn source_destination() -> SubField {
+    SubField::reg(0, 0, 7)
+}
+
+/// `reg0[10]`: an Antrea-native rule denied the packet.
+pub fn denied() -> SubField {
+    SubField::reg(0, 10, 10)
+}
+
+/// `reg0[11..12]`: 0 allow, 1 drop, 2 reject, 3 pass.
+pub fn disposition() -> SubField {
+    SubField::reg(0, 11, 12)
+}
+
+/// `reg0[21..22]`: 1 if `reg1` holds the output port.
+pub fn output() -> SubField {
+    SubField::reg(0, 21, 22)
+}
+
+/// `reg1`: OpenFlow number of the port that the packet goes to.
+pub fn target_port() -> SubField {
+    SubField::whole(Field::Reg1)
+}
+
+/// `reg3`: id of the rule that denied the packet.
+pub fn deny_rule() -> SubField {
+    SubField::whole(Field::Reg3)
+}
+
+/// `reg5`: id of the egress rule that allowed the packet.
+pub fn egress_rule() -> SubField {
+    SubField::whole(Field::Reg5)
+}
+
+/// `reg6`: id of the ingress rule that allowed the packet.
+pub fn ingress_rule() -> SubField {
+    SubField::whole(Field::Reg6)
+}
+
+/// `ct_mark[0..3]`: [`Source`] of the connection's first packet.
+pub fn ct_source() -> SubField {
+    SubField::range(Field::CtMark, 0, 3)
+}
+
+/// `ct_label[0..31]`: the ingress rule that allowed the connection.
+pub fn ct_ingress_rule() -> SubField {
+    SubField::range(Field::CtLabel, 0, 31)
+}
+
+/// `ct_label[32..63]`: the egress rule that allowed the connection.
+pub fn ct_egress_rule() -> SubField {
+    SubField::range(Field::CtLabel, 32, 63)
+}
+
+/// `pkt_mark[31]`: made by a process of the host (set by the host's firewall on its way into the gateway).
+pub fn host_process() -> SubField {
+    SubField::range(Field::PktMark, 31, 31)
+}
+
+/// Connection-tracking zone of pods' IPv4 connections.
+pub const ZONE_V4: u16 = 65520;
+/// Connection-tracking zone of pods' IPv6 connections.
+pub const ZONE_V6: u16 = 65510;
