@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     AGENT, AGENT_PORT,
     config::{CONFIG, Configuration},
-    downward_env, managed, pod_template, pull_policy, resources, selector,
+    environment, managed, pod_template, pull_policy, resources, selector,
 };
 use crate::{
     effective::Effective,
@@ -71,7 +71,7 @@ fn agent(config: &Effective) -> Value {
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [AGENT],
         "args": ["--config", "/etc/antrea/antrea-agent.conf"],
-        "env": downward_env(),
+        "env": environment(config, &config.agent),
         "ports": [{"name": "api", "containerPort": AGENT_PORT, "hostPort": AGENT_PORT, "protocol": "TCP"}],
         "resources": resources(&config.agent.resources),
         // Container runtimes mount /proc/sys read-only unless a container is privileged, and the agent

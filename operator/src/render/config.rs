@@ -94,8 +94,6 @@ fn controller(config: &Effective) -> Value {
         "apiPort": CONTROLLER_PORT,
         "enablePrometheusMetrics": config.metrics,
         "selfSignedCert": true,
-        "logLevel": log_level(config.controller.log_level),
-        "logFormat": log_format(config.log_format),
     });
     if let Some(gates) = gates(config) {
         conf["featureGates"] = gates;
@@ -121,7 +119,7 @@ fn tunnel_type(tunnel: TunnelType) -> &'static str {
     }
 }
 
-fn log_level(level: LogLevel) -> &'static str {
+pub(super) fn log_level(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -131,7 +129,7 @@ fn log_level(level: LogLevel) -> &'static str {
     }
 }
 
-fn log_format(format: LogFormat) -> &'static str {
+pub(super) fn log_format(format: LogFormat) -> &'static str {
     match format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

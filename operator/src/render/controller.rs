@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     CONTROLLER, CONTROLLER_PORT,
     config::{CONFIG, Configuration},
-    downward_env, managed, pod_template, pull_policy, resources, selector,
+    environment, managed, pod_template, pull_policy, resources, selector,
 };
 use crate::{
     effective::Effective,
@@ -23,7 +23,7 @@ pub(super) fn deployment(config: &Effective, configuration: &Configuration) -> O
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [CONTROLLER],
         "args": ["--config", "/etc/antrea/antrea-controller.conf"],
-        "env": downward_env(),
+        "env": environment(config, &config.controller),
         "ports": [{"name": "api", "containerPort": CONTROLLER_PORT, "hostPort": CONTROLLER_PORT, "protocol": "TCP"}],
         "resources": resources(&config.controller.resources),
         "securityContext": {

@@ -151,14 +151,16 @@ fn pull_policy(policy: PullPolicy) -> &'static str {
     }
 }
 
-/// Environment that tells a component where it runs.
-fn downward_env() -> Value {
+/// Environment that tells a component where it runs and how to log.
+fn environment(config: &Effective, workload: &EffectiveWorkload) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     json!([
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
+        {"name": "LOG_LEVEL", "value": config::log_level(workload.log_level)},
+        {"name": "LOG_FORMAT", "value": config::log_format(config.log_format)},
     ])
 }
 

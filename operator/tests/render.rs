@@ -1,0 +1,184 @@
+//! What the operator would apply, compared with golden files.
+
+use std::collections::BTreeSet;
+
+use antrea_crds::AntreaInstallationSpec;
+use antrea_operator::{
+    effective::{Facts, RelatedImages},
+    object::{Object, Stage},
+    render::{self, render},
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+fn facts() -> Facts {
+    Facts {
+        default_version: "v0.1.0".into(),
+        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        ..Facts::default()
+    }
+}
+
+fn spec(value: Value) -> AntreaInstallationSpec {
+    serde_json::from_value(value).unwrap()
+}
+
+fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> &'a Object {
+    objects.iter().find(|object| object.kind.kind == kind && object.name == name).unwrap()
+}
+
+fn yaml(objects: &[&Object]) -> String {
+    objects.iter().map(|object| format!("---\n{}", serde_saphyr::to_string(&object.body).unwrap())).collect()
+}
+
+/// One golden file per stage, for the empty spec. The CRDs have golden files of their own.
+#[test]
+fn an_empty_spec() {
+    let objects = render(&AntreaInstallationSpec::default(), &facts()).unwrap();
+    for (name, stage) in [("base", Stage::Base), ("controller", Stage::Controller), ("agents", Stage::Agents)]
+    {
+        let of_stage: Vec<&Object> = objects.iter().filter(|object| object.kind.stage == stage).collect();
+        insta::assert_snapshot!(format!("empty_{name}"), yaml(&of_stage));
+    }
+}
+
+/// Everything set: the objects that say something about it.
+#[test]
+fn a_full_spec() {
+    let spec = spec(json!({
+        "version": "v1.2.3",
+        "images": {
+            "registry": "registry.example.com/mirror", "pullPolicy": "Always", "pullSecrets": [{"name": "pull"}],
+            "controller": {"digest": format!("sha256:{}", "0".repeat(64))},
+        },
+        "trafficEncapMode": "Hybrid", "tunnelType": "VXLAN", "tunnelPort": 8472, "mtu": 1400,
+        "serviceCIDRs": ["10.96.0.0/12", "fd00:96::/112"],
+        "podCIDRs": {"source": "NodeSpec", "cluster": ["10.244.0.0/16", "fd00:244::/56"]},
+        "ovs": {"datapath": "Userspace", "bridge": "br-pods", "gateway": "pods0", "resources": {"limits": {"memory": "1Gi"}}},
+        "kubeAPIServerOverride": "https://172.30.0.1:6443",
+        "logLevel": "Debug", "logFormat": "JSON",
+        "featureGates": {"AntreaPolicy": true, "NetworkPolicyStats": false},
+        "agent": {
+            "resources": {"requests": {"cpu": 1, "memory": "128Mi"}}, "nodeSelector": {"pool": "a"},
+            "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}],
+            "priorityClassName": "high",
+        },
+        "controller": {"logLevel": "Error", "tolerations": []},
+        "monitoring": {"metrics": false},
+    }));
+    let objects = render(&spec, &facts()).unwrap();
+    let telling = [
+        find(&objects, "ConfigMap", "antrea-config"),
+        find(&objects, "Deployment", "antrea-controller"),
+        find(&objects, "DaemonSet", "antrea-agent"),
+    ];
+    insta::assert_snapshot!("full", yaml(&telling));
+}
+
+/// A key that the API does not know would be dropped in silence by a real API server; here it shows.
+#[test]
+fn every_object_is_what_its_kind_says() {
+    fn same<K: DeserializeOwned + Serialize>(body: &Value) {
+        let typed: K = serde_json::from_value(body.clone()).unwrap();
+        let again = serde_json::to_value(typed).unwrap();
+        assert_eq!(&again, body, "a field was lost or made up");
+    }
+    for object in render(&AntreaInstallationSpec::default(), &facts()).unwrap() {
+        let body = &object.body;
+        match object.kind.kind {
+            "CustomResourceDefinition" => same::<CustomResourceDefinition>(body),
+            "ServiceAccount" => same::<ServiceAccount>(body),
+            "ClusterRole" => same::<ClusterRole>(body),
+            "ClusterRoleBinding" => same::<ClusterRoleBinding>(body),
+            "Role" => same::<Role>(body),
+            "RoleBinding" => same::<RoleBinding>(body),
+            "ConfigMap" => same::<ConfigMap>(body),
+            "Service" => same::<Service>(body),
+            "APIService" => same::<APIService>(body),
+            "Deployment" => same::<Deployment>(body),
+            "DaemonSet" => same::<DaemonSet>(body),
+            other => panic!("no check for {other}"),
+        }
+    }
+}
+
+#[test]
+fn every_object_is_owned_and_named_once_and_stages_are_in_order() {
+    let objects = render(&AntreaInstallationSpec::default(), &facts()).unwrap();
+    let mut keys = BTreeSet::new();
+    for object in &objects {
+        let labels = &object.body["metadata"]["labels"];
+        assert_eq!(labels["operator.antrea.io/installation"], "default", "{}", object.key());
+        assert!(keys.insert(object.key()), "{} twice", object.key());
+    }
+    assert!(objects.windows(2).all(|pair| pair[0].kind.stage <= pair[1].kind.stage));
+}
+
+/// Only what a Pod reads at start may restart it.
+#[test]
+fn pods_restart_only_for_what_they_read() {
+    let revisions = |value: Value| {
+        let objects = render(&spec(value), &facts()).unwrap();
+        [("DaemonSet", "antrea-agent"), ("Deployment", "antrea-controller")]
+            .map(|(kind, name)| render::revision(find(&objects, kind, name)).unwrap().to_owned())
+    };
+    let base = revisions(json!({}));
+    let mtu = revisions(json!({"mtu": 1400}));
+    assert!(base[0] != mtu[0] && base[1] == mtu[1], "the controller does not read the MTU");
+    let level = revisions(json!({"controller": {"logLevel": "Debug"}}));
+    assert!(base[0] == level[0] && base[1] != level[1]);
+    assert_eq!(base, revisions(json!({"monitoring": {"labels": {"a": "b"}}})));
+    assert_eq!(
+        base,
+        revisions(json!({"trafficEncapMode": "Encap"})),
+        "a default that is spelt out is no change"
+    );
+}
+
+#[test]
+fn every_image_can_be_mirrored() {
+    let related =
+        RelatedImages { agent: Some("q.io/a@sha256:1".into()), controller: Some("q.io/c@sha256:2".into()) };
+    let facts = Facts { related, ..facts() };
+    for value in [json!({}), json!({"images": {"registry": "mirror.local"}})] {
+        let config = antrea_operator::effective::effective(&spec(value), &facts).unwrap();
+        let listed = render::images(&config);
+        let text = yaml(&render::objects(&config).iter().collect::<Vec<_>>());
+        let used: BTreeSet<String> = text
+            .lines()
+            .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "))
+            .map(|image| image.trim_matches('"').to_owned())
+            .collect();
+        assert_eq!(used.into_iter().collect::<Vec<_>>(), listed);
+    }
+}
+
+/// No component may do everything, read every Secret or make itself more powerful.
+#[test]
+fn roles_are_narrow() {
+    for object in render(&AntreaInstallationSpec::default(), &facts()).unwrap() {
+        let Some(rules) = object.body.get("rules").and_then(Value::as_array) else { continue };
+        for rule in rules {
+            let text = rule.to_string();
+            assert!(!text.contains("\"*\""), "{}: {text}", object.key());
+            assert!(
+                !text.contains("escalate") && !text.contains("bind\"") && !text.contains("impersonate"),
+                "{text}"
+            );
+            let secrets = rule["resources"].as_array().unwrap().contains(&json!("secrets"));
+            if secrets {
+                assert_eq!(object.kind.kind, "Role", "Secrets are read in one namespace only");
+                assert!(rule.get("resourceNames").is_some() || rule["verbs"] == json!(["create"]), "{text}");
+            }
+        }
+    }
+}
