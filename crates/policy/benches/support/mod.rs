@@ -1,0 +1,4 @@
+//! The parts of the benchmark.
+
+pub(crate) mod report;
+pub(crate) mod shapes;
