@@ -2,3 +2,10 @@
 
 #[cfg(feature = "cni")]
 pub mod cni;
+
+#[cfg(feature = "apis")]
+pub mod controlplane;
+#[cfg(feature = "apis")]
+pub mod k8s;
+#[cfg(feature = "apis")]
+pub mod stats;
