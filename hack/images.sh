@@ -100,12 +100,12 @@ project_images() {
 	done
 }
 
-# The version, and a hash of all that goes into the images: a changed binary has a new tag, and is
-# rolled out as any upgrade is.
+# The workspace's version, and a hash of all that goes into the images: a changed binary has a new
+# tag, and is rolled out as any upgrade is.
 image_tag() {
 	local release=$1 version
-	version=$(git -C "$REPO" describe --tags --always 2>/dev/null || echo dev)
-	echo "$version-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
+	version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+	echo "v$version-dev-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
 		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni} "$REPO/tools/cni/go.mod")"
 }
 

@@ -45,7 +45,7 @@ snapshot() {
 	{
 		processes | sed 's/^/process /'
 		namespaces | sed 's/^ */namespaces /'
-		find /run/netns -mindepth 1 2>/dev/null | sed 's/^/netns /'
+		[[ ! -d /run/netns ]] || find /run/netns | sed 's/^/netns /'
 		ip -o link | awk -F'[:@] ' '{ print "link " $2 }'
 		ip -4 -o addr | awk '{ print "address " $2 " " $4 }'
 		ip route show table all | sed 's/^/route /'
@@ -53,7 +53,8 @@ snapshot() {
 		find /sys/fs/cgroup -type d | sed 's/^/cgroup /'
 		firewall | sed 's/^/rule /'
 		sysctls | sed 's/^/sysctl /'
-		find /run /etc /opt /var/lib /var/log -xdev \( -type f -o -type d -o -type s \) 2>/dev/null | sed 's/^/file /'
+		# A file may go while find looks at it.
+		{ find /run /etc /opt /var/lib /var/log -xdev 2>/dev/null || true; } | sed 's/^/file /'
 	} | sort
 }
 
