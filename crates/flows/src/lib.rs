@@ -24,10 +24,11 @@
 //! - A connection is committed after all policy, never between egress and ingress.
 //! - Every flow carries the cookie of the current round.
 
-mod config;
+pub mod config;
 mod cookie;
 mod feature;
 pub mod field;
+pub mod policy;
 mod store;
 mod table;
 

@@ -245,6 +245,16 @@ impl FlowStore {
         Ok(diff)
     }
 
+    /// Takes over a difference that was worked out elsewhere, as by [`crate::policy::Realizer`].
+    ///
+    /// # Errors
+    /// As for [`FlowStore::set`].
+    pub fn apply(&mut self, owner: &Owner, diff: Diff) -> Result<Diff, Conflict> {
+        let Diff { mut adds, mods, deletes } = diff;
+        adds.extend(mods);
+        self.update(owner, adds, deletes)
+    }
+
     /// Splits the flows, without duplicates, or finds a conflict.
     fn check(&self, owner: &Owner, puts: Vec<Flow>) -> Result<Vec<(FlowKey, Body)>, Conflict> {
         let mut seen: HashMap<FlowKey, Body, RandomState> =

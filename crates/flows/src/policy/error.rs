@@ -1,0 +1,43 @@
+use crate::Table;
+
+/// A rule that can't become flows. The realizer is then as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// 0 means "no rule" in registers and labels.
+    #[error("rule id 0 is reserved")]
+    ReservedId,
+    /// Kubernetes rules can only allow.
+    #[error("rule {id} of a Kubernetes policy does not allow")]
+    NotAllow {
+        /// The rule.
+        id: u32,
+    },
+    /// Baseline rules have nothing to pass to.
+    #[error("rule {id} of the baseline tier passes, but nothing comes after it")]
+    NothingToPassTo {
+        /// The rule.
+        id: u32,
+    },
+    /// The priority is outside the range of the rule's class.
+    #[error("rule {id} has OpenFlow priority {priority}, which its class does not have")]
+    Priority {
+        /// The rule.
+        id: u32,
+        /// Its priority.
+        priority: u16,
+    },
+    /// The table of the rule does not exist.
+    #[error("rule {id} needs table {}, which is not enabled", .table.name())]
+    NoTable {
+        /// The rule.
+        id: u32,
+        /// The table.
+        table: Table,
+    },
+    /// Members of a rule that is not there.
+    #[error("rule {id} is not known")]
+    Unknown {
+        /// The rule.
+        id: u32,
+    },
+}

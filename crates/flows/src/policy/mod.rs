@@ -1,0 +1,153 @@
+//! Policy rules as flows.
+//!
+//! A rule says: pods it applies to × peers × services → action. Multiplied out that would be a flow per
+//! combination; OVS's conjunctive match needs a flow per member instead (ovs-fields(7), "Conjunctive Match
+//! Fields"):
+//!
+//! ```text
+//!  IngressRule 200  reg1=PORT          conjunction(ID,2/3)   one per pod
+//!              200  nw_src=PEER        conjunction(ID,1/3)   one per peer, shared by all rules with that peer
+//!              200  tcp_dst=80         conjunction(ID,3/3)
+//!              190  conj_id=ID         reg6=ID, goto IngressMetric
+//!  IngressDefaultRule 200 reg1=PORT    drop                  once per isolated pod
+//!  IngressMetric 200 +new reg6=ID      next                  counts connections
+//!                200 -new ct_label=ID  next                  counts the other packets
+//! ```
+//!
+//! # Invariants
+//! - The flows are a function of the set of rules; the order of changes does not matter.
+//! - A change costs as much as the flows it touches, whatever else is installed.
+//! - A rule never lets more through than its members say while a change is half done: a conjunction acts only
+//!   when all its clauses are there, and isolation of a pod stays while any rule wants it, in one
+//!   [`Realizer::apply`] as well as between them.
+
+mod clause;
+mod error;
+mod named;
+mod realizer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+pub use antrea_policy::{
+    model::{Action, Direction, NamedPort, Protocol},
+    ports::PortRange,
+};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+pub use error::RuleError;
+pub use named::{NamedService, resolve_named_ports};
+pub use realizer::Realizer;
+
+/// Where a rule stands in the order of evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Of a Kubernetes NetworkPolicy: isolates the pods it applies to; can only allow.
+    K8s,
+    /// Of an Antrea-native policy, before Kubernetes policies. Higher priorities (100–65000 but 64990) come
+    /// first.
+    Native {
+        /// OpenFlow priority; different for rules of different rank.
+        priority: u16,
+    },
+    /// Of an Antrea-native policy in the baseline tier, after Kubernetes policies.
+    Baseline {
+        /// OpenFlow priority, 10–180.
+        priority: u16,
+    },
+}
+
+/// Who is at the other end: sources of an ingress rule, destinations of an egress rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Everybody, of every family.
+    Any,
+    /// These addresses, without host bits ([`IpNet::trunc`]); what a policy excepts is already subtracted.
+    /// Nobody if empty.
+    Of(BTreeSet<IpNet>),
+}
+
+impl Peers {
+    /// Whether no packet can come from or go to these peers.
+    pub fn is_nobody(&self) -> bool {
+        matches!(self, Peers::Of(nets) if nets.is_empty())
+    }
+}
+
+/// One alternative of what a rule allows or denies. Named ports are resolved: see [`resolve_named_ports`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// Destination ports; `None` is all.
+    pub ports: Option<PortRange>,
+    /// Source ports; `None` is all.
+    pub src_ports: Option<PortRange>,
+    /// ICMP type; `None` is all.
+    pub icmp_type: Option<u8>,
+    /// ICMP code; `None` is all.
+    pub icmp_code: Option<u8>,
+}
+
+impl Service {
+    /// All traffic of a protocol.
+    pub fn all(protocol: Protocol) -> Self {
+        Self { protocol, ports: None, src_ports: None, icmp_type: None, icmp_code: None }
+    }
+
+    /// Traffic to a range of ports.
+    pub fn to(protocol: Protocol, ports: PortRange) -> Self {
+        Self { ports: Some(ports), ..Self::all(protocol) }
+    }
+}
+
+/// Addresses of a pod, one per family.
+pub type PodIps = SmallVec<[IpAddr; 2]>;
+
+/// A rule, as far as this node has to do with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Id, not 0, unique among the rules of the node. It becomes the conjunction's id, is kept in the label of
+    /// connections that the rule allowed and in the cookie of the rule's own flows. Small and dense ids share
+    /// more flows.
+    pub id: u32,
+    /// Seen from the pods that the rule applies to.
+    pub direction: Direction,
+    /// Its place in the order.
+    pub class: Class,
+    /// What happens to matching packets.
+    pub action: Action,
+    /// Pods of this node that the rule applies to: OpenFlow port → addresses.
+    pub pods: BTreeMap<u32, PodIps>,
+    /// The other end. A Kubernetes rule with nobody there only isolates its pods.
+    pub peers: Peers,
+    /// Alternatives; empty is all traffic.
+    pub services: Vec<Service>,
+}
+
+/// A change of a rule's members. What is removed goes first, so a pod whose address changed can be in both.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberChange {
+    /// Ports of pods that the rule no longer applies to. Unknown ones are ignored.
+    pub removed_pods: Vec<u32>,
+    /// Pods that the rule now applies to; replaces what was known of the port.
+    pub added_pods: Vec<(u32, PodIps)>,
+    /// Peers that are gone. Unknown ones are ignored, and all if the peers are [`Peers::Any`].
+    pub removed_peers: Vec<IpNet>,
+    /// New peers. Known ones are ignored, and all if the peers are [`Peers::Any`].
+    pub added_peers: Vec<IpNet>,
+}
+
+/// One change of the set of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleChange {
+    /// Adds the rule, or replaces the one with its id.
+    Upsert(Rule),
+    /// Removes the rule, if it is there.
+    Remove(u32),
+    /// Changes members of a rule.
+    Members(u32, MemberChange),
+}

@@ -1,0 +1,502 @@
+//! From rules to flows, change by change.
+
+use foldhash::fast::RandomState;
+use hashbrown::{HashMap, hash_map::EntryRef};
+use openflow::{Action as OfAction, CtState, Flow, FlowKey, Match};
+use smallvec::SmallVec;
+
+use super::{Action, Class, Direction, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause};
+use crate::{
+    Diff, Family, Network, Table,
+    cookie::Category,
+    feature::priority::{BYPASS, LOW, NORMAL},
+    field,
+};
+
+/// How many ids share a priority in the Kubernetes tables. A flow can't be longer than 64 KiB, 16 bytes per
+/// conjunction, and is sent whole when one rule joins or leaves it. Kubernetes rules only allow, so their
+/// order among themselves means nothing.
+const IDS_PER_PRIORITY: u32 = 1024;
+/// Number of priorities that Kubernetes rules are spread over.
+const PRIORITIES: u32 = 1024;
+
+/// One rule's share in a flow: `conjunction(id, clause/n)`, and how many members of the clause wanted it.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    id: u32,
+    clause: u8,
+    n_clauses: u8,
+    members: u32,
+}
+
+/// The flows of a set of rules. See the module's description.
+#[derive(Debug)]
+pub struct Realizer {
+    net: Network,
+    families: Vec<Family>,
+    rules: HashMap<u32, Rule, RandomState>,
+    shared: HashMap<FlowKey, SmallVec<[Share; 1]>, RandomState>,
+    /// Isolating flows, with the number of rules that want each.
+    isolated: HashMap<FlowKey, u32, RandomState>,
+    /// Flows that belong to one rule.
+    own: HashMap<FlowKey, Flow, RandomState>,
+    /// What each flow touched by the change at hand was before.
+    journal: HashMap<FlowKey, Option<Flow>, RandomState>,
+}
+
+impl Realizer {
+    /// No rules yet.
+    pub fn new(net: &Network) -> Self {
+        Self {
+            net: net.clone(),
+            families: net.pipeline.families().collect(),
+            rules: HashMap::default(),
+            shared: HashMap::default(),
+            isolated: HashMap::default(),
+            own: HashMap::default(),
+            journal: HashMap::default(),
+        }
+    }
+
+    /// The rule with this id.
+    pub fn rule(&self, id: u32) -> Option<&Rule> {
+        self.rules.get(&id)
+    }
+
+    /// The rules, in no order.
+    pub fn rules(&self) -> impl ExactSizeIterator<Item = &Rule> {
+        self.rules.values()
+    }
+
+    /// Number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.shared.len() + self.isolated.len() + self.own.len()
+    }
+
+    /// All flows, sorted by key.
+    pub fn flows(&self) -> Vec<Flow> {
+        let keys = self.shared.keys().chain(self.isolated.keys()).chain(self.own.keys());
+        let mut flows: Vec<Flow> = keys.filter_map(|key| self.current(key)).collect();
+        flows.sort_unstable();
+        flows
+    }
+
+    /// Adds the rule, or replaces the one with its id.
+    ///
+    /// # Errors
+    /// See [`RuleError`].
+    pub fn upsert_rule(&mut self, rule: Rule) -> Result<Diff, RuleError> {
+        self.apply([RuleChange::Upsert(rule)])
+    }
+
+    /// Removes the rule, if it is there.
+    pub fn remove_rule(&mut self, id: u32) -> Diff {
+        self.apply([RuleChange::Remove(id)]).unwrap_or_default()
+    }
+
+    /// Changes members of a rule, at the cost of the change.
+    ///
+    /// # Errors
+    /// If there is no such rule.
+    pub fn update_members(&mut self, id: u32, change: MemberChange) -> Result<Diff, RuleError> {
+        self.apply([RuleChange::Members(id, change)])
+    }
+
+    /// Applies changes in order and returns what they come to together. Replacing a pod's rules in one call
+    /// leaves its isolation untouched.
+    ///
+    /// # Errors
+    /// See [`RuleError`]. Nothing is changed then.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = RuleChange>) -> Result<Diff, RuleError> {
+        let changes: Vec<RuleChange> = changes.into_iter().collect();
+        self.check(&changes)?;
+        for change in changes {
+            match change {
+                RuleChange::Upsert(rule) => {
+                    // New first: what both have is then never without a member.
+                    self.realize(&rule, true);
+                    if let Some(old) = self.rules.insert(rule.id, rule) {
+                        let now = self.rules.get(&old.id).cloned();
+                        self.realize(&old, false);
+                        // Clause numbers may differ, and they live in the shares of the rule.
+                        if let Some(now) = now {
+                            self.refresh(&old, &now);
+                        }
+                    }
+                }
+                RuleChange::Remove(id) => {
+                    if let Some(old) = self.rules.remove(&id) {
+                        self.realize(&old, false);
+                    }
+                }
+                RuleChange::Members(id, change) => {
+                    if let Some(rule) = self.rules.remove(&id) {
+                        let rule = self.change_members(rule, change);
+                        self.rules.insert(id, rule);
+                    }
+                }
+            }
+        }
+        Ok(self.commit())
+    }
+
+    fn check(&self, changes: &[RuleChange]) -> Result<(), RuleError> {
+        let mut known: HashMap<u32, bool, RandomState> = HashMap::default();
+        for change in changes {
+            match change {
+                RuleChange::Upsert(rule) => {
+                    self.check_rule(rule)?;
+                    known.insert(rule.id, true);
+                }
+                RuleChange::Remove(id) => {
+                    known.insert(*id, false);
+                }
+                RuleChange::Members(id, _) => {
+                    let there = known.get(id).copied().unwrap_or_else(|| self.rules.contains_key(id));
+                    if !there {
+                        return Err(RuleError::Unknown { id: *id });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rule(&self, rule: &Rule) -> Result<(), RuleError> {
+        let id = rule.id;
+        if id == 0 {
+            return Err(RuleError::ReservedId);
+        }
+        match (rule.class, rule.action) {
+            (Class::K8s, Action::Drop | Action::Reject | Action::Pass) => {
+                return Err(RuleError::NotAllow { id });
+            }
+            (Class::Baseline { .. }, Action::Pass) => return Err(RuleError::NothingToPassTo { id }),
+            (Class::Native { priority }, _) if !(100..=65000).contains(&priority) || priority == BYPASS => {
+                return Err(RuleError::Priority { id, priority });
+            }
+            (Class::Baseline { priority }, _) if !(10..=180).contains(&priority) => {
+                return Err(RuleError::Priority { id, priority });
+            }
+            _ => {}
+        }
+        let table = rule_table(rule);
+        if self.net.pipeline.number(table).is_none() {
+            return Err(RuleError::NoTable { id, table });
+        }
+        Ok(())
+    }
+
+    /// Adds (or takes back) all that a rule contributes.
+    fn realize(&mut self, rule: &Rule, add: bool) {
+        for (ofport, ips) in &rule.pods {
+            self.isolate(rule, *ofport, ips, add);
+        }
+        if is_active(rule) {
+            self.act(rule, add);
+        }
+    }
+
+    /// Adds (or takes back) what a rule does to traffic.
+    fn act(&mut self, rule: &Rule, add: bool) {
+        let clauses = Clauses::of(rule);
+        for (ofport, ips) in &rule.pods {
+            self.share_pod(rule, &clauses, *ofport, ips, add);
+        }
+        match (&rule.peers, clauses.peers) {
+            (Peers::Any, Some(clause)) => {
+                for family in self.families.clone() {
+                    self.share(rule, &clauses, clause, family.packets(), add);
+                }
+            }
+            (Peers::Of(nets), Some(clause)) => {
+                for net in nets {
+                    if let Some(matches) = clause::peer(rule.direction, *net, &self.families) {
+                        self.share(rule, &clauses, clause, matches, add);
+                    }
+                }
+            }
+            (_, None) => {}
+        }
+        if let Some(clause) = clauses.services {
+            for matches in clause::services(&rule.services, &self.families) {
+                self.share(rule, &clauses, clause, matches, add);
+            }
+        }
+        for flow in self.own_flows(rule) {
+            let key = flow.key();
+            self.touch(&key);
+            if add {
+                self.own.insert(key, flow);
+            } else {
+                self.own.remove(&key);
+            }
+        }
+    }
+
+    /// Puts right what taking back the old form of a rule did to what the new form has too.
+    fn refresh(&mut self, old: &Rule, now: &Rule) {
+        if is_active(now) && is_active(old) {
+            for flow in self.own_flows(now) {
+                let key = flow.key();
+                self.touch(&key);
+                self.own.insert(key, flow);
+            }
+        }
+    }
+
+    fn change_members(&mut self, mut rule: Rule, change: MemberChange) -> Rule {
+        let was_active = is_active(&rule);
+        let mut gone_pods = Vec::new();
+        let mut new_pods = Vec::new();
+        for ofport in change.removed_pods {
+            gone_pods.extend(rule.pods.remove(&ofport).map(|ips| (ofport, ips)));
+        }
+        for (ofport, ips) in change.added_pods {
+            gone_pods.extend(rule.pods.insert(ofport, ips.clone()).map(|old| (ofport, old)));
+            new_pods.push((ofport, ips));
+        }
+        let (mut gone_peers, mut new_peers) = (Vec::new(), Vec::new());
+        if let Peers::Of(nets) = &mut rule.peers {
+            gone_peers.extend(change.removed_peers.into_iter().filter(|net| nets.remove(net)));
+            new_peers.extend(change.added_peers.into_iter().filter(|net| nets.insert(*net)));
+        }
+
+        // New before gone: what is both is then never without a member.
+        for (add, pods) in [(true, &new_pods), (false, &gone_pods)] {
+            for (ofport, ips) in pods {
+                self.isolate(&rule, *ofport, ips, add);
+            }
+        }
+        match (was_active, is_active(&rule)) {
+            (false, false) => {}
+            (false, true) => self.act(&rule, true),
+            (true, false) => {
+                let mut old = rule.clone();
+                for (ofport, _) in &new_pods {
+                    old.pods.remove(ofport);
+                }
+                old.pods.extend(gone_pods);
+                if let Peers::Of(nets) = &mut old.peers {
+                    nets.retain(|net| !new_peers.contains(net));
+                    nets.extend(gone_peers);
+                }
+                self.act(&old, false);
+            }
+            (true, true) => {
+                let clauses = Clauses::of(&rule);
+                for (add, pods, peers) in [(true, &new_pods, &new_peers), (false, &gone_pods, &gone_peers)] {
+                    for (ofport, ips) in pods {
+                        self.share_pod(&rule, &clauses, *ofport, ips, add);
+                    }
+                    for net in peers {
+                        if let (Some(clause), Some(matches)) =
+                            (clauses.peers, clause::peer(rule.direction, *net, &self.families))
+                        {
+                            self.share(&rule, &clauses, clause, matches, add);
+                        }
+                    }
+                }
+            }
+        }
+        rule
+    }
+
+    fn isolate(&mut self, rule: &Rule, ofport: u32, ips: &PodIps, add: bool) {
+        if rule.class != Class::K8s {
+            return;
+        }
+        let table = self.net.pipeline.id(match rule.direction {
+            Direction::In => Table::IngressDefaultRule,
+            Direction::Out => Table::EgressDefaultRule,
+        });
+        for matches in clause::pod(rule.direction, ofport, ips, &self.families) {
+            let key = FlowKey { table, priority: NORMAL, matches };
+            self.touch(&key);
+            if add {
+                *self.isolated.entry(key).or_insert(0) += 1;
+            } else if let EntryRef::Occupied(mut entry) = self.isolated.entry_ref(&key) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+    }
+
+    fn share_pod(&mut self, rule: &Rule, clauses: &Clauses, ofport: u32, ips: &PodIps, add: bool) {
+        for matches in clause::pod(rule.direction, ofport, ips, &self.families) {
+            self.share(rule, clauses, clauses.pods, matches, add);
+        }
+    }
+
+    fn share(&mut self, rule: &Rule, clauses: &Clauses, clause: u8, matches: Match, add: bool) {
+        let key = FlowKey {
+            table: self.net.pipeline.id(rule_table(rule)),
+            priority: match_priority(rule),
+            matches,
+        };
+        self.touch(&key);
+        let wanted = Share { id: rule.id, clause, n_clauses: clauses.count, members: 1 };
+        let order = |s: &Share| (s.id, s.clause, s.n_clauses);
+        if add {
+            let shares = self.shared.entry(key).or_default();
+            match shares.binary_search_by_key(&order(&wanted), order) {
+                Ok(at) => shares[at].members += 1,
+                Err(at) => shares.insert(at, wanted),
+            }
+        } else if let EntryRef::Occupied(mut entry) = self.shared.entry_ref(&key) {
+            let shares = entry.get_mut();
+            if let Ok(at) = shares.binary_search_by_key(&order(&wanted), order) {
+                shares[at].members -= 1;
+                if shares[at].members == 0 {
+                    shares.remove(at);
+                }
+            }
+            if shares.is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Flows that say what becomes of packets that the rule matched.
+    fn own_flows(&self, rule: &Rule) -> Vec<Flow> {
+        let net = &self.net;
+        let flow = |table, priority, matches| {
+            Flow::new(net.pipeline.id(table), priority)
+                .cookie(net.cookie(Category::NetworkPolicy, rule.id))
+                .matching(matches)
+        };
+        let id = u128::from(rule.id);
+        let (metric, k8s_table, register, label) = match rule.direction {
+            Direction::In => {
+                (Table::IngressMetric, Table::IngressRule, field::ingress_rule(), field::ct_ingress_rule())
+            }
+            Direction::Out => {
+                (Table::EgressMetric, Table::EgressRule, field::egress_rule(), field::ct_egress_rule())
+            }
+        };
+        let decision = flow(rule_table(rule), action_priority(rule), Match::new().conj_id(rule.id));
+        let next = net.goto_next(metric);
+        match rule.action {
+            Action::Allow => {
+                let new = CtState::new().set(CtState::NEW | CtState::TRK);
+                let known = CtState::new().unset(CtState::NEW).set(CtState::TRK);
+                vec![
+                    decision.action(register.load(id)).action(net.goto(metric)),
+                    flow(metric, NORMAL, Match::new().ct_state(new).bits(register, id)).actions(next.clone()),
+                    flow(metric, NORMAL, Match::new().ct_state(known).bits(label, id)).actions(next),
+                ]
+            }
+            Action::Drop | Action::Reject => {
+                let disposition = if rule.action == Action::Reject { 2 } else { 1 };
+                vec![
+                    decision
+                        .action(field::deny_rule().load(id))
+                        .action(field::denied().load(1))
+                        .action(field::disposition().load(disposition))
+                        .action(net.goto(metric)),
+                    flow(metric, NORMAL, Match::new().bits(field::denied(), 1).bits(field::deny_rule(), id)),
+                ]
+            }
+            Action::Pass => vec![decision.action(net.goto(k8s_table))],
+        }
+    }
+
+    /// What the flow with this key is now.
+    fn current(&self, key: &FlowKey) -> Option<Flow> {
+        if let Some(flow) = self.own.get(key) {
+            return Some(flow.clone());
+        }
+        let bare = || {
+            Flow::new(key.table, key.priority)
+                .cookie(self.net.cookie(Category::NetworkPolicy, 0))
+                .matching(key.matches.clone())
+        };
+        if let Some(shares) = self.shared.get(key) {
+            return Some(bare().actions(shares.iter().map(|s| OfAction::Conjunction {
+                id: s.id,
+                clause: s.clause,
+                n_clauses: s.n_clauses,
+            })));
+        }
+        self.isolated.contains_key(key).then(bare)
+    }
+
+    fn touch(&mut self, key: &FlowKey) {
+        if !self.journal.contains_key(key) {
+            let was = self.current(key);
+            self.journal.insert(key.clone(), was);
+        }
+    }
+
+    fn commit(&mut self) -> Diff {
+        let mut diff = Diff::default();
+        for (key, was) in std::mem::take(&mut self.journal) {
+            match (was, self.current(&key)) {
+                (None, Some(now)) => diff.adds.push(now),
+                (Some(was), Some(now)) if was != now => diff.mods.push(now),
+                (Some(_), None) => diff.deletes.push(key),
+                _ => {}
+            }
+        }
+        diff.adds.sort_unstable();
+        diff.mods.sort_unstable();
+        diff.deletes.sort_unstable();
+        diff
+    }
+}
+
+/// The numbers of a rule's clauses: from, to, service, those that restrict something.
+#[derive(Clone, Copy, Debug)]
+struct Clauses {
+    pods: u8,
+    peers: Option<u8>,
+    services: Option<u8>,
+    count: u8,
+}
+
+impl Clauses {
+    fn of(rule: &Rule) -> Self {
+        // A conjunction has two clauses at least: a rule for all peers and all services gets one that
+        // matches every packet.
+        let peers = rule.peers != Peers::Any || rule.services.is_empty();
+        let services = !rule.services.is_empty();
+        let count = 1 + u8::from(peers) + u8::from(services);
+        let (pods, peers_at) = match rule.direction {
+            Direction::In => (1 + u8::from(peers), 1),
+            Direction::Out => (1, 2),
+        };
+        Self { pods, peers: peers.then_some(peers_at), services: services.then_some(count), count }
+    }
+}
+
+/// Whether any packet can match the rule.
+fn is_active(rule: &Rule) -> bool {
+    !rule.pods.is_empty() && !rule.peers.is_nobody()
+}
+
+fn rule_table(rule: &Rule) -> Table {
+    match (rule.class, rule.direction) {
+        (Class::K8s, Direction::In) => Table::IngressRule,
+        (Class::K8s, Direction::Out) => Table::EgressRule,
+        (Class::Native { .. }, Direction::In) => Table::AntreaPolicyIngressRule,
+        (Class::Native { .. }, Direction::Out) => Table::AntreaPolicyEgressRule,
+        (Class::Baseline { .. }, Direction::In) => Table::IngressDefaultRule,
+        (Class::Baseline { .. }, Direction::Out) => Table::EgressDefaultRule,
+    }
+}
+
+fn match_priority(rule: &Rule) -> u16 {
+    match rule.class {
+        Class::K8s => NORMAL + (rule.id / IDS_PER_PRIORITY % PRIORITIES) as u16,
+        Class::Native { priority } | Class::Baseline { priority } => priority,
+    }
+}
+
+fn action_priority(rule: &Rule) -> u16 {
+    match rule.class {
+        Class::K8s => LOW,
+        Class::Native { priority } | Class::Baseline { priority } => priority,
+    }
+}
