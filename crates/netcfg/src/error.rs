@@ -21,12 +21,12 @@ pub enum Error {
         detail: Option<String>,
     },
     /// A system call or file operation failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// The operation and its object.
         what: String,
-        /// The cause.
-        source: io::Error,
+        /// What went wrong; part of the text, hence not a `source`.
+        error: io::Error,
     },
     /// The netlink connection's task is gone.
     #[error("{0}: netlink connection closed")]
@@ -80,7 +80,7 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Error::Kernel { errno, .. } => Some(*errno),
-            Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            Error::Io { error, .. } => error.raw_os_error().map(Errno::from_raw),
             _ => None,
         }
     }
@@ -94,8 +94,8 @@ impl Error {
             )
     }
 
-    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
-        Error::Io { what: what.into(), source }
+    pub(crate) fn io(what: impl Into<String>, error: io::Error) -> Self {
+        Error::Io { what: what.into(), error }
     }
 
     pub(crate) fn errno_of(what: impl Into<String>, errno: Errno) -> Self {

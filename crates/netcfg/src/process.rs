@@ -50,7 +50,7 @@ pub(crate) async fn run(
 
 /// Whether the program could not be started because it is not there.
 pub(crate) fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    matches!(error, Error::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Adds the line that a `restore` tool complained about (`line N …` in its message) to the error.

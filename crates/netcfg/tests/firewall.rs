@@ -320,6 +320,30 @@ async fn cleanup_reports_what_others_still_use_and_removes_the_rest() {
 }
 
 #[tokio::test]
+async fn a_rule_that_is_shown_otherwise_is_not_written_again() {
+    let host = Host::new().await;
+    let iptables = Iptables::new(host.ns.clone(), Backend::Nft, Family::V4);
+    let mut want = Ruleset::new(Family::V4);
+    // Protocol 0 means any: it is accepted, and absent from what is read back.
+    want.rule(Table::Filter, "ANTREA-FORWARD", Rule::new(Target::Accept).proto(Proto(0)));
+    assert!(!iptables.apply(&want).await.unwrap().is_unchanged());
+    assert!(iptables.apply(&want).await.unwrap().is_unchanged());
+    host.sh("iptables-nft -A ANTREA-FORWARD -j DROP").await;
+    assert!(!iptables.apply(&want).await.unwrap().is_unchanged(), "but drift is repaired");
+    assert!(iptables.apply(&want).await.unwrap().is_unchanged());
+}
+
+#[tokio::test]
+async fn a_handle_is_for_one_family_and_for_any_task() {
+    let host = Host::new().await;
+    let iptables = Iptables::new(host.ns.clone(), Backend::Nft, Family::V4);
+    let error = iptables.apply(&Ruleset::new(Family::V6)).await.unwrap_err();
+    assert!(error.to_string().contains("another family"), "{error}");
+    let task = tokio::spawn(async move { iptables.apply(&Ruleset::new(Family::V4)).await });
+    assert!(task.await.unwrap().unwrap().is_unchanged(), "usable from a spawned task");
+}
+
+#[tokio::test]
 async fn the_backend_is_that_of_the_node() {
     let host = Host::new().await;
     assert_eq!(Backend::detect(&host.ns).await.unwrap(), Backend::Nft);

@@ -48,6 +48,57 @@ async fn panicking_work_in_a_namespace_is_an_error() {
     assert_eq!(host.sh("ls /sys/class/net 2>/dev/null; ip -br link | wc -l").await.lines().last(), Some("1"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_handle_serves_many_tasks() {
+    let (host, _peer) = joined("gw", "eth0").await;
+    let gw = host.nl.require_link("gw").await.unwrap().index;
+    let tasks: Vec<_> = (0..50u8)
+        .map(|i| {
+            let nl = host.nl.clone();
+            tokio::spawn(async move {
+                let route = Route::new(IpNet::new(IpAddr::from([10, 1, i, 0]), 24).unwrap()).dev(gw);
+                nl.set_route(&route).await.unwrap();
+                nl.add_address(gw, IpNet::new(IpAddr::from([10, 2, i, 1]), 24).unwrap()).await.unwrap();
+                assert_eq!(nl.require_link("gw").await.unwrap().index, gw);
+                nl.routes(&RouteFilter::owned()).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(host.json("ip -j route show proto 173").await.len(), 50);
+    assert_eq!(host.nl.addresses(gw).await.unwrap().iter().filter(|a| a.net.addr().is_ipv4()).count(), 50);
+}
+
+#[tokio::test]
+async fn abandoned_reads_do_not_disturb_later_ones() {
+    let (host, _peer) = joined("gw", "eth0").await;
+    let gw = host.nl.require_link("gw").await.unwrap().index;
+    for metric in 0..2000 {
+        let route = Route::new(net("10.0.0.0/8")).dev(gw).metric(metric);
+        host.nl.set_route(&route).await.unwrap();
+    }
+    for _ in 0..20 {
+        let filter = RouteFilter::owned();
+        let abandoned = host.nl.routes(&filter);
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(100), abandoned).await;
+        assert_eq!(host.nl.routes(&filter).await.unwrap().len(), 2000);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_driver_is_named() {
+    let host = Host::new().await;
+    match host.nl.create_dummy("ncdummy0").await {
+        Ok(link) => assert_eq!(link.kind.as_deref(), Some("dummy")),
+        Err(error) => {
+            assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP));
+            assert!(error.to_string().starts_with("create dummy ncdummy0: EOPNOTSUPP"), "{error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn veth_is_born_in_both_namespaces() {
     let host = Host::new().await;

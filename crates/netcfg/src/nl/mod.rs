@@ -16,14 +16,16 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
 use rtnetlink::sys::AsyncSocket;
-use tokio::task::AbortHandle;
+use tokio::{sync::Mutex, task::AbortHandle};
 
 use crate::{Error, Netns, Result};
 
 /// Longest wait for an answer. The kernel answers within the request's system call but for RTNL contention.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts at a dump that concurrent changes interrupt.
-const DUMP_ATTEMPTS: usize = 5;
+const DUMP_ATTEMPTS: usize = 10;
+/// Pause before the next attempt when an abandoned dump is in the way.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A handle to an rtnetlink socket inside one namespace. Cheap to clone; usable from any task.
 ///
@@ -32,15 +34,19 @@ const DUMP_ATTEMPTS: usize = 5;
 pub struct Netlink {
     handle: rtnetlink::Handle,
     netns: Netns,
-    _driver: Arc<Driver>,
+    driver: Arc<Driver>,
 }
 
 #[derive(Debug)]
-struct Driver(AbortHandle);
+struct Driver {
+    task: AbortHandle,
+    /// The kernel runs one dump per socket at a time and answers EBUSY to a second.
+    dumping: Mutex<()>,
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -58,8 +64,8 @@ impl Netns {
         let _ = socket.set_netlink_get_strict_chk(true);
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        let task = tokio::spawn(connection);
-        Ok(Netlink { handle, netns: self.clone(), _driver: Arc::new(Driver(task.abort_handle())) })
+        let driver = Driver { task: tokio::spawn(connection).abort_handle(), dumping: Mutex::new(()) };
+        Ok(Netlink { handle, netns: self.clone(), driver: Arc::new(driver) })
     }
 }
 
@@ -85,11 +91,14 @@ impl Netlink {
         message: RouteNetlinkMessage,
         what: impl Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>> {
+        let _turn = self.driver.dumping.lock().await;
         for _ in 0..DUMP_ATTEMPTS {
-            let (messages, interrupted) =
-                self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &what).await?;
-            if !interrupted {
-                return Ok(messages);
+            match self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP, &what).await {
+                Ok((messages, false)) => return Ok(messages),
+                Ok((_, true)) => {}
+                // A dump whose caller gave up is still being read.
+                Err(e) if e.errno() == Some(Errno::EBUSY) => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(e) => return Err(e),
             }
         }
         Err(Error::Unstable(what()))
