@@ -27,12 +27,8 @@ impl Packet {
         let v4 = |at: usize| -> Result<IpAddr> { Ok(<[u8; 4]>::try_from(bytes(at, 4)?)?.into()) };
         let v6 = |at: usize| -> Result<IpAddr> { Ok(<[u8; 16]>::try_from(bytes(at, 16)?)?.into()) };
         let body = match word(12)? {
-            0x0800 => {
-                Body::Ip { src: v4(26)?, dst: v4(30)?, ttl: bytes(22, 1)?[0], proto: bytes(23, 1)?[0] }
-            }
-            0x86dd => {
-                Body::Ip { src: v6(22)?, dst: v6(38)?, ttl: bytes(21, 1)?[0], proto: bytes(20, 1)?[0] }
-            }
+            0x0800 => Body::Ip { src: v4(26)?, dst: v4(30)?, ttl: bytes(22, 1)?[0], proto: bytes(23, 1)?[0] },
+            0x86dd => Body::Ip { src: v6(22)?, dst: v6(38)?, ttl: bytes(21, 1)?[0], proto: bytes(20, 1)?[0] },
             0x0806 => Body::Arp { op: word(20)?, sha: mac(22)?, spa: v4(28)?, tha: mac(32)?, tpa: v4(38)? },
             other => Body::Other(other),
         };

@@ -220,9 +220,7 @@ impl Switch {
         self.appctl(&[
             "netdev-dummy/receive",
             port,
-            &format!(
-                "in_port({number}),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b5)"
-            ),
+            &format!("in_port({number}),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b5)"),
         ])?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
