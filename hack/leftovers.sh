@@ -5,41 +5,32 @@
 # LEFTOVERS_IGNORE is an extended regular expression for lines that something else is known to change.
 set -euo pipefail
 
-# Processes by program, not by pid; without kernel threads and without this very command, its
-# ancestors and its children.
+# Processes by program, not by pid; without kernel threads, which are children of process 2, and
+# without the session that this runs in. Daemons have sessions of their own.
 processes() {
-	local own=$BASHPID parent family=()
-	while ((own > 1)); do
-		family+=("$own")
-		parent=$(awk '/^PPid:/ { print $2 }' "/proc/$own/status")
-		own=$parent
-	done
-	local pid directory
-	for directory in /proc/[0-9]*; do
-		pid=${directory#/proc/}
-		# A kernel thread has no command line, a process that has just ended has none any more.
-		[[ " ${family[*]} " != *" $pid "* && -n $(tr '\0' ' ' <"$directory/cmdline" 2>/dev/null) ]] || continue
-		grep -q "^PPid:[[:space:]]*$BASHPID\$" "$directory/status" 2>/dev/null && continue
-		tr '\0' ' ' <"$directory/cmdline" 2>/dev/null | cut -c1-200 || true
-		echo
-	done | sed '/^$/d'
+	local own
+	own=$(ps -o sid= -p $$)
+	ps -eww -o sid= -o ppid= -o pid= -o args= |
+		awk -v own="$own" '$1 != own + 0 && $2 != 2 && $3 != 2 { $1 = $2 = $3 = ""; print substr($0, 4, 200) }'
 }
 
-namespaces() { find /proc/[0-9]*/ns/{net,mnt,uts,pid} -maxdepth 0 -exec readlink {} + 2>/dev/null | sort -u | sed 's/:.*//' | uniq -c; }
+# How many there are of each kind. Processes come and go under find's feet.
+namespaces() {
+	{ find /proc/[0-9]*/ns/{net,mnt,uts,pid} -maxdepth 0 -exec readlink {} + 2>/dev/null || true; } |
+		sort -u | sed 's/:.*//' | uniq -c
+}
 
+# Without counters. An empty chain of a legacy table comes into being when it is looked at.
 firewall() {
-	# Counters and comments with times change by themselves.
 	local command
-	for command in iptables-nft-save iptables-legacy-save ip6tables-nft-save ip6tables-legacy-save; do
-		# Legacy tables come into being when they are looked at: count rules and chains, not tables.
-		if command -v $command >/dev/null; then $command 2>/dev/null | grep -E '^(-A|:)' | grep -vE '^:[A-Z]+ ACCEPT' | sed 's/\[.*//'; fi
+	for command in iptables-legacy-save ip6tables-legacy-save; do
+		if command -v "$command" >/dev/null; then "$command" | sed -n '/^-A/p; /^:[A-Z]* ACCEPT/d; /^:/s/ .*//p'; fi
 	done
-	if command -v nft >/dev/null; then nft -s list ruleset 2>/dev/null | grep -vE '^#' ; fi
-	if command -v ipset >/dev/null; then ipset list -n 2>/dev/null; fi
-	return 0
+	if command -v nft >/dev/null; then nft -s list ruleset; fi
+	if command -v ipset >/dev/null; then ipset list -n; fi
 }
 
-sysctls() { sysctl -a 2>/dev/null | grep -E '^(net\.ipv[46]\.(ip_forward|conf\.(all|default)\.)|vm\.(overcommit_memory|panic_on_oom)|kernel\.(panic|keys))'; }
+sysctls() { { sysctl -a 2>/dev/null || true; } | grep -E '^(net\.ipv[46]\.(ip_forward|conf\.(all|default)\.)|vm\.(overcommit_memory|panic_on_oom)|kernel\.(panic|keys))'; }
 
 snapshot() {
 	{
