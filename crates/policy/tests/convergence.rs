@@ -4,6 +4,7 @@
 //! `oracle` computes that state in the plainest way: every selector is tried on every Pod, nothing is remembered,
 //! and no code of the crate is used but its input types.
 
+#[allow(clippy::unwrap_used, clippy::panic, reason = "the parts of a test")]
 mod support;
 
 use proptest::prelude::*;

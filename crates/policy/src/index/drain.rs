@@ -255,9 +255,7 @@ impl Index {
             if self.pods.get(pod).is_some_and(|record| record.class == NONE) {
                 let record = self.pods.remove(pod);
                 let hash = self.hash((record.namespace, &*record.member.name));
-                if let Ok(entry) = self.pod_table.find_entry(hash, |id| *id == pod) {
-                    entry.remove();
-                }
+                self.pod_table.remove(hash, pod);
             }
         }
         for class in std::mem::take(&mut self.idle_classes) {
@@ -271,9 +269,7 @@ impl Index {
         for node in std::mem::take(&mut self.idle_nodes) {
             if self.nodes.get(node).is_some_and(|record| record.pods.is_empty()) {
                 let record = self.nodes.remove(node);
-                if let Ok(entry) = self.node_table.find_entry(self.hash(&*record.name), |id| *id == node) {
-                    entry.remove();
-                }
+                self.node_table.remove(self.hash(&*record.name), node);
             }
         }
     }
@@ -329,6 +325,6 @@ impl Index {
 
     pub(super) fn group_by_name(&self, name: &GroupName) -> Option<Id> {
         let groups = &self.groups;
-        self.group_table.find(self.hash(name), |id| groups[*id].name == *name).copied()
+        self.group_table.find(self.hash(name), |id| groups[id].name == *name)
     }
 }

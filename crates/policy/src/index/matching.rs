@@ -22,10 +22,10 @@ impl Index {
         let labels = self.labels.acquire(labels);
         let hash = self.hash((namespace, labels));
         let classes = &self.classes;
-        let same = |id: &Id| classes[*id].namespace == namespace && classes[*id].labels == labels;
+        let same = |id| classes[id].namespace == namespace && classes[id].labels == labels;
         if let Some(id) = self.class_table.find(hash, same) {
             self.labels.release(labels);
-            return *id;
+            return id;
         }
         let place = u32::try_from(self.namespaces[namespace].classes.len()).unwrap_or(NONE);
         let class = self.classes.insert(Class {
@@ -36,10 +36,7 @@ impl Index {
             groups: Vec::new(),
             place_in_namespace: place,
         });
-        let (classes, hasher) = (&self.classes, &self.hasher);
-        self.class_table.insert_unique(hash, class, |id| {
-            std::hash::BuildHasher::hash_one(hasher, (classes[*id].namespace, classes[*id].labels))
-        });
+        self.class_table.insert(hash, class);
         self.list_class(class);
         let mut groups = self.groups_of(class);
         groups.sort_unstable();
@@ -121,9 +118,7 @@ impl Index {
             index.remove(class, labels);
         }
         let hash = self.hash((record.namespace, record.labels));
-        if let Ok(entry) = self.class_table.find_entry(hash, |id| *id == class) {
-            entry.remove();
-        }
+        self.class_table.remove(hash, class);
         self.labels.release(record.labels);
         self.idle_namespaces.push(record.namespace);
     }
@@ -184,8 +179,8 @@ impl Index {
         self.buffer = buffer;
         let hash = self.hash(&name);
         let groups = &self.groups;
-        if let Some(id) = self.group_table.find(hash, |id| groups[*id].name == name) {
-            return *id;
+        if let Some(id) = self.group_table.find(hash, |id| groups[id].name == name) {
+            return id;
         }
         let scope = match &selector.scope {
             Scope::Namespace(name) => Where::Namespace(self.namespace(name)),
@@ -208,9 +203,7 @@ impl Index {
             applied_to: None,
             dirty: false,
         });
-        let (groups, hasher) = (&self.groups, &self.hasher);
-        self.group_table
-            .insert_unique(hash, group, |id| std::hash::BuildHasher::hash_one(hasher, &groups[*id].name));
+        self.group_table.insert(hash, group);
         self.list_group(group);
         let mut classes = self.classes_of(group);
         classes.sort_unstable();
@@ -374,9 +367,7 @@ impl Index {
             }
         }
         let hash = self.hash(&record.name);
-        if let Ok(entry) = self.group_table.find_entry(hash, |id| *id == group) {
-            entry.remove();
-        }
+        self.group_table.remove(hash, group);
         record.pods.release(&mut self.labels.symbols);
         if let Where::Selector(selector) = record.scope {
             selector.release(&mut self.labels.symbols);

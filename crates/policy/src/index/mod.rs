@@ -9,13 +9,11 @@ mod selectors;
 mod slab;
 mod span;
 mod symbols;
+mod table;
 
-use std::{
-    hash::{BuildHasher, Hash},
-    sync::Arc,
-};
+use std::{hash::Hash, sync::Arc};
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
 
 pub use query::{AddressGroup, AppliedToGroup, Effective, NodeView, Peering, Sizes};
@@ -23,6 +21,7 @@ use records::{ApplySet, Class, Group, Namespace, Node, Pod, Policy};
 use selectors::{CarrierIndex, SelectorIndex};
 use slab::{Id, NONE, Slab};
 use symbols::LabelSets;
+use table::{Hashed, Table};
 
 use crate::{
     k8s,
@@ -42,30 +41,30 @@ pub struct Index {
     buffer: String,
 
     namespaces: Slab<Namespace>,
-    namespace_table: HashTable<Id>,
+    namespace_table: Table,
     namespace_index: CarrierIndex,
     /// Namespaces that may be unused.
     idle_namespaces: Vec<Id>,
 
     pods: Slab<Pod>,
-    pod_table: HashTable<Id>,
+    pod_table: Table,
     /// Pods that went since the last drain.
     gone_pods: Vec<Id>,
 
     nodes: Slab<Node>,
-    node_table: HashTable<Id>,
+    node_table: Table,
     /// Nodes that may hold no Pods.
     idle_nodes: Vec<Id>,
 
     classes: Slab<Class>,
-    class_table: HashTable<Id>,
+    class_table: Table,
     /// All classes by label; made when the first group that is not tied to a namespace appears.
     class_index: Option<Box<CarrierIndex>>,
     /// Classes that may hold no Pods.
     idle_classes: Vec<Id>,
 
     groups: Slab<Group>,
-    group_table: HashTable<Id>,
+    group_table: Table,
     /// Groups not tied to a namespace, by a label of the Pods.
     groups_by_pods: SelectorIndex,
     /// Groups not tied to a namespace, by a label of the namespace.
@@ -81,9 +80,9 @@ pub struct Index {
 
     policies: Slab<Policy>,
     /// By kind, namespace and name.
-    policy_table: HashTable<Id>,
+    policy_table: Table,
     /// By the name of the internal policy.
-    policy_names: HashTable<Id>,
+    policy_names: Table,
     dirty_policies: Vec<Id>,
 }
 
@@ -110,21 +109,21 @@ impl Index {
             labels: LabelSets::default(),
             buffer: String::new(),
             namespaces: Slab::default(),
-            namespace_table: HashTable::new(),
+            namespace_table: Table::default(),
             namespace_index: CarrierIndex::default(),
             idle_namespaces: Vec::new(),
             pods: Slab::default(),
-            pod_table: HashTable::new(),
+            pod_table: Table::default(),
             gone_pods: Vec::new(),
             nodes: Slab::default(),
-            node_table: HashTable::new(),
+            node_table: Table::default(),
             idle_nodes: Vec::new(),
             classes: Slab::default(),
-            class_table: HashTable::new(),
+            class_table: Table::default(),
             class_index: None,
             idle_classes: Vec::new(),
             groups: Slab::default(),
-            group_table: HashTable::new(),
+            group_table: Table::default(),
             groups_by_pods: SelectorIndex::default(),
             groups_by_namespaces: SelectorIndex::default(),
             dirty_groups: Vec::new(),
@@ -133,14 +132,14 @@ impl Index {
             dirty_sets: Vec::new(),
             cached_spans: Vec::new(),
             policies: Slab::default(),
-            policy_table: HashTable::new(),
-            policy_names: HashTable::new(),
+            policy_table: Table::default(),
+            policy_names: Table::default(),
             dirty_policies: Vec::new(),
         }
     }
 
-    fn hash(&self, value: impl Hash) -> u64 {
-        self.hasher.hash_one(value)
+    fn hash(&self, value: impl Hash) -> Hashed {
+        Hashed::new(&self.hasher, value)
     }
 
     // === namespaces ===
@@ -190,7 +189,7 @@ impl Index {
 
     fn find_namespace(&self, name: &str) -> Option<Id> {
         let namespaces = &self.namespaces;
-        self.namespace_table.find(self.hash(name), |id| *namespaces[*id].name == *name).copied()
+        self.namespace_table.find(self.hash(name), |id| *namespaces[id].name == *name)
     }
 
     fn namespace(&mut self, name: &str) -> Id {
@@ -205,9 +204,7 @@ impl Index {
             groups: Vec::new(),
             group_index: None,
         });
-        let (namespaces, hasher) = (&self.namespaces, &self.hasher);
-        self.namespace_table
-            .insert_unique(self.hasher.hash_one(name), id, |id| hasher.hash_one(&*namespaces[*id].name));
+        self.namespace_table.insert(self.hash(name), id);
         id
     }
 
@@ -217,9 +214,7 @@ impl Index {
         });
         if idle {
             let namespace = self.namespaces.remove(id);
-            if let Ok(entry) = self.namespace_table.find_entry(self.hash(&*namespace.name), |x| *x == id) {
-                entry.remove();
-            }
+            self.namespace_table.remove(self.hash(&*namespace.name), id);
         }
     }
 
@@ -246,10 +241,7 @@ impl Index {
                 place_in_class: NONE,
                 place_on_node: NONE,
             });
-            let (pods, hasher) = (&self.pods, &self.hasher);
-            self.pod_table.insert_unique(hasher.hash_one((namespace, &*pod.name)), id, |id| {
-                hasher.hash_one((pods[*id].namespace, &*pods[*id].member.name))
-            });
+            self.pod_table.insert(self.hash((namespace, &*pod.name)), id);
             self.touch_groups(id, class);
             self.place_pod(id, class, node);
             return;
@@ -301,8 +293,8 @@ impl Index {
 
     fn find_pod(&self, namespace: Id, name: &str) -> Option<Id> {
         let pods = &self.pods;
-        let same = |id: &Id| pods[*id].namespace == namespace && *pods[*id].member.name == *name;
-        self.pod_table.find(self.hash((namespace, name)), same).copied()
+        let same = |id| pods[id].namespace == namespace && *pods[id].member.name == *name;
+        self.pod_table.find(self.hash((namespace, name)), same)
     }
 
     /// The member that a Pod is to groups. Pods of a class are often replicas with the same ports, so those are
@@ -415,7 +407,7 @@ impl Index {
 
     fn find_node(&self, name: &str) -> Option<Id> {
         let nodes = &self.nodes;
-        self.node_table.find(self.hash(name), |id| *nodes[*id].name == *name).copied()
+        self.node_table.find(self.hash(name), |id| *nodes[id].name == *name)
     }
 
     fn node(&mut self, name: &str) -> Id {
@@ -423,8 +415,7 @@ impl Index {
             return id;
         }
         let id = self.nodes.insert(Node { name: name.into(), pods: Vec::new() });
-        let (nodes, hasher) = (&self.nodes, &self.hasher);
-        self.node_table.insert_unique(hasher.hash_one(name), id, |id| hasher.hash_one(&*nodes[*id].name));
+        self.node_table.insert(self.hash(name), id);
         id
     }
 }

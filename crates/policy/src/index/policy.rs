@@ -1,6 +1,6 @@
 //! Policies: from drafts to internal policies and the groups they refer to.
 
-use std::{hash::BuildHasher, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use uuid::Uuid;
@@ -134,9 +134,8 @@ impl Index {
                     span_before: None,
                     dirty: false,
                 });
-                let (policies, hasher) = (&self.policies, &self.hasher);
-                let hash = |id: &Id| hasher.hash_one(key(&policies[*id].object.source));
-                self.policy_table.insert_unique(hash(&id), id, hash);
+                let hash = self.hash(key(&self.policies[id].object.source));
+                self.policy_table.insert(hash, id);
                 self.learn_policy_name(id);
                 self.attach_policy(id, set);
             }
@@ -160,7 +159,7 @@ impl Index {
 
     fn find_policy(&self, wanted: Key<'_>) -> Option<Id> {
         let policies = &self.policies;
-        self.policy_table.find(self.hash(wanted), |id| key(&policies[*id].object.source) == wanted).copied()
+        self.policy_table.find(self.hash(wanted), |id| key(&policies[id].object.source) == wanted)
     }
 
     // === names ===
@@ -189,20 +188,17 @@ impl Index {
 
     pub(super) fn find_policy_name(&self, name: &str) -> Option<Id> {
         let policies = &self.policies;
-        self.policy_names.find(self.hash(name), |id| *policies[*id].object.name == *name).copied()
+        self.policy_names.find(self.hash(name), |id| *policies[id].object.name == *name)
     }
 
     fn learn_policy_name(&mut self, id: Id) {
-        let (policies, hasher) = (&self.policies, &self.hasher);
-        let hash = |id: &Id| hasher.hash_one(&*policies[*id].object.name);
-        self.policy_names.insert_unique(hash(&id), id, hash);
+        let hash = self.hash(&*self.policies[id].object.name);
+        self.policy_names.insert(hash, id);
     }
 
     fn forget_policy_name(&mut self, id: Id) {
         let hash = self.hash(&*self.policies[id].object.name);
-        if let Ok(entry) = self.policy_names.find_entry(hash, |x| *x == id) {
-            entry.remove();
-        }
+        self.policy_names.remove(hash, id);
     }
 
     /// Removes what is left of a policy that is gone.
@@ -210,9 +206,7 @@ impl Index {
         self.forget_policy_name(id);
         let policy = self.policies.remove(id);
         let hash = self.hash(key(&policy.object.source));
-        if let Ok(entry) = self.policy_table.find_entry(hash, |x| *x == id) {
-            entry.remove();
-        }
+        self.policy_table.remove(hash, id);
     }
 
     // === contents ===

@@ -1,11 +1,12 @@
 //! Label keys and values as numbers, counted so that values which come and go (template hashes) leave nothing
 //! behind.
 
-use std::hash::BuildHasher;
+use hashbrown::DefaultHashBuilder;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
-
-use super::slab::{Id, Slab};
+use super::{
+    slab::{Id, Slab},
+    table::{Hashed, Table},
+};
 use crate::labels::Labels;
 
 #[derive(Debug)]
@@ -28,22 +29,22 @@ pub(super) type Label = (Id, Id);
 pub(super) struct Symbols {
     hasher: DefaultHashBuilder,
     keys: Slab<Key>,
-    key_table: HashTable<Id>,
+    key_table: Table,
     pairs: Slab<Pair>,
-    pair_table: HashTable<Id>,
+    pair_table: Table,
 }
 
 impl Symbols {
     /// The number of a key, with one more reference.
     pub(super) fn acquire_key(&mut self, text: &str) -> Id {
-        let hash = self.hasher.hash_one(text);
+        let hash = Hashed::new(&self.hasher, text);
         let keys = &mut self.keys;
-        if let Some(id) = self.key_table.find(hash, |id| *keys[*id].text == *text) {
-            keys[*id].references += 1;
-            return *id;
+        if let Some(id) = self.key_table.find(hash, |id| *keys[id].text == *text) {
+            keys[id].references += 1;
+            return id;
         }
         let id = keys.insert(Key { text: text.into(), references: 1 });
-        self.key_table.insert_unique(hash, id, |id| self.hasher.hash_one(&*keys[*id].text));
+        self.key_table.insert(hash, id);
         id
     }
 
@@ -52,28 +53,24 @@ impl Symbols {
         self.keys[id].references -= 1;
         if self.keys[id].references == 0 {
             let key = self.keys.remove(id);
-            if let Ok(entry) = self.key_table.find_entry(self.hasher.hash_one(&*key.text), |x| *x == id) {
-                entry.remove();
-            }
+            self.key_table.remove(Hashed::new(&self.hasher, &*key.text), id);
         }
     }
 
     /// The numbers of a label, with one more reference.
     pub(super) fn acquire(&mut self, key: &str, value: &str) -> Label {
         let key = self.acquire_key(key);
-        let hash = self.hasher.hash_one((key, value));
+        let hash = Hashed::new(&self.hasher, (key, value));
         let pairs = &mut self.pairs;
-        let found = self.pair_table.find(hash, |id| pairs[*id].key == key && *pairs[*id].value == *value);
+        let found = self.pair_table.find(hash, |id| pairs[id].key == key && *pairs[id].value == *value);
         if let Some(id) = found {
-            let id = *id;
             pairs[id].references += 1;
             // The pair holds the one reference to its key that all users of the pair share.
             self.release_key(key);
             return (key, id);
         }
         let id = pairs.insert(Pair { key, value: value.into(), references: 1 });
-        self.pair_table
-            .insert_unique(hash, id, |id| self.hasher.hash_one((pairs[*id].key, &*pairs[*id].value)));
+        self.pair_table.insert(hash, id);
         (key, id)
     }
 
@@ -82,10 +79,8 @@ impl Symbols {
         self.pairs[id].references -= 1;
         if self.pairs[id].references == 0 {
             let pair = self.pairs.remove(id);
-            let hash = self.hasher.hash_one((pair.key, &*pair.value));
-            if let Ok(entry) = self.pair_table.find_entry(hash, |x| *x == id) {
-                entry.remove();
-            }
+            let hash = Hashed::new(&self.hasher, (pair.key, &*pair.value));
+            self.pair_table.remove(hash, id);
             self.release_key(pair.key);
         }
     }
@@ -101,7 +96,7 @@ impl Symbols {
 
 #[derive(Debug)]
 struct LabelSet {
-    hash: u64,
+    hash: Hashed,
     /// In the order of the keys' texts.
     labels: Box<[Label]>,
     references: u32,
@@ -113,25 +108,25 @@ pub(super) struct LabelSets {
     pub(super) symbols: Symbols,
     hasher: DefaultHashBuilder,
     sets: Slab<LabelSet>,
-    table: HashTable<Id>,
+    table: Table,
 }
 
 impl LabelSets {
     /// The number of a label set, with one more reference.
     pub(super) fn acquire(&mut self, labels: &Labels) -> Id {
-        let hash = self.hasher.hash_one(labels);
+        let hash = Hashed::new(&self.hasher, labels);
         let (sets, symbols) = (&mut self.sets, &mut self.symbols);
         let found = self.table.find(hash, |id| {
-            let stored = &sets[*id].labels;
+            let stored = &sets[id].labels;
             stored.len() == labels.len() && stored.iter().map(|l| symbols.text(*l)).eq(labels.iter())
         });
         if let Some(id) = found {
-            sets[*id].references += 1;
-            return *id;
+            sets[id].references += 1;
+            return id;
         }
         let stored = labels.iter().map(|(key, value)| symbols.acquire(key, value)).collect();
         let id = sets.insert(LabelSet { hash, labels: stored, references: 1 });
-        self.table.insert_unique(hash, id, |id| sets[*id].hash);
+        self.table.insert(hash, id);
         id
     }
 
@@ -142,9 +137,7 @@ impl LabelSets {
             return;
         }
         let set = self.sets.remove(id);
-        if let Ok(entry) = self.table.find_entry(set.hash, |x| *x == id) {
-            entry.remove();
-        }
+        self.table.remove(set.hash, id);
         for (_, pair) in set.labels {
             self.symbols.release(pair);
         }
