@@ -263,6 +263,36 @@ pub enum PacketInReason {
     Other(u8),
 }
 
+impl PacketInReason {
+    /// The number on the wire.
+    pub fn number(self) -> u8 {
+        match self {
+            PacketInReason::NoMatch => 0,
+            PacketInReason::Action => 1,
+            PacketInReason::InvalidTtl => 2,
+            PacketInReason::ActionSet => 3,
+            PacketInReason::Group => 4,
+            PacketInReason::PacketOut => 5,
+            PacketInReason::ImplicitMiss => 7,
+            PacketInReason::Other(n) => n,
+        }
+    }
+
+    /// From the number on the wire.
+    pub fn from_number(n: u8) -> PacketInReason {
+        match n {
+            0 => PacketInReason::NoMatch,
+            1 => PacketInReason::Action,
+            2 => PacketInReason::InvalidTtl,
+            3 => PacketInReason::ActionSet,
+            4 => PacketInReason::Group,
+            5 => PacketInReason::PacketOut,
+            7 => PacketInReason::ImplicitMiss,
+            n => PacketInReason::Other(n),
+        }
+    }
+}
+
 /// Arguments of `ct` (nicira-ext.h `NXAST_CT`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ct {

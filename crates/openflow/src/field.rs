@@ -105,11 +105,11 @@ macro_rules! fields {
 }
 
 fields! {
+    PacketType "packet_type" "" 32 PacketType false None [None, ""] [id(OXM_OF, 44), "OXM_OF_PACKET_TYPE"];
     ConjId "conj_id" "" 32 Dec false None [id(NXM_NX, 37), "NXM_NX_CONJ_ID"] [None, ""];
     InPort "in_port" "" 16 Port false None [id(NXM_OF, 0), "NXM_OF_IN_PORT"] [None, ""];
     InPortOxm "in_port_oxm" "" 32 Port false None [None, ""] [id(OXM_OF, 0), "OXM_OF_IN_PORT"];
     ActsetOutput "actset_output" "" 32 Port false None [None, ""] [id(OXM_OF, 43), "OXM_OF_ACTSET_OUTPUT"];
-    PacketType "packet_type" "" 32 PacketType false None [None, ""] [id(OXM_OF, 44), "OXM_OF_PACKET_TYPE"];
     EthSrc "eth_src" "dl_src" 48 Mac true None [id(NXM_OF, 2), "NXM_OF_ETH_SRC"] [id(OXM_OF, 4), "OXM_OF_ETH_SRC"];
     EthDst "eth_dst" "dl_dst" 48 Mac true None [id(NXM_OF, 1), "NXM_OF_ETH_DST"] [id(OXM_OF, 3), "OXM_OF_ETH_DST"];
     EthType "eth_type" "dl_type" 16 Hex false None [id(NXM_OF, 3), "NXM_OF_ETH_TYPE"] [id(OXM_OF, 5), "OXM_OF_ETH_TYPE"];
@@ -124,11 +124,12 @@ fields! {
     Ipv4Dst "ip_dst" "nw_dst" 32 Ipv4 true Ipv4 [id(NXM_OF, 8), "NXM_OF_IP_DST"] [id(OXM_OF, 12), "OXM_OF_IPV4_DST"];
     Ipv6Src "ipv6_src" "" 128 Ipv6 true Ipv6 [id(NXM_NX, 19), "NXM_NX_IPV6_SRC"] [id(OXM_OF, 26), "OXM_OF_IPV6_SRC"];
     Ipv6Dst "ipv6_dst" "" 128 Ipv6 true Ipv6 [id(NXM_NX, 20), "NXM_NX_IPV6_DST"] [id(OXM_OF, 27), "OXM_OF_IPV6_DST"];
-    IpFrag "ip_frag" "nw_frag" 8 Frag true Ip [id(NXM_NX, 26), "NXM_NX_IP_FRAG"] [None, ""];
+    IpFrag "ip_frag" "nw_frag" 2 Frag true Ip [id(NXM_NX, 26), "NXM_NX_IP_FRAG"] [None, ""];
     NwTos "nw_tos" "" 8 Dec false Ip [id(NXM_OF, 5), "NXM_OF_IP_TOS"] [None, ""];
     IpDscp "ip_dscp" "" 6 Dec false Ip [None, ""] [id(OXM_OF, 8), "OXM_OF_IP_DSCP"];
     NwEcn "nw_ecn" "ip_ecn" 2 Dec false Ip [id(NXM_NX, 28), "NXM_NX_IP_ECN"] [id(OXM_OF, 9), "OXM_OF_IP_ECN"];
     NwTtl "nw_ttl" "" 8 Dec false Ip [id(NXM_NX, 29), "NXM_NX_IP_TTL"] [None, ""];
+    Ipv6Label "ipv6_label" "" 20 Hex true Ipv6 [id(NXM_NX, 27), "NXM_NX_IPV6_LABEL"] [id(OXM_OF, 28), "OXM_OF_IPV6_FLABEL"];
     NwProto "nw_proto" "ip_proto" 8 Dec false Ip [id(NXM_OF, 6), "NXM_OF_IP_PROTO"] [id(OXM_OF, 10), "OXM_OF_IP_PROTO"];
     TcpSrc "tcp_src" "" 16 Dec true Tcp [id(NXM_OF, 9), "NXM_OF_TCP_SRC"] [id(OXM_OF, 13), "OXM_OF_TCP_SRC"];
     TcpDst "tcp_dst" "" 16 Dec true Tcp [id(NXM_OF, 10), "NXM_OF_TCP_DST"] [id(OXM_OF, 14), "OXM_OF_TCP_DST"];
@@ -141,7 +142,6 @@ fields! {
     IcmpCode "icmp_code" "" 8 Dec false Icmp4 [id(NXM_OF, 14), "NXM_OF_ICMP_CODE"] [id(OXM_OF, 20), "OXM_OF_ICMPV4_CODE"];
     Icmpv6Type "icmpv6_type" "" 8 Dec false Icmp6 [id(NXM_NX, 21), "NXM_NX_ICMPV6_TYPE"] [id(OXM_OF, 29), "OXM_OF_ICMPV6_TYPE"];
     Icmpv6Code "icmpv6_code" "" 8 Dec false Icmp6 [id(NXM_NX, 22), "NXM_NX_ICMPV6_CODE"] [id(OXM_OF, 30), "OXM_OF_ICMPV6_CODE"];
-    Ipv6Label "ipv6_label" "" 20 Hex true Ipv6 [id(NXM_NX, 27), "NXM_NX_IPV6_LABEL"] [id(OXM_OF, 28), "OXM_OF_IPV6_FLABEL"];
     NdTarget "nd_target" "" 128 Ipv6 true Nd [id(NXM_NX, 23), "NXM_NX_ND_TARGET"] [id(OXM_OF, 31), "OXM_OF_IPV6_ND_TARGET"];
     NdSll "nd_sll" "" 48 Mac true NdSolicit [id(NXM_NX, 24), "NXM_NX_ND_SLL"] [id(OXM_OF, 32), "OXM_OF_IPV6_ND_SLL"];
     NdTll "nd_tll" "" 48 Mac true NdAdvert [id(NXM_NX, 25), "NXM_NX_ND_TLL"] [id(OXM_OF, 33), "OXM_OF_IPV6_ND_TLL"];
@@ -151,13 +151,13 @@ fields! {
     ArpSha "arp_sha" "" 48 Mac true Arp [id(NXM_NX, 17), "NXM_NX_ARP_SHA"] [id(OXM_OF, 24), "OXM_OF_ARP_SHA"];
     ArpTha "arp_tha" "" 48 Mac true Arp [id(NXM_NX, 18), "NXM_NX_ARP_THA"] [id(OXM_OF, 25), "OXM_OF_ARP_THA"];
     TunId "tun_id" "tunnel_id" 64 Hex true None [id(NXM_NX, 16), "NXM_NX_TUN_ID"] [id(OXM_OF, 38), "OXM_OF_TUNNEL_ID"];
+    TunFlags "tun_flags" "" 16 TunFlags true None [id(NXM_NX, 104), "NXM_NX_TUN_FLAGS"] [None, ""];
     TunSrc "tun_src" "" 32 Ipv4 true None [id(NXM_NX, 31), "NXM_NX_TUN_IPV4_SRC"] [None, ""];
     TunDst "tun_dst" "" 32 Ipv4 true None [id(NXM_NX, 32), "NXM_NX_TUN_IPV4_DST"] [None, ""];
     TunIpv6Src "tun_ipv6_src" "" 128 Ipv6 true None [id(NXM_NX, 109), "NXM_NX_TUN_IPV6_SRC"] [None, ""];
     TunIpv6Dst "tun_ipv6_dst" "" 128 Ipv6 true None [id(NXM_NX, 110), "NXM_NX_TUN_IPV6_DST"] [None, ""];
     TunGbpId "tun_gbp_id" "" 16 Dec true None [id(NXM_NX, 38), "NXM_NX_TUN_GBP_ID"] [None, ""];
     TunGbpFlags "tun_gbp_flags" "" 8 Hex true None [id(NXM_NX, 39), "NXM_NX_TUN_GBP_FLAGS"] [None, ""];
-    TunFlags "tun_flags" "" 16 TunFlags true None [id(NXM_NX, 104), "NXM_NX_TUN_FLAGS"] [None, ""];
     Reg0 "reg0" "" 32 Hex true None [id(NXM_NX, 0), "NXM_NX_REG0"] [None, ""];
     Reg1 "reg1" "" 32 Hex true None [id(NXM_NX, 1), "NXM_NX_REG1"] [None, ""];
     Reg2 "reg2" "" 32 Hex true None [id(NXM_NX, 2), "NXM_NX_REG2"] [None, ""];
@@ -192,8 +192,8 @@ fields! {
     CtMark "ct_mark" "" 32 Hex true None [id(NXM_NX, 107), "NXM_NX_CT_MARK"] [None, ""];
     CtLabel "ct_label" "" 128 Hex true None [id(NXM_NX, 108), "NXM_NX_CT_LABEL"] [None, ""];
     CtNwSrc "ct_nw_src" "" 32 Ipv4 true None [id(NXM_NX, 120), "NXM_NX_CT_NW_SRC"] [None, ""];
-    CtNwDst "ct_nw_dst" "" 32 Ipv4 true None [id(NXM_NX, 121), "NXM_NX_CT_NW_DST"] [None, ""];
     CtIpv6Src "ct_ipv6_src" "" 128 Ipv6 true None [id(NXM_NX, 122), "NXM_NX_CT_IPV6_SRC"] [None, ""];
+    CtNwDst "ct_nw_dst" "" 32 Ipv4 true None [id(NXM_NX, 121), "NXM_NX_CT_NW_DST"] [None, ""];
     CtIpv6Dst "ct_ipv6_dst" "" 128 Ipv6 true None [id(NXM_NX, 123), "NXM_NX_CT_IPV6_DST"] [None, ""];
     CtNwProto "ct_nw_proto" "" 8 Dec false None [id(NXM_NX, 119), "NXM_NX_CT_NW_PROTO"] [None, ""];
     CtTpSrc "ct_tp_src" "" 16 Dec true None [id(NXM_NX, 124), "NXM_NX_CT_TP_SRC"] [None, ""];
@@ -272,18 +272,30 @@ impl Field {
                 _ => None,
             };
         }
-        lookup().get(&(wanted.class, wanted.field)).copied()
+        let class = class_index(wanted.class)?;
+        *by_id().get(class)?.get(usize::from(wanted.field))?
     }
 }
 
-fn lookup() -> &'static std::collections::HashMap<(u16, u8), Field> {
-    static MAP: std::sync::OnceLock<std::collections::HashMap<(u16, u8), Field>> = std::sync::OnceLock::new();
+fn class_index(class: u16) -> Option<usize> {
+    [NXM_OF, NXM_NX, OXM_OF, PKT_REG].iter().position(|c| *c == class)
+}
+
+type ById = [[Option<Field>; 128]; 4];
+
+fn by_id() -> &'static ById {
+    static MAP: std::sync::OnceLock<Box<ById>> = std::sync::OnceLock::new();
     MAP.get_or_init(|| {
-        let ids = |f: &Field| [f.info().nxm, f.info().oxm];
-        Field::ALL
-            .iter()
-            .flat_map(|f| ids(f).into_iter().flatten().map(|i| ((i.class, i.field), *f)))
-            .collect()
+        let mut map = Box::new([[None; 128]; 4]);
+        for f in Field::ALL {
+            for id in [f.info().nxm, f.info().oxm].into_iter().flatten() {
+                let row = class_index(id.class).and_then(|c| map.get_mut(c));
+                if let Some(slot) = row.and_then(|r| r.get_mut(usize::from(id.field))) {
+                    *slot = Some(*f);
+                }
+            }
+        }
+        map
     })
 }
 

@@ -189,7 +189,7 @@ impl SelectionMethod {
 pub struct Bucket {
     /// Id, unique in the group, 0 to 0xffffff00.
     pub id: u32,
-    /// Relative weight, for select groups.
+    /// Relative weight in a select group; 0 in others, where it is not sent.
     pub weight: u16,
     /// Live while this port is; for fast failover.
     pub watch_port: Option<PortNo>,

@@ -2,12 +2,14 @@
 //! ovs-ofctl's.
 
 mod action;
+mod codec;
 mod error;
 mod field;
 mod flow;
 mod matches;
 mod message;
 pub mod multipart;
+mod text;
 mod types;
 
 pub use action::*;

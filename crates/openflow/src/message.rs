@@ -112,8 +112,7 @@ pub enum Message {
 pub struct ErrorMsg {
     /// Experimenter, 0 for the standard errors.
     pub experimenter: u32,
-    /// Error type. For experimenter 0x00002320 (Nicira) it is the type and [`ErrorMsg::code`] the code of the
-    /// vendor error; for others `exp_type`.
+    /// Error type; 0xffff for an experimenter's, whose number is then in [`ErrorMsg::code`].
     pub kind: u16,
     /// Error code.
     pub code: u16,
@@ -408,9 +407,11 @@ impl GroupMod {
         GroupMod { command: GroupCommand::Delete, group: Group::new(id, crate::GroupType::All) }
     }
 
-    /// Appends buckets.
+    /// Appends buckets. Those with a weight are for a select group.
     pub fn insert_buckets(id: u32, buckets: Vec<Bucket>) -> GroupMod {
-        let group = Group { buckets, ..Group::new(id, crate::GroupType::All) };
+        let weighted = buckets.iter().any(|b| b.weight != 0);
+        let kind = if weighted { crate::GroupType::Select } else { crate::GroupType::All };
+        let group = Group { buckets, ..Group::new(id, kind) };
         GroupMod { command: GroupCommand::InsertBucket(BucketPos::Last), group }
     }
 
