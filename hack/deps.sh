@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what a fresh Debian 12 lacks: packages from apt, the Rust target of the release binaries.
+# Installs what a fresh Debian 12 lacks: packages from apt, Go, the Rust target of the release binaries.
 . "$(dirname "$0")/lib.sh"
 
 # A program that tells whether the package is there, and the package.
@@ -10,14 +10,9 @@ packages=(
 	ping:iputils-ping ps:procps runc:runc socat:socat tcpdump:tcpdump
 )
 
-install_packages() {
-	local pair missing=()
-	for pair in "${packages[@]}"; do
-		command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
-	done
-	((${#missing[@]})) || return 0
+install() {
 	need_root
-	say "installing ${missing[*]}"
+	say "installing $*"
 	# Our nodes have daemons of their own; none is to be started on the host.
 	local policy=/usr/sbin/policy-rc.d
 	if [[ ! -e $policy ]]; then
@@ -27,14 +22,45 @@ install_packages() {
 	fi
 	with_log "$CACHE/apt.log" apt-get update -q
 	with_log "$CACHE/apt.log" env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -q -y --no-install-recommends "${missing[@]}"
+		apt-get install -q -y --no-install-recommends "$@"
 }
 
-check_go() {
+install_packages() {
+	local pair missing=()
+	for pair in "${packages[@]}"; do
+		command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+	done
+	((${#missing[@]} == 0)) || install "${missing[@]}"
+}
+
+# Kubernetes needs Go 1.24; Debian 12 has 1.19. That one can fetch a later one as a Go module, whose
+# checksum it verifies, but does not know yet that such a module has programs in it.
+go_release=1.24.11
+
+go_is_recent() {
 	local have
-	have=$(go env GOVERSION 2>/dev/null) || die 'Go 1.24 or later is needed to build Kubernetes: https://go.dev/dl'
-	[[ $(printf '%s\n' go1.24 "$have" | sort -V | head -n 1) == go1.24 || $(go env GOTOOLCHAIN) == auto ]] ||
-		die "Kubernetes needs Go 1.24 or later, this is $have"
+	have=$(go env GOVERSION 2>/dev/null) || return 1
+	[[ $(printf '%s\n' go1.24 "$have" | sort -V | head -n 1) == go1.24 ]] ||
+		# Go 1.21 and later fetch what a module asks for by themselves.
+		[[ $(go env GOTOOLCHAIN 2>/dev/null) == *auto ]]
+}
+
+ensure_go() {
+	go_is_recent && return
+	local go=go directory
+	if ! command -v go >/dev/null; then
+		go=/usr/lib/go-1.19/bin/go
+		[[ -x $go ]] || install golang-1.19-go
+	fi
+	say "fetching Go $go_release"
+	directory=$("$go" mod download -json "golang.org/toolchain@v0.0.1-go$go_release.linux-amd64" | jq -r .Dir)
+	[[ -d $directory ]] || die "cannot fetch Go $go_release: install Go 1.24 or later from https://go.dev/dl"
+	rm -rf "$GO_CACHE"
+	mkdir -p "$(dirname "$GO_CACHE")"
+	cp -a "$directory" "$GO_CACHE.part"
+	chmod -R u+w "$GO_CACHE.part"
+	chmod +x "$GO_CACHE.part"/bin/* "$GO_CACHE.part"/pkg/tool/*/*
+	mv "$GO_CACHE.part" "$GO_CACHE"
 }
 
 check_rust() {
@@ -46,5 +72,5 @@ check_rust() {
 }
 
 install_packages
-check_go
+ensure_go
 check_rust

@@ -11,6 +11,10 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${ANTREA_CACHE:-${HOME:-/root}/.cache/antrea-rs}
 STATE=${ANTREA_STATE:-/var/lib/antrea-cluster}
 
+# The Go that deps.sh fetches where the host's is missing or too old.
+GO_CACHE=$CACHE/go
+[[ ! -x $GO_CACHE/bin/go ]] || PATH=$GO_CACHE/bin:$PATH
+
 KUBERNETES_VERSION=v1.34.4
 NODES=${NODES:-2}
 KUBE_PROXY_MODE=${KUBE_PROXY_MODE:-iptables}
