@@ -9,7 +9,7 @@
 //!
 //! Invariants:
 //! - Everything from spec to objects, from two states to a plan and from observations to conditions is a
-//!   plain function; sockets are touched in [`apply`], [`controller`] and [`watches`] only.
+//!   plain function; sockets are touched in `apply`, `controller` and `watches` only.
 //! - A spec that cannot be used changes nothing: what ran goes on running and the condition says why.
 //! - Nothing is written into the user's spec. Defaults in effect are in `status.computed`.
 //! - Objects are applied server-side under one field manager; fields of others are left alone, fields of
@@ -17,10 +17,14 @@
 //! - Agents are replaced one Node at a time, by the operator, because a DaemonSet controller replaces
 //!   unavailable Pods without counting them.
 
+pub mod cluster;
 pub mod effective;
+pub mod fields;
 pub mod gates;
 pub mod object;
+pub mod plan;
 pub mod render;
+pub mod rollout;
 
 /// Namespace of everything namespaced that the operator installs, as upstream Antrea has it.
 pub const NAMESPACE: &str = "kube-system";

@@ -1,0 +1,421 @@
+//! What is observed of the cluster: Nodes, the components' Pods, what agents say of themselves. Kept small:
+//! a Pod or Node is reduced to the few facts that decisions need.
+
+use std::collections::BTreeMap;
+
+use antrea_crds::installation::{Toleration, TolerationEffect, TolerationOperator};
+use ipnet::IpNet;
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, PodCondition, Taint},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::Resource;
+use serde::Deserialize;
+
+use crate::REVISION_ANNOTATION;
+
+/// The part of a Pod that is decoded.
+#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
+pub struct PodObject {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Part of the spec.
+    #[serde(default)]
+    pub spec: PodSpecPart,
+    /// Part of the status.
+    #[serde(default)]
+    pub status: PodStatusPart,
+}
+
+/// The part of a Pod's spec that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpecPart {
+    /// Node on which the Pod runs.
+    #[serde(default)]
+    pub node_name: String,
+    /// Node for which a DaemonSet's Pod is meant is in the affinity; the nodeName is set at once in practice.
+    #[serde(default)]
+    pub host_network: bool,
+}
+
+/// The part of a Pod's status that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatusPart {
+    /// Pending, Running, Succeeded, Failed.
+    #[serde(default)]
+    pub phase: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub reason: String,
+    /// Why it failed, for people.
+    #[serde(default)]
+    pub message: String,
+    /// Conditions.
+    #[serde(default)]
+    pub conditions: Vec<PodCondition>,
+    /// Containers.
+    #[serde(default)]
+    pub container_statuses: Vec<ContainerStatus>,
+    /// Init containers.
+    #[serde(default)]
+    pub init_container_statuses: Vec<ContainerStatus>,
+}
+
+/// The part of a Node that is decoded.
+#[derive(Resource, Clone, Debug, Default, Deserialize)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Node")]
+pub struct NodeObject {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// Part of the spec.
+    #[serde(default)]
+    pub spec: NodeSpecPart,
+    /// Part of the status.
+    #[serde(default)]
+    pub status: NodeStatusPart,
+}
+
+/// The part of a Node's spec that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpecPart {
+    /// Pod ranges.
+    #[serde(rename = "podCIDRs", default)]
+    pub pod_cidrs: Vec<String>,
+    /// Taints.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+}
+
+/// The part of a Node's status that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeStatusPart {
+    /// Conditions.
+    #[serde(default)]
+    pub conditions: Vec<NodeConditionPart>,
+}
+
+/// The part of a Node's condition that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NodeConditionPart {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// True, False or Unknown.
+    pub status: String,
+}
+
+/// Why something does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Cause in CamelCase.
+    pub reason: String,
+    /// Cause for people.
+    pub message: String,
+}
+
+impl Trouble {
+    /// From its two parts.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// A Pod of a component.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its unique identity.
+    pub uid: String,
+    /// Node on which it runs; empty if none yet.
+    pub node: String,
+    /// Revision of the template that it was made from.
+    pub revision: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Since when it is ready, or not.
+    pub since: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// What keeps it from being ready, as far as its status says.
+    pub trouble: Option<Trouble>,
+}
+
+impl From<&PodObject> for Pod {
+    fn from(pod: &PodObject) -> Self {
+        let created = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let condition = pod.status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let ready = condition.is_some_and(|condition| condition.status == "True");
+        let since =
+            condition.and_then(|condition| condition.last_transition_time.as_ref()).map_or(created, |t| t.0);
+        let annotations = pod.metadata.annotations.as_ref();
+        Self {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            node: pod.spec.node_name.clone(),
+            revision: annotations.and_then(|map| map.get(REVISION_ANNOTATION)).cloned().unwrap_or_default(),
+            ready,
+            since,
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            trouble: if ready { None } else { Some(diagnose(&pod.status)) },
+        }
+    }
+}
+
+/// What keeps a Pod from being ready, the most telling cause first.
+fn diagnose(status: &PodStatusPart) -> Trouble {
+    if status.phase == "Failed" {
+        let reason = if status.reason.is_empty() { "PodFailed" } else { &status.reason };
+        return Trouble::new(reason, format!("the Pod failed: {}", status.message));
+    }
+    for container in status.init_container_statuses.iter().chain(&status.container_statuses) {
+        let Some(state) = &container.state else { continue };
+        let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        if let Some(waiting) = &state.waiting {
+            let reason = waiting.reason.as_deref().unwrap_or_default();
+            if !matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
+                let detail = match last {
+                    Some(last) if reason == "CrashLoopBackOff" => {
+                        ended(last.exit_code, last.reason.as_deref(), last.message.as_deref())
+                    }
+                    _ => waiting.message.clone().unwrap_or_default(),
+                };
+                return Trouble::new(reason, format!("container {}: {}", container.name, shorten(&detail)));
+            }
+        }
+        if let Some(ended_state) = state.terminated.as_ref().filter(|ended| ended.exit_code != 0) {
+            let detail =
+                ended(ended_state.exit_code, ended_state.reason.as_deref(), ended_state.message.as_deref());
+            return Trouble::new(
+                "ContainerTerminated",
+                format!("container {}: {}", container.name, shorten(&detail)),
+            );
+        }
+    }
+    let unscheduled = status.conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(condition) = unscheduled {
+        let message = condition.message.clone().unwrap_or_default();
+        return Trouble::new("Unschedulable", format!("the Pod cannot be scheduled: {}", shorten(&message)));
+    }
+    let waiting: Vec<&str> = status
+        .container_statuses
+        .iter()
+        .filter(|container| !container.ready)
+        .map(|container| container.name.as_str())
+        .collect();
+    match waiting.as_slice() {
+        [] => Trouble::new("PodNotReady", "the Pod has not started yet"),
+        names => Trouble::new("PodNotReady", format!("container {} is not ready", names.join(", "))),
+    }
+}
+
+fn ended(code: i32, reason: Option<&str>, message: Option<&str>) -> String {
+    let mut text = format!("exited with code {code}");
+    for part in [reason.filter(|reason| *reason != "Error"), message].into_iter().flatten() {
+        text.push_str(": ");
+        text.push_str(part.trim());
+    }
+    text
+}
+
+/// At most 200 characters on one line.
+pub fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= 200 { line } else { line.chars().take(199).chain(['…']).collect() }
+}
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Labels, for selection.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that keep Pods away: key, value, effect.
+    pub taints: Vec<(String, String, TolerationEffect)>,
+    /// Whether its kubelet has been heard of lately.
+    pub reachable: bool,
+    /// Pod ranges.
+    pub pod_cidrs: Vec<IpNet>,
+    /// When it joined.
+    pub created: Timestamp,
+}
+
+impl From<&NodeObject> for Node {
+    fn from(node: &NodeObject) -> Self {
+        let ready = node.status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        let effect = |effect: &str| match effect {
+            "NoSchedule" => Some(TolerationEffect::NoSchedule),
+            "NoExecute" => Some(TolerationEffect::NoExecute),
+            _ => None,
+        };
+        let taints = node.spec.taints.iter().filter_map(|taint| {
+            Some((taint.key.clone(), taint.value.clone().unwrap_or_default(), effect(&taint.effect)?))
+        });
+        Self {
+            labels: node.metadata.labels.clone().unwrap_or_default(),
+            taints: taints.collect(),
+            reachable: ready.is_none_or(|condition| condition.status != "Unknown"),
+            pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
+            created: node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        }
+    }
+}
+
+impl Node {
+    /// Whether a Pod with this selector and these tolerations belongs on the Node. Taints that Kubernetes
+    /// itself puts on Nodes in trouble are tolerated by every DaemonSet.
+    pub fn admits(&self, selector: &BTreeMap<String, String>, tolerations: &[Toleration]) -> bool {
+        selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+            && self.taints.iter().all(|taint| {
+                taint.0.starts_with("node.kubernetes.io/")
+                    || tolerations.iter().any(|one| tolerates(one, taint))
+            })
+    }
+}
+
+fn tolerates(toleration: &Toleration, (key, value, effect): &(String, String, TolerationEffect)) -> bool {
+    toleration.effect.is_none_or(|tolerated| tolerated == *effect)
+        && toleration.key.as_ref().is_none_or(|tolerated| tolerated == key)
+        && (toleration.operator == Some(TolerationOperator::Exists)
+            || toleration.value.as_deref().unwrap_or_default() == value)
+}
+
+/// A Node that shall run an agent, with what is known of the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AgentNode {
+    /// Name of the Node.
+    pub name: String,
+    /// Whether its kubelet has been heard of lately.
+    pub reachable: bool,
+    /// When it joined.
+    pub created: Timestamp,
+    /// The agent's Pod.
+    pub pod: Option<Pod>,
+    /// What the agent itself says is wrong, and since when it says so.
+    pub unhealthy: Option<(Trouble, Timestamp)>,
+}
+
+impl AgentNode {
+    /// Whether the agent is ready and says that it is well.
+    pub fn is_ready(&self) -> bool {
+        self.pod.as_ref().is_some_and(|pod| pod.ready && !pod.deleting) && self.unhealthy.is_none()
+    }
+
+    /// Whether the agent is of the wanted revision.
+    pub fn is_updated(&self, revision: &str) -> bool {
+        self.pod.as_ref().is_some_and(|pod| pod.revision == revision && !pod.deleting)
+    }
+
+    /// What is wrong with the agent, and since when. A Node that is not reachable has other troubles.
+    pub fn trouble(&self) -> Option<(Trouble, Timestamp)> {
+        if !self.reachable {
+            return None;
+        }
+        // What the agent says is closer to the cause than "not ready".
+        if let Some(unhealthy) = &self.unhealthy {
+            return Some(unhealthy.clone());
+        }
+        match &self.pod {
+            None => Some((Trouble::new("NoPod", "there is no agent Pod on the Node"), self.created)),
+            Some(pod) if pod.ready => None,
+            Some(pod) => pod.trouble.clone().map(|trouble| (trouble, pod.since)),
+        }
+    }
+
+    /// As [`trouble`](Self::trouble), once it has lasted for `grace`.
+    pub fn failing(&self, now: Timestamp, grace: SignedDuration) -> Option<Trouble> {
+        self.trouble().filter(|(_, since)| now.duration_since(*since) >= grace).map(|(trouble, _)| trouble)
+    }
+}
+
+/// State of the controller's Deployment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ControllerState {
+    /// Revision of the Deployment's Pod template.
+    pub revision: String,
+    /// Whether its controller has seen the Deployment as it is.
+    pub observed: bool,
+    /// Whether a Pod of the current template is ready and no other is left.
+    pub rolled_out: bool,
+    /// Whether any Pod is ready.
+    pub ready: bool,
+}
+
+/// Everything that is observed, folded from watches.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Agents' Pods by name.
+    pub agent_pods: BTreeMap<String, Pod>,
+    /// Controller's Pods by name.
+    pub controller_pods: BTreeMap<String, Pod>,
+    /// What agents say is wrong, by Node, and since when we know.
+    pub unhealthy: BTreeMap<String, (Trouble, Timestamp)>,
+    /// The controller's Deployment.
+    pub controller: Option<ControllerState>,
+    /// Revision of the DaemonSet's Pod template.
+    pub agent_revision: Option<String>,
+}
+
+impl Cluster {
+    /// Notes what the agent on `node` says of itself; `None` when it is well.
+    pub fn set_health(&mut self, node: &str, trouble: Option<Trouble>, now: Timestamp) {
+        match trouble {
+            None => {
+                self.unhealthy.remove(node);
+            }
+            Some(trouble) => {
+                let since = self.unhealthy.get(node).map_or(now, |(_, since)| *since);
+                self.unhealthy.insert(node.to_owned(), (trouble, since));
+            }
+        }
+    }
+
+    /// Nodes that shall run an agent, by name.
+    pub fn agents(&self, selector: &BTreeMap<String, String>, tolerations: &[Toleration]) -> Vec<AgentNode> {
+        let mut pods: BTreeMap<&str, &Pod> = BTreeMap::new();
+        for pod in self.agent_pods.values() {
+            // While a Pod is replaced there are two; the one that stays counts.
+            let entry = pods.entry(&pod.node).or_insert(pod);
+            if entry.deleting {
+                *entry = pod;
+            }
+        }
+        let agent = |name: &String, node: &Node| AgentNode {
+            name: name.clone(),
+            reachable: node.reachable,
+            created: node.created,
+            pod: pods.get(name.as_str()).map(|pod| (*pod).clone()),
+            unhealthy: self.unhealthy.get(name).cloned(),
+        };
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.admits(selector, tolerations))
+            .map(|(name, node)| agent(name, node))
+            .collect()
+    }
+
+    /// What is wrong with the controller's Pod, and since when.
+    pub fn controller_trouble(&self) -> Option<(Trouble, Timestamp)> {
+        let pods = || self.controller_pods.values().filter(|pod| !pod.deleting);
+        if pods().any(|pod| pod.ready) {
+            return None;
+        }
+        pods().find_map(|pod| pod.trouble.clone().map(|trouble| (trouble, pod.since)))
+    }
+
+    /// Pod ranges of all Nodes.
+    pub fn pod_cidrs(&self) -> Vec<(String, IpNet)> {
+        let ranges =
+            self.nodes.iter().flat_map(|(name, node)| node.pod_cidrs.iter().map(move |cidr| (name, cidr)));
+        ranges.map(|(name, cidr)| (name.clone(), *cidr)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

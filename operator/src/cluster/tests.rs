@@ -1,0 +1,112 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(status: Value) -> Pod {
+    let object: PodObject = serde_json::from_value(json!({
+        "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {REVISION_ANNOTATION: "r1"}},
+        "spec": {"nodeName": "node1"},
+        "status": status,
+    }))
+    .unwrap();
+    Pod::from(&object)
+}
+
+#[test]
+fn the_cause_is_told_rather_than_the_symptom() {
+    let crash = json!({"phase": "Running", "containerStatuses": [
+        {"name": "antrea-ovs", "image": "", "imageID": "", "restartCount": 0, "ready": true, "state": {"running": {}}},
+        {"name": "antrea-agent", "image": "", "imageID": "", "restartCount": 4, "ready": false,
+         "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting"}},
+         "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": "tunnel type stt:\n not offered"}}},
+    ]});
+    let trouble = pod(crash).trouble.unwrap();
+    assert_eq!(trouble.reason, "CrashLoopBackOff");
+    assert_eq!(trouble.message, "container antrea-agent: exited with code 1: tunnel type stt: not offered");
+
+    let pull = json!({"phase": "Pending", "initContainerStatuses": [
+        {"name": "install-cni", "image": "", "imageID": "", "restartCount": 0, "ready": false,
+         "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\""}}},
+    ]});
+    assert_eq!(pod(pull).trouble.unwrap().message, "container install-cni: Back-off pulling image \"x\"");
+
+    let oom = json!({"phase": "Running", "containerStatuses": [
+        {"name": "antrea-ovs", "image": "", "imageID": "", "restartCount": 1, "ready": false,
+         "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}},
+    ]});
+    assert_eq!(pod(oom).trouble.unwrap().message, "container antrea-ovs: exited with code 137: OOMKilled");
+
+    let unschedulable = json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"},
+    ]});
+    assert_eq!(pod(unschedulable).trouble.unwrap().reason, "Unschedulable");
+
+    let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"});
+    assert_eq!(pod(evicted).trouble.unwrap().reason, "Evicted");
+}
+
+#[test]
+fn a_ready_pod_has_no_trouble_and_its_time_is_the_transition() {
+    let ready = pod(json!({"phase": "Running", "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:01:00Z"},
+    ]}));
+    assert!(ready.ready && ready.trouble.is_none());
+    assert_eq!(ready.since.to_string(), "2026-01-01T00:01:00Z");
+    assert_eq!(ready.revision, "r1");
+}
+
+fn node(value: Value) -> Node {
+    Node::from(&serde_json::from_value::<NodeObject>(value).unwrap())
+}
+
+#[test]
+fn nodes_are_chosen_as_the_scheduler_would() {
+    let plain = node(json!({"metadata": {"name": "n", "labels": {"os": "linux"}}}));
+    let tainted = node(json!({
+        "metadata": {"name": "n", "labels": {"os": "linux"}},
+        "spec": {"taints": [{"key": "a", "value": "b", "effect": "NoSchedule"}, {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]},
+    }));
+    let selector = BTreeMap::from([("os".to_owned(), "linux".to_owned())]);
+    let other = BTreeMap::from([("os".to_owned(), "windows".to_owned())]);
+    assert!(plain.admits(&selector, &[]) && !plain.admits(&other, &[]));
+    assert!(!tainted.admits(&selector, &[]));
+    let all = Toleration { operator: Some(TolerationOperator::Exists), ..Toleration::default() };
+    let equal = Toleration { key: Some("a".into()), value: Some("b".into()), ..Toleration::default() };
+    let wrong = Toleration { key: Some("a".into()), value: Some("c".into()), ..Toleration::default() };
+    assert!(tainted.admits(&selector, &[all]) && tainted.admits(&selector, &[equal]));
+    assert!(!tainted.admits(&selector, &[wrong]));
+}
+
+#[test]
+fn an_unreachable_node_is_one_whose_kubelet_is_silent() {
+    let with = |status: &str| {
+        node(json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": status}]}})).reachable
+    };
+    // Not ready for want of a network is what the agent is there to mend.
+    assert!(with("True") && with("False") && !with("Unknown"));
+}
+
+#[test]
+fn what_the_agent_says_counts_from_when_it_was_first_heard() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let mut cluster = Cluster::default();
+    cluster.set_health("n", Some(Trouble::new("A", "a")), at(10));
+    cluster.set_health("n", Some(Trouble::new("B", "b")), at(20));
+    assert_eq!(cluster.unhealthy["n"], (Trouble::new("B", "b"), at(10)));
+    cluster.set_health("n", None, at(30));
+    assert!(cluster.unhealthy.is_empty());
+}
+
+#[test]
+fn of_two_pods_on_a_node_the_one_that_stays_counts() {
+    let mut cluster = Cluster::default();
+    cluster.nodes.insert("node1".into(), node(json!({"metadata": {"name": "node1"}})));
+    let old = Pod { name: "a".into(), deleting: true, ..pod(json!({})) };
+    let new = Pod { name: "b".into(), ..pod(json!({})) };
+    for (first, second) in [(&old, &new), (&new, &old)] {
+        cluster.agent_pods.clear();
+        cluster.agent_pods.insert("1".into(), first.clone());
+        cluster.agent_pods.insert("2".into(), second.clone());
+        assert_eq!(cluster.agents(&BTreeMap::new(), &[])[0].pod.as_ref().unwrap().name, "b");
+    }
+}
