@@ -26,11 +26,14 @@
 //! because that crate's client has neither monitors nor inactivity handling.
 
 pub mod backoff;
+pub mod connect;
 pub mod db;
+pub mod of;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub mod vswitch;
 
 pub use db::{OvsdbError, Session, SessionConfig};
+pub use of::{OfConfig, OfError, OfHandle, OfSession, OfState};
 pub use vswitch::Vswitch;

@@ -2,7 +2,6 @@
 //! cache and the session that keeps the cache in step with a server.
 
 mod cache;
-mod connect;
 mod error;
 pub mod frame;
 mod monitor;
@@ -12,8 +11,8 @@ mod session;
 mod txn;
 mod value;
 
+pub use crate::connect::{Connect, UnixConnector};
 pub use cache::{Cache, Change, Changes, Row, TableView};
-pub use connect::{Connect, UnixConnector};
 pub use error::{OpError, OvsdbError};
 pub use monitor::MonitorMethod;
 pub use schema::{AtomType, ColumnType, DbSchema, SchemaError, TableSchema};

@@ -1,4 +1,4 @@
-//! How a session gets a byte stream to its server.
+//! How a session gets a byte stream to its peer.
 
 use std::{future::Future, io, path::PathBuf};
 

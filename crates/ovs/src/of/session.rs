@@ -1,0 +1,237 @@
+//! The task that keeps a connection.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use openflow::{AsyncConfig, Message, PacketIn2, RoleMsg};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    OfError, OfHandle,
+    batch::Batch,
+    connection::{Connection, Query},
+};
+use crate::{
+    backoff::{Backoff, BackoffConfig},
+    connect::{Connect, UnixConnector},
+};
+
+/// Bundles and batches waiting for the session task.
+const BATCH_QUEUE: usize = 16;
+/// Other requests waiting for the session task.
+const COMMAND_QUEUE: usize = 256;
+/// Flow-removed and port-status messages a slow subscriber may be behind.
+const EVENT_BACKLOG: usize = 1024;
+
+/// Settings of a session.
+#[derive(Clone, Debug)]
+pub struct OfConfig {
+    /// Silence after which the bridge is probed; the connection is dropped after as much again. A bridge is silent
+    /// while ovs-vswitchd's main thread works, for instance on a large bundle.
+    pub probe_interval: Duration,
+    /// Time for connecting and greeting.
+    pub handshake_timeout: Duration,
+    /// Time for the answer to a request.
+    pub request_timeout: Duration,
+    /// Delays between connection attempts.
+    pub backoff: BackoffConfig,
+    /// Role to take.
+    pub role: Option<RoleMsg>,
+    /// Number by which controller actions name this connection (`NXT_SET_CONTROLLER_ID`).
+    pub controller_id: Option<u16>,
+    /// Asynchronous messages to ask for; `None` leaves the bridge's default.
+    pub asynchronous: Option<AsyncConfig>,
+    /// Packet-ins kept for a slow receiver; further ones are dropped and counted.
+    pub packet_in_queue: usize,
+}
+
+impl Default for OfConfig {
+    fn default() -> Self {
+        Self {
+            probe_interval: Duration::from_secs(15),
+            handshake_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(60),
+            backoff: BackoffConfig::default(),
+            role: None,
+            controller_id: None,
+            asynchronous: None,
+            packet_in_queue: 1024,
+        }
+    }
+}
+
+/// Connection state of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OfState {
+    /// No connection.
+    Disconnected {
+        /// Why, as text.
+        error: Arc<str>,
+    },
+    /// Connected and greeted.
+    Connected {
+        /// Counts the connections, from 1. The bridge may have lost its flows between two of them.
+        generation: u64,
+        /// Datapath id of the bridge.
+        datapath_id: u64,
+    },
+}
+
+impl OfState {
+    /// Whether requests can be made.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+}
+
+/// A request to the session task.
+pub(super) enum Command {
+    /// Fire and forget.
+    Send(Box<Message>),
+    Query(Query),
+}
+
+pub(super) struct Shared {
+    pub(super) state: watch::Sender<OfState>,
+    pub(super) packet_ins: mpsc::Sender<PacketIn2>,
+    pub(super) packet_in_receiver: Mutex<Option<mpsc::Receiver<PacketIn2>>>,
+    pub(super) packet_ins_dropped: AtomicU64,
+    pub(super) events: broadcast::Sender<Arc<Message>>,
+}
+
+/// Starts sessions.
+#[derive(Debug)]
+pub struct OfSession;
+
+impl OfSession {
+    /// Starts a session with the bridge whose management socket is at `path`. It reconnects until `cancel` fires or
+    /// no handle is left.
+    #[must_use]
+    pub fn spawn(path: PathBuf, config: OfConfig, cancel: CancellationToken) -> (OfHandle, JoinHandle<()>) {
+        Self::spawn_with(UnixConnector(path), config, cancel)
+    }
+
+    /// As [`OfSession::spawn`] over another byte stream.
+    pub fn spawn_with<C: Connect>(
+        connector: C,
+        config: OfConfig,
+        cancel: CancellationToken,
+    ) -> (OfHandle, JoinHandle<()>) {
+        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+        let (batches, batch_queue) = mpsc::channel(BATCH_QUEUE);
+        let (packet_ins, packet_in_receiver) = mpsc::channel(config.packet_in_queue.max(1));
+        let shared = Arc::new(Shared {
+            state: watch::Sender::new(OfState::Disconnected { error: "not yet connected".into() }),
+            packet_ins,
+            packet_in_receiver: Mutex::new(Some(packet_in_receiver)),
+            packet_ins_dropped: AtomicU64::new(0),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+        });
+        let config = Arc::new(config);
+        let queues = Queues { commands: command_queue, batches: batch_queue };
+        let task = Task { connector, config: config.clone(), shared: shared.clone(), queues };
+        let join = tokio::spawn(task.run(cancel));
+        (OfHandle::new(commands, batches, shared, config.request_timeout), join)
+    }
+}
+
+pub(super) struct Queues {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) batches: mpsc::Receiver<Batch>,
+}
+
+/// Why a connection's service ended.
+pub(super) enum End {
+    /// Cancelled, or no handle is left.
+    Finished,
+    Lost(OfError),
+}
+
+struct Task<C> {
+    connector: C,
+    config: Arc<OfConfig>,
+    shared: Arc<Shared>,
+    queues: Queues,
+}
+
+impl<C: Connect> Task<C> {
+    async fn run(mut self, cancel: CancellationToken) {
+        let mut backoff = Backoff::new(self.config.backoff);
+        let mut generation = 0;
+        loop {
+            let end = tokio::select! {
+                () = cancel.cancelled() => End::Finished,
+                end = self.serve(&mut backoff, &mut generation) => end,
+            };
+            let End::Lost(error) = end else { break };
+            let error = error.reason();
+            let delay = backoff.next_delay();
+            tracing::warn!(%error, ?delay, "OpenFlow connection lost");
+            self.shared.state.send_replace(OfState::Disconnected { error: error.clone() });
+            let finished = tokio::select! {
+                () = cancel.cancelled() => true,
+                finished = self.refuse_for(delay, &error) => finished,
+            };
+            if finished {
+                break;
+            }
+        }
+        self.queues.commands.close();
+        self.queues.batches.close();
+        self.shared.state.send_replace(OfState::Disconnected { error: "session has ended".into() });
+    }
+
+    /// Answers requests with an error for the time of `delay`. True when no handle is left.
+    async fn refuse_for(&mut self, delay: Duration, error: &str) -> bool {
+        let sleep = sleep(delay);
+        tokio::pin!(sleep);
+        loop {
+            tokio::select! {
+                () = &mut sleep => return false,
+                command = self.queues.commands.recv() => match command {
+                    Some(Command::Query(query)) => query.fail(OfError::NotConnected(error.to_owned())),
+                    Some(Command::Send(_)) => {}
+                    None => return true,
+                },
+                batch = self.queues.batches.recv() => match batch {
+                    Some(batch) => batch.fail(OfError::NotConnected(error.to_owned())),
+                    None => return true,
+                },
+            }
+        }
+    }
+
+    /// One connection from connecting to its loss.
+    async fn serve(&mut self, backoff: &mut Backoff, generation: &mut u64) -> End {
+        let limit = self.config.handshake_timeout;
+        let late = |what: &str| OfError::Timeout { what: what.to_owned(), after: limit };
+        let io = match timeout(limit, self.connector.connect()).await {
+            Ok(Ok(io)) => io,
+            Ok(Err(error)) => return End::Lost(OfError::NotConnected(error.to_string())),
+            Err(_) => return End::Lost(late("connecting")),
+        };
+        let mut connection = Connection::new(io, &self.config, &self.shared);
+        let features = match timeout(limit, connection.handshake()).await {
+            Ok(Ok(features)) => features,
+            Ok(Err(error)) => return End::Lost(error),
+            Err(_) => return End::Lost(late("greeting")),
+        };
+        backoff.reset();
+        *generation += 1;
+        tracing::info!(datapath_id = features.datapath_id, generation = *generation, "OpenFlow connected");
+        self.shared
+            .state
+            .send_replace(OfState::Connected { generation: *generation, datapath_id: features.datapath_id });
+        connection.serve(&mut self.queues).await
+    }
+}
