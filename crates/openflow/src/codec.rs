@@ -25,6 +25,9 @@ pub(crate) const VERSION: u8 = 6;
 /// Length of the header that every message begins with.
 pub(crate) const HEADER: usize = 8;
 
+/// What [`DecodeError::what`] says of a length that loses the boundaries of messages.
+pub(crate) const MESSAGE_LENGTH: &str = "message length";
+
 /// Deepest nesting of actions that is decoded; Open vSwitch itself stops at a similar depth.
 const MAX_DEPTH: usize = 8;
 
@@ -51,27 +54,29 @@ impl Message {
     /// Takes one message from the beginning of `input`; `None` if it is not complete yet.
     ///
     /// # Errors
-    /// The message cannot be read. It is consumed all the same, unless its header is wrong: then no later
-    /// byte can be trusted either and the connection has to be closed.
+    /// The message cannot be read. It is consumed all the same. After a length that cannot be right no later
+    /// byte can be trusted ([`DecodeError::is_fatal`]); the input is then emptied.
     pub fn decode(input: &mut BytesMut) -> Result<Option<(Xid, Message)>, DecodeError> {
         let Some(&[version, kind, a, b, c, d, e, f]) = input.first_chunk::<HEADER>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([a, b]));
-        let wrong = |offset, problem| Err(DecodeError { what: "message header", offset, problem });
+        let xid = Xid(u32::from_be_bytes([c, d, e, f]));
+        let wrong = |what, offset, problem| Err(DecodeError { kind, xid, what, offset, problem });
         if length < HEADER {
-            return wrong(2, Problem::BadLength(length));
+            input.clear();
+            return wrong(MESSAGE_LENGTH, 2, Problem::BadLength(length));
         }
         if input.len() < length {
             return Ok(None);
         }
-        let message = input.split_to(length).freeze();
-        let xid = Xid(u32::from_be_bytes([c, d, e, f]));
+        let mut body = input.split_to(length).freeze();
         // A peer may greet, or refuse the greeting, in whatever version it speaks.
-        if version != VERSION && !(kind == messages::HELLO || kind == messages::ERROR) {
-            return wrong(0, Problem::Version(version));
+        if version != VERSION && !matches!(kind, messages::HELLO | messages::ERROR) {
+            return wrong("message version", 0, Problem::Version(version));
         }
-        let mut body = message.clone();
         body.advance(HEADER);
-        let mut reader = Reader::new(&body, HEADER);
-        messages::decode(kind, &mut reader).map(|message| Some((xid, message)))
+        match messages::decode(kind, &mut Reader::new(&body, HEADER)) {
+            Ok(message) => Ok(Some((xid, message))),
+            Err(fault) => wrong(fault.what, fault.offset, fault.problem),
+        }
     }
 }

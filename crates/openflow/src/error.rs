@@ -1,15 +1,27 @@
 //! Errors of the codec and of the text parser.
 
-/// A message could not be decoded. The bytes of the message were consumed, so the stream goes on.
+/// A message could not be decoded. Its bytes were consumed, so the stream can go on unless
+/// [`DecodeError::is_fatal`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} at byte {offset}: {problem}")]
+#[error("message of type {kind} with xid {:#x}: {what} at byte {offset}: {problem}", xid.0)]
 pub struct DecodeError {
+    /// Message type.
+    pub kind: u8,
+    /// Transaction id of the message.
+    pub xid: crate::Xid,
     /// The structure or field that is wrong.
     pub what: &'static str,
     /// Offset of the wrong bytes from the start of the message.
     pub offset: usize,
     /// What is wrong with it.
     pub problem: Problem,
+}
+
+impl DecodeError {
+    /// Whether the boundaries of messages are lost, so that the connection is of no more use.
+    pub fn is_fatal(&self) -> bool {
+        self.what == crate::codec::MESSAGE_LENGTH
+    }
 }
 
 /// What is wrong with bytes that could not be decoded.
@@ -35,9 +47,6 @@ pub enum Problem {
     /// Nested deeper than any real message.
     #[error("nested too deep")]
     TooDeep,
-    /// A match that names the same field twice with different values.
-    #[error("duplicate field {0}")]
-    Duplicate(crate::Field),
 }
 
 /// A text could not be parsed.

@@ -2,7 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::{DecodeError, Problem};
+use crate::Problem;
+
+/// Where and what went wrong, before it is known in which message.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) what: &'static str,
+    pub(super) offset: usize,
+    pub(super) problem: Problem,
+}
 
 /// A cursor over a part of a message. Errors say where in the message they are.
 #[derive(Clone, Debug)]
@@ -11,7 +19,7 @@ pub(super) struct Reader {
     offset: usize,
 }
 
-pub(super) type Result<T> = std::result::Result<T, DecodeError>;
+pub(super) type Result<T> = std::result::Result<T, Fault>;
 
 impl Reader {
     /// A reader of bytes that begin at `offset` of the message.
@@ -28,7 +36,7 @@ impl Reader {
     }
 
     pub(super) fn fail<T>(&self, what: &'static str, problem: Problem) -> Result<T> {
-        Err(DecodeError { what, offset: self.offset, problem })
+        Err(Fault { what, offset: self.offset, problem })
     }
 
     /// The next `len` bytes.
@@ -136,8 +144,8 @@ impl Reader {
         Ok((kind, content))
     }
 
-    pub(super) fn fault(&self, what: &'static str, problem: Problem) -> DecodeError {
-        DecodeError { what, offset: self.offset, problem }
+    pub(super) fn fault(&self, what: &'static str, problem: Problem) -> Fault {
+        Fault { what, offset: self.offset, problem }
     }
 
     pub(super) fn bad<T>(&self, what: &'static str, value: u64) -> Result<T> {
