@@ -15,16 +15,23 @@
 //!
 //! The kit knows Kubernetes' wire forms (`antrea_api::k8s`) and no Antrea type.
 
+pub mod api;
 pub mod auth;
 mod cache;
 pub mod cert;
+mod discovery;
 pub mod gate;
+pub mod hub;
 pub mod metrics;
+pub mod object;
+mod openapi;
 pub mod publish;
 pub mod request;
 pub mod review;
 pub mod serve;
 pub mod status;
+pub mod storage;
 pub mod tls;
 pub mod trust;
 pub mod user;
+mod watch;

@@ -11,7 +11,6 @@ use prometheus::{IntCounterVec, IntGaugeVec};
 pub struct ServerMetrics {
     requests: IntCounterVec,
     watchers: IntGaugeVec,
-    dropped: IntCounterVec,
     known: Arc<HashSet<&'static str>>,
 }
 
@@ -33,11 +32,6 @@ impl ServerMetrics {
                 "Watches that are open now.",
                 &["resource"],
             )?,
-            dropped: metrics.counter_vec(
-                "apiserver_terminated_watchers_total",
-                "Watches cut off because they did not keep up.",
-                &["resource"],
-            )?,
             known: Arc::new(resources.into_iter().collect()),
         })
     }
@@ -55,10 +49,6 @@ impl ServerMetrics {
         let gauge = self.watchers.with_label_values(&[resource]);
         gauge.inc();
         OpenWatch(gauge)
-    }
-
-    pub(crate) fn watch_dropped(&self, resource: &'static str) {
-        self.dropped.with_label_values(&[resource]).inc();
     }
 }
 

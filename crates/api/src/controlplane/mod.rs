@@ -5,6 +5,7 @@
 //! of a group travels as MODIFIED with a `*Patch` object.
 
 mod event;
+mod table;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,27 @@ pub use wire::{
     seal,
 };
 
+/// An object with metadata that lists and tables can show.
+pub trait Resource: Object + Serialize {
+    /// Its metadata.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// Cells of a table row after the name, one for each of the resource's columns.
+    fn cells(&self) -> Vec<Cell> {
+        Vec::new()
+    }
+}
+
+/// A cell of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Cell {
+    /// Column type `string`.
+    Text(String),
+    /// Column type `integer`.
+    Number(usize),
+}
+
 /// Annotation of the bookmark that ends the initial events of a watch.
 pub const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 

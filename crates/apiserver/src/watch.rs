@@ -1,0 +1,88 @@
+//! The body of a watch response.
+
+use std::{sync::Arc, time::Duration};
+
+use antrea_api::k8s::{EventType, ObjectMeta, frame, seal};
+use bytes::Bytes;
+use futures::Stream;
+use prost::Message;
+use serde_json::json;
+
+use crate::{
+    hub::Subscription,
+    metrics::OpenWatch,
+    object::{Encoding, Item},
+    storage::Resource,
+};
+
+/// A watch without a timeout ends after this, plus up to as long again at random: a client that comes
+/// back has healed whatever may have gone wrong.
+const LIFETIME: Duration = Duration::from_secs(2 * 3600);
+
+/// A watch that is about to be sent.
+pub(crate) struct Watch {
+    pub(crate) subscription: Subscription,
+    pub(crate) encoding: Encoding,
+    pub(crate) bookmark: Bytes,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) _open: OpenWatch,
+}
+
+enum Phase {
+    Snapshot(std::vec::IntoIter<Arc<Item>>),
+    Events,
+}
+
+impl Watch {
+    /// The initial set, the bookmark, then what changes. Ends at the timeout, when the watcher falls
+    /// behind and when the hub is closed.
+    pub(crate) fn into_stream(
+        mut self,
+    ) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
+        let snapshot = std::mem::take(&mut self.subscription.snapshot);
+        let lifetime = self.timeout.unwrap_or_else(|| LIFETIME + antrea_runtime::backoff::spread(LIFETIME));
+        let end = tokio::time::Instant::now() + lifetime;
+        let begin = (self, Phase::Snapshot(snapshot.into_iter()));
+        futures::stream::unfold(begin, move |(mut watch, phase)| async move {
+            let encoding = watch.encoding;
+            let (bytes, phase) = match phase {
+                Phase::Snapshot(mut items) => match items.next() {
+                    Some(item) => (item.bytes(encoding), Phase::Snapshot(items)),
+                    None => (std::mem::take(&mut watch.bookmark), Phase::Events),
+                },
+                Phase::Events => {
+                    let item =
+                        tokio::time::timeout_at(end, watch.subscription.events.recv()).await.ok()??;
+                    (item.bytes(encoding), Phase::Events)
+                }
+            };
+            Some((Ok(bytes), (watch, phase)))
+        })
+    }
+}
+
+/// The event that ends the initial set: an object of the resource's kind with nothing but metadata.
+pub(crate) fn bookmark(resource: &Resource, metadata: ObjectMeta, encoding: Encoding) -> Bytes {
+    #[derive(Clone, PartialEq, Message)]
+    struct Empty {
+        #[prost(message, required, tag = "1")]
+        metadata: ObjectMeta,
+    }
+    let kind = EventType::Bookmark;
+    let object = match encoding {
+        Encoding::Protobuf => {
+            return frame(kind, &seal(resource.api_version, resource.kind, &Empty { metadata }));
+        }
+        Encoding::Json => {
+            json!({ "kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata })
+        }
+        Encoding::Table => json!({
+            "kind": "Table", "apiVersion": "meta.k8s.io/v1",
+            "metadata": { "resourceVersion": metadata.resource_version },
+            "columnDefinitions": [],
+            "rows": [{ "cells": [], "object":
+                { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata } }],
+        }),
+    };
+    format!("{}\n", json!({ "type": kind.as_str(), "object": object })).into()
+}
