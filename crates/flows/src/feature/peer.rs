@@ -8,7 +8,7 @@ use super::{gateway::to_gateway, priority::NORMAL};
 use crate::{
     config::{Network, Peer, TunnelKind, VIRTUAL_MAC, Via, tunnel_mac},
     cookie::Category,
-    field::{Destination, destination},
+    field::{Destination, Source, destination, source},
     table::Table,
 };
 
@@ -17,7 +17,14 @@ pub fn peer(net: &Network, peer: &Peer) -> Vec<Flow> {
     let flow = |table, matches| net.flow(Category::PodConnectivity, table, NORMAL, matches);
     let route = |cidr: &ipnet::IpNet| flow(Table::L3Forwarding, Match::new().nw_dst(*cidr));
     match (peer.via, net.node.tunnel) {
-        (Via::Direct, _) => peer.pod_cidrs.iter().map(|cidr| to_gateway(net, route(cidr))).collect(),
+        (Via::Direct, _) => peer
+            .pod_cidrs
+            .iter()
+            .map(|cidr| {
+                let from_pod = Match::new().nw_dst(*cidr).bits(source(), Source::Pod as u128);
+                to_gateway(net, flow(Table::L3Forwarding, from_pod))
+            })
+            .collect(),
         (Via::Tunnel { .. }, None) => Vec::new(),
         (Via::Tunnel { transport_ip }, Some(tunnel)) => {
             let routes = peer.pod_cidrs.iter().map(|cidr| {
