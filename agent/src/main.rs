@@ -1,2 +1,310 @@
-//! Wires pods into Open vSwitch on one node.
-fn main() {}
+//! The agent: one on every node.
+//!
+//! ```text
+//!  API server ── Node objects ──► nodes ──► peering ──► routes, rules, tunnel forwarding
+//!                                               │
+//!  kubelet ─► antrea-cni ─► cni::server ─► attach ──► dataplane ──► OpenFlow ─┐
+//!                                               └──► vswitch ─────► OVSDB ────┴─► ovs-vswitchd
+//!  status ──► AntreaAgentInfo
+//! ```
+//!
+//! Invariants:
+//! - OVSDB's external_ids are the only memory of attachments; a restarted agent finds everything there.
+//! - No flow is removed before its successor is in: flows of an earlier process go in the transaction
+//!   that brings the new ones.
+//! - A failure keeps what works: without API server, controller or agent, pods keep talking.
+
+#![deny(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use antrea_agent::api::{self, ApiState};
+use antrea_agent::bridge::BringUpError;
+use antrea_agent::bringup::{self, Inputs, Paths, Wired};
+use antrea_agent::cni::server;
+use antrea_agent::config::AgentConfig;
+use antrea_agent::hostnet::HostNetwork;
+use antrea_agent::metrics::AgentMetrics;
+use antrea_agent::node::NodeNetwork;
+use antrea_agent::nodes::{Nodes, watch_nodes};
+use antrea_agent::peering::Peering;
+use antrea_agent::peers::Peer;
+use antrea_agent::status::{self, Health, Identity, Reporter};
+use antrea_runtime::health::Readiness;
+use antrea_runtime::metrics::Metrics;
+use antrea_runtime::supervise::Supervisor;
+use antrea_runtime::{logging, signals};
+use anyhow::{Context, Result};
+use apiserver_kit::metrics::ServerMetrics;
+use clap::Parser;
+use netcfg::{Netlink, Netns};
+use ovs::Vswitch;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Pause before bring-up is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The Antrea agent.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// antrea-agent.conf
+    #[arg(long)]
+    config: PathBuf,
+    /// Name of the Node object.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Name of the agent's pod.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pod_name: String,
+    /// Namespace of the agent's pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    pod_namespace: String,
+    /// Folder with the host-local plugin; CNI_PATH of each call comes after it.
+    #[arg(long, default_value = "/opt/cni/bin")]
+    cni_bin_dir: Vec<PathBuf>,
+    /// host-local's data, where it is not /var/lib/cni/networks.
+    #[arg(long)]
+    cni_data_dir: Option<PathBuf>,
+    /// error, warn, info, debug, trace, or a number as klog has it; before the configuration's.
+    #[arg(long, short = 'v', alias = "v", env = "LOG_LEVEL")]
+    log_level: Option<String>,
+    /// text or json; before the configuration's.
+    #[arg(long, env = "LOG_FORMAT")]
+    log_format: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    antrea_runtime::install_crypto_provider();
+    // Two threads: a node has its cores for pods. Blocking work runs on threads of its own.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(run(args))
+}
+
+async fn run(args: Args) -> Result<()> {
+    let config: AgentConfig = antrea_runtime::config::load(&args.config)?;
+    let level = args.log_level.as_ref().unwrap_or(&config.log_level);
+    let format = args.log_format.as_ref().unwrap_or(&config.log_format);
+    let log = logging::init("antrea-agent", level, format.parse()?)?;
+    config.validate().with_context(|| args.config.display().to_string())?;
+
+    let kubeconfig = Some(Path::new(&config.client_connection.kubeconfig)).filter(|p| !p.as_os_str().is_empty());
+    let server = Some(config.kube_api_server_override.as_str()).filter(|url| !url.is_empty());
+    let client = antrea_runtime::client::connect(kubeconfig, server).await?;
+
+    let shutdown = signals::shutdown()?;
+    let mut tasks = Supervisor::new(shutdown.clone());
+    let reporter = Reporter::default();
+    let metrics = Metrics::new("antrea_agent", env!("CARGO_PKG_VERSION"))?;
+    let agent_metrics = AgentMetrics::new(&metrics)?;
+
+    let (ready, live) = (Readiness::new(), Readiness::new());
+    let not_up = ready.block("network");
+    let socket = PathBuf::from(&config.ovs_run_dir).join("db.sock");
+    let (vswitch, _) = Vswitch::spawn(socket, shutdown.clone());
+    tasks.spawn_abortable("ovsdb state", follow_ovsdb(vswitch.clone(), reporter.clone()));
+
+    let (nodes, node_changes) = watch::channel(None);
+    tasks.spawn_abortable("nodes", watch_nodes(client.clone(), nodes));
+
+    let (network, network_state) = watch::channel(None);
+    let cni_socket = PathBuf::from(&config.cni_socket);
+    let cni_shutdown = shutdown.clone();
+    let cni_network = network_state.clone();
+    tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, cni_shutdown).await });
+
+    let cert = api::certificate()?;
+    let identity = Identity {
+        node: args.node_name.clone(),
+        pod: args.pod_name,
+        namespace: args.pod_namespace,
+        bridge: config.ovs_bridge.clone(),
+        api_port: config.api_port,
+        api_ca: cert.ca.clone().into_bytes(),
+    };
+    let state = ApiState {
+        reporter: reporter.clone(),
+        identity: identity.clone(),
+        network: network_state,
+        log,
+    };
+    let server_metrics = ServerMetrics::new(&metrics, [])?;
+    let routes = api::routes(state, ready, live, config.enable_prometheus_metrics.then_some(metrics));
+    let serving =
+        api::serve(config.api_port, cert, client.clone(), routes, server_metrics, shutdown.clone());
+    tasks.spawn("api", serving);
+    tasks.spawn_abortable("status", status::publish(client, identity, reporter.subscribe()));
+
+    let agent = Agent {
+        config,
+        paths: Paths { cni_bin: args.cni_bin_dir, cni_data: args.cni_data_dir },
+        node_name: args.node_name,
+        netlink: Netns::current()?.spawn_netlink().await?,
+        vswitch,
+        reporter,
+        metrics: agent_metrics,
+        shutdown: shutdown.clone(),
+    };
+    tasks.spawn_abortable("network", async move { agent.run(node_changes, network, not_up).await });
+
+    tasks.run().await?;
+    Ok(())
+}
+
+/// Passes the OVSDB session's state on.
+async fn follow_ovsdb(vswitch: Vswitch, reporter: Reporter) -> Result<(), std::convert::Infallible> {
+    let mut connected = vswitch.connected();
+    loop {
+        let health = if *connected.borrow_and_update() {
+            Health::Good
+        } else {
+            Health::bad("OVSDBDisconnected", format!("{:?}", *vswitch.state().borrow()))
+        };
+        reporter.update(|facts| facts.ovsdb = health);
+        if connected.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+struct Agent {
+    config: AgentConfig,
+    paths: Paths,
+    node_name: String,
+    netlink: Netlink,
+    vswitch: Vswitch,
+    reporter: Reporter,
+    metrics: AgentMetrics,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    async fn run(
+        self,
+        mut nodes: watch::Receiver<Option<Nodes>>,
+        network: watch::Sender<Option<Arc<NodeNetwork>>>,
+        not_up: antrea_runtime::health::BlockReady,
+    ) -> Result<()> {
+        let own = self.own_node(&mut nodes).await?;
+        let (wired, mut peering) = loop {
+            match self.bring_up(&own, &nodes).await {
+                Ok(up) => break up,
+                Err(error) => {
+                    tracing::error!(reason = error.reason, %error, "the node's network is not up");
+                    not_up.set_reason(error.message.clone());
+                    self.reporter.update(|facts| facts.network = Health::bad(error.reason, &error));
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        self.reporter.update(|facts| {
+            facts.network = Health::Good;
+            facts.network_info = Some(wired.facts.clone());
+        });
+        network.send_replace(Some(wired.network.clone()));
+        drop(not_up);
+        tracing::info!(
+            datapath = wired.bridge.datapath.ovs_type(),
+            tunnel = wired.bridge.tunnel_type.ovs_type(),
+            mtu = wired.network.mtu,
+            pods = wired.network.interfaces().len(),
+            round = wired.bridge.round,
+            "the node's network is up"
+        );
+        peering.known.extend(nodes.borrow().iter().flat_map(|nodes| nodes.keys().cloned()));
+        let counts = self.follow_counts(&wired.network);
+        let moved = self.moved(nodes.clone(), &own);
+        tokio::select! {
+            () = peering.run(nodes, self.shutdown.clone()) => Ok(()),
+            () = counts => Ok(()),
+            change = moved => change,
+        }
+    }
+
+    /// Waits until the Node object of this node has what is needed.
+    async fn own_node(&self, nodes: &mut watch::Receiver<Option<Nodes>>) -> Result<Arc<Peer>> {
+        self.reporter.update(|facts| {
+            let message = format!("Node {} has no pod subnet or no address yet", self.node_name);
+            facts.network = Health::bad("NodeIncomplete", message);
+        });
+        let own = |nodes: &Option<Nodes>| nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
+        let state = nodes.wait_for(|nodes| own(nodes).is_some()).await.context("watch on nodes ended")?;
+        own(&state).context("node vanished")
+    }
+
+    async fn bring_up(
+        &self,
+        own: &Arc<Peer>,
+        nodes: &watch::Receiver<Option<Nodes>>,
+    ) -> Result<(Box<Wired>, Peering), BringUpError> {
+        let inputs = Inputs {
+            config: &self.config,
+            paths: &self.paths,
+            node: own,
+            netlink: &self.netlink,
+            vswitch: &self.vswitch,
+            reporter: &self.reporter,
+            metrics: &self.metrics,
+            shutdown: &self.shutdown,
+        };
+        let mut wired = bringup::wire(&inputs).await?;
+        if let Some(task) = wired.take_dataplane() {
+            tokio::spawn(task.run(self.shutdown.clone()));
+        }
+        bringup::stage(&wired.network).await?;
+        let host_network = HostNetwork::new(self.netlink.clone(), &bringup::families(&own.pod_cidrs))
+            .await
+            .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
+        let mut peering = Peering {
+            network: wired.network.clone(),
+            underlay: wired.underlay.clone(),
+            host: wired.host.clone(),
+            host_network,
+            reporter: self.reporter.clone(),
+            known: BTreeSet::new(),
+        };
+        let current = nodes.borrow().clone().unwrap_or_default();
+        // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.
+        peering.apply(&current).await;
+        bringup::go_live(&wired.network, &wired.bridge).await?;
+        Ok((Box::new(wired), peering))
+    }
+
+    async fn follow_counts(&self, network: &NodeNetwork) {
+        let mut count = network.interface_count();
+        loop {
+            let pods = i32::try_from(*count.borrow_and_update()).unwrap_or(i32::MAX);
+            self.metrics.local_pods.set(pods.into());
+            self.reporter.update(|facts| facts.local_pods = pods);
+            if count.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends when this node's own subnet or address changes: everything depends on them, and a fresh
+    /// process is the one path that is always tested.
+    async fn moved(&self, mut nodes: watch::Receiver<Option<Nodes>>, own: &Peer) -> Result<()> {
+        loop {
+            nodes.changed().await.context("watch on nodes ended")?;
+            let now = nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
+            if let Some(now) = now
+                && *now != *own
+            {
+                anyhow::bail!("Node {} changed from {own:?} to {now:?}, starting again", self.node_name);
+            }
+        }
+    }
+}

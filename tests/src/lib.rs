@@ -1,1 +1,20 @@
-//! Test kit and suites.
+//! Test kit: a lab of nodes as network namespaces, with real Open vSwitch, real agents and the real CNI
+//! plugin, and an API server reduced to what the agents read.
+//!
+//! ```text
+//!   underlay namespace: bridge, 172.31.N.1 ("the outside world") and the API server
+//!        │ veth            │ veth
+//!   node1 (172.31.N.11)   node2 (172.31.N.12)      each: ovsdb-server, ovs-vswitchd, antrea-agent
+//!        │ br-int          │ br-int
+//!   pods: namespaces of their own, attached by executing antrea-cni
+//! ```
+//!
+//! Everything is made under names with the process id in them and removed when the [`lab::Lab`] is
+//! dropped, also when a test panics. Nothing in the root namespace is touched but the list of names in
+//! `/run/netns`. What cannot run fails; nothing is skipped.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test support code")]
+
+pub mod fake_api;
+pub mod lab;
+pub mod traffic;

@@ -1,0 +1,357 @@
+//! From nothing to a node whose pods talk, in the order in which one thing needs the other.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antrea_flows::{Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
+use ipnet::IpNet;
+use netcfg::{Family, Netlink, Netns};
+use ovs::Vswitch;
+use ovs::of::{OfConfig, OfSession};
+use tokio_util::sync::CancellationToken;
+
+use crate::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
+use crate::cni::attach::{Call, netns_path};
+use crate::cni::ipam::HostLocal;
+use crate::config::{AgentConfig, EncapMode, TunnelType};
+use crate::dataplane::{Dataplane, Task};
+use crate::hostnet::HostConfig;
+use crate::interfaces::{InterfaceStore, PodInterface};
+use crate::metrics::AgentMetrics;
+use crate::node::{NodeNetwork, NodeParts, POD_LINK_GROUP, allocations};
+use crate::peers::{Peer, Underlay};
+use crate::status::{NetworkFacts, Reporter};
+use crate::subnet::{gateway_net, gateway_of};
+
+/// ovsdb-server starts with the agent; past this it is worth a condition.
+const OVSDB_WAIT: Duration = Duration::from_secs(10);
+
+/// Folders and files that are no configuration of the cluster.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Folders with the reference plugins.
+    pub cni_bin: Vec<PathBuf>,
+    /// host-local's data; `None` = its default.
+    pub cni_data: Option<PathBuf>,
+}
+
+/// What bring-up needs.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// Configuration.
+    pub config: &'a AgentConfig,
+    /// Paths.
+    pub paths: &'a Paths,
+    /// This node.
+    pub node: &'a Peer,
+    /// Netlink socket in the node's namespace.
+    pub netlink: &'a Netlink,
+    /// OVSDB.
+    pub vswitch: &'a Vswitch,
+    /// Where facts go.
+    pub reporter: &'a Reporter,
+    /// Metrics.
+    pub metrics: &'a AgentMetrics,
+    /// Ends the OpenFlow session.
+    pub shutdown: &'a CancellationToken,
+}
+
+/// A node that is wired; its flows are staged, not yet in the bridge.
+#[derive(Debug)]
+pub struct Wired {
+    /// The network for the CNI server.
+    pub network: Arc<NodeNetwork>,
+    /// The task of its dataplane, until it is taken.
+    dataplane: Option<Task>,
+    /// The bridge.
+    pub bridge: Bridge,
+    /// What peers' wiring depends on.
+    pub underlay: Underlay,
+    /// What the host's rules depend on, with this node's own subnets only.
+    pub host: HostConfig,
+    /// Facts for the status.
+    pub facts: NetworkFacts,
+}
+
+impl Wired {
+    /// The dataplane's task, once.
+    pub fn take_dataplane(&mut self) -> Option<Task> {
+        self.dataplane.take()
+    }
+}
+
+/// The link and address that carry traffic between nodes.
+#[derive(Clone, Debug)]
+struct Transport {
+    index: u32,
+    name: String,
+    mtu: u32,
+    address: IpNet,
+}
+
+/// Wires the node.
+///
+/// # Errors
+/// The first thing that failed. Everything done stays, for the next try finds it.
+pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
+    let Inputs { config, node, netlink, vswitch, .. } = inputs;
+    let transport = find_transport(netlink, node).await?;
+    vswitch
+        .wait_synced(OVSDB_WAIT)
+        .await
+        .map_err(|error| BringUpError::new("OVSDBDisconnected", format!("OVSDB: {error}")))?;
+    let info = vswitch
+        .open_vswitch_info()
+        .ok_or_else(|| BringUpError::new("OVSDBUninitialised", "OVSDB holds no Open_vSwitch row"))?;
+    let (datapath, tunnel_type) = bridge::choose(config, bridge::kernel_has_datapath(), &info)?;
+    let mtu = config.pod_mtu(transport.mtu, transport.address.addr(), tunnel_type);
+    let version = info.ovs_version.clone().unwrap_or_default();
+    inputs.reporter.update(|facts| facts.ovs_version = version);
+
+    // Table numbers follow from features alone, so they are known before the ports are.
+    let mut flow_config = node_config(config, node, datapath);
+    let tables: Vec<_> = Network::new(flow_config.clone(), Round::FIRST)
+        .pipeline
+        .names()
+        .into_iter()
+        .map(|(number, name)| (number, name.to_string()))
+        .collect();
+    let bridge_inputs = BridgeInputs { config, transport_ip: transport.address.addr(), mtu, tables };
+    let bridge = bridge::ensure(vswitch, netlink, &bridge_inputs, datapath, tunnel_type).await?;
+    configure_gateway(netlink, &bridge, node, mtu).await?;
+
+    flow_config.gateway.ofport = bridge.gateway_ofport;
+    flow_config.gateway.mac = bridge.gateway_mac.into();
+    let kind = if datapath == Datapath::Userspace { TunnelKind::KernelVxlan } else { TunnelKind::FlowBased };
+    flow_config.tunnel = bridge.tunnel_ofport.map(|ofport| Tunnel { ofport, kind });
+
+    let socket = PathBuf::from(&config.ovs_run_dir).join(format!("{}.mgmt", config.ovs_bridge));
+    let (session, _) = OfSession::spawn(socket, OfConfig::default(), inputs.shutdown.clone());
+    let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
+    let (dataplane, task) =
+        Dataplane::new(session, flow_network, inputs.reporter.clone(), inputs.metrics.clone());
+
+    let interfaces = remembered(inputs).await?;
+    let network = Arc::new(NodeNetwork::new(
+        NodeParts {
+            node_name: node.name.clone(),
+            subnets: node.pod_cidrs.clone(),
+            mtu,
+            bridge: config.ovs_bridge.clone(),
+            netlink: (*netlink).clone(),
+            vswitch: (*vswitch).clone(),
+            dataplane,
+            host_local: HostLocal {
+                folders: inputs.paths.cni_bin.clone(),
+                data_dir: inputs.paths.cni_data.clone(),
+            },
+            host_proc_path_prefix: config.host_proc_path_prefix.clone(),
+            userspace: datapath == Datapath::Userspace,
+        },
+        interfaces,
+    ));
+    remove_leftovers(&network).await;
+
+    Ok(Wired {
+        dataplane: Some(task),
+        underlay: Underlay {
+            mode: config.traffic_encap_mode,
+            transport: transport.address,
+            transport_link: transport.index,
+            gateway_link: bridge.gateway.index,
+            kernel_vxlan: datapath == Datapath::Userspace,
+        },
+        host: host_config(config, node, &bridge, tunnel_type),
+        facts: NetworkFacts {
+            subnets: node.pod_cidrs.iter().map(IpNet::to_string).collect(),
+            transport_interface: transport.name,
+            transport_mtu: transport.mtu,
+            pod_mtu: mtu,
+            transport_ips: vec![transport.address.to_string()],
+        },
+        bridge,
+        network,
+    })
+}
+
+/// Stages the flows of the node and of the pods that it remembers.
+///
+/// # Errors
+/// Two owners that want different things: a pod whose port or address another has.
+pub async fn stage(network: &NodeNetwork) -> Result<(), BringUpError> {
+    let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
+    let dataplane = &network.dataplane;
+    dataplane.set(Owner::Node, antrea_flows::node(dataplane.network())).await.map_err(failed)?;
+    for pod in network.interfaces() {
+        // One bad record must not keep the rest of the node off the network.
+        if let Err(error) = dataplane.install_pod(&pod).await {
+            tracing::error!(pod = pod.pod_name, namespace = pod.pod_namespace, %error, "cannot install");
+        }
+    }
+    Ok(())
+}
+
+/// Installs what was staged, and lets vswitchd forward by it.
+///
+/// # Errors
+/// OVS is away or refuses.
+pub async fn go_live(network: &NodeNetwork, bridge: &Bridge) -> Result<(), BringUpError> {
+    let vswitch_failed = |error: ovs::vswitch::VswitchError| BringUpError::new("OVSDBFailed", error);
+    network.dataplane.start().await.map_err(|error| BringUpError::new("FlowsFailed", error))?;
+    network
+        .vswitch
+        .set_bridge_external_id(&network.bridge, "roundNum", Some(&bridge.round.to_string()))
+        .await
+        .map_err(vswitch_failed)?;
+    network.vswitch.remove_other_config("flow-restore-wait").await.map_err(vswitch_failed)
+}
+
+async fn find_transport(netlink: &Netlink, node: &Peer) -> Result<Transport, BringUpError> {
+    let failed = |error: netcfg::Error| BringUpError::new("TransportInterfaceMissing", error);
+    for link in netlink.links().await.map_err(failed)? {
+        for address in netlink.addresses(link.index).await.map_err(failed)? {
+            if node.transport_ips.contains(&address.net.addr()) {
+                return Ok(Transport {
+                    index: link.index,
+                    name: link.name,
+                    mtu: link.mtu,
+                    address: address.net,
+                });
+            }
+        }
+    }
+    let ips: Vec<_> = node.transport_ips.iter().map(IpAddr::to_string).collect();
+    Err(BringUpError::new(
+        "TransportInterfaceMissing",
+        format!("no link of this node has an address of Node {}: {}", node.name, ips.join(", ")),
+    ))
+}
+
+fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeConfig {
+    NodeConfig {
+        datapath: match datapath {
+            Datapath::System => antrea_flows::Datapath::Kernel,
+            Datapath::Userspace => antrea_flows::Datapath::Userspace,
+        },
+        encap_mode: match config.traffic_encap_mode {
+            EncapMode::Encap => antrea_flows::EncapMode::Encap,
+            EncapMode::NoEncap => antrea_flows::EncapMode::NoEncap,
+            EncapMode::Hybrid => antrea_flows::EncapMode::Hybrid,
+        },
+        gateway: Gateway {
+            ofport: 0,
+            mac: [0; 6].into(),
+            ips: node.pod_cidrs.iter().map(gateway_of).collect(),
+        },
+        tunnel: None,
+        pod_cidrs: node.pod_cidrs.clone(),
+        // Checked when the configuration was read.
+        service_cidrs: config.service_cidrs().unwrap_or_default(),
+        antrea_policy: config.feature_gates.get("AntreaPolicy").copied().unwrap_or(true),
+    }
+}
+
+fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: TunnelType) -> HostConfig {
+    let udp = matches!(tunnel, TunnelType::Geneve | TunnelType::Vxlan);
+    HostConfig {
+        gateway: config.host_gateway.clone(),
+        subnets: node.pod_cidrs.clone(),
+        cluster_subnets: node.pod_cidrs.clone(),
+        tunnel_port: (udp && bridge.tunnel_ofport.is_some()).then(|| config.tunnel_port(tunnel)),
+        no_snat: config.no_snat,
+        random_fully: config.snat_fully_random_ports,
+        userspace: bridge.datapath == Datapath::Userspace,
+    }
+}
+
+async fn configure_gateway(
+    netlink: &Netlink,
+    bridge: &Bridge,
+    node: &Peer,
+    mtu: u32,
+) -> Result<(), BringUpError> {
+    let failed = |error: netcfg::Error| BringUpError::new("GatewayFailed", error);
+    let index = bridge.gateway.index;
+    if bridge.gateway.mac.map(|mac| mac.0) != Some(bridge.gateway_mac) {
+        netlink.set_mac(index, bridge.gateway_mac.into()).await.map_err(failed)?;
+    }
+    netlink.set_mtu(index, mtu).await.map_err(failed)?;
+    netlink.set_up(index).await.map_err(failed)?;
+    let addresses: Vec<IpNet> = node.pod_cidrs.iter().map(gateway_net).collect();
+    netlink
+        .apply_addresses(index, &addresses)
+        .await
+        .map(drop)
+        .map_err(|errors| BringUpError::new("GatewayFailed", errors))
+}
+
+/// The attachments that OVSDB remembers and that still have a container. Ports without one go.
+async fn remembered(inputs: &Inputs<'_>) -> Result<InterfaceStore, BringUpError> {
+    let bridge = &inputs.config.ovs_bridge;
+    let mut store = InterfaceStore::default();
+    for port in inputs.vswitch.ports(bridge) {
+        let found = PodInterface::from_port(&port.name, port.ofport.unwrap_or(0), &port.external_ids);
+        let reason = match found {
+            Ok(None) => continue,
+            Ok(Some(interface)) => {
+                let path = netns_path(&inputs.config.host_proc_path_prefix, &interface.netns);
+                if Netns::open(&path).is_err() {
+                    "its container is gone".to_owned()
+                } else if port.ofport.is_none() {
+                    port.error.unwrap_or_else(|| "it has no OpenFlow number".to_owned())
+                } else {
+                    store.insert(interface);
+                    continue;
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(port = port.name, reason, "removing a stale port");
+        inputs
+            .vswitch
+            .delete_port(bridge, &port.name)
+            .await
+            .map_err(|error| BringUpError::new("OVSDBFailed", error))?;
+    }
+    Ok(store)
+}
+
+/// Removes what an agent that died during an ADD left: links that are no port, allocations of no
+/// attachment.
+async fn remove_leftovers(network: &NodeNetwork) {
+    let ports: BTreeSet<String> =
+        network.vswitch.ports(&network.bridge).into_iter().map(|port| port.name).collect();
+    match network.netlink.links().await {
+        Ok(links) => {
+            for link in links {
+                if link.group != POD_LINK_GROUP || ports.contains(&link.name) {
+                    continue;
+                }
+                tracing::warn!(link = link.name, "removing a link that is no port");
+                if let Err(error) = network.netlink.delete_link(link.index).await {
+                    tracing::error!(link = link.name, %error, "cannot remove");
+                }
+            }
+        }
+        Err(error) => tracing::error!(%error, "cannot list links"),
+    }
+    for (ip, (container_id, ifname)) in allocations(&network.host_local) {
+        if network.interface(&container_id, &ifname).is_some() {
+            continue;
+        }
+        tracing::warn!(%ip, container = container_id, "freeing an address of no attachment");
+        let call =
+            Call { container_id, netns: String::new(), ifname, args: String::new(), path: String::new() };
+        if let Err(error) = network.host_local.del(call.attachment(), &network.subnets).await {
+            tracing::error!(%ip, %error, "cannot free");
+        }
+    }
+}
+
+/// Families that the node's pods have.
+pub fn families(subnets: &[IpNet]) -> Vec<Family> {
+    Family::BOTH.into_iter().filter(|family| subnets.iter().any(|net| Family::from(*net) == *family)).collect()
+}

@@ -1,0 +1,7 @@
+//! What the agent does for the CNI plugin.
+
+pub mod attach;
+pub mod ipam;
+pub mod naming;
+pub mod result;
+pub mod server;

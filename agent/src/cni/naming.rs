@@ -1,0 +1,102 @@
+//! Names and addresses that follow from what the runtime passes.
+
+use sha1::{Digest, Sha1};
+
+/// Name of the host's end of a pod's veth, as upstream forms it: up to 8 characters of the pod's name,
+/// `-`, and 6 hex digits of SHA-1 over the container id (and the interface's name where it is not
+/// `eth0`). At most 15 characters, the kernel's limit.
+pub fn host_interface(pod_name: &str, container_id: &str, ifname: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(container_id.as_bytes());
+    if ifname != "eth0" {
+        hash.update(ifname.as_bytes());
+    }
+    let digest = hash.finalize();
+    let suffix = format!("{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2]);
+    // Pod names are DNS-1123, so ASCII; anything else is cut at a character's border.
+    let prefix: String = pod_name.chars().take(8).collect();
+    let prefix = prefix.trim_start_matches('-');
+    if prefix.is_empty() { suffix } else { format!("{prefix}-{suffix}") }
+}
+
+/// Values of `CNI_ARGS`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodArgs {
+    /// `K8S_POD_NAME`.
+    pub name: String,
+    /// `K8S_POD_NAMESPACE`.
+    pub namespace: String,
+    /// `K8S_POD_UID`.
+    pub uid: String,
+}
+
+impl PodArgs {
+    /// Reads `key=value;…`; unknown keys are ignored, as `IgnoreUnknown=1` asks.
+    pub fn parse(args: &str) -> Self {
+        let mut pod = Self::default();
+        for pair in args.split(';') {
+            match pair.split_once('=') {
+                Some(("K8S_POD_NAME", value)) => pod.name = value.to_owned(),
+                Some(("K8S_POD_NAMESPACE", value)) => pod.namespace = value.to_owned(),
+                Some(("K8S_POD_UID", value)) => pod.uid = value.to_owned(),
+                _ => {}
+            }
+        }
+        pod
+    }
+}
+
+/// `aa:bb:cc:dd:ee:ff`.
+pub fn format_mac(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// The reverse of [`format_mac`].
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// A locally administered unicast address from a random UUID's bytes.
+pub fn random_mac() -> [u8; 6] {
+    let bytes = uuid::Uuid::new_v4().into_bytes();
+    [(bytes[0] & 0xfe) | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_fit_and_differ() {
+        let name = host_interface("a-very-long-pod-name", "0123456789abcdef", "eth0");
+        assert_eq!(name.len(), 15);
+        assert!(name.starts_with("a-very-l-"));
+        assert_ne!(name, host_interface("a-very-long-pod-name", "0123456789abcdef", "eth1"));
+        assert_ne!(name, host_interface("a-very-long-pod-name", "fedcba", "eth0"));
+        // SHA-1("abc") = a9993e36…
+        assert_eq!(host_interface("web", "abc", "eth0"), "web-a9993e");
+        assert_eq!(host_interface("", "abc", "eth0"), "a9993e");
+    }
+
+    #[test]
+    fn reads_cni_args() {
+        let pod = PodArgs::parse("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;X");
+        assert_eq!(pod, PodArgs { name: "web".into(), namespace: "default".into(), uid: String::new() });
+    }
+
+    #[test]
+    fn macs_read_back() {
+        let mac = random_mac();
+        assert_eq!(mac[0] & 3, 2, "local and unicast");
+        assert_eq!(parse_mac(&format_mac(mac)), Some(mac));
+        for bad in ["", "00:11:22:33:44", "00:11:22:33:44:55:66", "0g:11:22:33:44:55"] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The gRPC service that antrea-cni calls.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use antrea_api::cni::cni_server::{Cni, CniServer};
+use antrea_api::cni::{CniCmdRequest, CniCmdResponse, Error, ErrorCode, SPEC_VERSIONS};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::attach::{self, AttachError, Call};
+use super::result::CniResult;
+use crate::node::NodeNetwork;
+
+/// How long an ADD waits for the node's network before the runtime is told to try again.
+const NETWORK_WAIT: Duration = Duration::from_secs(30);
+
+/// The node's network once it is up.
+pub type NetworkState = watch::Receiver<Option<Arc<NodeNetwork>>>;
+
+/// The service.
+#[derive(Debug)]
+pub struct CniService {
+    network: NetworkState,
+    /// One lock for each container that has a call under way.
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// The parts of a network configuration that the agent reads.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NetworkConfiguration {
+    cni_version: String,
+    ipam: Ipam,
+    prev_result: Option<Value>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Ipam {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    container_id: String,
+    ifname: String,
+}
+
+impl CniService {
+    /// A service for a network that may not be up yet.
+    pub fn new(network: NetworkState) -> Self {
+        Self { network, locks: Mutex::new(HashMap::new()) }
+    }
+
+    async fn network(&self, wait: Duration) -> Result<Arc<NodeNetwork>, AttachError> {
+        let mut network = self.network.clone();
+        let up = tokio::time::timeout(wait, network.wait_for(Option::is_some)).await;
+        match up {
+            Ok(Ok(state)) => state.clone().ok_or_else(not_ready),
+            _ => Err(not_ready()),
+        }
+    }
+
+    fn lock_of(&self, container_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.locks.lock();
+        if let Some(lock) = locks.get(container_id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(container_id.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    async fn add(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
+        let (call, configuration) = read(request)?;
+        if configuration.ipam.kind != "host-local" {
+            return Err(AttachError::new(
+                ErrorCode::UnsupportedField,
+                format!("ipam.type {:?} is not supported; it must be host-local", configuration.ipam.kind),
+            ));
+        }
+        let node = self.network(NETWORK_WAIT).await?;
+        let lock = self.lock_of(&call.container_id);
+        let _held = lock.lock().await;
+        // The caller may be gone by now; its request is finished all the same, or undone by its own DEL.
+        let result = attach::add(&node, &call).await?;
+        tracing::info!(container = call.container_id, ips = ?result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), args = call.args, "added");
+        Ok(result.to_json(&configuration.cni_version).to_string().into_bytes())
+    }
+
+    async fn del(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
+        let (call, _) = read(request)?;
+        let node = self.network(NETWORK_WAIT).await?;
+        let lock = self.lock_of(&call.container_id);
+        let _held = lock.lock().await;
+        attach::del(&node, &call).await?;
+        tracing::info!(container = call.container_id, args = call.args, "deleted");
+        Ok(Vec::new())
+    }
+
+    async fn check(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
+        let (call, configuration) = read(request)?;
+        let node = self.network(NETWORK_WAIT).await?;
+        let lock = self.lock_of(&call.container_id);
+        let _held = lock.lock().await;
+        let previous = configuration.prev_result.ok_or_else(|| {
+            AttachError::new(ErrorCode::InvalidNetworkConfig, "CHECK needs prevResult in the configuration")
+        })?;
+        let previous = CniResult::parse(&previous)
+            .map_err(|error| AttachError::new(ErrorCode::DecodingFailure, error))?;
+        attach::check(&node, &call, &previous).await?;
+        Ok(Vec::new())
+    }
+
+    async fn status(&self) -> Result<Vec<u8>, AttachError> {
+        self.network(Duration::ZERO).await.map_err(|error| AttachError {
+            code: ErrorCode::PluginNotAvailable,
+            message: error.message,
+        })?;
+        Ok(Vec::new())
+    }
+
+    /// Removes every attachment and allocation that the runtime does not list.
+    async fn gc(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
+        let (call, configuration) = read(request)?;
+        let Some(valid) = configuration.valid_attachments else {
+            return Err(AttachError::new(
+                ErrorCode::InvalidNetworkConfig,
+                "GC needs cni.dev/valid-attachments in the configuration",
+            ));
+        };
+        let node = self.network(NETWORK_WAIT).await?;
+        let valid: BTreeSet<_> = valid.into_iter().map(|item| (item.container_id, item.ifname)).collect();
+        let mut failures = Vec::new();
+        for (container_id, ifname) in node.known_attachments() {
+            if valid.contains(&(container_id.clone(), ifname.clone())) {
+                continue;
+            }
+            let lock = self.lock_of(&container_id);
+            let _held = lock.lock().await;
+            let stale = Call { container_id, ifname, netns: String::new(), ..call.clone() };
+            match attach::del(&node, &stale).await {
+                Ok(()) => tracing::info!(container = stale.container_id, "collected"),
+                Err(error) => failures.push(format!("{}: {error}", stale.container_id)),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(Vec::new());
+        }
+        Err(AttachError::new(ErrorCode::IoFailure, failures.join("; ")))
+    }
+}
+
+fn not_ready() -> AttachError {
+    AttachError::new(
+        ErrorCode::TryAgainLater,
+        "the node's network is not ready: antrea-agent is still connecting to OVS or has no pod subnet",
+    )
+}
+
+fn read(request: CniCmdRequest) -> Result<(Call, NetworkConfiguration), AttachError> {
+    let args = request
+        .cni_args
+        .ok_or_else(|| AttachError::new(ErrorCode::DecodingFailure, "request without cni_args"))?;
+    let configuration: NetworkConfiguration = serde_json::from_slice(&args.network_configuration)
+        .map_err(|error| {
+            AttachError::new(ErrorCode::DecodingFailure, format!("network configuration: {error}"))
+        })?;
+    if !SPEC_VERSIONS.contains(&configuration.cni_version.as_str()) {
+        return Err(AttachError::new(
+            ErrorCode::IncompatibleCniVersion,
+            format!("cniVersion {:?} is not supported", configuration.cni_version),
+        ));
+    }
+    let call = Call {
+        container_id: args.container_id,
+        netns: args.netns,
+        ifname: args.ifname,
+        args: args.args,
+        path: args.path,
+    };
+    Ok((call, configuration))
+}
+
+type Answer = Result<Response<CniCmdResponse>, Status>;
+
+fn answer(result: Result<Vec<u8>, AttachError>) -> Answer {
+    Ok(Response::new(match result {
+        Ok(cni_result) => CniCmdResponse { cni_result, error: None },
+        Err(error) => CniCmdResponse {
+            cni_result: Vec::new(),
+            error: Some(Error { code: error.code.into(), message: error.message, details: Vec::new() }),
+        },
+    }))
+}
+
+/// A newtype, so that one service can be shared by the requests' own tasks.
+#[derive(Debug, Clone)]
+struct Shared(Arc<CniService>);
+
+impl Shared {
+    /// Runs a call to its end even when the caller hangs up, so that it is never left half done.
+    async fn run<F>(&self, call: impl FnOnce(Arc<CniService>) -> F) -> Answer
+    where
+        F: Future<Output = Result<Vec<u8>, AttachError>> + Send + 'static,
+    {
+        let task = tokio::spawn(call(self.0.clone()));
+        answer(task.await.map_err(|error| Status::internal(error.to_string()))?)
+    }
+}
+
+#[tonic::async_trait]
+impl Cni for Shared {
+    async fn cmd_add(&self, request: Request<CniCmdRequest>) -> Answer {
+        self.run(|service| async move { service.add(request.into_inner()).await }).await
+    }
+
+    async fn cmd_check(&self, request: Request<CniCmdRequest>) -> Answer {
+        self.run(|service| async move { service.check(request.into_inner()).await }).await
+    }
+
+    async fn cmd_del(&self, request: Request<CniCmdRequest>) -> Answer {
+        self.run(|service| async move { service.del(request.into_inner()).await }).await
+    }
+
+    async fn cmd_status(&self, _: Request<CniCmdRequest>) -> Answer {
+        self.run(|service| async move { service.status().await }).await
+    }
+
+    async fn cmd_gc(&self, request: Request<CniCmdRequest>) -> Answer {
+        self.run(|service| async move { service.gc(request.into_inner()).await }).await
+    }
+}
+
+/// Listens at `socket` until `shutdown`.
+///
+/// # Errors
+/// The socket cannot be made, or the server failed.
+pub async fn serve(socket: &Path, network: NetworkState, shutdown: CancellationToken) -> std::io::Result<()> {
+    if let Some(folder) = socket.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    // A socket file outlives its listener; binding anew needs it gone.
+    match tokio::fs::remove_file(socket).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    let service = CniServer::new(Shared(Arc::new(CniService::new(network))));
+    tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+        .map_err(std::io::Error::other)
+}

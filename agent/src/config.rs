@@ -1,0 +1,320 @@
+//! `antrea-agent.conf`: upstream's YAML keys, as far as a feature of ours reads them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The agent's configuration. Every key has upstream's name, type and default.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentConfig {
+    /// Alpha and beta features by name.
+    pub feature_gates: BTreeMap<String, bool>,
+    /// Name of the OVS bridge.
+    pub ovs_bridge: String,
+    /// `system` (kernel), `netdev` (userspace), or empty for whichever the node offers.
+    pub ovs_datapath_type: String,
+    /// Folder of OVSDB's and the bridge's sockets.
+    pub ovs_run_dir: String,
+    /// Name of the gateway interface.
+    pub host_gateway: String,
+    /// `encap`, `noEncap` or `hybrid`.
+    pub traffic_encap_mode: EncapMode,
+    /// `geneve`, `vxlan`, `gre` or `stt`; absent = geneve on the kernel datapath, vxlan in userspace. A
+    /// cluster whose nodes differ in datapath has to name vxlan, which both speak.
+    pub tunnel_type: Option<TunnelType>,
+    /// UDP port of the tunnel; 0 = the protocol's own.
+    pub tunnel_port: u16,
+    /// Whether OVS computes the outer UDP checksum.
+    pub tunnel_csum: bool,
+    /// MTU of pod interfaces; 0 = from the transport interface.
+    #[serde(rename = "defaultMTU")]
+    pub default_mtu: u32,
+    /// No masquerading of pod traffic that leaves the cluster.
+    #[serde(rename = "noSNAT")]
+    pub no_snat: bool,
+    /// Masquerade with fully random source ports.
+    #[serde(rename = "snatFullyRandomPorts")]
+    pub snat_fully_random_ports: bool,
+    /// Where the agent listens for antrea-cni.
+    pub cni_socket: String,
+    /// IPv4 range of ClusterIPs.
+    #[serde(rename = "serviceCIDR")]
+    pub service_cidr: String,
+    /// IPv6 range of ClusterIPs.
+    #[serde(rename = "serviceCIDRv6")]
+    pub service_cidr_v6: String,
+    /// TCP port of the agent's API.
+    pub api_port: u16,
+    /// Serve `/metrics`.
+    pub enable_prometheus_metrics: bool,
+    /// Address of the API server, where the in-cluster one does not answer yet.
+    #[serde(rename = "kubeAPIServerOverride")]
+    pub kube_api_server_override: String,
+    /// Where the host's `/proc` is mounted, for netns paths of runtimes that use it.
+    pub host_proc_path_prefix: String,
+    /// Name of the interface that carries tunnels; empty = the one with the node's address.
+    pub transport_interface: String,
+    /// How to reach the API server.
+    pub client_connection: ClientConnection,
+    /// `error` … `trace`.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: String,
+}
+
+/// How to reach the API server.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientConnection {
+    /// Path of a kubeconfig; empty = the service account.
+    pub kubeconfig: String,
+}
+
+/// How pod traffic crosses the underlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum EncapMode {
+    /// Always in a tunnel.
+    #[default]
+    #[serde(rename = "encap", alias = "Encap")]
+    Encap,
+    /// Never; the underlay routes pod addresses.
+    #[serde(rename = "noEncap", alias = "NoEncap", alias = "noencap")]
+    NoEncap,
+    /// In a tunnel only to nodes of another subnet.
+    #[serde(rename = "hybrid", alias = "Hybrid")]
+    Hybrid,
+}
+
+/// Encapsulation of the overlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelType {
+    /// RFC 8926, UDP 6081.
+    #[default]
+    #[serde(alias = "Geneve")]
+    Geneve,
+    /// RFC 7348, UDP 4789.
+    #[serde(alias = "VXLAN", alias = "Vxlan")]
+    Vxlan,
+    /// RFC 2784 with key, IP protocol 47.
+    #[serde(alias = "GRE", alias = "Gre")]
+    Gre,
+    /// draft-davie-stt, TCP 7471.
+    #[serde(alias = "STT", alias = "Stt")]
+    Stt,
+}
+
+impl TunnelType {
+    /// All types.
+    pub const ALL: [Self; 4] = [Self::Geneve, Self::Vxlan, Self::Gre, Self::Stt];
+
+    /// OVSDB interface type.
+    pub fn ovs_type(self) -> &'static str {
+        match self {
+            Self::Geneve => "geneve",
+            Self::Vxlan => "vxlan",
+            Self::Gre => "gre",
+            Self::Stt => "stt",
+        }
+    }
+
+    /// UDP (STT: TCP) port that the protocol has from IANA or its draft; 0 where there is none.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Geneve => 6081,
+            Self::Vxlan => 4789,
+            Self::Gre => 0,
+            Self::Stt => 7471,
+        }
+    }
+
+    /// Bytes that the encapsulation adds to an inner IP packet over an underlay of the given family
+    /// (outer IP + outer L4 + tunnel header + inner Ethernet). STT segments in software: as TCP.
+    pub fn overhead(self, ipv6_underlay: bool) -> u32 {
+        let ipv4 = match self {
+            Self::Geneve | Self::Vxlan => 50,
+            Self::Gre => 42,
+            Self::Stt => 72,
+        };
+        if ipv6_underlay { ipv4 + 20 } else { ipv4 }
+    }
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            feature_gates: BTreeMap::new(),
+            ovs_bridge: "br-int".into(),
+            ovs_datapath_type: String::new(),
+            ovs_run_dir: "/var/run/openvswitch".into(),
+            host_gateway: "antrea-gw0".into(),
+            traffic_encap_mode: EncapMode::Encap,
+            tunnel_type: None,
+            tunnel_port: 0,
+            tunnel_csum: false,
+            default_mtu: 0,
+            no_snat: false,
+            snat_fully_random_ports: false,
+            cni_socket: antrea_api::cni::SOCKET.into(),
+            service_cidr: String::new(),
+            service_cidr_v6: String::new(),
+            api_port: 10350,
+            enable_prometheus_metrics: true,
+            kube_api_server_override: String::new(),
+            host_proc_path_prefix: String::new(),
+            transport_interface: String::new(),
+            client_connection: ClientConnection::default(),
+            log_level: "info".into(),
+            log_format: "text".into(),
+        }
+    }
+}
+
+/// A value that no node could run with. The message names the key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{key}: {message}")]
+pub struct Invalid {
+    /// Key of antrea-agent.conf.
+    pub key: &'static str,
+    /// What is wrong with its value.
+    pub message: String,
+}
+
+/// Which datapath the configuration asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DatapathChoice {
+    /// The kernel's when it has the module, else userspace.
+    Auto,
+    /// OVS type `system`.
+    System,
+    /// OVS type `netdev`.
+    Userspace,
+}
+
+impl AgentConfig {
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// The first key that is wrong.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let invalid = |key, message: String| Err(Invalid { key, message });
+        for (key, name) in [("ovsBridge", &self.ovs_bridge), ("hostGateway", &self.host_gateway)] {
+            let fits = !name.is_empty()
+                && name.len() < 16
+                && name.chars().all(|c| c.is_ascii_graphic() && !"/:".contains(c));
+            if !fits {
+                return invalid(key, format!("{name:?} is no interface name (1 to 15 characters)"));
+            }
+        }
+        self.datapath()?;
+        self.service_cidrs()?;
+        if self.default_mtu != 0 && !(576..=65_535).contains(&self.default_mtu) {
+            return invalid("defaultMTU", format!("{} is not 0 or 576 to 65535", self.default_mtu));
+        }
+        Ok(())
+    }
+
+    /// `ovsDatapathType`, read.
+    ///
+    /// # Errors
+    /// The value is none of `system`, `netdev` and empty.
+    pub fn datapath(&self) -> Result<DatapathChoice, Invalid> {
+        match self.ovs_datapath_type.as_str() {
+            "" | "auto" => Ok(DatapathChoice::Auto),
+            "system" => Ok(DatapathChoice::System),
+            "netdev" => Ok(DatapathChoice::Userspace),
+            other => Err(Invalid {
+                key: "ovsDatapathType",
+                message: format!("{other:?} is none of system, netdev and auto"),
+            }),
+        }
+    }
+
+    /// The ranges of ClusterIPs that are configured.
+    ///
+    /// # Errors
+    /// A range is no CIDR or of the wrong family.
+    pub fn service_cidrs(&self) -> Result<Vec<IpNet>, Invalid> {
+        let mut cidrs = Vec::new();
+        for (key, text, ipv6) in
+            [("serviceCIDR", &self.service_cidr, false), ("serviceCIDRv6", &self.service_cidr_v6, true)]
+        {
+            if text.is_empty() {
+                continue;
+            }
+            match text.parse::<IpNet>() {
+                Ok(cidr) if matches!(cidr, IpNet::V6(_)) == ipv6 => cidrs.push(cidr),
+                _ => {
+                    let family = if ipv6 { "an IPv6" } else { "an IPv4" };
+                    return Err(Invalid { key, message: format!("{text:?} is not {family} CIDR") });
+                }
+            }
+        }
+        Ok(cidrs)
+    }
+
+    /// The tunnel's port, the protocol's own where none is configured.
+    pub fn tunnel_port(&self, tunnel: TunnelType) -> u16 {
+        if self.tunnel_port == 0 { tunnel.default_port() } else { self.tunnel_port }
+    }
+
+    /// MTU of pods: the configured one, else what fits the transport interface.
+    pub fn pod_mtu(&self, transport_mtu: u32, transport: IpAddr, tunnel: TunnelType) -> u32 {
+        if self.default_mtu != 0 {
+            return self.default_mtu;
+        }
+        match self.traffic_encap_mode {
+            EncapMode::NoEncap => transport_mtu,
+            EncapMode::Encap | EncapMode::Hybrid => {
+                transport_mtu.saturating_sub(tunnel.overhead(transport.is_ipv6()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_upstream_keys() {
+        let text = "ovsBridge: br-x\ntrafficEncapMode: noEncap\ntunnelType: vxlan\ndefaultMTU: 1400\n\
+                    serviceCIDR: 10.96.0.0/12\nkubeAPIServerOverride: https://192.0.2.1:6443\nnoSNAT: true\n";
+        let (config, unknown) = antrea_runtime::config::parse::<AgentConfig>("agent", text).unwrap();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert_eq!(config.ovs_bridge, "br-x");
+        assert_eq!(config.traffic_encap_mode, EncapMode::NoEncap);
+        assert_eq!(config.tunnel_type, Some(TunnelType::Vxlan));
+        assert_eq!(config.tunnel_port(TunnelType::Vxlan), 4789);
+        assert_eq!(config.service_cidrs().unwrap().len(), 1);
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn names_the_key_that_is_wrong() {
+        let mut config = AgentConfig { service_cidr: "fd00::/108".into(), ..AgentConfig::default() };
+        assert_eq!(config.validate().unwrap_err().key, "serviceCIDR");
+        config.service_cidr.clear();
+        config.ovs_datapath_type = "dpdk".into();
+        assert_eq!(config.validate().unwrap_err().key, "ovsDatapathType");
+        config.ovs_datapath_type.clear();
+        config.ovs_bridge = "a-name-that-is-too-long".into();
+        assert_eq!(config.validate().unwrap_err().key, "ovsBridge");
+    }
+
+    #[test]
+    fn mtu_leaves_room_for_the_tunnel() {
+        let config = AgentConfig::default();
+        let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), "2001:db8::1".parse().unwrap());
+        assert_eq!(config.pod_mtu(1500, v4, TunnelType::Geneve), 1450);
+        assert_eq!(config.pod_mtu(1500, v6, TunnelType::Vxlan), 1430);
+        assert_eq!(config.pod_mtu(1500, v4, TunnelType::Gre), 1458);
+        let routed = AgentConfig { traffic_encap_mode: EncapMode::NoEncap, ..AgentConfig::default() };
+        assert_eq!(routed.pod_mtu(1500, v4, TunnelType::Geneve), 1500);
+        let fixed = AgentConfig { default_mtu: 1400, ..AgentConfig::default() };
+        assert_eq!(fixed.pod_mtu(1500, v4, TunnelType::Geneve), 1400);
+    }
+}

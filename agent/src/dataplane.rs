@@ -1,0 +1,425 @@
+//! The bridge's flows: what is intended, and keeping Open vSwitch at it.
+//!
+//! ```text
+//!  install_pod ─┐                       ┌─► one bundle ─► ovs-vswitchd
+//!  set_peers   ─┼─► queue ─► FlowStore ─┤
+//!  policy      ─┘                       └◄─ dump, compare, repair (on connect and every minute)
+//! ```
+//!
+//! One task owns the store and the session. It takes whatever waits in its queue together, so that many
+//! pods at once cost one bundle. Nothing is sent before [`Dataplane::start`]: then the first comparison
+//! with what OVS holds replaces the flows of an earlier process in one transaction, and no packet meets
+//! a half-filled pipeline.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antrea_flows::{Conflict, Diff, FlowStore, Network, Owner};
+use openflow::multipart::FlowFilter;
+use openflow::{Flow, FlowKey, Message};
+use ovs::of::{OfError, OfHandle, OfState};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::interfaces::PodInterface;
+use crate::metrics::AgentMetrics;
+use crate::status::{Health, Reporter};
+
+/// Callers that wait beyond this see back-pressure.
+const QUEUE: usize = 256;
+
+/// Requests that one bundle takes together.
+const BATCH: usize = 64;
+
+/// How often installed flows are compared with intended ones.
+const VERIFY: Duration = Duration::from_secs(60);
+
+/// How long a change waits for a lost session before its caller is told.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause before the next try of a comparison that failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Why flows were not installed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// Two owners want different things.
+    #[error(transparent)]
+    Conflict(#[from] Box<Conflict>),
+    /// The bridge refused them or is away.
+    #[error("flows: {0}")]
+    OpenFlow(#[from] Box<OfError>),
+    /// The process ends.
+    #[error("flows: the agent is shutting down")]
+    Closed,
+}
+
+type Reply = oneshot::Sender<Result<(), DataplaneError>>;
+
+#[derive(Debug)]
+enum Change {
+    Set(Owner, Vec<Flow>),
+    Update(Owner, Vec<Flow>, Vec<FlowKey>),
+    Start,
+    Verify,
+}
+
+#[derive(Debug)]
+struct Request {
+    change: Change,
+    reply: Reply,
+}
+
+/// Handle to the bridge's flows; clones share the task.
+#[derive(Clone, Debug)]
+pub struct Dataplane {
+    requests: mpsc::Sender<Request>,
+    network: Arc<Network>,
+}
+
+impl Dataplane {
+    /// Makes a dataplane and the task that has to be run for it.
+    pub fn new(
+        session: OfHandle,
+        network: Arc<Network>,
+        reporter: Reporter,
+        metrics: AgentMetrics,
+    ) -> (Self, Task) {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let task = Task {
+            session,
+            network: network.clone(),
+            store: FlowStore::new(),
+            queue,
+            started: false,
+            generation: 0,
+            reporter,
+            metrics,
+        };
+        (Self { requests, network }, task)
+    }
+
+    /// The pipeline.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Makes these flows all that `owner` has.
+    ///
+    /// # Errors
+    /// The bridge refused them or is away; the owner then has what it had before.
+    pub async fn set(&self, owner: Owner, flows: Vec<Flow>) -> Result<(), DataplaneError> {
+        self.request(Change::Set(owner, flows)).await
+    }
+
+    /// Changes some of an owner's flows: `puts` are added or replaced, then `gone` are deleted.
+    ///
+    /// # Errors
+    /// As for [`Self::set`].
+    pub async fn update(&self, owner: Owner, puts: Vec<Flow>, gone: Vec<FlowKey>) -> Result<(), DataplaneError> {
+        self.request(Change::Update(owner, puts, gone)).await
+    }
+
+    /// Installs a pod's flows.
+    ///
+    /// # Errors
+    /// As for [`Self::set`].
+    pub async fn install_pod(&self, pod: &PodInterface) -> Result<(), DataplaneError> {
+        let flows = antrea_flows::pod(
+            &self.network,
+            &antrea_flows::PodInterface { ofport: pod.ofport, mac: pod.mac.into(), ips: pod.ips.clone() },
+        );
+        self.set(pod_owner(&pod.container_id, &pod.ifname), flows).await
+    }
+
+    /// Removes a pod's flows.
+    ///
+    /// # Errors
+    /// As for [`Self::set`].
+    pub async fn remove_pod(&self, container_id: &str, ifname: &str) -> Result<(), DataplaneError> {
+        self.set(pod_owner(container_id, ifname), Vec::new()).await
+    }
+
+    /// Everything that was set so far is complete: install it and remove what is not of it.
+    ///
+    /// # Errors
+    /// The bridge refused it or stayed away.
+    pub async fn start(&self) -> Result<(), DataplaneError> {
+        self.request(Change::Start).await
+    }
+
+    /// Compares installed flows with intended ones now, and repairs.
+    ///
+    /// # Errors
+    /// The bridge is away or refused the repair.
+    pub async fn verify(&self) -> Result<(), DataplaneError> {
+        self.request(Change::Verify).await
+    }
+
+    async fn request(&self, change: Change) -> Result<(), DataplaneError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request { change, reply }).await.map_err(|_| DataplaneError::Closed)?;
+        answer.await.map_err(|_| DataplaneError::Closed)?
+    }
+}
+
+fn pod_owner(container_id: &str, ifname: &str) -> Owner {
+    Owner::Pod(format!("{container_id}/{ifname}").into())
+}
+
+/// Runs a [`Dataplane`].
+#[derive(Debug)]
+pub struct Task {
+    session: OfHandle,
+    network: Arc<Network>,
+    store: FlowStore,
+    queue: mpsc::Receiver<Request>,
+    started: bool,
+    /// Connection that the bridge was last brought up to date on.
+    generation: u64,
+    reporter: Reporter,
+    metrics: AgentMetrics,
+}
+
+/// A request whose difference is in the store and not yet in the bridge.
+#[derive(Debug)]
+struct Pending {
+    owner: Owner,
+    /// What the owner had, to go back to.
+    before: Vec<Flow>,
+    diff: Diff,
+    reply: Reply,
+}
+
+impl Task {
+    /// Serves requests until all handles are gone or `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut state = self.session.state();
+        let mut verify = tokio::time::interval(VERIFY);
+        verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            self.report(&state.borrow_and_update());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if self.started && state.borrow().is_connected() {
+                        self.reconnected().await;
+                    }
+                }
+                _ = verify.tick(), if self.started => {
+                    if state.borrow().is_connected() {
+                        let _ = self.synchronise(true).await;
+                    }
+                }
+                count = self.queue.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.serve(std::mem::take(&mut batch)).await;
+                }
+            }
+        }
+    }
+
+    fn report(&self, state: &OfState) {
+        let health = match state {
+            OfState::Connected { .. } => Health::Good,
+            OfState::Disconnected { error } => Health::bad("OpenflowDisconnected", error),
+        };
+        self.reporter.update(|facts| facts.openflow = health);
+    }
+
+    async fn serve(&mut self, requests: Vec<Request>) {
+        let mut pending = Vec::new();
+        for Request { change, reply } in requests {
+            let (owner, result) = match change {
+                Change::Set(owner, flows) => {
+                    let before = self.store.of(&owner);
+                    let result = self.store.set(&owner, flows).map(|diff| (before, diff));
+                    (owner, result)
+                }
+                Change::Update(owner, puts, gone) => {
+                    // Only what is touched is needed to go back.
+                    let before = self.store.of(&owner);
+                    let result = self.store.update(&owner, puts, gone).map(|diff| (before, diff));
+                    (owner, result)
+                }
+                Change::Start => {
+                    self.flush(&mut pending).await;
+                    self.started = true;
+                    let result = self.connect_and_synchronise().await;
+                    // A caller that is gone has nobody to tell.
+                    let _ = reply.send(result);
+                    continue;
+                }
+                Change::Verify => {
+                    self.flush(&mut pending).await;
+                    let result = self.synchronise(true).await.map_err(|error| Box::new(error).into());
+                    let _ = reply.send(result);
+                    continue;
+                }
+            };
+            match result {
+                Ok((before, diff)) => pending.push(Pending { owner, before, diff, reply }),
+                Err(conflict) => {
+                    let _ = reply.send(Err(Box::new(conflict).into()));
+                }
+            }
+        }
+        self.flush(&mut pending).await;
+    }
+
+    /// Sends what is pending as one bundle. If the bridge refuses it, each request on its own, so that one
+    /// bad request spoils no other.
+    async fn flush(&mut self, pending: &mut Vec<Pending>) {
+        let pending = std::mem::take(pending);
+        if pending.is_empty() {
+            return;
+        }
+        if !self.started {
+            for request in pending {
+                let _ = request.reply.send(Ok(()));
+            }
+            return;
+        }
+        let mut all = Diff::default();
+        for request in &pending {
+            all.append(request.diff.clone());
+        }
+        match self.send(all).await {
+            Ok(()) => {
+                for request in pending {
+                    let _ = request.reply.send(Ok(()));
+                }
+            }
+            Err(error) if pending.len() == 1 || error.is_connection() => {
+                for request in pending.into_iter().rev() {
+                    self.back(request, error.clone());
+                }
+            }
+            Err(_) => {
+                for request in pending {
+                    match self.send(request.diff.clone()).await {
+                        Ok(()) => {
+                            let _ = request.reply.send(Ok(()));
+                        }
+                        Err(error) => self.back(request, error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the store to what the bridge still has, and tells the caller.
+    fn back(&mut self, request: Pending, error: OfError) {
+        if let Err(conflict) = self.store.set(&request.owner, request.before) {
+            tracing::error!(%conflict, "cannot go back");
+        }
+        let _ = request.reply.send(Err(Box::new(error).into()));
+    }
+
+    async fn send(&mut self, diff: Diff) -> Result<(), OfError> {
+        if diff.is_empty() {
+            return Ok(());
+        }
+        let generation = self.session.wait_connected(CONNECT_WAIT).await?;
+        if generation != self.generation {
+            // The bridge may have lost everything: this brings the difference along.
+            return self.synchronise(false).await;
+        }
+        let (adds, mods, deletes) = (diff.adds.len(), diff.mods.len(), diff.deletes.len());
+        let messages: Vec<_> = diff.into_flow_mods().into_iter().map(Message::from).collect();
+        let timer = self.metrics.flow_ops(adds, mods, deletes);
+        let result = self.session.bundle(messages).await;
+        timer.done(result.is_ok());
+        result
+    }
+
+    async fn connect_and_synchronise(&mut self) -> Result<(), DataplaneError> {
+        let wait = self.session.wait_connected(CONNECT_WAIT).await;
+        match wait {
+            Ok(_) => self.synchronise(false).await.map_err(|error| Box::new(error).into()),
+            Err(error) => Err(Box::new(error).into()),
+        }
+    }
+
+    async fn reconnected(&mut self) {
+        while let Err(error) = self.synchronise(false).await {
+            tracing::warn!(%error, "cannot replay flows");
+            if error.is_connection() {
+                return; // The next connection brings us back here.
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Brings the bridge from whatever it holds to the store. `expected` says that no difference should
+    /// be found: one that is counts as drift.
+    async fn synchronise(&mut self, expected: bool) -> Result<(), OfError> {
+        let generation = self.session.wait_connected(CONNECT_WAIT).await?;
+        let installed = self.session.flows(FlowFilter::all()).await?;
+        let diff = self.store.diff_against(installed.iter().map(|entry| &entry.flow));
+        let expected = expected && generation == self.generation;
+        self.generation = generation;
+        self.count_tables();
+        if diff.is_empty() {
+            self.reporter.update(|facts| facts.flows = Health::Good);
+            return Ok(());
+        }
+        let size = diff.len();
+        let first = describe(&diff);
+        if expected {
+            tracing::warn!(flows = size, first, "flows differ from what was installed, repairing");
+            self.metrics.drift(size);
+        } else {
+            tracing::info!(flows = size, held = installed.len(), "bringing the bridge up to date");
+        }
+        let (adds, mods, deletes) = (diff.adds.len(), diff.mods.len(), diff.deletes.len());
+        let messages: Vec<_> = diff.into_flow_mods().into_iter().map(Message::from).collect();
+        let timer = self.metrics.flow_ops(adds, mods, deletes);
+        let result = self.session.bundle(messages).await;
+        timer.done(result.is_ok());
+        let health = match &result {
+            Ok(()) => Health::Good,
+            Err(error) => Health::bad("FlowsDiffer", format!("{size} flows differ, the first {first}: {error}")),
+        };
+        self.reporter.update(|facts| facts.flows = health);
+        result
+    }
+
+    fn count_tables(&self) {
+        let counts = self.store.all().iter().fold(std::collections::BTreeMap::new(), |mut counts, flow| {
+            *counts.entry(flow.table).or_insert(0) += 1;
+            counts
+        });
+        let named: std::collections::BTreeMap<String, i32> = self
+            .network
+            .pipeline
+            .names()
+            .into_iter()
+            .map(|(number, name)| (name.to_string(), counts.get(&number).copied().unwrap_or(0)))
+            .collect();
+        self.metrics.flow_counts(&self.network.pipeline, &counts);
+        self.reporter.update(|facts| facts.flow_table = named);
+    }
+}
+
+fn describe(diff: &Diff) -> String {
+    if let Some(flow) = diff.adds.first() {
+        return format!("missing: {flow}");
+    }
+    if let Some(flow) = diff.mods.first() {
+        return format!("changed: {flow}");
+    }
+    diff.deletes.first().map_or_else(String::new, |key| format!("foreign: {key:?}"))
+}
+
+/// Owners of peers that are no longer wanted.
+pub fn stale_peers(known: &BTreeSet<String>, wanted: &BTreeSet<String>) -> Vec<Owner> {
+    known.difference(wanted).map(|name| Owner::Peer(name.as_str().into())).collect()
+}

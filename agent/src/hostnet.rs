@@ -1,0 +1,246 @@
+//! The host's own network: forwarding rules, masquerading, and the settings of the gateway link.
+//!
+//! Desired rules are a pure function of [`HostConfig`]; one task applies them and looks again every
+//! minute, for kube-proxy, firewalls and people write to the same tables.
+
+use ipnet::IpNet;
+use netcfg::iptables::{Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
+use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
+use netcfg::sysctl::Sysctl;
+use netcfg::{Family, Netlink, NetcfgErrors};
+
+use crate::node::POD_LINK_GROUP;
+
+/// What the host's rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostConfig {
+    /// Gateway link.
+    pub gateway: String,
+    /// This node's pod subnets.
+    pub subnets: Vec<IpNet>,
+    /// Pod subnets of all nodes, this one included: what is not masqueraded.
+    pub cluster_subnets: Vec<IpNet>,
+    /// UDP port of the tunnel; `None` without one, or where it is no UDP.
+    pub tunnel_port: Option<u16>,
+    /// No masquerading.
+    pub no_snat: bool,
+    /// Fully random source ports.
+    pub random_fully: bool,
+    /// Whether OVS forwards in userspace.
+    pub userspace: bool,
+}
+
+/// Name of the set of pod subnets.
+fn pod_set(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ANTREA-POD-IP",
+        Family::V6 => "ANTREA-POD-IP6",
+    }
+}
+
+fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> {
+    nets.iter().copied().filter(move |net| Family::from(*net) == family)
+}
+
+/// Address sets that the rules refer to.
+///
+/// # Errors
+/// A subnet that no set can hold.
+pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
+    Family::BOTH
+        .into_iter()
+        .filter(|family| of_family(&config.subnets, *family).next().is_some())
+        .map(|family| {
+            let members = of_family(&config.cluster_subnets, family).map(Member::Net);
+            IpSet::new(pod_set(family), SetType::HashNet, family, members)
+        })
+        .collect()
+}
+
+/// Rules of one family.
+pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
+    let mut rules = Ruleset::new(family);
+    let gateway = config.gateway.as_str();
+    rules.jump(Table::Raw, "PREROUTING", "ANTREA-PREROUTING", "Antrea: jump to Antrea prerouting rules");
+    rules.jump(Table::Raw, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
+    rules.jump(Table::Filter, "FORWARD", "ANTREA-FORWARD", "Antrea: jump to Antrea forwarding rules");
+    rules.jump(Table::Nat, "POSTROUTING", "ANTREA-POSTROUTING", "Antrea: jump to Antrea postrouting rules");
+    rules.jump(Table::Mangle, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
+
+    if config.userspace {
+        // OVS reads these links through packet sockets. The host's stack sees the same packets, and
+        // would forward or answer what policy has to judge.
+        rules.rule(
+            Table::Raw,
+            "ANTREA-PREROUTING",
+            Rule::new(Target::Drop)
+                .src_group(POD_LINK_GROUP)
+                .comment("Antrea: only OVS handles packets of ports of the bridge"),
+        );
+    }
+    if let Some(port) = config.tunnel_port {
+        for chain in ["ANTREA-PREROUTING", "ANTREA-OUTPUT"] {
+            rules.rule(
+                Table::Raw,
+                chain,
+                Rule::new(Target::NoTrack)
+                    .proto(netcfg::iptables::Proto::UDP)
+                    .dst_ports(port)
+                    .comment("Antrea: do not track tunnel packets"),
+            );
+        }
+    }
+    rules.rule(
+        Table::Mangle,
+        "ANTREA-OUTPUT",
+        Rule::new(Target::or_mark(0x8000_0000))
+            .out_iface(gateway)
+            .src_type(netcfg::iptables::AddrType::Local)
+            .comment("Antrea: mark packets of local processes"),
+    );
+    rules.rule(
+        Table::Filter,
+        "ANTREA-FORWARD",
+        Rule::new(Target::Accept).in_iface(gateway).comment("Antrea: accept packets from local Pods"),
+    );
+    rules.rule(
+        Table::Filter,
+        "ANTREA-FORWARD",
+        Rule::new(Target::Accept).out_iface(gateway).comment("Antrea: accept packets to local Pods"),
+    );
+    if !config.no_snat {
+        for subnet in of_family(&config.subnets, family) {
+            rules.rule(
+                Table::Nat,
+                "ANTREA-POSTROUTING",
+                Rule::new(Target::Masquerade { random_fully: config.random_fully })
+                    .src(subnet)
+                    .not_in_set(pod_set(family), [SetDir::Dst])
+                    .not_out_iface(gateway)
+                    .comment("Antrea: masquerade Pod to external packets"),
+            );
+        }
+    }
+    // A packet of a host process that kube-proxy sent to a pod may carry an address that the pod's node
+    // cannot route back here, such as that of another link.
+    for subnet in of_family(&config.subnets, family) {
+        rules.rule(
+            Table::Nat,
+            "ANTREA-POSTROUTING",
+            Rule::new(Target::Masquerade { random_fully: config.random_fully })
+                .not_src(crate::subnet::gateway_net(&subnet).addr().into())
+                .src_type(netcfg::iptables::AddrType::Local)
+                .out_iface(gateway)
+                .comment("Antrea: masquerade packets of the Node to Pods"),
+        );
+    }
+    rules
+}
+
+/// Kernel settings that forwarding through the gateway needs.
+///
+/// # Errors
+/// The gateway's name cannot be part of a setting.
+pub fn sysctls(config: &HostConfig) -> netcfg::Result<Vec<(Sysctl, &'static str)>> {
+    let mut settings = vec![
+        (Sysctl::ipv4_forward(), "1"),
+        // Replies of Services come back by another way than strict mode wants.
+        (Sysctl::rp_filter(&config.gateway)?, "2"),
+        (Sysctl::arp_announce(&config.gateway)?, "1"),
+    ];
+    if of_family(&config.subnets, Family::V6).next().is_some() {
+        settings.push((Sysctl::ipv6_forward(), "1"));
+    }
+    Ok(settings)
+}
+
+/// Applies the host's configuration.
+#[derive(Debug)]
+pub struct HostNetwork {
+    netlink: Netlink,
+    tables: Vec<Iptables>,
+    sets: Ipsets,
+}
+
+impl HostNetwork {
+    /// Finds out which iptables the node uses.
+    ///
+    /// # Errors
+    /// Neither variant is there.
+    pub async fn new(netlink: Netlink, families: &[Family]) -> netcfg::Result<Self> {
+        let netns = netlink.netns().clone();
+        let backend = Backend::detect(&netns).await?;
+        tracing::info!(?backend, "iptables");
+        let tables = families.iter().map(|family| Iptables::new(netns.clone(), backend, *family)).collect();
+        Ok(Self { netlink, tables, sets: Ipsets::new(netns) })
+    }
+
+    /// Makes the host what `config` says. Goes on after a failure. Returns whether anything was changed.
+    ///
+    /// # Errors
+    /// All that failed.
+    pub async fn apply(&self, config: &HostConfig) -> Result<bool, NetcfgErrors> {
+        let mut errors = NetcfgErrors::new();
+        let mut changed = false;
+        if let Some(settings) = errors.check(sysctls(config)) {
+            let written = errors.check_all(netcfg::sysctl::ensure(self.netlink.netns(), settings).await);
+            changed |= written.is_some_and(|written| !written.is_empty());
+        }
+        // Sets first: a rule cannot refer to one that is not there.
+        if let Some(sets) = errors.check(sets(config)) {
+            changed |= errors.check(self.sets.apply(&sets).await).is_some_and(|text| !text.is_empty());
+        }
+        for tables in &self.tables {
+            let applied = errors.check(tables.apply(&rules(config, tables.family())).await);
+            changed |= applied.is_some_and(|applied| !applied.is_unchanged());
+        }
+        errors.finish(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> HostConfig {
+        HostConfig {
+            gateway: "antrea-gw0".into(),
+            subnets: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
+            cluster_subnets: ["10.244.1.0/24", "10.244.2.0/24", "fd00:1::/64"]
+                .map(|net| net.parse().unwrap())
+                .to_vec(),
+            tunnel_port: Some(6081),
+            no_snat: false,
+            random_fully: false,
+            userspace: false,
+        }
+    }
+
+    #[test]
+    fn masquerades_only_what_leaves_the_cluster() {
+        let text = rules(&config(), Family::V4).to_string();
+        let rule = text.lines().find(|line| line.contains("external packets")).unwrap();
+        for part in ["-s 10.244.1.0/24", "! --match-set ANTREA-POD-IP dst", "! -o antrea-gw0", "MASQUERADE"] {
+            assert!(rule.contains(part), "{part} in {rule}");
+        }
+        assert!(rules(&config(), Family::V6).to_string().contains("ANTREA-POD-IP6"));
+        let off = HostConfig { no_snat: true, ..config() };
+        assert!(!rules(&off, Family::V4).to_string().contains("external packets"));
+    }
+
+    #[test]
+    fn the_host_ignores_ports_of_the_userspace_datapath() {
+        let userspace = HostConfig { userspace: true, ..config() };
+        let text = rules(&userspace, Family::V4).to_string();
+        assert!(text.contains("--src-group") && text.contains("-j DROP"), "{text}");
+        assert!(!rules(&config(), Family::V4).to_string().contains("DROP"));
+    }
+
+    #[test]
+    fn one_set_for_each_family() {
+        let sets = sets(&config()).unwrap();
+        let names: Vec<_> = sets.iter().map(IpSet::name).collect();
+        assert_eq!(names, ["ANTREA-POD-IP", "ANTREA-POD-IP6"]);
+        assert_eq!(sets[0].members().len(), 2);
+    }
+}

@@ -1,0 +1,218 @@
+//! Pod interfaces, as the agent knows them and as OVSDB remembers them.
+//!
+//! OVSDB's `external_ids` are the agent's only memory of a pod interface: what is written there with
+//! the port survives the agent, and is all that a restarted agent needs to install the same flows.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::cni::naming::{format_mac, parse_mac};
+
+/// `external_ids` keys, upstream's names.
+pub mod key {
+    /// Role of a port: `gateway`, `container`, `tunnel` …
+    pub const TYPE: &str = "antrea-type";
+    /// Container (sandbox) id.
+    pub const CONTAINER_ID: &str = "container-id";
+    /// Comma separated addresses.
+    pub const IP_ADDRESS: &str = "ip-address";
+    /// MAC of the container's end.
+    pub const ATTACHED_MAC: &str = "attached-mac";
+    /// Pod name.
+    pub const POD_NAME: &str = "pod-name";
+    /// Pod namespace.
+    pub const POD_NAMESPACE: &str = "pod-namespace";
+    /// Link name in the container, where it is not `eth0`.
+    pub const IF_DEV: &str = "if-dev";
+    /// Path of the container's network namespace.
+    pub const NETNS: &str = "net-ns";
+}
+
+/// Value of [`key::TYPE`] for a pod's port.
+pub const TYPE_CONTAINER: &str = "container";
+/// Value of [`key::TYPE`] for the gateway.
+pub const TYPE_GATEWAY: &str = "gateway";
+/// Value of [`key::TYPE`] for the tunnel.
+pub const TYPE_TUNNEL: &str = "tunnel";
+
+/// One attachment of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Host's end, which is the OVS port's name.
+    pub host_ifname: String,
+    /// Container id.
+    pub container_id: String,
+    /// Link name in the container.
+    pub ifname: String,
+    /// Pod name.
+    pub pod_name: String,
+    /// Pod namespace.
+    pub pod_namespace: String,
+    /// Path of the container's network namespace.
+    pub netns: String,
+    /// MAC of the container's end.
+    pub mac: [u8; 6],
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+    /// OpenFlow port.
+    pub ofport: u32,
+}
+
+/// A port whose `external_ids` do not describe a pod interface.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("port {port}: external_ids:{key} is missing or malformed")]
+pub struct Malformed {
+    /// OVS port.
+    pub port: String,
+    /// Key.
+    pub key: &'static str,
+}
+
+impl PodInterface {
+    /// `external_ids` for the port.
+    pub fn external_ids(&self) -> BTreeMap<String, String> {
+        let ips: Vec<String> = self.ips.iter().map(IpAddr::to_string).collect();
+        let mut ids: BTreeMap<String, String> = [
+            (key::TYPE, TYPE_CONTAINER.to_owned()),
+            (key::CONTAINER_ID, self.container_id.clone()),
+            (key::IP_ADDRESS, ips.join(",")),
+            (key::ATTACHED_MAC, format_mac(self.mac)),
+            (key::POD_NAME, self.pod_name.clone()),
+            (key::POD_NAMESPACE, self.pod_namespace.clone()),
+            (key::NETNS, self.netns.clone()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+        if self.ifname != "eth0" {
+            ids.insert(key::IF_DEV.to_owned(), self.ifname.clone());
+        }
+        ids
+    }
+
+    /// Reads a port back. Ports of another role are `None`.
+    ///
+    /// # Errors
+    /// The key that a container port must have and has not.
+    pub fn from_port(
+        port: &str,
+        ofport: u32,
+        ids: &BTreeMap<String, String>,
+    ) -> Result<Option<Self>, Malformed> {
+        if ids.get(key::TYPE).map(String::as_str) != Some(TYPE_CONTAINER) {
+            return Ok(None);
+        }
+        let malformed = |key| Malformed { port: port.to_owned(), key };
+        let get = |key| ids.get(key).filter(|value| !value.is_empty()).cloned().ok_or_else(|| malformed(key));
+        let ips = get(key::IP_ADDRESS)?
+            .split(',')
+            .map(|text| text.trim().parse().map_err(|_| malformed(key::IP_ADDRESS)))
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Self {
+            host_ifname: port.to_owned(),
+            container_id: get(key::CONTAINER_ID)?,
+            ifname: get(key::IF_DEV).unwrap_or_else(|_| "eth0".to_owned()),
+            pod_name: get(key::POD_NAME)?,
+            pod_namespace: get(key::POD_NAMESPACE)?,
+            netns: ids.get(key::NETNS).cloned().unwrap_or_default(),
+            mac: parse_mac(&get(key::ATTACHED_MAC)?).ok_or_else(|| malformed(key::ATTACHED_MAC))?,
+            ips,
+            ofport,
+        }))
+    }
+}
+
+/// Key of an attachment: container id and link.
+pub type AttachmentKey = (String, String);
+
+/// All attachments of this node.
+#[derive(Debug, Default)]
+pub struct InterfaceStore {
+    by_attachment: BTreeMap<AttachmentKey, PodInterface>,
+}
+
+impl InterfaceStore {
+    /// Adds or replaces an attachment.
+    pub fn insert(&mut self, interface: PodInterface) {
+        self.by_attachment.insert((interface.container_id.clone(), interface.ifname.clone()), interface);
+    }
+
+    /// Forgets an attachment.
+    pub fn remove(&mut self, container_id: &str, ifname: &str) -> Option<PodInterface> {
+        self.by_attachment.remove(&(container_id.to_owned(), ifname.to_owned()))
+    }
+
+    /// Finds an attachment.
+    pub fn get(&self, container_id: &str, ifname: &str) -> Option<&PodInterface> {
+        self.by_attachment.get(&(container_id.to_owned(), ifname.to_owned()))
+    }
+
+    /// All attachments, by container id.
+    pub fn iter(&self) -> impl Iterator<Item = &PodInterface> {
+        self.by_attachment.values()
+    }
+
+    /// Attachments of one pod.
+    pub fn of_pod<'a>(&'a self, namespace: &'a str, name: &'a str) -> impl Iterator<Item = &'a PodInterface> {
+        self.iter().filter(move |i| i.pod_namespace == namespace && i.pod_name == name)
+    }
+
+    /// Number of attachments.
+    pub fn len(&self) -> usize {
+        self.by_attachment.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_attachment.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> PodInterface {
+        PodInterface {
+            host_ifname: "web-1a2b3c".into(),
+            container_id: "c1".into(),
+            ifname: "net1".into(),
+            pod_name: "web".into(),
+            pod_namespace: "default".into(),
+            netns: "/run/netns/x".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            ofport: 7,
+        }
+    }
+
+    #[test]
+    fn ovsdb_remembers_everything() {
+        let interface = sample();
+        let read = PodInterface::from_port("web-1a2b3c", 7, &interface.external_ids()).unwrap();
+        assert_eq!(read, Some(interface));
+    }
+
+    #[test]
+    fn other_roles_are_no_pods_and_gaps_are_named() {
+        let ids = BTreeMap::from([(key::TYPE.to_owned(), TYPE_GATEWAY.to_owned())]);
+        assert_eq!(PodInterface::from_port("antrea-gw0", 1, &ids), Ok(None));
+        for key in [key::CONTAINER_ID, key::IP_ADDRESS, key::ATTACHED_MAC, key::POD_NAME] {
+            let mut ids = sample().external_ids();
+            ids.insert(key.to_owned(), String::new());
+            let error = PodInterface::from_port("p", 1, &ids).unwrap_err();
+            assert_eq!(error.key, key);
+        }
+    }
+
+    #[test]
+    fn store_finds_by_attachment_and_pod() {
+        let mut store = InterfaceStore::default();
+        store.insert(sample());
+        assert!(store.get("c1", "net1").is_some());
+        assert!(store.get("c1", "eth0").is_none());
+        assert_eq!(store.of_pod("default", "web").count(), 1);
+        assert!(store.remove("c1", "net1").is_some());
+        assert!(store.is_empty());
+    }
+}

@@ -1,0 +1,197 @@
+//! The node's network once it is up: what attachments and peers are wired into.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netcfg::Netlink;
+use netcfg::sysctl::Sysctl;
+use ovs::Vswitch;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cni::ipam::HostLocal;
+use crate::dataplane::Dataplane;
+use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
+
+/// Device group of every link that this agent makes: what carries it and is no port of the bridge is
+/// left over. On the userspace datapath it also marks the links whose packets only OVS may handle.
+pub const POD_LINK_GROUP: u32 = 0xa27e;
+
+/// What follows from configuration, Node object and OVS, fixed for the life of the process.
+#[derive(Debug)]
+pub struct NodeNetwork {
+    /// Node name.
+    pub node_name: String,
+    /// Subnets of this node's pods.
+    pub subnets: Vec<IpNet>,
+    /// MTU of pod links.
+    pub mtu: u32,
+    /// OVS bridge.
+    pub bridge: String,
+    /// Netlink socket in the node's namespace.
+    pub netlink: Netlink,
+    /// OVSDB.
+    pub vswitch: Vswitch,
+    /// The bridge's flows.
+    pub dataplane: Dataplane,
+    /// IPAM.
+    pub host_local: HostLocal,
+    /// Where the host's /proc is mounted.
+    pub host_proc_path_prefix: String,
+    /// Whether OVS forwards in userspace.
+    pub userspace: bool,
+    interfaces: Mutex<InterfaceStore>,
+    count: watch::Sender<usize>,
+}
+
+/// What [`NodeNetwork::new`] needs; see there for the fields' meaning.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "documented at NodeNetwork")]
+pub struct NodeParts {
+    pub node_name: String,
+    pub subnets: Vec<IpNet>,
+    pub mtu: u32,
+    pub bridge: String,
+    pub netlink: Netlink,
+    pub vswitch: Vswitch,
+    pub dataplane: Dataplane,
+    pub host_local: HostLocal,
+    pub host_proc_path_prefix: String,
+    pub userspace: bool,
+}
+
+impl NodeNetwork {
+    /// A network with the attachments that OVSDB remembers.
+    pub fn new(parts: NodeParts, interfaces: InterfaceStore) -> Self {
+        let NodeParts {
+            node_name,
+            subnets,
+            mtu,
+            bridge,
+            netlink,
+            vswitch,
+            dataplane,
+            host_local,
+            host_proc_path_prefix,
+            userspace,
+        } = parts;
+        let count = watch::Sender::new(interfaces.len());
+        Self {
+            node_name,
+            subnets,
+            mtu,
+            bridge,
+            netlink,
+            vswitch,
+            dataplane,
+            host_local,
+            host_proc_path_prefix,
+            userspace,
+            interfaces: Mutex::new(interfaces),
+            count,
+        }
+    }
+
+    /// An attachment.
+    pub fn interface(&self, container_id: &str, ifname: &str) -> Option<PodInterface> {
+        self.interfaces.lock().get(container_id, ifname).cloned()
+    }
+
+    /// All attachments.
+    pub fn interfaces(&self) -> Vec<PodInterface> {
+        self.interfaces.lock().iter().cloned().collect()
+    }
+
+    /// Adds an attachment that is complete.
+    pub fn remember(&self, interface: PodInterface) {
+        let mut interfaces = self.interfaces.lock();
+        interfaces.insert(interface);
+        self.count.send_replace(interfaces.len());
+    }
+
+    /// Drops an attachment that is gone.
+    pub fn forget(&self, container_id: &str, ifname: &str) {
+        let mut interfaces = self.interfaces.lock();
+        interfaces.remove(container_id, ifname);
+        self.count.send_replace(interfaces.len());
+    }
+
+    /// Number of attachments, as it changes.
+    pub fn interface_count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// The subnets that hold one of `ips`.
+    pub fn subnets_of(&self, ips: &[IpAddr]) -> Vec<IpNet> {
+        self.subnets.iter().filter(|subnet| ips.iter().any(|ip| subnet.contains(ip))).copied().collect()
+    }
+
+    /// Every attachment that the store or IPAM knows of.
+    pub fn known_attachments(&self) -> BTreeSet<AttachmentKey> {
+        let mut known: BTreeSet<_> =
+            self.interfaces.lock().iter().map(|i| (i.container_id.clone(), i.ifname.clone())).collect();
+        known.extend(allocations(&self.host_local).into_iter().map(|(_, attachment)| attachment));
+        known
+    }
+
+    /// Keeps the host's own stack away from a pod's link. In the userspace datapath OVS reads the link
+    /// through a packet socket, and the stack would see every packet too: a raw-table rule drops what
+    /// comes from [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent.
+    ///
+    /// # Errors
+    /// The setting cannot be written.
+    pub async fn quiet_host_link(&self, link: &str) -> Result<(), netcfg::NetcfgErrors> {
+        if self.userspace { quiet_link(&self.netlink, link).await } else { Ok(()) }
+    }
+}
+
+/// See [`NodeNetwork::quiet_host_link`].
+///
+/// # Errors
+/// The setting cannot be written.
+pub async fn quiet_link(netlink: &Netlink, link: &str) -> netcfg::Result<(), netcfg::NetcfgErrors> {
+    // 8: answer no ARP request, whatever address it asks for (Documentation/networking/ip-sysctl).
+    let settings = [(Sysctl::arp_ignore(link)?, "8"), (Sysctl::disable_ipv6(link)?, "1")];
+    netcfg::sysctl::ensure(netlink.netns(), settings).await.map(drop)
+}
+
+/// host-local's records: address and attachment. Its files hold the container's id and the link's name,
+/// each on a line of its own; what does not is another file of the folder.
+pub fn allocations(host_local: &HostLocal) -> Vec<(IpAddr, AttachmentKey)> {
+    let Ok(folder) = std::fs::read_dir(host_local.allocations()) else { return Vec::new() };
+    folder
+        .flatten()
+        .filter_map(|entry| {
+            let ip: IpAddr = entry.file_name().to_str()?.parse().ok()?;
+            let text = std::fs::read_to_string(entry.path()).ok()?;
+            let mut lines = text.lines();
+            let container_id = lines.next()?.trim().to_owned();
+            let ifname = lines.next().unwrap_or("eth0").trim().to_owned();
+            Some((ip, (container_id, ifname)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_host_locals_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let network = folder.path().join("antrea");
+        std::fs::create_dir(&network).unwrap();
+        std::fs::write(network.join("10.244.1.2"), "abc\r\neth0").unwrap();
+        std::fs::write(network.join("fd00::2"), "abc\r\neth0").unwrap();
+        std::fs::write(network.join("last_reserved_ip.0"), "10.244.1.2").unwrap();
+        std::fs::write(network.join("lock"), "").unwrap();
+        let host_local = HostLocal { folders: Vec::new(), data_dir: Some(folder.path().into()) };
+        let mut found = allocations(&host_local);
+        found.sort();
+        let attachment = ("abc".to_owned(), "eth0".to_owned());
+        assert_eq!(found[0], ("10.244.1.2".parse().unwrap(), attachment.clone()));
+        assert_eq!(found[1], ("fd00::2".parse().unwrap(), attachment));
+        assert_eq!(found.len(), 2);
+    }
+}

@@ -1,0 +1,135 @@
+//! The watch on Node objects.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+use crate::peers::{Node, Peer};
+
+/// Every node of the cluster by name, this one included.
+pub type Nodes = Arc<BTreeMap<String, Arc<Peer>>>;
+
+/// Nodes as far as they are usable, from the events of a watch.
+#[derive(Debug, Default)]
+struct Index {
+    nodes: BTreeMap<String, Arc<Peer>>,
+    /// What a list under way has shown so far; it replaces `nodes` when it is complete.
+    listed: Option<BTreeMap<String, Arc<Peer>>>,
+}
+
+impl Index {
+    /// Takes an event; returns the nodes when they may have changed.
+    fn apply(&mut self, event: Event<Node>) -> Option<Nodes> {
+        match event {
+            Event::Init => {
+                self.listed = Some(BTreeMap::new());
+                return None;
+            }
+            Event::InitApply(node) => {
+                let previous = self.nodes.get(name_of(&node)).cloned();
+                insert(self.listed.get_or_insert_default(), &node, previous);
+                return None;
+            }
+            Event::InitDone => self.nodes = self.listed.take().unwrap_or_default(),
+            Event::Apply(node) => {
+                let previous = self.nodes.get(name_of(&node)).cloned();
+                let before = previous.clone();
+                insert(&mut self.nodes, &node, previous);
+                // Heartbeats change nothing here.
+                if before.as_deref() == self.nodes.get(name_of(&node)).map(AsRef::as_ref) {
+                    return None;
+                }
+            }
+            Event::Delete(node) => {
+                self.nodes.remove(name_of(&node));
+            }
+        }
+        Some(Arc::new(self.nodes.clone()))
+    }
+}
+
+fn name_of(node: &Node) -> &str {
+    node.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// A node that turned unusable keeps its last good state: traffic to it goes on.
+fn insert(nodes: &mut BTreeMap<String, Arc<Peer>>, node: &Node, previous: Option<Arc<Peer>>) {
+    match Peer::from_node(node) {
+        Ok(Some(peer)) => {
+            nodes.insert(peer.name.clone(), Arc::new(peer));
+        }
+        Ok(None) => {
+            nodes.remove(name_of(node));
+        }
+        Err(error) => {
+            tracing::error!(%error, "node is not usable, keeping what was known of it");
+            if let Some(previous) = previous {
+                nodes.insert(previous.name.clone(), previous);
+            }
+        }
+    }
+}
+
+/// Follows all Node objects until the receiver is gone.
+///
+/// # Errors
+/// None: the watch is retried for ever.
+pub async fn watch_nodes(client: Client, nodes: watch::Sender<Option<Nodes>>) -> Result<(), watcher::Error> {
+    let api: Api<Node> = Api::all(client);
+    let events = watcher(api, watcher::Config::default().page_size(500)).default_backoff();
+    let mut events = pin!(events);
+    let mut index = Index::default();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => {
+                if let Some(changed) = index.apply(event) {
+                    nodes.send_replace(Some(changed));
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(error) => tracing::warn!(%error, "watch on nodes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, cidr: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name}, "spec": {"podCIDR": cidr},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_list_replaces_only_when_complete() {
+        let mut index = Index::default();
+        assert!(index.apply(Event::Init).is_none());
+        assert!(index.apply(Event::InitApply(node("a", "10.0.1.0/24"))).is_none());
+        assert_eq!(index.apply(Event::InitDone).unwrap().len(), 1);
+        assert!(index.apply(Event::Init).is_none());
+        assert_eq!(index.nodes.len(), 1, "a list under way hides nothing");
+        assert!(index.apply(Event::InitDone).unwrap().is_empty());
+    }
+
+    #[test]
+    fn heartbeats_change_nothing_and_bad_objects_lose_nothing() {
+        let mut index = Index::default();
+        assert!(index.apply(Event::Apply(node("a", "10.0.1.0/24"))).is_some());
+        assert!(index.apply(Event::Apply(node("a", "10.0.1.0/24"))).is_none());
+        assert!(index.apply(Event::Apply(node("a", "nonsense"))).is_none());
+        assert_eq!(index.nodes["a"].pod_cidrs[0].to_string(), "10.0.1.0/24");
+        assert!(index.apply(Event::Delete(node("a", "10.0.1.0/24"))).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,36 @@
+//! NetworkPolicy on this node: from the controller's watches to flows.
+//!
+//! ```text
+//!  controller ─ h2, protobuf ─► client ─► cache ─┐
+//!                       files ─(no controller)─► ├─► reconciler ─► Realizer ─► Dataplane
+//!  CNI ADD ─ prepare_pod ─► local pods ──────────┘       │
+//!                                                         └─► status of each policy ─► controller
+//! ```
+//!
+//! # Invariants
+//! - A policy that selects a pod isolates it as soon as the policy and its AppliedToGroup are known, whether
+//!   or not the peers are. What is not known of the peers allows nothing.
+//! - A pod's own flows come after the flows of the policies that select it: [`PolicyHandle::prepare_pod`]
+//!   before the CNI server connects it, [`PolicyHandle::attach`] before the bridge goes live.
+//! - A policy that changed stays as it was until all groups of its new form are there, and a group stays
+//!   until no policy in force names it: the three watches are not ordered among each other.
+//! - What a lost controller said last stays in force. A new session replaces it in one step, when the last
+//!   of the three initial sets is complete; what did not change touches no flow.
+//!
+//! Membership of an AppliedToGroup that has not arrived is unknown, so the pods that it will select are not
+//! isolated by it yet. That is upstream's behaviour too. It lasts as long as the controller takes from the
+//! pod's binding to a node to its event; a kubelet needs longer to make the pod's sandbox.
+
+mod agent;
+mod cache;
+mod client;
+mod discovery;
+mod files;
+mod ids;
+mod pods;
+mod reconciler;
+mod report;
+mod rules;
+mod spec;
+
+pub use agent::{PolicyAgent, PolicyConfig, PolicyError, PolicyHandle, Prepared};

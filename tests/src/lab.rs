@@ -1,0 +1,475 @@
+//! Nodes, pods and what is done with them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use netcfg::Netns;
+use ovs::testing::TestOvs;
+use serde_json::{Value, json};
+
+use crate::fake_api::FakeApi;
+
+/// Collection path of Node objects.
+pub const NODES: &str = "api/v1/nodes";
+
+/// Collection path of AntreaAgentInfo objects.
+pub const AGENT_INFOS: &str = "apis/crd.antrea.io/v1beta1/antreaagentinfos";
+
+static NEXT_LAB: AtomicU32 = AtomicU32::new(1);
+
+/// How OVS forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    /// Kernel module.
+    System,
+    /// Userspace, with TSO.
+    Userspace,
+}
+
+impl Datapath {
+    /// What this machine has, as `Auto` would choose.
+    pub fn here() -> Self {
+        if Path::new("/sys/module/openvswitch").exists() { Self::System } else { Self::Userspace }
+    }
+}
+
+/// A running lab.
+pub struct Lab {
+    /// The API server's objects.
+    pub api: FakeApi,
+    /// Nodes by order.
+    pub nodes: Vec<LabNode>,
+    id: String,
+    subnet: u8,
+    dir: tempfile::TempDir,
+    server: tokio::task::JoinHandle<()>,
+    config: BTreeMap<String, Value>,
+}
+
+/// A node.
+pub struct LabNode {
+    /// Node name, also of the Node object.
+    pub name: String,
+    /// Name of its network namespace.
+    pub netns: String,
+    /// Its underlay address.
+    pub ip: Ipv4Addr,
+    /// Subnet of its pods.
+    pub pod_cidr: String,
+    /// Its Open vSwitch.
+    pub ovs: TestOvs,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its API port.
+    pub api_port: u16,
+    agent: Option<Child>,
+    pods: Vec<String>,
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Pod name.
+    pub name: String,
+    /// Container id.
+    pub container_id: String,
+    /// Name of its network namespace.
+    pub netns: String,
+    /// Its first address.
+    pub ip: IpAddr,
+    /// Its MAC.
+    pub mac: String,
+    /// The result of the ADD.
+    pub result: Value,
+}
+
+/// Runs a command and returns what it printed; a failure ends the test with everything it said.
+pub fn run(command: &str, args: &[&str]) -> String {
+    let output = Command::new(command).args(args).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command} {args:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// [`run`] for a line of words.
+pub fn sh(line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    run(words[0], &words[1..])
+}
+
+/// Runs a command in a namespace without judging its end.
+pub fn try_in(netns: &str, args: &[&str]) -> Output {
+    Command::new("ip").args(["netns", "exec", netns]).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Waits until `check` holds, at most `limit`.
+pub async fn eventually(what: &str, limit: Duration, mut check: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    loop {
+        if check() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Where the binaries under test are: `ANTREA_BIN`, else where cargo puts them.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ANTREA_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        let exe = std::env::current_exe().unwrap();
+        exe.parent().and_then(Path::parent).unwrap().to_owned()
+    });
+    let file = folder.join(name);
+    assert!(file.is_file(), "{} is not built; run `make build` first or set ANTREA_BIN", file.display());
+    file
+}
+
+/// Folder with host-local and the other reference plugins: `ANTREA_CNI_PLUGINS`.
+pub fn plugins() -> PathBuf {
+    let folder = PathBuf::from(
+        std::env::var_os("ANTREA_CNI_PLUGINS").expect("ANTREA_CNI_PLUGINS must name the plugins' folder"),
+    );
+    assert!(folder.join("host-local").is_file(), "no host-local in {}", folder.display());
+    folder
+}
+
+impl Lab {
+    /// Starts a lab of `count` nodes with agents that are ready. `config` is added to antrea-agent.conf.
+    pub async fn start(count: usize, config: &[(&str, Value)]) -> Self {
+        let mut lab = Self::without_agents(count, config).await;
+        for index in 0..count {
+            lab.start_agent(index);
+        }
+        for index in 0..count {
+            lab.wait_ready(index).await;
+        }
+        lab
+    }
+
+    /// As [`Self::start`], with no agent running yet.
+    pub async fn without_agents(count: usize, config: &[(&str, Value)]) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "the lab needs root");
+        let number = NEXT_LAB.fetch_add(1, Ordering::Relaxed);
+        let id = format!("al{}x{number}", std::process::id());
+        let subnet = u8::try_from((std::process::id() + number) % 250 + 1).unwrap();
+        let dir = tempfile::Builder::new().prefix("al").tempdir_in("/tmp").unwrap();
+        let underlay = format!("{id}u");
+        sh(&format!("ip netns add {underlay}"));
+        for line in [
+            "link set lo up".to_owned(),
+            "link add br type bridge".to_owned(),
+            format!("addr add 172.31.{subnet}.1/24 dev br"),
+            "link set br up".to_owned(),
+        ] {
+            sh(&format!("ip -n {underlay} {line}"));
+        }
+        let api = FakeApi::default();
+        let address = format!("172.31.{subnet}.1:6443");
+        let listener = Netns::open(format!("/run/netns/{underlay}"))
+            .unwrap()
+            .run(move || std::net::TcpListener::bind(address))
+            .await
+            .unwrap()
+            .unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let router = api.router();
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, server, config };
+        for _ in 0..count {
+            lab.add_node();
+        }
+        lab
+    }
+
+    /// Name of the namespace that stands for the world outside.
+    pub fn outside(&self) -> String {
+        format!("{}u", self.id)
+    }
+
+    /// The outside world's address.
+    pub fn outside_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(172, 31, self.subnet, 1)
+    }
+
+    /// Adds a node with OVS, and its Node object.
+    pub fn add_node(&mut self) -> usize {
+        let number = self.nodes.len() + 1;
+        let name = format!("node{number}");
+        let netns = format!("{}n{number}", self.id);
+        let underlay = self.outside();
+        let ip = Ipv4Addr::new(172, 31, self.subnet, 10 + u8::try_from(number).unwrap());
+        sh(&format!("ip netns add {netns}"));
+        for line in [
+            format!("-n {underlay} link add to{number} type veth peer name eth0 netns {netns}"),
+            format!("-n {underlay} link set to{number} master br up"),
+            format!("-n {netns} link set lo up"),
+            format!("-n {netns} addr add {ip}/24 dev eth0"),
+            format!("-n {netns} link set eth0 up"),
+            format!("-n {netns} route add default via {}", self.outside_ip()),
+        ] {
+            sh(&format!("ip {line}"));
+        }
+        let dir = self.dir.path().join(&name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut ovs = TestOvs::start_db_only(&dir.join("ovs"), Some(&netns)).unwrap();
+        // As start_ovs does in the image.
+        let settings = ["other_config:userspace-tso-enable=true", "other_config:flow-restore-wait=true"];
+        ovs.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", settings[0], settings[1]]).unwrap();
+        ovs.start_vswitchd().unwrap();
+        let pod_cidr = format!("10.244.{number}.0/24");
+        let api_port = 10_350;
+        self.nodes.push(LabNode { name, netns, ip, pod_cidr, ovs, dir, api_port, agent: None, pods: Vec::new() });
+        self.publish_node(number - 1);
+        number - 1
+    }
+
+    /// Writes the Node object as its fields say.
+    pub fn publish_node(&self, index: usize) {
+        let node = &self.nodes[index];
+        self.api.put(
+            NODES,
+            json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": node.name},
+                "spec": {"podCIDR": node.pod_cidr, "podCIDRs": [node.pod_cidr]},
+                "status": {"addresses": [{"type": "InternalIP", "address": node.ip.to_string()}]},
+            }),
+        );
+    }
+
+    /// Starts a node's agent.
+    pub fn start_agent(&mut self, index: usize) {
+        let server = format!("http://{}:6443", self.outside_ip());
+        let node = &mut self.nodes[index];
+        assert!(node.agent.is_none(), "the agent of {} runs", node.name);
+        let kubeconfig = node.dir.join("kubeconfig");
+        let file = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+            "clusters": [{"name": "lab", "cluster": {"server": server}}],
+            "users": [{"name": "lab", "user": {}}],
+        });
+        std::fs::write(&kubeconfig, file.to_string()).unwrap();
+        let mut config = json!({
+            "cniSocket": node.cni_socket(),
+            "ovsRunDir": node.ovs.dir(),
+            "clientConnection": {"kubeconfig": kubeconfig},
+            "apiPort": node.api_port,
+            "serviceCIDR": "10.96.0.0/16",
+            "logLevel": "debug",
+        });
+        for (key, value) in &self.config {
+            config[key] = value.clone();
+        }
+        let file = node.dir.join("antrea-agent.conf");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(node.log()).unwrap();
+        let child = Command::new("ip")
+            .args(["netns", "exec", &node.netns])
+            .arg(binary("antrea-agent"))
+            .arg("--config")
+            .arg(&file)
+            .arg("--cni-data-dir")
+            .arg(node.dir.join("ipam"))
+            .arg("--cni-bin-dir")
+            .arg(plugins())
+            .env("NODE_NAME", &node.name)
+            .env("POD_NAME", format!("antrea-agent-{}", node.name))
+            .env("POD_NAMESPACE", "kube-system")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        node.agent = Some(child);
+    }
+
+    /// Waits until the plugin's STATUS says that the network is up.
+    pub async fn wait_ready(&mut self, index: usize) -> Duration {
+        let start = Instant::now();
+        loop {
+            let node = &mut self.nodes[index];
+            let (output, _) = node.cni("STATUS", "", "", "1.1.0", None);
+            if output.status.success() {
+                return start.elapsed();
+            }
+            let ended = node.agent.as_mut().and_then(|agent| agent.try_wait().unwrap());
+            let log = || std::fs::read_to_string(node.log()).unwrap_or_default();
+            assert!(ended.is_none(), "the agent of {} ended: {ended:?}\n{}", node.name, log());
+            assert!(start.elapsed() < Duration::from_secs(60), "{} is not ready\n{}", node.name, log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes the AntreaAgentInfo that the controller would make.
+    pub fn expect_agent_info(&self, index: usize) {
+        let name = &self.nodes[index].name;
+        let object = json!({
+            "apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaAgentInfo", "metadata": {"name": name},
+        });
+        self.api.put(AGENT_INFOS, object);
+    }
+
+    /// Waits until a node's AntreaAgentInfo says that it is unhealthy for `reason`; returns the message.
+    pub async fn wait_unhealthy(&self, index: usize, reason: &str) -> String {
+        let healthy = || {
+            let object = self.api.get(AGENT_INFOS, None, &self.nodes[index].name)?;
+            let conditions = object["agentConditions"].as_array()?.clone();
+            conditions.into_iter().find(|condition| condition["type"] == "AgentHealthy")
+        };
+        let found = || healthy().is_some_and(|c| c["status"] == "False" && c["reason"] == reason);
+        eventually(&format!("AgentHealthy=False for {reason}"), Duration::from_secs(30), found).await;
+        healthy().unwrap()["message"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes a pod's namespace.
+    pub fn pod_netns(&mut self, index: usize, name: &str) -> String {
+        let netns = format!("{}p{name}", self.id);
+        sh(&format!("ip netns add {netns}"));
+        sh(&format!("ip -n {netns} link set lo up"));
+        self.nodes[index].pods.push(netns.clone());
+        netns
+    }
+
+    /// Makes a pod's namespace and attaches it.
+    pub fn add_pod(&mut self, index: usize, name: &str) -> Pod {
+        let netns = self.pod_netns(index, name);
+        let node = &self.nodes[index];
+        let container_id = format!("{name}-0123456789abcdef");
+        let (output, text) = node.cni("ADD", &container_id, &netns, "1.0.0", None);
+        let log = std::fs::read_to_string(node.log()).unwrap_or_default();
+        assert!(output.status.success(), "ADD {name}: {text}\nagent:\n{}", tail(&log, 60));
+        let result: Value = serde_json::from_str(&text).unwrap();
+        let address = result["ips"][0]["address"].as_str().unwrap();
+        Pod {
+            name: name.to_owned(),
+            container_id,
+            netns,
+            ip: address.split('/').next().unwrap().parse().unwrap(),
+            mac: result["interfaces"][1]["mac"].as_str().unwrap().to_owned(),
+            result,
+        }
+    }
+
+    /// Detaches a pod and removes its namespace.
+    pub fn delete_pod(&mut self, index: usize, pod: &Pod) {
+        let node = &mut self.nodes[index];
+        let (output, text) = node.cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
+        assert!(output.status.success(), "DEL {}: {text}", pod.name);
+        node.pods.retain(|netns| *netns != pod.netns);
+        sh(&format!("ip netns del {}", pod.netns));
+    }
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+impl LabNode {
+    /// The agent's CNI socket.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.dir.join("cni.sock")
+    }
+
+    /// The agent's log.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("agent.log")
+    }
+
+    /// Process id of the agent.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("the agent must run").id()
+    }
+
+    /// Ends the agent as kubelet does.
+    pub fn stop_agent(&mut self) {
+        self.end_agent(nix::sys::signal::Signal::SIGTERM);
+    }
+
+    /// Ends the agent without warning.
+    pub fn kill_agent(&mut self) {
+        self.end_agent(nix::sys::signal::Signal::SIGKILL);
+    }
+
+    fn end_agent(&mut self, signal: nix::sys::signal::Signal) {
+        if let Some(mut agent) = self.agent.take() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap());
+            let _ = nix::sys::signal::kill(pid, signal);
+            agent.wait().unwrap();
+        }
+    }
+
+    /// Executes the plugin; returns its end and what it printed.
+    pub fn cni(
+        &self,
+        verb: &str,
+        container_id: &str,
+        netns: &str,
+        version: &str,
+        extra: Option<(&str, Value)>,
+    ) -> (Output, String) {
+        let mut config = json!({
+            "cniVersion": version, "name": "antrea", "type": "antrea",
+            "ipam": {"type": "host-local"}, "cniSocket": self.cni_socket(),
+        });
+        if let Some((key, value)) = extra {
+            config[key] = value;
+        }
+        let pod = container_id.split('-').next().unwrap_or_default();
+        let mut child = Command::new(binary("antrea-cni"))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", container_id)
+            .env("CNI_NETNS", format!("/run/netns/{netns}"))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", plugins())
+            .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), config.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output, text)
+    }
+
+    /// Runs `ovs-ofctl` against the bridge.
+    pub fn ofctl(&self, verb: &str, args: &[&str]) -> String {
+        let target = format!("unix:{}", self.ovs.mgmt_sock("br-int").display());
+        let mut all = vec!["-O", "OpenFlow15", verb, &target];
+        all.extend(args);
+        run("ovs-ofctl", &all)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.server.abort();
+        for node in &mut self.nodes {
+            node.end_agent(nix::sys::signal::Signal::SIGKILL);
+            if std::thread::panicking() {
+                let log = std::fs::read_to_string(node.log()).unwrap_or_default();
+                println!("=== last lines of the agent of {}\n{}", node.name, tail(&log, 40));
+            }
+            for netns in node.pods.drain(..).chain([node.netns.clone()]) {
+                let _ = Command::new("ip").args(["netns", "del", &netns]).output();
+            }
+        }
+        let _ = Command::new("ip").args(["netns", "del", &self.outside()]).output();
+    }
+}

@@ -1,0 +1,172 @@
+//! The CNI contract: verbs, versions, concurrency, and nothing left behind.
+
+use std::collections::BTreeSet;
+
+use antrea_tests::lab::{Lab, Pod, sh};
+use antrea_tests::traffic::ping;
+use serde_json::{Value, json};
+
+/// What an attachment leaves traces in.
+#[derive(Debug, PartialEq, Eq)]
+struct Traces {
+    links: BTreeSet<String>,
+    ports: BTreeSet<String>,
+    addresses: BTreeSet<String>,
+    flows: usize,
+}
+
+fn traces(lab: &Lab, node: usize) -> Traces {
+    let node = &lab.nodes[node];
+    let links: Value = serde_json::from_str(&sh(&format!("ip -n {} -j link", node.netns))).unwrap();
+    let links = links.as_array().unwrap().iter().map(|l| l["ifname"].as_str().unwrap().to_owned()).collect();
+    let ports = node.ovs.vsctl(&["list-ports", "br-int"]).unwrap().lines().map(str::to_owned).collect();
+    let folder = node.dir.join("ipam/antrea");
+    let addresses = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
+        .collect();
+    Traces { links, ports, addresses, flows: node.ofctl("dump-flows", &[]).lines().count() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_and_version() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let before = traces(&lab, 0);
+    let pod = lab.add_pod(0, "a");
+    let node = &lab.nodes[0];
+
+    // The same ADD again answers the same, in every version's form.
+    for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+        let (output, text) = node.cni("ADD", &pod.container_id, &pod.netns, version, None);
+        assert!(output.status.success(), "{version}: {text}");
+        let result: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(result["cniVersion"], version);
+        assert_eq!(result["ips"][0]["address"], pod.result["ips"][0]["address"]);
+        assert_eq!(result["ips"][0].get("version").is_some(), version.starts_with("0."));
+        let (output, text) = node.cni("VERSION", "", "", version, None);
+        assert!(output.status.success() && text.contains(version), "{text}");
+    }
+    let previous = |pod: &Pod| Some(("prevResult", pod.result.clone()));
+    let (output, text) = node.cni("CHECK", &pod.container_id, &pod.netns, "1.0.0", previous(&pod));
+    assert!(output.status.success(), "{text}");
+    sh(&format!("ip -n {} route del default", pod.netns));
+    let (output, text) = node.cni("CHECK", &pod.container_id, &pod.netns, "1.0.0", previous(&pod));
+    assert!(!output.status.success() && text.contains("default route"), "{text}");
+    let (output, text) = node.cni("STATUS", "", "", "1.1.0", None);
+    assert!(output.status.success(), "{text}");
+
+    // DEL twice, and for a container that never was.
+    for _ in 0..2 {
+        let (output, text) = node.cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
+        assert!(output.status.success(), "{text}");
+    }
+    let (output, text) = node.cni("DEL", "never-was", "", "1.0.0", None);
+    assert!(output.status.success(), "{text}");
+    assert_eq!(traces(&lab, 0), before);
+
+    // GC takes what the runtime does not list.
+    let kept = lab.add_pod(0, "kept");
+    let after_kept = traces(&lab, 0);
+    let _lost = lab.add_pod(0, "lost");
+    let valid = json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
+    let (output, text) = lab.nodes[0].cni("GC", "", "", "1.1.0", Some(("cni.dev/valid-attachments", valid)));
+    assert!(output.status.success(), "{text}");
+    assert_eq!(traces(&lab, 0), after_kept);
+
+    // A wrong request is named, and leaves nothing.
+    let (output, text) = lab.nodes[0].cni("ADD", "x-1", "no-such-namespace", "1.0.0", None);
+    assert!(!output.status.success() && text.contains("no-such-namespace"), "{text}");
+    assert_eq!(traces(&lab, 0), after_kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_at_once() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let before = traces(&lab, 0);
+    let spaces: Vec<String> = (0..50).map(|n| lab.pod_netns(0, &format!("m{n}"))).collect();
+    let node = &lab.nodes[0];
+    let results: Vec<Value> = std::thread::scope(|scope| {
+        let threads: Vec<_> = spaces
+            .iter()
+            .enumerate()
+            .map(|(n, netns)| {
+                scope.spawn(move || {
+                    let (output, text) = node.cni("ADD", &format!("m{n}-id"), netns, "1.0.0", None);
+                    assert!(output.status.success(), "{text}");
+                    serde_json::from_str::<Value>(&text).unwrap()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let addresses: BTreeSet<String> =
+        results.iter().map(|r| r["ips"][0]["address"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(addresses.len(), 50, "an address was given twice");
+    let first: std::net::IpAddr =
+        results[0]["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
+    assert!(ping(&spaces[49], first, 56, true));
+    std::thread::scope(|scope| {
+        for (n, netns) in spaces.iter().enumerate() {
+            scope.spawn(move || {
+                let (output, text) = node.cni("DEL", &format!("m{n}-id"), netns, "1.0.0", None);
+                assert!(output.status.success(), "{text}");
+            });
+        }
+    });
+    assert_eq!(traces(&lab, 0), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_killed_during_add_leaves_nothing() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let keeper = lab.add_pod(0, "keeper");
+    let before = traces(&lab, 0);
+    // An ADD takes some tens of milliseconds: kill at points spread over it.
+    for delay in (0..60).step_by(4) {
+        let netns = lab.pod_netns(0, &format!("k{delay}"));
+        let id = format!("k{delay}-id");
+        let add = {
+            let node = &lab.nodes[0];
+            std::thread::scope(|scope| {
+                let add = scope.spawn(|| node.cni("ADD", &id, &netns, "1.0.0", None).0.status.success());
+                std::thread::sleep(std::time::Duration::from_millis(delay));
+                let pid = nix::unistd::Pid::from_raw(i32::try_from(node.agent_pid()).unwrap());
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+                add.join().unwrap()
+            })
+        };
+        lab.nodes[0].kill_agent();
+        lab.start_agent(0);
+        lab.wait_ready(0).await;
+        println!("killed after {delay} ms: ADD {}", if add { "succeeded" } else { "failed" });
+        // The runtime deletes what it could not add.
+        let (output, text) = lab.nodes[0].cni("DEL", &id, &netns, "1.0.0", None);
+        assert!(output.status.success(), "{text}");
+        assert_eq!(traces(&lab, 0), before, "killed after {delay} ms");
+    }
+    assert!(ping(&lab.nodes[0].netns, keeper.ip, 56, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_times() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let before = traces(&lab, 0);
+    let netns = lab.pod_netns(0, "churn");
+    let node = &lab.nodes[0];
+    let start = std::time::Instant::now();
+    for round in 0..1000 {
+        let id = format!("churn-{round}");
+        let (output, text) = node.cni("ADD", &id, &netns, "1.0.0", None);
+        assert!(output.status.success(), "round {round}: {text}");
+        let (output, text) = node.cni("DEL", &id, &netns, "1.0.0", None);
+        assert!(output.status.success(), "round {round}: {text}");
+    }
+    println!("1000 ADD and DEL in {:?}", start.elapsed());
+    assert_eq!(traces(&lab, 0), before);
+}

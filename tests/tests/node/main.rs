@@ -1,0 +1,13 @@
+//! The node suite: agents, CNI plugin and real Open vSwitch on nodes that are network namespaces. It runs
+//! on whichever datapath the machine has: userspace here, the kernel's in the virtual machine.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+mod cni;
+mod connectivity;
+mod peers;
+mod restart;
+mod spoofing;
+
+/// Labs share two cores: one at a time gives each the time that its limits assume.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,0 +1,95 @@
+//! What breaks when something restarts: nothing that was established.
+
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, eventually};
+use antrea_tests::traffic::{Pinger, Stream, ping};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_restart_breaks_nothing() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(2, &[]).await;
+    let a = lab.add_pod(0, "a");
+    let c = lab.add_pod(1, "c");
+    assert!(ping(&a.netns, c.ip, 56, true));
+    let mut stream = Stream::open(&a.netns, &c.netns, c.ip, 7000).await;
+    let pinger = Pinger::start(&a.netns, c.ip, 60);
+    for round in 0..3 {
+        for index in 0..2 {
+            lab.nodes[index].stop_agent();
+        }
+        // Without agents pods keep talking.
+        stream.exchange(Duration::from_secs(2)).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for index in 0..2 {
+            lab.start_agent(index);
+        }
+        for index in 0..2 {
+            let took = lab.wait_ready(index).await;
+            println!("round {round}: node{} ready after {took:?}", index + 1);
+        }
+        stream.exchange(Duration::from_secs(2)).unwrap();
+    }
+    let count = pinger.stop();
+    println!("agent restart, 10 ms ping: {} sent, {} lost", count.sent, count.sent - count.received);
+    assert!(count.sent > 50, "{count:?}");
+    assert_eq!(count.sent - count.received, 0, "lost pings");
+
+    // Flows are of the new round only, and a new pod works.
+    let round = lab.nodes[0].ovs.vsctl(&["get", "bridge", "br-int", "external_ids:roundNum"]).unwrap();
+    assert_eq!(round.trim().trim_matches('"'), "4");
+    let flows = lab.nodes[0].ofctl("dump-flows", &[]);
+    for line in flows.lines().filter(|line| line.contains("cookie=")) {
+        assert!(line.contains("cookie=0x4"), "a flow of an earlier round: {line}");
+    }
+    let b = lab.add_pod(0, "b");
+    assert!(ping(&b.netns, c.ip, 56, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ovs_comes_back() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(2, &[]).await;
+    let a = lab.add_pod(0, "a");
+    let c = lab.add_pod(1, "c");
+    assert!(ping(&a.netns, c.ip, 56, true));
+
+    lab.nodes[0].ovs.kill_vswitchd().unwrap();
+    lab.nodes[0].ovs.start_vswitchd().unwrap();
+    let up = Instant::now();
+    eventually("traffic after ovs-vswitchd", Duration::from_secs(20), || ping(&a.netns, c.ip, 56, true)).await;
+    println!("ovs-vswitchd killed: traffic {:?} after it was up", up.elapsed());
+
+    lab.nodes[0].ovs.kill_db().unwrap();
+    assert!(ping(&a.netns, c.ip, 56, true), "ovsdb-server is not needed for traffic");
+    lab.nodes[0].ovs.start_db().unwrap();
+    let up = Instant::now();
+    let b = lab.add_pod(0, "b");
+    assert!(ping(&b.netns, c.ip, 56, true));
+    println!("ovsdb-server killed: a pod attached {:?} after it was up", up.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drifted_flows_are_repaired() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let a = lab.add_pod(0, "a");
+    let b = lab.add_pod(0, "b");
+    let good = normal(&lab.nodes[0].ofctl("dump-flows", &["--no-stats"]));
+    lab.nodes[0].ofctl("del-flows", &[]);
+    assert!(!ping(&a.netns, b.ip, 56, true));
+    // A reconnect compares at once; the periodic comparison would take up to a minute.
+    lab.nodes[0].ovs.kill_vswitchd().unwrap();
+    lab.nodes[0].ovs.start_vswitchd().unwrap();
+    eventually("flows as before", Duration::from_secs(20), || {
+        normal(&lab.nodes[0].ofctl("dump-flows", &["--no-stats"])) == good
+    })
+    .await;
+    assert!(ping(&a.netns, b.ip, 56, true));
+}
+
+fn normal(dump: &str) -> Vec<String> {
+    let mut lines: Vec<String> = dump.lines().filter(|l| l.contains("cookie=")).map(str::to_owned).collect();
+    lines.sort();
+    lines
+}

@@ -1,0 +1,62 @@
+//! A pod sends only as itself.
+
+use antrea_tests::lab::{Lab, sh, try_in};
+use antrea_tests::traffic::{ping, udp};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_sources_go_nowhere() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(2, &[]).await;
+    let a = lab.add_pod(0, "a");
+    let b = lab.add_pod(0, "b");
+    let c = lab.add_pod(1, "c");
+    assert!(ping(&a.netns, b.ip, 56, true) && ping(&a.netns, c.ip, 56, true));
+
+    // An address of nobody, and that of a neighbour.
+    for forged in ["10.244.1.200", &b.ip.to_string()] {
+        sh(&format!("ip -n {} addr add {forged}/32 dev eth0", a.netns));
+        for to in [c.ip, lab.outside_ip().into()] {
+            let output = try_in(&a.netns, &["ping", "-n", "-c", "1", "-W", "1", "-I", forged, &to.to_string()]);
+            assert!(!output.status.success(), "{forged} reached {to}");
+        }
+        let before = counted(&lab);
+        assert!(before > 0, "the spoof guard saw no packet of {forged}");
+        sh(&format!("ip -n {} addr del {forged}/32 dev eth0", a.netns));
+    }
+
+    // Another MAC, with the right address.
+    sh(&format!("ip -n {} link set eth0 address 02:11:22:33:44:55", a.netns));
+    assert!(!ping(&a.netns, c.ip, 56, true), "a forged MAC passed");
+    sh(&format!("ip -n {} link set eth0 address {}", a.netns, a.mac));
+    assert!(ping(&a.netns, c.ip, 56, true), "the right MAC does not pass any more");
+
+    // ARP that claims the neighbour's address does not reach the third pod's table.
+    let d = lab.add_pod(0, "d");
+    assert!(udp(&d.netns, &b.netns, b.ip, 7000, 10).await.is_ok());
+    sh(&format!("ip -n {} addr add {}/32 dev eth0", a.netns, b.ip));
+    let _ = try_in(&a.netns, &["arping", "-U", "-c", "2", "-w", "2", "-I", "eth0", &b.ip.to_string()]);
+    let table = sh(&format!("ip -n {} neigh show {}", d.netns, b.ip));
+    assert!(!table.contains(&a.mac), "{table}");
+}
+
+/// Packets that ended in the tables that guard against forged sources. Their miss is a drop, which
+/// OpenFlow counts per table as looked up and not matched.
+fn counted(lab: &Lab) -> u64 {
+    let text = lab.nodes[0].ofctl("dump-tables", &[]);
+    let mut name = String::new();
+    let mut missed = 0;
+    for line in text.lines() {
+        let line = line.trim();
+        if line.starts_with("table ") {
+            name = line.to_owned();
+        }
+        if name.contains("SpoofGuard")
+            && let Some(counts) = line.strip_prefix("lookup=").or_else(|| line.split("lookup=").nth(1))
+        {
+            let numbers: Vec<u64> =
+                counts.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect();
+            missed += numbers[0].saturating_sub(numbers[1]);
+        }
+    }
+    missed
+}
