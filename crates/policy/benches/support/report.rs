@@ -16,6 +16,8 @@ pub(crate) struct Point {
     pub(crate) changes: f64,
     pub(crate) members: f64,
     pub(crate) nodes: f64,
+    /// Of one event once everything is there, in µs.
+    pub(crate) micros: f64,
 }
 
 pub(crate) struct Row<'a> {
@@ -42,14 +44,15 @@ impl Row<'_> {
 pub(crate) fn progress(shape: &Shape, p: &Point) -> io::Result<()> {
     writeln!(
         io::stderr(),
-        "{:<70} × {:<5} {:>8.4} s {:>7.1} MB  {} changes, {} members, {} nodes",
+        "{:<70} × {:<5} {:>8.4} s {:>7.1} MB  {} changes, {} members, {} nodes; then {:.1} µs/event",
         shape.name,
         p.scale,
         p.seconds,
         p.megabytes,
         p.changes,
         p.members,
-        p.nodes
+        p.nodes,
+        p.micros
     )
 }
 
@@ -82,6 +85,8 @@ pub(crate) fn table(rows: &[Row<'_>]) -> io::Result<()> {
         let times =
             row.points.iter().map(|p| format!("×{}: {:.4} s, {:.0} MB", p.scale, p.seconds, p.megabytes));
         writeln!(out, "{}", times.collect::<Vec<_>>().join("; "))?;
+        let events = row.points.iter().map(|p| format!("×{}: {:.1} µs", p.scale, p.micros));
+        writeln!(out, "  an event  {:>8.1} µs  {}", whole.micros, events.collect::<Vec<_>>().join("; "))?;
     }
     Ok(())
 }
@@ -108,6 +113,7 @@ pub(crate) fn json(rows: &[Row<'_>]) -> String {
         add(format!("policy computation: {name}: time"), "s", whole.seconds, peer, goal);
         let (peer, goal) = marks(&row.shape.megabytes);
         add(format!("policy computation: {name}: peak RSS"), "MB", whole.megabytes, peer, goal);
+        add(format!("policy computation: {name}: one Pod event"), "µs", whole.micros, None, None);
         let name = format!("policy computation: {name}: growth exponent");
         add(name, "", row.exponent(), None, Some(EXPONENT_GOAL));
     }

@@ -119,16 +119,17 @@ pub(crate) const SHAPES: [Shape; 5] = [
 ];
 
 impl Shape {
-    /// Makes Pods or else policies, with the namespaces that come first.
+    /// Makes Pods or else policies, with the namespaces that come first. Addresses and nodes follow from the seed.
     pub(crate) fn generate(
         &self,
         scale: f64,
         pods: bool,
+        seed: u64,
         sink: &mut dyn FnMut(Chunk) -> io::Result<()>,
     ) -> io::Result<()> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let units = (self.units as f64 * scale) as usize;
-        let mut maker = Maker { chunk: Chunk::default(), pods, seed: 1 };
+        let mut maker = Maker { chunk: Chunk::default(), pods, seed };
         for unit in 0..units {
             (self.make)(&mut maker, unit);
             if maker.chunk.pods.len() + maker.chunk.policies.len() > 2_000 {
