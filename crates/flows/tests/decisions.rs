@@ -1,5 +1,5 @@
 //! Random policies on a real switch, against an evaluator that reads the rules one by one.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 
@@ -14,7 +14,7 @@ use antrea_flows::{
 };
 use anyhow::Result;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use support::{Frame, connectivity, ip, network, pod, switch, syn, text, udp};
+use support::{Frame, connectivity, ip, network, pod, switch, syn, udp};
 
 /// Who can talk: (name, IPv4, IPv6).
 const HOSTS: [(&str, &str, &str); 6] = [
@@ -134,7 +134,7 @@ fn the_switch_decides_as_the_rules_say() -> Result<()> {
     let base: Vec<String> = {
         let mut flows = connectivity(&net);
         flows.extend(antrea_flows::pod(&net, &pod(3)));
-        flows.iter().map(text::flow).collect()
+        flows.iter().map(ToString::to_string).collect()
     };
     let sw = std::cell::RefCell::new(switch()?);
     let counts = std::cell::Cell::new((0u32, 0u32));
@@ -164,7 +164,7 @@ fn the_switch_decides_as_the_rules_say() -> Result<()> {
             let change = MemberChange { removed_peers, added_peers, ..MemberChange::default() };
             realizer.update_members(rule.id, change).unwrap();
         }
-        sw.install(base.iter().cloned().chain(realizer.flows().iter().map(text::flow))).unwrap();
+        sw.install(base.iter().cloned().chain(realizer.flows().iter().map(ToString::to_string))).unwrap();
         sw.flush_connections().unwrap();
         for (from, from4, from6) in HOSTS {
             for (to, to4, to6) in HOSTS {

@@ -3,7 +3,7 @@
 //!
 //! The host is played by the test: where a packet leaves by the gateway port, the test sends back what the
 //! host's routing and kube-proxy's translation would make of it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 
@@ -17,7 +17,7 @@ use antrea_flows::{
 use anyhow::Result;
 use support::{
     Frame, ack, connectivity, ip, mac, network, node, only, packet::Body, pod, switch, switch::Switch, syn,
-    syn_ack, text, udp,
+    syn_ack, udp,
 };
 
 /// The addresses of one family.
@@ -72,7 +72,7 @@ fn userspace() -> Network {
 
 fn ready(net: &Network) -> Result<Switch> {
     let sw = switch()?;
-    sw.install(connectivity(net).iter().map(text::flow))?;
+    sw.install(connectivity(net).iter().map(ToString::to_string))?;
     Ok(sw)
 }
 
@@ -394,7 +394,7 @@ fn isolation(net: &Network) -> Result<Vec<String>> {
             services: vec![],
         })?;
     }
-    Ok(realizer.flows().iter().map(text::flow).collect())
+    Ok(realizer.flows().iter().map(ToString::to_string).collect())
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn ingress_drop_after_egress_allow_holds_for_retries() -> Result<()> {
     };
     realizer.upsert_rule(rule(1, Direction::Out, 1, Peers::Any))?;
     realizer.upsert_rule(rule(2, Direction::In, 2, Peers::Of([].into())))?;
-    sw.add_flows(realizer.flows().iter().map(text::flow))?;
+    sw.add_flows(realizer.flows().iter().map(ToString::to_string))?;
     for n in families() {
         for l4 in [syn(1000, 80), syn(1000, 80), ack(1000, 80), udp(1000, 80), udp(1000, 80)] {
             dropped(&mut sw, "p1", &Frame::from_pod(1, n.p2, l4).text());

@@ -1,5 +1,5 @@
 //! Whatever the order of changes, the differences lead to the flows that the final state asks for.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

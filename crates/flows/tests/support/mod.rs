@@ -1,9 +1,8 @@
 //! What the tests share: a node with two pods and two peers, and a switch to run its flows.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 pub mod packet;
 pub mod switch;
-pub mod text;
 
 use std::net::IpAddr;
 
