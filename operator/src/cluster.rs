@@ -291,8 +291,8 @@ pub struct AgentNode {
     pub name: String,
     /// Whether its kubelet has been heard of lately.
     pub reachable: bool,
-    /// When it joined.
-    pub created: Timestamp,
+    /// Since when there is no agent's Pod on it, if there is none.
+    pub vacant_since: Timestamp,
     /// The agent's Pod.
     pub pod: Option<Pod>,
     /// What the agent itself says is wrong, and since when it says so.
@@ -320,7 +320,7 @@ impl AgentNode {
             return Some(unhealthy.clone());
         }
         match &self.pod {
-            None => Some((Trouble::new("NoPod", "there is no agent Pod on the Node"), self.created)),
+            None => Some((Trouble::new("NoPod", "there is no agent Pod on the Node"), self.vacant_since)),
             Some(pod) if pod.ready => None,
             Some(pod) => pod.trouble.clone().map(|trouble| (trouble, pod.since)),
         }
@@ -348,6 +348,10 @@ pub struct ControllerState {
 /// Everything that is observed, folded from watches.
 #[derive(Debug, Default)]
 pub struct Cluster {
+    /// When observing began: what happened before is not known.
+    pub started: Timestamp,
+    /// When the last agent's Pod of a Node went away.
+    pub vacated: BTreeMap<String, Timestamp>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Agents' Pods by name.
@@ -363,6 +367,20 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Forgets an agent's Pod.
+    pub fn remove_agent_pod(&mut self, name: &str, now: Timestamp) {
+        if let Some(pod) = self.agent_pods.remove(name) {
+            self.vacated.insert(pod.node, now);
+        }
+    }
+
+    /// Forgets a Node.
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+        self.vacated.remove(name);
+        self.unhealthy.remove(name);
+    }
+
     /// Notes what the agent on `node` says of itself; `None` when it is well.
     pub fn set_health(&mut self, node: &str, trouble: Option<Trouble>, now: Timestamp) {
         match trouble {
@@ -389,7 +407,13 @@ impl Cluster {
         let agent = |name: &String, node: &Node| AgentNode {
             name: name.clone(),
             reachable: node.reachable,
-            created: node.created,
+            vacant_since: self
+                .vacated
+                .get(name)
+                .copied()
+                .unwrap_or(Timestamp::UNIX_EPOCH)
+                .max(node.created)
+                .max(self.started),
             pod: pods.get(name.as_str()).map(|pod| (*pod).clone()),
             unhealthy: self.unhealthy.get(name).cloned(),
         };

@@ -17,14 +17,20 @@
 //! - Agents are replaced one Node at a time, by the operator, because a DaemonSet controller replaces
 //!   unavailable Pods without counting them.
 
+pub mod apply;
 pub mod cluster;
+pub mod controller;
 pub mod effective;
+pub mod events;
 pub mod fields;
 pub mod gates;
+pub mod metrics;
 pub mod object;
 pub mod plan;
 pub mod render;
 pub mod rollout;
+pub mod status;
+pub mod watches;
 
 /// Namespace of everything namespaced that the operator installs, as upstream Antrea has it.
 pub const NAMESPACE: &str = "kube-system";

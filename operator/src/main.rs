@@ -1,2 +1,202 @@
 //! Runs the whole life of one Antrea installation.
-fn main() {}
+
+use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use antrea_crds::{AntreaInstallation, AntreaInstallationSpec};
+use antrea_operator::{
+    controller::{self, Context, Settings},
+    effective::{Facts, RelatedImages, effective},
+    metrics::OperatorMetrics,
+    render,
+    watches::{self, Shared},
+};
+use antrea_runtime::{
+    client, health::Readiness, http, install_crypto_provider, lease, logging, metrics::Metrics, signals,
+    supervise::Supervisor,
+};
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+/// Version of this build.
+const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+
+/// Antrea operator: installs, upgrades, watches over and removes Antrea.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    install: Install,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Run(Run),
+    /// Print what an AntreaInstallation stands for, as YAML.
+    PrintManifests {
+        /// File with an AntreaInstallation; an empty spec without it.
+        file: Option<PathBuf>,
+    },
+    /// Container images.
+    Images {
+        #[command(subcommand)]
+        command: ImagesCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ImagesCommand {
+    /// List every image that an AntreaInstallation makes Nodes pull, for a mirror.
+    List {
+        /// File with an AntreaInstallation; an empty spec without it.
+        file: Option<PathBuf>,
+    },
+}
+
+/// What is installed unless the AntreaInstallation says otherwise.
+#[derive(clap::Args)]
+struct Install {
+    /// Version to install when spec.version is absent; the operator's own if empty.
+    #[arg(long, global = true, env = "ANTREA_VERSION", default_value = "")]
+    default_version: String,
+    /// Complete reference of the agent's image for the default version.
+    #[arg(long, global = true, env = "RELATED_IMAGE_ANTREA_AGENT", default_value = "")]
+    agent_image: String,
+    /// Complete reference of the controller's image for the default version.
+    #[arg(long, global = true, env = "RELATED_IMAGE_ANTREA_CONTROLLER", default_value = "")]
+    controller_image: String,
+    /// URL of the API server that works without the Service "kubernetes"; used by the operator and passed
+    /// on to agents and controller.
+    #[arg(long, global = true, env = "KUBERNETES_API_SERVER", default_value = "")]
+    kubernetes_api_server: String,
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// Kubeconfig to use in place of the Pod's ServiceAccount.
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Where health and metrics are served over plain HTTP.
+    #[arg(long, default_value = "127.0.0.1:10352")]
+    bind_address: SocketAddr,
+    /// Name of this process among those that compete for leadership.
+    #[arg(long, env = "POD_NAME", default_value = "antrea-operator")]
+    identity: String,
+    /// Namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "antrea-operator")]
+    namespace: String,
+    /// Seconds that a trouble lasts before it counts as a failure.
+    #[arg(long, default_value_t = 30)]
+    failure_grace: i64,
+    /// error, warn, info, debug or trace.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// text or json.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    log_format: logging::Format,
+}
+
+impl Install {
+    fn facts(&self) -> Facts {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Facts {
+            api_server: given(&self.kubernetes_api_server),
+            default_version: given(&self.default_version).unwrap_or_else(|| VERSION.to_owned()),
+            related: RelatedImages {
+                agent: given(&self.agent_image),
+                controller: given(&self.controller_image),
+            },
+            ..Facts::default()
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let facts = cli.install.facts();
+    match cli.command {
+        Command::Run(run) => {
+            install_crypto_provider();
+            logging::init("antrea-operator", &run.log_level, run.log_format)?;
+            // One installation is reconciled at a time: a second thread would only cost memory.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(operate(run, facts))
+        }
+        Command::PrintManifests { file } => {
+            let mut out = std::io::stdout().lock();
+            for object in render::render(&spec(file)?, &facts)? {
+                writeln!(out, "---\n{}", serde_saphyr::to_string(&object.body)?.trim_end())?;
+            }
+            Ok(())
+        }
+        Command::Images { command: ImagesCommand::List { file } } => {
+            let mut out = std::io::stdout().lock();
+            for image in render::images(&effective(&spec(file)?, &facts)?) {
+                writeln!(out, "{image}")?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn spec(file: Option<PathBuf>) -> anyhow::Result<AntreaInstallationSpec> {
+    let Some(path) = file else { return Ok(AntreaInstallationSpec::default()) };
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let cr: AntreaInstallation =
+        serde_saphyr::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+    Ok(cr.spec)
+}
+
+async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
+    let shutdown = signals::shutdown()?;
+    let client = client::connect(run.kubeconfig.as_deref(), facts.api_server.as_deref()).await?;
+    let metrics = Metrics::new("antrea_operator", VERSION)?;
+    let own = OperatorMetrics::new(&metrics)?;
+    let ready = Readiness::new();
+
+    let mut tasks = Supervisor::new(shutdown.clone());
+    let router = http::health_router(ready.clone(), Readiness::new()).merge(http::metrics_router(metrics));
+    tasks.spawn("http", http::serve(run.bind_address, router, shutdown.clone()));
+
+    let mut elector = lease::Elector::new(
+        client.clone(),
+        lease::Config::new(&run.namespace, "antrea-operator", &run.identity),
+    );
+    let settings = Settings {
+        facts,
+        operator_version: VERSION.to_owned(),
+        grace: SignedDuration::from_secs(run.failure_grace),
+    };
+    let token = shutdown.clone();
+    // A process that waits for leadership is ready: it does what it is there for.
+    tasks.spawn("leader", async move {
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            () = elector.acquire() => {}
+        }
+        own.leader.set(1);
+        let mut led = Supervisor::new(token.child_token());
+        let holding = token.clone();
+        led.spawn("lease", async move { elector.hold(holding).await });
+        let shared = Shared::new(Timestamp::now());
+        watches::spawn(&mut led, &client, &shared, &ready);
+        let context = Arc::new(Context::new(client, shared, settings, own, &run.identity));
+        let stop = led.token().clone();
+        led.spawn("controller", async move {
+            // Decisions on half a view of the cluster could replace what is healthy.
+            while !ready.is_ready() {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                }
+            }
+            controller::run(context, stop).await
+        });
+        led.run().await
+    });
+    tasks.run().await?;
+    Ok(())
+}

@@ -93,7 +93,7 @@ mod tests {
             deleting: false,
             trouble: (!ready).then(|| Trouble::new("PodNotReady", "x")),
         };
-        AgentNode { name: name.into(), reachable: true, created: now(), pod: Some(pod), unhealthy: None }
+        AgentNode { name: name.into(), reachable: true, vacant_since: now(), pod: Some(pod), unhealthy: None }
     }
 
     fn replaces(step: &Step) -> Option<&str> {

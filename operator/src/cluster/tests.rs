@@ -110,3 +110,15 @@ fn of_two_pods_on_a_node_the_one_that_stays_counts() {
         assert_eq!(cluster.agents(&BTreeMap::new(), &[])[0].pod.as_ref().unwrap().name, "b");
     }
 }
+
+#[test]
+fn a_node_is_vacant_from_when_its_pod_went_away() {
+    let at = |seconds| Timestamp::from_second(seconds).unwrap();
+    let mut cluster = Cluster { started: at(5), ..Cluster::default() };
+    cluster.nodes.insert("node1".into(), node(json!({"metadata": {"name": "node1"}})));
+    let vacant = |cluster: &Cluster| cluster.agents(&BTreeMap::new(), &[])[0].vacant_since;
+    assert_eq!(vacant(&cluster), at(5));
+    cluster.agent_pods.insert("p".into(), pod(json!({})));
+    cluster.remove_agent_pod("p", at(9));
+    assert_eq!(vacant(&cluster), at(9));
+}

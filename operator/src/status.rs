@@ -1,0 +1,326 @@
+//! From what is observed to what is told: conditions, counts and one line for people.
+//!
+//! Available, Progressing and Degraded are independent of each other. A trouble counts as failing only
+//! once it has lasted for a grace period, so that a restart is not an incident; a Node that is lost is the
+//! cluster's trouble, not ours.
+
+use antrea_crds::installation::{
+    AntreaInstallationSpec, AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition,
+    NodeCounts, PendingChange,
+};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+
+use crate::{
+    cluster::{AgentNode, ControllerState, Trouble, shorten},
+    rollout::Step,
+};
+
+/// Failing Nodes that are listed in the status.
+const LISTED: usize = 10;
+/// Failing Nodes that are named in a message.
+const NAMED: usize = 3;
+
+/// Everything that the status is made of.
+#[derive(Clone, Debug)]
+pub struct Observation<'a> {
+    /// Generation of the spec that was read.
+    pub generation: Option<i64>,
+    /// Why that spec cannot be used: reason and message.
+    pub refused: Option<Trouble>,
+    /// Why it could not be applied.
+    pub apply_error: Option<String>,
+    /// Whether the installation is paused.
+    pub paused: bool,
+    /// Changes that are held back.
+    pub pending: Vec<PendingChange>,
+    /// Configuration in effect, if there ever was one.
+    pub computed: Option<AntreaInstallationSpec>,
+    /// Version of the operator.
+    pub operator_version: &'a str,
+    /// The controller's Deployment, if it is there.
+    pub controller: Option<&'a ControllerState>,
+    /// Whether the controller's Deployment is the wanted one and all of its Pods are of it.
+    pub controller_updated: bool,
+    /// What is wrong with the controller's Pod, and since when.
+    pub controller_trouble: Option<(Trouble, Timestamp)>,
+    /// Nodes that shall run an agent.
+    pub nodes: &'a [AgentNode],
+    /// Revision that agents shall have.
+    pub revision: Option<&'a str>,
+    /// What the rollout does next; none if agents are not its concern now.
+    pub rollout: Option<&'a Step>,
+    /// How long a trouble lasts before it counts.
+    pub grace: SignedDuration,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// One verdict: status, reason, message.
+struct Verdict(bool, String, String);
+
+impl Verdict {
+    fn new(status: bool, reason: &str, message: impl Into<String>) -> Self {
+        Self(status, reason.to_owned(), message.into())
+    }
+}
+
+/// The status after `previous`.
+pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) -> AntreaInstallationStatus {
+    let previous = previous.cloned().unwrap_or_default();
+    let target = seen.computed.as_ref().and_then(|spec| spec.version.clone());
+    let counts = counts(seen);
+    let done = is_done(seen, &counts);
+    let version = if done { target.clone() } else { previous.version.clone() };
+    let was_available = condition_is(&previous, ConditionType::Available);
+
+    let degraded = degraded(seen, &counts);
+    let progressing = progressing(seen, &counts, done, previous.version.as_deref(), target.as_deref());
+    let available = available(seen, &counts, was_available);
+    let message = match (&degraded, &progressing, &available) {
+        (Verdict(true, _, message), _, _)
+        | (_, Verdict(true, _, message), _)
+        | (_, _, Verdict(_, _, message)) => message.clone(),
+    };
+    let verdicts = [
+        (ConditionType::Available, available),
+        (ConditionType::Progressing, progressing),
+        (ConditionType::Degraded, degraded),
+    ];
+    let conditions =
+        verdicts.into_iter().map(|(type_, verdict)| condition(&previous, seen, type_, verdict)).collect();
+    // While a spec is refused or only looked at, the one that is applied is an earlier one.
+    let applied =
+        seen.refused.is_none() && seen.apply_error.is_none() && !(seen.paused && !seen.pending.is_empty());
+    AntreaInstallationStatus {
+        observed_generation: if applied { seen.generation } else { previous.observed_generation },
+        version,
+        target_version: target,
+        operator_version: Some(seen.operator_version.to_owned()),
+        message: Some(message),
+        conditions,
+        nodes: Some(counts),
+        computed: seen.computed.clone().map(Box::new),
+        pending_changes: seen.pending.clone(),
+    }
+}
+
+fn condition_is(status: &AntreaInstallationStatus, type_: ConditionType) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+fn condition(
+    previous: &AntreaInstallationStatus,
+    seen: &Observation,
+    type_: ConditionType,
+    Verdict(status, reason, message): Verdict,
+) -> InstallationCondition {
+    let status = if status { "True" } else { "False" };
+    let before = previous.conditions.iter().find(|condition| condition.type_ == type_);
+    let since =
+        before.filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
+    InstallationCondition {
+        type_,
+        status: status.to_owned(),
+        observed_generation: seen.generation,
+        // Kubernetes stores whole seconds; so do we, or the status would differ from itself.
+        last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(seen.now))),
+        reason,
+        message,
+    }
+}
+
+fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+fn counts(seen: &Observation) -> NodeCounts {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let desired = seen.nodes.len();
+    let ready = seen.nodes.iter().filter(|node| node.is_ready() && node.reachable).count();
+    let updated = seen
+        .nodes
+        .iter()
+        .filter(|node| seen.revision.is_some_and(|revision| node.is_updated(revision)))
+        .count();
+    let mut failing: Vec<FailingNode> = seen
+        .nodes
+        .iter()
+        .filter_map(|node| {
+            let trouble = node.failing(seen.now, seen.grace)?;
+            Some(FailingNode {
+                name: node.name.clone(),
+                reason: trouble.reason,
+                message: shorten(&trouble.message),
+            })
+        })
+        .collect();
+    failing.truncate(LISTED);
+    let summary = if updated == desired {
+        format!("{ready}/{desired}")
+    } else {
+        format!("{ready}/{desired} ({updated} updated)")
+    };
+    NodeCounts { desired: count(desired), updated: count(updated), ready: count(ready), summary, failing }
+}
+
+/// Whether the wanted version runs everywhere that can be reached.
+fn is_done(seen: &Observation, counts: &NodeCounts) -> bool {
+    let reachable = || seen.nodes.iter().filter(|node| node.reachable);
+    seen.refused.is_none()
+        && seen.apply_error.is_none()
+        && !seen.paused
+        && seen.controller_updated
+        && counts.desired > 0
+        && seen
+            .revision
+            .is_some_and(|revision| reachable().all(|node| node.is_updated(revision) && node.is_ready()))
+}
+
+fn failing_controller(seen: &Observation) -> Option<Trouble> {
+    let (trouble, since) = seen.controller_trouble.clone()?;
+    (seen.now.duration_since(since) >= seen.grace).then_some(trouble)
+}
+
+fn available(seen: &Observation, counts: &NodeCounts, was_available: bool) -> Verdict {
+    if seen.controller.is_none() || seen.revision.is_none() {
+        return Verdict::new(false, "NotInstalled", "Antrea is not installed yet");
+    }
+    let controller_ready = seen.controller.is_some_and(|controller| controller.ready);
+    let ready_everywhere = seen.nodes.iter().filter(|node| node.reachable).all(AgentNode::is_ready);
+    if !was_available {
+        if counts.desired == 0 {
+            return Verdict::new(false, "NoNodes", "no Node is to run an agent");
+        }
+        if !controller_ready {
+            return Verdict::new(false, "ControllerNotReady", "the controller is not ready yet");
+        }
+        if !ready_everywhere {
+            return Verdict::new(
+                false,
+                "AgentsNotReady",
+                format!("{} of {} agents are ready", counts.ready, counts.desired),
+            );
+        }
+    } else {
+        // It was available once: from here on short interruptions do not count.
+        if let Some(trouble) = failing_controller(seen) {
+            return Verdict::new(false, "ControllerFailing", format!("controller: {}", trouble.message));
+        }
+        let failing = seen.nodes.iter().filter(|node| node.failing(seen.now, seen.grace).is_some()).count();
+        if failing > 0 && counts.ready == 0 {
+            return Verdict::new(false, "NoAgentReady", "no agent is ready");
+        }
+    }
+    let message = if ready_everywhere {
+        format!("controller and {} agents are ready", counts.ready)
+    } else {
+        format!("{} of {} agents are ready", counts.ready, counts.desired)
+    };
+    Verdict::new(true, "ComponentsReady", message)
+}
+
+fn progressing(
+    seen: &Observation,
+    counts: &NodeCounts,
+    done: bool,
+    version: Option<&str>,
+    target: Option<&str>,
+) -> Verdict {
+    let target = target.unwrap_or("Antrea");
+    if seen.paused {
+        let message = match seen.pending.len() {
+            0 => "paused; nothing would change".to_owned(),
+            n => format!("paused; {n} objects would change, see status.pendingChanges"),
+        };
+        return Verdict::new(false, "Paused", message);
+    }
+    if seen.computed.is_none() || seen.apply_error.is_some() {
+        return Verdict::new(false, "Blocked", "nothing can be applied");
+    }
+    // A refused spec does not stop what is under way from an earlier one.
+    if version.is_none() && !done {
+        let message = format!("installing {target}: {} of {} agents are ready", counts.ready, counts.desired);
+        return Verdict::new(true, "Installing", message);
+    }
+    let (reason, what) = if version == Some(target) {
+        ("Applying", "applying the configuration")
+    } else {
+        ("Upgrading", "changing version")
+    };
+    let what = if reason == "Upgrading" { format!("{what} to {target}") } else { what.to_owned() };
+    if !seen.controller_updated {
+        return Verdict::new(true, reason, format!("{what}: waiting for the controller"));
+    }
+    match seen.rollout {
+        None | Some(Step::Done) => Verdict::new(false, "Done", format!("{target} is applied")),
+        Some(Step::Replace { node, .. } | Step::Wait { node, .. }) => {
+            // A new or restarting Node is no change of ours.
+            let outdated = seen.nodes.iter().any(|node| {
+                node.reachable
+                    && seen
+                        .revision
+                        .is_some_and(|revision| node.pod.as_ref().is_some_and(|pod| pod.revision != revision))
+            });
+            let unfinished = version != Some(target);
+            if !outdated && !unfinished {
+                return Verdict::new(false, "Done", format!("{target} is applied"));
+            }
+            Verdict::new(
+                true,
+                reason,
+                format!("{what} ({}/{} Nodes, now {node})", counts.updated, counts.desired),
+            )
+        }
+    }
+}
+
+fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
+    if let Some(refused) = &seen.refused {
+        let message = if seen.computed.is_some() {
+            format!("{}; the last good configuration stays in effect", refused.message)
+        } else {
+            refused.message.clone()
+        };
+        return Verdict(true, refused.reason.clone(), message);
+    }
+    if let Some(error) = &seen.apply_error {
+        return Verdict::new(true, "ApplyFailed", error.clone());
+    }
+    if let Some(trouble) = failing_controller(seen) {
+        return Verdict::new(
+            true,
+            "ControllerFailing",
+            format!("controller: {}: {}", trouble.reason, shorten(&trouble.message)),
+        );
+    }
+    let total = seen.nodes.iter().filter(|node| node.failing(seen.now, seen.grace).is_some()).count();
+    if total > 0 {
+        let named: Vec<String> = counts
+            .failing
+            .iter()
+            .take(NAMED)
+            .map(|node| format!("{}: {}: {}", node.name, node.reason, node.message))
+            .collect();
+        let more = if total > NAMED { format!(" (and {} more)", total - NAMED) } else { String::new() };
+        let message = format!("{total} of {} agents fail: {}{more}", counts.desired, named.join("; "));
+        return Verdict::new(true, "AgentsFailing", message);
+    }
+    Verdict::new(false, "AsExpected", "nothing fails")
+}
+
+/// When the status may change without anything happening: the next grace period that runs out.
+pub fn look_again(seen: &Observation) -> Option<SignedDuration> {
+    let controller = seen.controller_trouble.as_ref().map(|(_, since)| *since);
+    let agents = seen.nodes.iter().filter_map(|node| node.trouble().map(|(_, since)| since));
+    agents
+        .chain(controller)
+        .map(|since| seen.grace - seen.now.duration_since(since))
+        .filter(SignedDuration::is_positive)
+        .min()
+}
+
+#[cfg(test)]
+mod tests;

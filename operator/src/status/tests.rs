@@ -1,0 +1,278 @@
+use super::*;
+use crate::cluster::Pod;
+
+const GRACE: SignedDuration = SignedDuration::from_secs(30);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + seconds).unwrap()
+}
+
+fn agent(name: &str, revision: &str, ready: bool, since: i64) -> AgentNode {
+    let pod = Pod {
+        name: format!("antrea-agent-{name}"),
+        uid: name.into(),
+        node: name.into(),
+        revision: revision.into(),
+        ready,
+        since: at(since),
+        deleting: false,
+        trouble: (!ready)
+            .then(|| Trouble::new("CrashLoopBackOff", "container antrea-agent: exited with code 1")),
+    };
+    AgentNode { name: name.into(), reachable: true, vacant_since: at(0), pod: Some(pod), unhealthy: None }
+}
+
+fn ready_controller() -> ControllerState {
+    ControllerState { revision: "c".into(), observed: true, rolled_out: true, ready: true }
+}
+
+struct World {
+    nodes: Vec<AgentNode>,
+    controller: Option<ControllerState>,
+    controller_trouble: Option<(Trouble, Timestamp)>,
+    controller_updated: bool,
+    version: &'static str,
+    revision: &'static str,
+    refused: Option<Trouble>,
+    paused: bool,
+    status: Option<AntreaInstallationStatus>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            nodes: vec![agent("node1", "r1", true, 0), agent("node2", "r1", true, 0)],
+            controller: Some(ready_controller()),
+            controller_trouble: None,
+            controller_updated: true,
+            version: "v1.0.0",
+            revision: "r1",
+            refused: None,
+            paused: false,
+            status: None,
+        }
+    }
+
+    /// Composes at `seconds` and keeps the result as the previous status.
+    fn tick(&mut self, seconds: i64) -> AntreaInstallationStatus {
+        let rollout = crate::rollout::next(&self.nodes, self.revision, at(seconds));
+        let seen = Observation {
+            generation: Some(7),
+            refused: self.refused.clone(),
+            apply_error: None,
+            paused: self.paused,
+            pending: Vec::new(),
+            computed: Some(AntreaInstallationSpec {
+                version: Some(self.version.into()),
+                ..Default::default()
+            }),
+            operator_version: "v1.0.0",
+            controller: self.controller.as_ref(),
+            controller_updated: self.controller_updated,
+            controller_trouble: self.controller_trouble.clone(),
+            nodes: &self.nodes,
+            revision: Some(self.revision),
+            rollout: Some(&rollout),
+            grace: GRACE,
+            now: at(seconds),
+        };
+        let status = compose(self.status.as_ref(), &seen);
+        self.status = Some(status.clone());
+        status
+    }
+}
+
+/// "A" available, "P" progressing, "D" degraded; what is false is left out.
+fn letters(status: &AntreaInstallationStatus) -> String {
+    let letter = |(type_, letter)| if condition_is(status, type_) { letter } else { "" };
+    [(ConditionType::Available, "A"), (ConditionType::Progressing, "P"), (ConditionType::Degraded, "D")]
+        .map(letter)
+        .concat()
+}
+
+fn of(status: &AntreaInstallationStatus, type_: ConditionType) -> &InstallationCondition {
+    status.conditions.iter().find(|condition| condition.type_ == type_).unwrap()
+}
+
+#[test]
+fn an_installation_becomes_available_when_all_is_ready() {
+    let mut world = World::new();
+    world.nodes[1] = agent("node2", "r1", false, 0);
+    let status = world.tick(1);
+    assert_eq!(letters(&status), "P");
+    assert_eq!(status.version, None);
+    assert_eq!(status.message.as_deref(), Some("installing v1.0.0: 1 of 2 agents are ready"));
+    world.nodes[1] = agent("node2", "r1", true, 2);
+    let status = world.tick(3);
+    assert_eq!(letters(&status), "A");
+    assert_eq!(status.version.as_deref(), Some("v1.0.0"));
+    assert_eq!(status.nodes.unwrap().summary, "2/2");
+    assert_eq!(status.observed_generation, Some(7));
+}
+
+/// The sequence that a user of a dashboard sees during an upgrade.
+#[test]
+fn an_upgrade_is_available_all_the_way_and_the_version_changes_last() {
+    let mut world = World::new();
+    world.tick(0);
+    (world.version, world.revision, world.controller_updated) = ("v1.1.0", "r2", false);
+    world.controller.as_mut().unwrap().ready = false;
+    let mut seen = vec![world.tick(1)];
+    (world.controller, world.controller_updated) = (Some(ready_controller()), true);
+    seen.push(world.tick(10));
+    for (i, name) in ["node1", "node2"].into_iter().enumerate() {
+        let start = 20 + 20 * i as i64;
+        world.nodes[i].pod = None;
+        world.nodes[i].vacant_since = at(start);
+        seen.push(world.tick(start));
+        world.nodes[i] = agent(name, "r2", false, start + 1);
+        seen.push(world.tick(start + 2));
+        world.nodes[i] = agent(name, "r2", true, start + 5);
+        if i == 0 {
+            seen.push(world.tick(start + 15));
+        }
+    }
+    for status in &seen {
+        assert_eq!(letters(status), "AP", "{:?}", status.message);
+        assert_eq!(status.version.as_deref(), Some("v1.0.0"));
+        assert_eq!(status.target_version.as_deref(), Some("v1.1.0"));
+    }
+    assert_eq!(seen[4].message.as_deref(), Some("changing version to v1.1.0 (1/2 Nodes, now node2)"));
+    let status = world.tick(60);
+    assert_eq!((letters(&status).as_str(), status.version.as_deref()), ("A", Some("v1.1.0")));
+    assert_eq!(of(&status, ConditionType::Available).last_transition_time.0, at(0), "never flapped");
+}
+
+#[test]
+fn a_failing_agent_is_named_after_the_grace_period_and_clears_by_itself() {
+    let mut world = World::new();
+    world.tick(0);
+    world.nodes[1] = agent("node2", "r1", false, 10);
+    assert_eq!(letters(&world.tick(11)), "A");
+    assert_eq!(letters(&world.tick(39)), "A");
+    let status = world.tick(40);
+    assert_eq!(letters(&status), "AD");
+    assert_eq!(
+        status.message.as_deref(),
+        Some("1 of 2 agents fail: node2: CrashLoopBackOff: container antrea-agent: exited with code 1")
+    );
+    assert_eq!(status.nodes.as_ref().unwrap().failing[0].name, "node2");
+    world.nodes[1] = agent("node2", "r1", true, 50);
+    assert_eq!(letters(&world.tick(51)), "A");
+}
+
+#[test]
+fn what_the_agent_says_is_told() {
+    let mut world = World::new();
+    world.tick(0);
+    let trouble = Trouble::new("TunnelUnsupported", "this Open vSwitch has no STT");
+    world.nodes[0].unhealthy = Some((trouble, at(5)));
+    let status = world.tick(40);
+    let degraded = of(&status, ConditionType::Degraded);
+    assert_eq!(degraded.reason, "AgentsFailing");
+    assert!(
+        degraded.message.contains("node1: TunnelUnsupported: this Open vSwitch has no STT"),
+        "{}",
+        degraded.message
+    );
+}
+
+#[test]
+fn messages_are_bounded() {
+    let mut world = World::new();
+    world.nodes = (0..30).map(|i| agent(&format!("node{i:02}"), "r1", false, 0)).collect();
+    let status = world.tick(100);
+    assert!(status.message.as_ref().unwrap().ends_with("(and 27 more)"));
+    assert_eq!(status.nodes.unwrap().failing.len(), 10);
+}
+
+#[test]
+fn a_lost_or_new_node_is_neither_progress_nor_failure() {
+    let mut world = World::new();
+    world.tick(0);
+    world.nodes[1].reachable = false;
+    world.nodes[1].pod.as_mut().unwrap().ready = false;
+    assert_eq!(letters(&world.tick(100)), "A");
+    world.nodes[1] = agent("node2", "r1", true, 100);
+    world.nodes.push(AgentNode {
+        name: "node3".into(),
+        reachable: true,
+        vacant_since: at(200),
+        pod: None,
+        unhealthy: None,
+    });
+    assert_eq!(letters(&world.tick(201)), "A");
+    let status = world.tick(230);
+    assert_eq!(letters(&status), "AD");
+    assert!(status.message.unwrap().contains("node3: NoPod"));
+}
+
+#[test]
+fn a_refused_spec_is_degraded_and_not_observed() {
+    let mut world = World::new();
+    world.tick(0);
+    world.refused = Some(Trouble::new("InvalidConfiguration", "spec.tunnelType: no"));
+    world.status.as_mut().unwrap().observed_generation = Some(6);
+    let status = world.tick(1);
+    assert_eq!(letters(&status), "AD");
+    assert_eq!(status.observed_generation, Some(6));
+    let degraded = of(&status, ConditionType::Degraded);
+    assert_eq!((degraded.reason.as_str(), degraded.observed_generation), ("InvalidConfiguration", Some(7)));
+    assert_eq!(degraded.message, "spec.tunnelType: no; the last good configuration stays in effect");
+}
+
+#[test]
+fn a_dead_controller_is_tolerated_for_a_while() {
+    let mut world = World::new();
+    world.tick(0);
+    world.controller.as_mut().unwrap().ready = false;
+    world.controller_trouble =
+        Some((Trouble::new("ImagePullBackOff", "container antrea-controller: no such image"), at(10)));
+    assert_eq!(letters(&world.tick(20)), "A");
+    let status = world.tick(40);
+    assert_eq!(letters(&status), "D");
+    assert!(status.message.unwrap().contains("no such image"));
+}
+
+#[test]
+fn pausing_is_no_progress() {
+    let mut world = World::new();
+    world.tick(0);
+    (world.paused, world.revision) = (true, "r2");
+    let status = world.tick(1);
+    assert_eq!(letters(&status), "A");
+    assert_eq!(of(&status, ConditionType::Progressing).reason, "Paused");
+}
+
+#[test]
+fn the_same_observation_gives_the_same_status() {
+    let mut world = World::new();
+    let first = world.tick(0);
+    assert_eq!(world.tick(1), world.tick(2));
+    assert_eq!(first.conditions, world.tick(3).conditions);
+}
+
+#[test]
+fn grace_periods_set_the_next_look() {
+    let nodes = [agent("a", "r1", false, 0), agent("b", "r1", false, 10)];
+    let seen = Observation {
+        generation: None,
+        refused: None,
+        apply_error: None,
+        paused: false,
+        pending: Vec::new(),
+        computed: None,
+        operator_version: "",
+        controller: None,
+        controller_updated: false,
+        controller_trouble: None,
+        nodes: &nodes,
+        revision: None,
+        rollout: None,
+        grace: GRACE,
+        now: at(12),
+    };
+    assert_eq!(look_again(&seen), Some(SignedDuration::from_secs(18)));
+    assert_eq!(look_again(&Observation { now: at(35), ..seen.clone() }), Some(SignedDuration::from_secs(5)));
+    assert_eq!(look_again(&Observation { now: at(50), ..seen }), None);
+}

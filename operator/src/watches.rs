@@ -1,0 +1,296 @@
+//! Watches: they fold what happens in the cluster into a [`State`] and say that something changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
+
+use antrea_crds::{AgentConditionType, AntreaAgentInfo};
+use antrea_runtime::{
+    backoff::Backoff,
+    health::{BlockReady, Readiness},
+    supervise::Supervisor,
+};
+use futures::TryStreamExt;
+use k8s_openapi::{
+    api::apps::v1::{DaemonSet, Deployment},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DynamicObject, PartialObjectMeta},
+    runtime::watcher::{self, Event, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use crate::{
+    NAMESPACE, OWNER_LABEL, REVISION_ANNOTATION,
+    cluster::{Cluster, ControllerState, NodeObject, PodObject, Trouble},
+    object::{KINDS, Key, Kind},
+    render::{AGENT, CONTROLLER},
+};
+
+/// What the watches know.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Nodes, Pods and what agents say.
+    pub cluster: Cluster,
+    /// Managed objects and their fingerprints.
+    pub owned: BTreeMap<Key, String>,
+}
+
+/// The shared state: one lock, held for no longer than a fold or a copy.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    state: Arc<std::sync::Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+impl Shared {
+    /// An empty state that began now.
+    pub fn new(now: Timestamp) -> Self {
+        let shared = Self::default();
+        shared.with(|state| state.cluster.started = now);
+        shared
+    }
+
+    /// Reads or changes the state.
+    pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Completes when something changed since it completed last.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Says that something changed.
+    pub fn notify(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// What of an object's metadata changes when somebody changes the object, and does not when its status
+/// does: a cheap way to see that a look is needed.
+pub fn fingerprint(metadata: &ObjectMeta) -> String {
+    match metadata.generation {
+        Some(generation) => {
+            let maps = serde_json::json!([metadata.labels, metadata.annotations]);
+            format!("{generation}/{}", crate::object::hash(&maps))
+        }
+        None => metadata.resource_version.clone().unwrap_or_default(),
+    }
+}
+
+/// How one kind is folded into the state.
+struct Fold<K> {
+    apply: Box<dyn Fn(&mut State, &K) + Send>,
+    remove: Box<dyn Fn(&mut State, &str) + Send>,
+    names: Box<dyn Fn(&State) -> Vec<String> + Send>,
+}
+
+/// Starts every watch. `ready` is held back until each has listed once, but for AntreaAgentInfos, whose
+/// definition may not be there yet.
+pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &Readiness) {
+    let labels =
+        |component: &str| watcher::Config::default().labels(&format!("app=antrea,component={component}"));
+    let owned =
+        || watcher::Config::default().labels(&format!("{OWNER_LABEL}={}", antrea_crds::INSTALLATION_NAME));
+
+    let api = Api::<NodeObject>::all(client.clone());
+    let config = watcher::Config::default().page_size(200);
+    tasks.spawn_abortable(
+        "watch nodes",
+        follow(api, config, shared.clone(), Some(ready.block("nodes")), nodes()),
+    );
+    for (name, component) in [("watch agent pods", AGENT), ("watch controller pods", CONTROLLER)] {
+        let api = Api::<PodObject>::namespaced(client.clone(), NAMESPACE);
+        let config = labels(component).page_size(200);
+        let guard = Some(ready.block(format!("pods of {component}")));
+        tasks.spawn_abortable(name, follow(api, config, shared.clone(), guard, pods(component == AGENT)));
+    }
+    let api = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
+    tasks.spawn_abortable(
+        "watch deployment",
+        follow(api, owned(), shared.clone(), Some(ready.block("deployment")), deployment()),
+    );
+    let api = Api::<DaemonSet>::namespaced(client.clone(), NAMESPACE);
+    tasks.spawn_abortable(
+        "watch daemonset",
+        follow(api, owned(), shared.clone(), Some(ready.block("daemonset")), daemon_set()),
+    );
+    for kind in KINDS.iter().copied() {
+        let resource = kind.api_resource();
+        let api: Api<PartialObjectMeta<DynamicObject>> = if kind.namespaced {
+            Api::namespaced_with(client.clone(), NAMESPACE, &resource)
+        } else {
+            Api::all_with(client.clone(), &resource)
+        };
+        let guard = Some(ready.block(kind.plural));
+        tasks.spawn_abortable(kind.plural, follow(api, owned(), shared.clone(), guard, managed(kind)));
+    }
+    let api = Api::<AntreaAgentInfo>::all(client.clone());
+    let config = watcher::Config::default().page_size(200);
+    tasks.spawn_abortable("watch agent infos", follow(api, config, shared.clone(), None, infos()));
+}
+
+/// Never ends: errors are logged and the watch goes on.
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    shared: Shared,
+    mut guard: Option<BlockReady>,
+    fold: Fold<K>,
+) -> Result<(), std::convert::Infallible>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+    let mut events = std::pin::pin!(watcher(api, config));
+    let mut listed = BTreeSet::new();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => {
+                backoff.reset();
+                match event {
+                    Event::Apply(object) => shared.with(|state| (fold.apply)(state, &object)),
+                    Event::Delete(object) => shared.with(|state| (fold.remove)(state, &object.name_any())),
+                    Event::Init => listed.clear(),
+                    Event::InitApply(object) => {
+                        listed.insert(object.name_any());
+                        shared.with(|state| (fold.apply)(state, &object));
+                        continue;
+                    }
+                    Event::InitDone => {
+                        shared.with(|state| {
+                            for name in (fold.names)(state) {
+                                if !listed.contains(&name) {
+                                    (fold.remove)(state, &name);
+                                }
+                            }
+                        });
+                        listed.clear();
+                        guard = None;
+                    }
+                }
+                shared.notify();
+            }
+            Ok(None) => backoff.wait().await,
+            Err(error) => {
+                if let Some(guard) = &guard {
+                    guard.set_reason(error.to_string());
+                }
+                tracing::debug!(%error, "watch");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+fn nodes() -> Fold<NodeObject> {
+    Fold {
+        apply: Box::new(|state, node| {
+            state.cluster.nodes.insert(node.name_any(), node.into());
+        }),
+        remove: Box::new(|state, name| state.cluster.remove_node(name)),
+        names: Box::new(|state| state.cluster.nodes.keys().cloned().collect()),
+    }
+}
+
+fn pods(agents: bool) -> Fold<PodObject> {
+    Fold {
+        apply: Box::new(move |state, pod| {
+            let pods =
+                if agents { &mut state.cluster.agent_pods } else { &mut state.cluster.controller_pods };
+            pods.insert(pod.name_any(), pod.into());
+        }),
+        remove: Box::new(move |state, name| {
+            if agents {
+                state.cluster.remove_agent_pod(name, Timestamp::now());
+            } else {
+                state.cluster.controller_pods.remove(name);
+            }
+        }),
+        names: Box::new(move |state| {
+            let pods = if agents { &state.cluster.agent_pods } else { &state.cluster.controller_pods };
+            pods.keys().cloned().collect()
+        }),
+    }
+}
+
+fn infos() -> Fold<AntreaAgentInfo> {
+    Fold {
+        apply: Box::new(|state, info| {
+            let unhealthy = info.spec.agent_conditions.iter().find(|condition| {
+                condition.type_ == AgentConditionType::AgentHealthy && condition.status == "False"
+            });
+            let trouble = unhealthy.map(|condition| {
+                let reason = if condition.reason.is_empty() { "AgentUnhealthy" } else { &condition.reason };
+                Trouble::new(reason, condition.message.clone())
+            });
+            state.cluster.set_health(&info.name_any(), trouble, Timestamp::now());
+        }),
+        remove: Box::new(|state, name| state.cluster.set_health(name, None, Timestamp::now())),
+        names: Box::new(|state| state.cluster.unhealthy.keys().cloned().collect()),
+    }
+}
+
+fn managed(kind: &'static Kind) -> Fold<PartialObjectMeta<DynamicObject>> {
+    let key = move |name: &str| Key {
+        kind: kind.kind,
+        namespace: if kind.namespaced { NAMESPACE.to_owned() } else { String::new() },
+        name: name.to_owned(),
+    };
+    Fold {
+        apply: Box::new(move |state, object| {
+            state.owned.insert(key(&object.name_any()), fingerprint(&object.metadata));
+        }),
+        remove: Box::new(move |state, name| {
+            state.owned.remove(&key(name));
+        }),
+        names: Box::new(move |state| {
+            state.owned.keys().filter(|key| key.kind == kind.kind).map(|key| key.name.clone()).collect()
+        }),
+    }
+}
+
+fn revision_of(metadata: Option<&ObjectMeta>) -> String {
+    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+    annotations.and_then(|map| map.get(REVISION_ANNOTATION)).cloned().unwrap_or_default()
+}
+
+fn deployment() -> Fold<Deployment> {
+    Fold {
+        apply: Box::new(|state, deployment| {
+            let spec = deployment.spec.as_ref();
+            let status = deployment.status.clone().unwrap_or_default();
+            let observed = status.observed_generation >= deployment.metadata.generation;
+            let (replicas, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
+            let ready = status.ready_replicas.unwrap_or(0) > 0;
+            state.cluster.controller = Some(ControllerState {
+                revision: revision_of(spec.and_then(|spec| spec.template.metadata.as_ref())),
+                observed,
+                rolled_out: observed && ready && updated > 0 && updated == replicas,
+                ready,
+            });
+        }),
+        remove: Box::new(|state, _| state.cluster.controller = None),
+        names: Box::new(|state| state.cluster.controller.iter().map(|_| CONTROLLER.to_owned()).collect()),
+    }
+}
+
+fn daemon_set() -> Fold<DaemonSet> {
+    Fold {
+        apply: Box::new(|state, daemon_set| {
+            let spec = daemon_set.spec.as_ref();
+            state.cluster.agent_revision =
+                Some(revision_of(spec.and_then(|spec| spec.template.metadata.as_ref())));
+        }),
+        remove: Box::new(|state, _| state.cluster.agent_revision = None),
+        names: Box::new(|state| state.cluster.agent_revision.iter().map(|_| AGENT.to_owned()).collect()),
+    }
+}
