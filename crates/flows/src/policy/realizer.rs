@@ -113,16 +113,13 @@ impl Realizer {
         for change in changes {
             match change {
                 RuleChange::Upsert(rule) => {
-                    // New first: what both have is then never without a member.
+                    // New before old: what both have is then never without a member.
                     self.realize(&rule, true);
-                    if let Some(old) = self.rules.insert(rule.id, rule) {
-                        let now = self.rules.get(&old.id).cloned();
+                    if let Some(old) = self.rules.remove(&rule.id) {
                         self.realize(&old, false);
-                        // Clause numbers may differ, and they live in the shares of the rule.
-                        if let Some(now) = now {
-                            self.refresh(&old, &now);
-                        }
+                        self.refresh(&old, &rule);
                     }
+                    self.rules.insert(rule.id, rule);
                 }
                 RuleChange::Remove(id) => {
                     if let Some(old) = self.rules.remove(&id) {
@@ -234,7 +231,7 @@ impl Realizer {
         }
     }
 
-    /// Puts right what taking back the old form of a rule did to what the new form has too.
+    /// Puts back the flows of a rule's own that went with its old form.
     fn refresh(&mut self, old: &Rule, now: &Rule) {
         if is_active(now) && is_active(old) {
             for flow in self.own_flows(now) {

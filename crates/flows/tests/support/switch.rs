@@ -132,7 +132,12 @@ impl Switch {
     }
 
     fn bridge(&self) -> String {
-        format!("unix:{}", self.path("br-int.mgmt"))
+        format!("unix:{}", self.bridge_socket())
+    }
+
+    /// Where the bridge listens for OpenFlow.
+    pub fn bridge_socket(&self) -> String {
+        self.path("br-int.mgmt")
     }
 
     /// Adds a port with this OpenFlow number; `options` are settings of the interface.

@@ -1,0 +1,168 @@
+//! Differences carried out over OpenFlow, read back, broken by hand and repaired: what the switch reports must
+//! compare equal to what was asked for, or an agent that verifies would repair for ever.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use antrea_flows::{
+    Diff, FlowStore, Owner, Round,
+    config::{Datapath, TunnelKind},
+    policy::{Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, Service},
+};
+use anyhow::{Context, Result, bail};
+use bytes::BytesMut;
+use openflow::{
+    Flow, FlowMod, Message, Xid,
+    multipart::{FlowFilter, MultipartReply, MultipartRequest},
+};
+use support::{direct_peer, network, pod, switch, tunnel_peer};
+
+/// A blocking OpenFlow connection.
+struct Session {
+    stream: UnixStream,
+    input: BytesMut,
+}
+
+impl Session {
+    fn open(path: &str) -> Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut session = Self { stream, input: BytesMut::new() };
+        session.send(&Message::Hello { versions: 1 << 6 })?;
+        session.wait(|m| matches!(m, Message::Hello { .. }).then_some(()))?;
+        Ok(session)
+    }
+
+    fn send(&mut self, message: &Message) -> Result<()> {
+        let mut out = BytesMut::new();
+        message.encode(Xid(1), &mut out)?;
+        Ok(self.stream.write_all(&out)?)
+    }
+
+    fn wait<T>(&mut self, mut pick: impl FnMut(Message) -> Option<T>) -> Result<T> {
+        loop {
+            while let Some((_, message)) = Message::decode(&mut self.input)? {
+                if let Message::Error(error) = &message {
+                    bail!("{error}");
+                }
+                if let Some(picked) = pick(message) {
+                    return Ok(picked);
+                }
+            }
+            let mut chunk = [0; 65536];
+            let n = self.stream.read(&mut chunk).context("read from the switch")?;
+            anyhow::ensure!(n > 0, "the switch closed the connection");
+            self.input.extend_from_slice(chunk.get(..n).unwrap());
+        }
+    }
+
+    fn carry_out(&mut self, diff: Diff) -> Result<()> {
+        for change in diff.into_flow_mods() {
+            self.send(&change.into())?;
+        }
+        self.send(&Message::BarrierRequest)?;
+        self.wait(|m| matches!(m, Message::BarrierReply).then_some(()))
+    }
+
+    fn installed(&mut self) -> Result<Vec<Flow>> {
+        self.send(&Message::MultipartRequest(MultipartRequest::FlowDesc(FlowFilter::all())))?;
+        let mut flows = Vec::new();
+        self.wait(|m| match m {
+            Message::MultipartReply { more, body: MultipartReply::FlowDesc(part) } => {
+                flows.extend(part.into_iter().map(|e| e.flow));
+                (!more).then_some(())
+            }
+            _ => None,
+        })?;
+        Ok(flows)
+    }
+}
+
+fn counts(diff: &Diff) -> (usize, usize, usize) {
+    (diff.adds.len(), diff.mods.len(), diff.deletes.len())
+}
+
+#[test]
+fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
+    for (datapath, kind) in
+        [(Datapath::Userspace, TunnelKind::KernelVxlan), (Datapath::Kernel, TunnelKind::FlowBased)]
+    {
+        let sw = switch()?;
+        let mut session = Session::open(&sw.bridge_socket())?;
+        let net = network(datapath, kind);
+        let mut store = FlowStore::new();
+        let mut diffs = vec![
+            store.set(&Owner::Node, antrea_flows::node(&net))?,
+            store.set(&Owner::Pod("p1".into()), antrea_flows::pod(&net, &pod(1)))?,
+            store.set(&Owner::Pod("p2".into()), antrea_flows::pod(&net, &pod(2)))?,
+            store.set(&Owner::Peer("node2".into()), antrea_flows::peer(&net, &tunnel_peer()))?,
+            store.set(&Owner::Peer("node3".into()), antrea_flows::peer(&net, &direct_peer()))?,
+        ];
+        let mut realizer = Realizer::new(&net);
+        for (id, direction, class, action) in [
+            (1, Direction::In, Class::K8s, Action::Allow),
+            (2, Direction::Out, Class::K8s, Action::Allow),
+            (3, Direction::In, Class::Native { priority: 300 }, Action::Reject),
+            (4, Direction::Out, Class::Native { priority: 301 }, Action::Pass),
+            (5, Direction::In, Class::Baseline { priority: 100 }, Action::Drop),
+        ] {
+            let ports = |p| Service::to(p, PortRange::new(10, 99).unwrap());
+            let icmp = Service { icmp_type: Some(8), icmp_code: Some(0), ..Service::all(Protocol::Icmp) };
+            diffs.push(store.apply(
+                &Owner::Policy,
+                realizer.upsert_rule(Rule {
+                    id,
+                    direction,
+                    class,
+                    action,
+                    pods: [1, 2].map(|n| (n, pod(n).ips.into())).into(),
+                    peers: Peers::Of(
+                        ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0"].map(|n| n.parse().unwrap()).into(),
+                    ),
+                    services: vec![ports(Protocol::Tcp), ports(Protocol::Udp), ports(Protocol::Sctp), icmp],
+                })?,
+            )?);
+        }
+        for diff in diffs {
+            session.carry_out(diff)?;
+        }
+        let installed = session.installed()?;
+        assert_eq!(installed.len(), store.len());
+        let diff = store.diff_against(&installed);
+        assert!(diff.is_empty(), "{diff:#?}");
+
+        // By hand: one deleted, one changed, one too many, one of another round.
+        let victim = installed.iter().find(|f| f.priority == 64990).unwrap();
+        session.send(&FlowMod::delete_strict(victim).into())?;
+        let mut changed =
+            installed.iter().find(|f| !f.actions.is_empty() && f.priority == 190).unwrap().clone();
+        changed.actions.clear();
+        session.send(&FlowMod::add(changed).into())?;
+        session.send(&FlowMod::add(Flow::new(3, 7).cookie(0xbad)).into())?;
+        let mut stale = installed.iter().find(|f| f.priority == 205).unwrap().clone();
+        stale.cookie = Round(6).bits();
+        session.send(&FlowMod::add(stale).into())?;
+        let diff = store.diff_against(&session.installed()?);
+        assert_eq!(counts(&diff), (1, 2, 1), "{diff:#?}");
+        session.carry_out(diff)?;
+        assert!(store.diff_against(&session.installed()?).is_empty());
+
+        session.carry_out(store.remove(&Owner::Pod("p2".into())))?;
+        assert!(store.diff_against(&session.installed()?).is_empty());
+
+        // A new round: every flow is replaced, none is gone in between, and leftovers go by cookie.
+        let next = antrea_flows::Network { round: Round(8), ..net };
+        let diff = store.set(&Owner::Node, antrea_flows::node(&next))?;
+        assert_eq!(diff.deletes.len() + diff.adds.len(), 0);
+        session.carry_out(diff)?;
+        session.send(&FlowMod::delete_by_cookie(Round(7).bits(), Round::MASK).into())?;
+        assert_eq!(session.installed()?.len(), store.count_of(&Owner::Node));
+    }
+    Ok(())
+}
