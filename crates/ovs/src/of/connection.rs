@@ -212,10 +212,10 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
                     Err(error) => return Err(OfError::ConnectionLost(error.to_string())),
                 }
                 self.probing = false;
-                while let Some((xid, message)) = self.input.next()? {
-                    match message {
-                        Ok(message) => self.receive(xid, message)?,
-                        Err(error) => self.unreadable(xid, &error),
+                while let Some(packet) = self.input.next()? {
+                    match packet {
+                        Ok((xid, message)) => self.receive(xid, message)?,
+                        Err(error) => self.unreadable(&error),
                     }
                 }
             }
@@ -299,9 +299,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
     }
 
     /// A message that cannot be read is passed over; if it answers a query, that has failed.
-    fn unreadable(&mut self, xid: Xid, error: &DecodeError) {
-        tracing::warn!(xid = xid.0, %error, "unreadable message from the bridge");
-        if let Some(pending) = self.pending.remove(&xid) {
+    fn unreadable(&mut self, error: &DecodeError) {
+        tracing::warn!(%error, "unreadable message from the bridge");
+        if let Some(pending) = self.pending.remove(&error.xid) {
             let error = OfError::Protocol(format!("answer to {}: {error}", pending.what));
             let _ = pending.reply.send(Err(error));
         }
