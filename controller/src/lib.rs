@@ -1,6 +1,7 @@
 //! The Antrea controller: watches the cluster, computes NetworkPolicy, serves it to agents.
 //!
 //! ```text
+//!  Pods, Namespaces, NetworkPolicies ─► policy (index, hub)
 //!  Nodes ─────────► nodes ──► one AntreaAgentInfo per Node
 //!  health, counts ► info  ──► AntreaControllerInfo
 //!                   server ─► :10349  health · metrics · log level · aggregated API
@@ -10,13 +11,14 @@
 //! - Fail static: a watch that fails or an API server that is away changes nothing that is computed.
 //! - The controller reaches the API server without any Service network.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use antrea_runtime::{
     client, health::Readiness, logging::LogHandle, metrics::Metrics, supervise::Supervisor,
 };
 use anyhow::Context;
 use apiserver_kit::{
+    api::Api,
     auth::Auth,
     gate,
     metrics::ServerMetrics,
@@ -34,12 +36,16 @@ pub mod config;
 pub mod features;
 pub mod info;
 pub mod nodes;
+pub mod policy;
 pub mod server;
 
 use config::ControllerConfig;
 
 /// Field manager of everything that the controller writes.
 pub const MANAGER: &str = "antrea-controller";
+
+/// Interval at which objects are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
@@ -93,6 +99,13 @@ pub async fn run(
     let mut tasks = Supervisor::new(shutdown.clone());
     let (counts, counts_seen) = watch::channel(info::Counts::default());
 
+    let hub = policy::hub(policy::PolicyMetrics::new(&metrics)?);
+    for (name, feed) in policy::feeds(&client, &hub, &ready, &problems) {
+        tasks.spawn_abortable(name, never_ends(feed));
+    }
+    let seen = Arc::clone(&hub);
+    tasks.spawn_abortable("counts", never_ends(count(seen, counts)));
+
     let nodes = nodes::run(client.clone(), ready.block("nodes"));
     tasks.spawn_abortable("agent infos", never_ends(nodes));
     let publisher =
@@ -103,16 +116,32 @@ pub async fn run(
     tasks.spawn_abortable("certificates", never_ends(async move { certificates.run(serving, stop).await }));
     tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
 
-    let server_metrics = ServerMetrics::new(&metrics, [])?;
-    let routes = server::routes(&config, metrics, log, ready);
+    let plurals =
+        [policy::NETWORK_POLICIES, policy::ADDRESS_GROUPS, policy::APPLIED_TO_GROUPS].map(|r| r.plural);
+    let server_metrics = ServerMetrics::new(&metrics, plurals)?;
+    let api = policy::api(Api::new(VERSION, server_metrics.clone()), &hub);
+    let routes = server::routes(&config, metrics, log, ready).merge(api.router());
     let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
     let listener = listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
-    tasks.spawn("api server", serve::serve(listener, tls, app, shutdown));
+    tasks.spawn("api server", serve::serve(listener, tls, app, shutdown.clone()));
+    tasks.spawn("watches", async move {
+        // Open watches would hold the server back at shutdown.
+        shutdown.cancelled().await;
+        hub.close();
+        Ok::<_, std::convert::Infallible>(())
+    });
 
-    let result = tasks.run().await;
-    drop(counts);
-    Ok(result?)
+    Ok(tasks.run().await?)
+}
+
+/// Keeps the published numbers up to date. They are for people: seconds are soon enough.
+async fn count(hub: Arc<policy::PolicyHub>, counts: watch::Sender<info::Counts>) {
+    loop {
+        let now = policy::counts(&hub);
+        counts.send_if_modified(|last| std::mem::replace(last, now) != now);
+        tokio::time::sleep(COUNT_EVERY).await;
+    }
 }
 
 /// For tasks that have no way to fail: they end only by being dropped.
@@ -133,7 +162,7 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
 
 /// Without the ConfigMap only bearer tokens authenticate, until it can be read.
 async fn initial_trust(client: &Client) -> ClientTrust {
-    match tokio::time::timeout(std::time::Duration::from_secs(10), trust::fetch(client)).await {
+    match tokio::time::timeout(Duration::from_secs(10), trust::fetch(client)).await {
         Ok(Ok(trust)) => trust,
         Ok(Err(error)) => {
             tracing::warn!(%error, "client CAs cannot be read: only tokens authenticate for now");

@@ -163,7 +163,10 @@ async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -
 
     match request.verb {
         "get" => {
-            let object = storage.get(&request.namespace, &request.name)?;
+            let object = match request.subresource.as_str() {
+                "" => storage.get(&request.namespace, &request.name)?,
+                sub => storage.get_subresource(&request.namespace, &request.name, sub)?,
+            };
             one(resource, &*object, encoding, include(&query), StatusCode::OK)
         }
         "list" => {

@@ -128,6 +128,20 @@ pub trait Storage: Send + Sync + 'static {
         Err(Failure::method_not_allowed("get", "this resource"))
     }
 
+    /// A subresource of one object.
+    ///
+    /// # Errors
+    /// There is no object of this name.
+    fn get_subresource(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+    ) -> Result<Arc<dyn Object>, Failure> {
+        let _ = (namespace, name, subresource);
+        Err(Failure::method_not_allowed("get", "this subresource"))
+    }
+
     /// A watch of the selected objects.
     ///
     /// # Errors

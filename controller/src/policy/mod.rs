@@ -1,0 +1,147 @@
+//! NetworkPolicy: from watches through the index to the agents.
+//!
+//! ```text
+//!  watch (Pods, Namespaces, NetworkPolicies) ─ batches ─► Hub<State>: index.apply, index.drain
+//!                                                           │ publish: one event, whoever needs it
+//!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
+//!  networkpolicies/{name}/status ─► realization
+//! ```
+
+mod convert;
+mod feed;
+mod publish;
+mod realization;
+mod resources;
+mod source;
+mod storage;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Instant,
+};
+
+use antrea_policy::Index;
+use antrea_runtime::metrics::{MILLISECOND_BUCKETS, Metrics, Result};
+use apiserver_kit::{
+    hub::{Hub, Routes},
+    object::Item,
+};
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+pub use feed::{Feed, feeds};
+pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
+pub use storage::api;
+
+use crate::info::Counts;
+
+/// Numbers of the resources in the hub, in the order of [`resources`].
+pub(crate) const POLICY: usize = 0;
+pub(crate) const ADDRESS: usize = 1;
+pub(crate) const APPLIED_TO: usize = 2;
+
+/// The hub of computed policy.
+pub type PolicyHub = Hub<State>;
+
+/// What is behind the hub's lock.
+pub struct State {
+    index: Index,
+    /// Bit per [`Feed`] whose first list has been taken in.
+    synced: u8,
+    /// AddressGroups that are being sent to somebody, so that a thousand agents that list at once share
+    /// one copy.
+    whole: HashMap<String, Weak<Item>>,
+    realization: realization::Realization,
+    metrics: PolicyMetrics,
+}
+
+impl State {
+    /// Whether every input is known. Before that nothing is served: an agent would take an incomplete
+    /// set for the complete one and stop enforcing.
+    pub fn is_synced(&self) -> bool {
+        self.synced == (1 << Feed::COUNT) - 1
+    }
+
+    fn counts(&self, routes: &Routes) -> Counts {
+        let sizes = self.index.sizes();
+        Counts {
+            network_policies: sizes.network_policies,
+            address_groups: sizes.address_groups,
+            applied_to_groups: sizes.applied_to_groups,
+            connected_agents: routes.nodes(POLICY),
+        }
+    }
+}
+
+/// A hub that knows nothing yet.
+pub fn hub(metrics: PolicyMetrics) -> Arc<PolicyHub> {
+    let state = State {
+        index: Index::new(),
+        synced: 0,
+        whole: HashMap::new(),
+        realization: realization::Realization::default(),
+        metrics,
+    };
+    Hub::new(state, 3)
+}
+
+/// How much there is now.
+pub fn counts(hub: &PolicyHub) -> Counts {
+    hub.read(State::counts).0
+}
+
+/// Takes changes into the index and sends out what follows.
+pub(crate) fn update(hub: &PolicyHub, batch: usize, work: impl FnOnce(&mut State)) {
+    hub.update(|state, routes| {
+        let begin = Instant::now();
+        state.metrics.queues.iter().for_each(|queue| queue.set(i64::try_from(batch).unwrap_or(i64::MAX)));
+        work(state);
+        publish::publish(state, routes, begin);
+        state.metrics.queues.iter().for_each(|queue| queue.set(0));
+    });
+}
+
+/// Upstream's metrics of the computation. There is one queue, that of events not yet taken in, so the three
+/// queue lengths are the same.
+#[derive(Clone)]
+pub struct PolicyMetrics {
+    processed: [IntCounter; 3],
+    duration: [Histogram; 3],
+    queues: [IntGauge; 3],
+}
+
+impl PolicyMetrics {
+    /// Registers with `metrics`.
+    ///
+    /// # Errors
+    /// The names are taken.
+    pub fn new(metrics: &Metrics) -> Result<Self> {
+        let counter = |kind: &str| {
+            let name = format!("antrea_controller_{kind}_processed");
+            metrics.counter(&name, "Objects computed and sent out.")
+        };
+        let histogram = |kind: &str| {
+            let name = format!("antrea_controller_{kind}_sync_duration_milliseconds");
+            metrics.histogram(&name, "From taking in the change to having sent it out.", MILLISECOND_BUCKETS)
+        };
+        let gauge = |kind: &str| {
+            let name = format!("antrea_controller_length_{kind}_queue");
+            metrics.gauge(&name, "Events being taken in.")
+        };
+        let kinds = ["network_policy", "address_group", "applied_to_group"];
+        let [a, b, c] = kinds;
+        Ok(Self {
+            processed: [counter(a)?, counter(b)?, counter(c)?],
+            duration: [histogram(a)?, histogram(b)?, histogram(c)?],
+            queues: [gauge(a)?, gauge(b)?, gauge(c)?],
+        })
+    }
+
+    fn done(&self, resource: usize, begin: Instant) {
+        self.processed[resource].inc();
+        self.duration[resource].observe(begin.elapsed().as_secs_f64() * 1000.0);
+    }
+}
+
+#[cfg(test)]
+mod tests;
