@@ -46,7 +46,7 @@ pub struct Lab {
     id: String,
     subnet: u8,
     dir: tempfile::TempDir,
-    server: tokio::task::JoinHandle<()>,
+    server: Option<tokio::task::JoinHandle<()>>,
     config: BTreeMap<String, Value>,
 }
 
@@ -164,17 +164,20 @@ impl Lab {
         let id = format!("al{}x{number}", std::process::id());
         let subnet = u8::try_from((std::process::id() + number) % 250 + 1).unwrap();
         let dir = tempfile::Builder::new().prefix("al").tempdir_in("/tmp").unwrap();
-        let underlay = format!("{id}u");
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        // Made first: whatever fails from here on, its drop cleans up.
+        let api = FakeApi::default();
+        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, server: None, config };
+        let underlay = lab.outside();
         sh(&format!("ip netns add {underlay}"));
         for line in [
             "link set lo up".to_owned(),
-            "link add br type bridge".to_owned(),
-            format!("addr add 172.31.{subnet}.1/24 dev br"),
-            "link set br up".to_owned(),
+            "link add underlay0 type bridge".to_owned(),
+            format!("addr add 172.31.{subnet}.1/24 dev underlay0"),
+            "link set underlay0 up".to_owned(),
         ] {
             sh(&format!("ip -n {underlay} {line}"));
         }
-        let api = FakeApi::default();
         let address = format!("172.31.{subnet}.1:6443");
         let listener = Netns::open(format!("/run/netns/{underlay}"))
             .unwrap()
@@ -184,10 +187,8 @@ impl Lab {
             .unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let router = api.router();
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let config = config.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, server, config };
+        let router = lab.api.router();
+        lab.server = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
         for _ in 0..count {
             lab.add_node();
         }
@@ -214,7 +215,7 @@ impl Lab {
         sh(&format!("ip netns add {netns}"));
         for line in [
             format!("-n {underlay} link add to{number} type veth peer name eth0 netns {netns}"),
-            format!("-n {underlay} link set to{number} master br up"),
+            format!("-n {underlay} link set to{number} master underlay0 up"),
             format!("-n {netns} link set lo up"),
             format!("-n {netns} addr add {ip}/24 dev eth0"),
             format!("-n {netns} link set eth0 up"),
@@ -455,11 +456,25 @@ impl LabNode {
         all.extend(args);
         run("ovs-ofctl", &all)
     }
+
+    /// [`Self::ofctl`] where the bridge may be away.
+    pub fn try_ofctl(&self, verb: &str, args: &[&str]) -> Option<String> {
+        let target = format!("unix:{}", self.ovs.mgmt_sock("br-int").display());
+        let output = Command::new("ovs-ofctl")
+            .args(["-O", "OpenFlow15", verb, &target])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.server.abort();
+        if let Some(server) = &self.server {
+            server.abort();
+        }
         for node in &mut self.nodes {
             node.end_agent(nix::sys::signal::Signal::SIGKILL);
             if std::thread::panicking() {

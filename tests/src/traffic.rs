@@ -104,7 +104,8 @@ pub async fn tcp(client: &str, server: &str, to: IpAddr, port: u16, bytes: usize
 /// What went wrong on either side.
 pub async fn udp(client: &str, server: &str, to: IpAddr, port: u16, bytes: usize) -> Result<Received, String> {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-    let bind = SocketAddr::new(any, port);
+    // Bound to the address: the answer has to come from it, whatever the way back.
+    let bind = SocketAddr::new(to, port);
     let socket = open(server).run(move || UdpSocket::bind(bind)).await.unwrap().map_err(|e| e.to_string())?;
     socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     let echo = std::thread::spawn(move || -> Result<Received, String> {
@@ -137,6 +138,16 @@ pub fn ping(netns: &str, to: IpAddr, size: usize, fragment: bool) -> bool {
     Command::new("ip")
         .args(["netns", "exec", netns, "ping", "-n", "-q", "-c", "1", "-W", "2", "-M", mode])
         .args(["-s", &size.to_string(), &to.to_string()])
+        .output()
+        .unwrap()
+        .status
+        .success()
+}
+
+/// One ICMP echo that is given 100 ms.
+pub fn quick_ping(netns: &str, to: IpAddr) -> bool {
+    Command::new("ip")
+        .args(["netns", "exec", netns, "ping", "-n", "-q", "-c", "1", "-W", "0.1", &to.to_string()])
         .output()
         .unwrap()
         .status

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use antrea_tests::lab::{Lab, eventually};
-use antrea_tests::traffic::{Pinger, Stream, ping};
+use antrea_tests::lab::{Datapath, Lab, eventually};
+use antrea_tests::traffic::{Pinger, Stream, ping, quick_ping};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_restart_breaks_nothing() {
@@ -57,15 +57,23 @@ async fn ovs_comes_back() {
     lab.nodes[0].ovs.kill_vswitchd().unwrap();
     lab.nodes[0].ovs.start_vswitchd().unwrap();
     let up = Instant::now();
-    eventually("traffic after ovs-vswitchd", Duration::from_secs(20), || ping(&a.netns, c.ip, 56, true)).await;
+    eventually("traffic after ovs-vswitchd", Duration::from_secs(20), || quick_ping(&a.netns, c.ip)).await;
     println!("ovs-vswitchd killed: traffic {:?} after it was up", up.elapsed());
 
+    let pinger = Pinger::start(&a.netns, c.ip, 30);
     lab.nodes[0].ovs.kill_db().unwrap();
-    assert!(ping(&a.netns, c.ip, 56, true), "ovsdb-server is not needed for traffic");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let count = pinger.stop();
+    println!("without ovsdb-server, 10 ms ping: {} sent, {} lost", count.sent, count.sent - count.received);
+    // ovs-vswitchd stops its main loop while it does not hold the database's lock. The kernel goes on
+    // without it; the userspace datapath is that loop.
+    if Datapath::here() == Datapath::System {
+        assert_eq!(count.sent, count.received, "the kernel's datapath needs no ovsdb-server");
+    }
     lab.nodes[0].ovs.start_db().unwrap();
     let up = Instant::now();
     let b = lab.add_pod(0, "b");
-    assert!(ping(&b.netns, c.ip, 56, true));
+    eventually("traffic after ovsdb-server", Duration::from_secs(20), || quick_ping(&b.netns, c.ip)).await;
     println!("ovsdb-server killed: a pod attached {:?} after it was up", up.elapsed());
 }
 
@@ -82,10 +90,10 @@ async fn drifted_flows_are_repaired() {
     lab.nodes[0].ovs.kill_vswitchd().unwrap();
     lab.nodes[0].ovs.start_vswitchd().unwrap();
     eventually("flows as before", Duration::from_secs(20), || {
-        normal(&lab.nodes[0].ofctl("dump-flows", &["--no-stats"])) == good
+        lab.nodes[0].try_ofctl("dump-flows", &["--no-stats"]).is_some_and(|dump| normal(&dump) == good)
     })
     .await;
-    assert!(ping(&a.netns, b.ip, 56, true));
+    eventually("traffic as before", Duration::from_secs(10), || quick_ping(&a.netns, b.ip)).await;
 }
 
 fn normal(dump: &str) -> Vec<String> {
