@@ -3,6 +3,8 @@
 //! Upstream keeps every field at the top level: no `spec`, no `status`, no status subresource. On the
 //! Rust side the fields sit in `spec` and are flattened on the wire.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns repeat their keys")]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time};

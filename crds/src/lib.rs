@@ -69,6 +69,10 @@ const KNOWN_FORMATS: [&str; 6] = ["int32", "int64", "float", "double", "byte", "
 fn finish_schema(schema: &mut Value) {
     let Value::Object(node) = schema else { return };
     node.remove("nullable");
+    // Doc comments are wrapped for this source; kubectl wraps for the reader's terminal.
+    if let Some(Value::String(text)) = node.get_mut("description") {
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+    }
     if node.get("format").and_then(Value::as_str).is_some_and(|format| !KNOWN_FORMATS.contains(&format)) {
         node.remove("format");
     }

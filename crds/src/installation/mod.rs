@@ -1,5 +1,6 @@
 //! `operator.antrea.io/v1alpha1 AntreaInstallation`.
 
+#![allow(clippy::duplicated_attributes, reason = "printer columns repeat their keys")]
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 
 use std::collections::BTreeMap;
