@@ -17,7 +17,8 @@ pub enum Action {
         /// Bytes to send.
         max_len: u16,
     },
-    /// To a controller chosen by id, with user data (`NXAST_CONTROLLER`, `NXAST_CONTROLLER2`).
+    /// To a controller chosen by id, with user data (`NXAST_CONTROLLER`, `NXAST_CONTROLLER2`). Without any of
+    /// that it goes out, and comes back, as [`Action::ToController`].
     Controller(Box<ControllerAction>),
     /// To the port whose number a field holds.
     OutputReg {

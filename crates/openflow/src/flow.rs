@@ -67,6 +67,9 @@ pub struct FlowKey {
 }
 
 impl Flow {
+    /// The priority of a flow whose text names none.
+    pub const DEFAULT_PRIORITY: u16 = 32768;
+
     /// A flow that drops every packet.
     pub fn new(table: u8, priority: u16) -> Flow {
         Flow {

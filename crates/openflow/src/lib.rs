@@ -18,4 +18,5 @@ pub use field::{Field, OxmId};
 pub use flow::*;
 pub use matches::{Match, MatchField, UnknownField};
 pub use message::*;
+pub use text::{Named, TableNames};
 pub use types::*;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::field::Prereq;
 use crate::{CtState, Field, MacAddr, OxmId, PortNo, SubField};
 
 /// One field of a match. Bits of `value` outside `mask` are zero.
@@ -137,9 +138,42 @@ impl Match {
         }
     }
 
+    /// Adds a field of a group's hash as it is: its value is the bits that count.
+    pub(crate) fn insert_hashed(&mut self, field: Field, bits: u128) {
+        self.insert_plain(field, bits, bits);
+    }
+
     pub(crate) fn insert_unknown(&mut self, field: UnknownField) {
         let at = self.unknown.binary_search(&field).unwrap_or_else(|i| i);
         self.unknown.insert(at, field);
+    }
+
+    /// The first field that no packet of the matched protocol has, such as a TCP port without `.tcp()`. The
+    /// switch refuses such a match (`OFPBMC_BAD_PREREQ`).
+    pub fn unmet_prerequisite(&self) -> Option<Field> {
+        let is = |field, values: &[u128]| self.get(field).is_some_and(|m| values.contains(&m.value));
+        let ip = |proto| is(Field::EthType, &[0x0800, 0x86dd]) && is(Field::NwProto, &[proto]);
+        let icmp6 = |types: &[u128]| {
+            is(Field::EthType, &[0x86dd]) && is(Field::NwProto, &[58]) && is(Field::Icmpv6Type, types)
+        };
+        let met = |field: Field| match field.info().prereq {
+            Prereq::None => true,
+            Prereq::Vlan => self.get(Field::VlanVid).is_some_and(|m| m.value & 0x1000 != 0),
+            Prereq::Mpls => is(Field::EthType, &[0x8847, 0x8848]),
+            Prereq::Arp => is(Field::EthType, &[0x0806, 0x8035]),
+            Prereq::Ipv4 => is(Field::EthType, &[0x0800]),
+            Prereq::Ipv6 => is(Field::EthType, &[0x86dd]),
+            Prereq::Ip => is(Field::EthType, &[0x0800, 0x86dd]),
+            Prereq::Tcp => ip(6),
+            Prereq::Udp => ip(17),
+            Prereq::Sctp => ip(132),
+            Prereq::Icmp4 => is(Field::EthType, &[0x0800]) && is(Field::NwProto, &[1]),
+            Prereq::Icmp6 => is(Field::EthType, &[0x86dd]) && is(Field::NwProto, &[58]),
+            Prereq::Nd => icmp6(&[135, 136]),
+            Prereq::NdSolicit => icmp6(&[135]),
+            Prereq::NdAdvert => icmp6(&[136]),
+        };
+        self.fields.iter().map(|m| m.field).find(|f| !met(*f))
     }
 
     /// Takes a canonical field out of the match.

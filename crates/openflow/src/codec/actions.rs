@@ -20,7 +20,7 @@ fn simple(b: &mut BytesMut, kind: u16, arg: u32) {
     b.put_u32(arg);
 }
 
-fn output(b: &mut BytesMut, port: PortNo, max_len: u16) {
+pub(crate) fn output(b: &mut BytesMut, port: PortNo, max_len: u16) {
     b.put_u16(0);
     b.put_u16(16);
     b.put_u32(port.0);

@@ -114,7 +114,7 @@ fn put_selection(out: &mut BytesMut, group: &Group) -> WriteResult<()> {
         }
         out.put_slice(&method);
         out.put_u64(selection.param);
-        oxm::put_fields(out, &selection.fields);
+        oxm::put_hashed(out, &selection.fields);
         Ok(())
     })
 }
@@ -128,7 +128,7 @@ fn read_properties(reader: &mut Reader, group: &mut Group) -> ReadResult<()> {
         value.skip("selection method", 8)?;
         let method = value.text("selection method", 16)?;
         let param = value.u64("selection method")?;
-        group.selection = Some(SelectionMethod { method, param, fields: oxm::fields(&mut value)? });
+        group.selection = Some(SelectionMethod { method, param, fields: oxm::hashed(&mut value)? });
     }
     Ok(())
 }

@@ -54,9 +54,8 @@ const RESUME: u32 = 28;
 /// `OFP_NO_BUFFER`.
 const NO_BUFFER: u32 = u32::MAX;
 
-/// `OFPET_EXPERIMENTER`, and the type under which Open vSwitch wraps Nicira's own errors.
+/// `OFPET_EXPERIMENTER`.
 const ET_EXPERIMENTER: u16 = 0xffff;
-const NXET_VENDOR: u16 = 0xb0c2;
 
 pub(super) fn encode(message: &Message, xid: Xid, out: &mut BytesMut) -> Result<(), EncodeError> {
     let start = out.len();
@@ -225,23 +224,10 @@ fn put_nicira(out: &mut BytesMut, subtype: u32) {
 }
 
 fn put_error(out: &mut BytesMut, error: &ErrorMsg) {
-    match error.experimenter {
-        0 => {
-            out.put_u16(error.kind);
-            out.put_u16(error.code);
-        }
-        NICIRA => {
-            out.put_u16(NXET_VENDOR);
-            out.put_u16(0);
-            out.put_u32(NICIRA);
-            out.put_u16(error.kind);
-            out.put_u16(error.code);
-        }
-        other => {
-            out.put_u16(ET_EXPERIMENTER);
-            out.put_u16(error.code);
-            out.put_u32(other);
-        }
+    out.put_u16(if error.experimenter == 0 { error.kind } else { ET_EXPERIMENTER });
+    out.put_u16(error.code);
+    if error.experimenter != 0 {
+        out.put_u32(error.experimenter);
     }
     out.extend_from_slice(&error.data);
 }
@@ -488,13 +474,7 @@ fn read_hello(reader: &mut Reader) -> ReadResult<Message> {
 fn read_error(reader: &mut Reader) -> ReadResult<ErrorMsg> {
     let kind = reader.u16("error")?;
     let code = reader.u16("error")?;
-    let (experimenter, kind, code) = match (kind, code) {
-        (NXET_VENDOR, 0) => {
-            (reader.u32("vendor error")?, reader.u16("vendor error")?, reader.u16("vendor error")?)
-        }
-        (ET_EXPERIMENTER, exp_type) => (reader.u32("experimenter error")?, kind, exp_type),
-        standard => (0, standard.0, standard.1),
-    };
+    let experimenter = if kind == ET_EXPERIMENTER { reader.u32("experimenter error")? } else { 0 };
     Ok(ErrorMsg { experimenter, kind, code, data: reader.rest() })
 }
 

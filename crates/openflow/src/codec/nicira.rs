@@ -100,6 +100,10 @@ pub(crate) fn put_action(b: &mut BytesMut, a: &Action) -> Enc {
 }
 
 fn put_controller(b: &mut BytesMut, c: &ControllerAction) -> Enc {
+    if *c == (ControllerAction { max_len: c.max_len, ..ControllerAction::default() }) {
+        super::actions::output(b, PortNo::CONTROLLER, c.max_len);
+        return Ok(());
+    }
     if c.userdata.is_empty() && !c.pause && c.meter_id.is_none() {
         let s = start(b, 20);
         b.put_u16(c.max_len);
@@ -227,12 +231,15 @@ pub(crate) fn read_action(mut r: Reader, depth: usize) -> Res<Option<Action>> {
         16 | 45 => return learn::read_learn(r, subtype == 45),
         17 => Action::Exit,
         19 => Action::FinTimeout { idle: r.u16("fin_timeout idle")?, hard: r.u16("fin_timeout hard")? },
-        20 => Action::Controller(Box::new(ControllerAction {
-            max_len: r.u16("controller max_len")?,
-            controller_id: r.u16("controller id")?,
-            reason: PacketInReason::from_number(r.u8("controller reason")?),
-            ..ControllerAction::default()
-        })),
+        20 => {
+            let c = ControllerAction {
+                max_len: r.u16("controller max_len")?,
+                controller_id: r.u16("controller id")?,
+                reason: PacketInReason::from_number(r.u8("controller reason")?),
+                ..ControllerAction::default()
+            };
+            controller(c)
+        }
         27 | 28 => {
             let ofs = r.u16("stack offset")?;
             let Ok(f) = oxm::name(&mut r) else { return Ok(None) };
@@ -250,7 +257,7 @@ pub(crate) fn read_action(mut r: Reader, depth: usize) -> Res<Option<Action>> {
         }
         35 => return read_ct(r, depth),
         36 => Action::Nat(read_nat(r)?),
-        37 => Action::Controller(Box::new(read_controller2(r)?)),
+        37 => controller(read_controller2(r)?),
         39 => Action::OutputTrunc {
             port: PortNo::from_u16(r.u16("output port")?),
             max_len: r.u32("output max_len")?,
@@ -262,6 +269,12 @@ pub(crate) fn read_action(mut r: Reader, depth: usize) -> Res<Option<Action>> {
         43 => Action::CtClear,
         _ => return Ok(None),
     }))
+}
+
+/// The action, or its plain form if no argument needs more.
+fn controller(c: ControllerAction) -> Action {
+    let plain = ControllerAction { max_len: c.max_len, ..ControllerAction::default() };
+    if c == plain { Action::ToController { max_len: c.max_len } } else { c.into() }
 }
 
 fn read_controller2(mut r: Reader) -> Res<ControllerAction> {

@@ -119,7 +119,7 @@ pub(crate) fn put_fields(b: &mut BytesMut, m: &Match) {
         }
         let n = reg - Field::Reg0 as u8;
         let (mut value, mut mask) = (f.value, f.mask);
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             value <<= 32;
             mask <<= 32;
             if let Some(low) = fields.next_if(|l| Some(l.field) == Field::reg(n + 1)) {
@@ -146,6 +146,24 @@ pub(crate) fn fields(r: &mut Reader) -> Res<Match> {
         match oxm(r)? {
             Oxm::Known(f) => m.insert(f.field, f.value, f.mask),
             Oxm::Unknown(u) => m.insert_unknown(u),
+        }
+    }
+    Ok(m)
+}
+
+/// Writes the fields that a group hashes: each with the bits that count as its value.
+pub(crate) fn put_hashed(b: &mut BytesMut, m: &Match) {
+    for f in m.fields() {
+        put_oxm(b, MatchField { value: f.mask, mask: f.field.full_mask(), ..*f });
+    }
+}
+
+/// Reads the fields that a group hashes.
+pub(crate) fn hashed(r: &mut Reader) -> Res<Match> {
+    let mut m = Match::new();
+    while !r.is_empty() {
+        if let Oxm::Known(f) = oxm(r)? {
+            m.insert_hashed(f.field, f.value);
         }
     }
     Ok(m)
