@@ -11,6 +11,20 @@
 //!  k8s::Namespace   (namespace, label set)                        with patches of members and of spans
 //! ```
 //!
+//! ```
+//! use antrea_policy::{Index, model::Change};
+//!
+//! let mut index = Index::new();
+//! let policy = r#"{"metadata": {"namespace": "shop", "name": "web", "uid": "u1"},
+//!     "spec": {"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "lb"}}}]}]}}"#;
+//! let mistakes = index.apply_network_policy(&serde_json::from_str(policy)?);
+//! assert!(mistakes.is_empty());
+//! // An AppliedToGroup and an AddressGroup, then the policy that refers to them.
+//! let changes = index.drain();
+//! assert!(matches!(&changes[2], Change::Policy(name, _) if &**name == "u1"));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+//!
 //! Invariants
 //! - The state depends on the objects that are there, not on the events that led to it: applying, deleting and
 //!   resetting in any order ends in the same policies, groups and spans. `tests/convergence.rs` checks it against

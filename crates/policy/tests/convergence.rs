@@ -47,7 +47,7 @@ fn check(limit: usize, events: Vec<Event>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 800, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn events_converge(limit in 0usize..4, events in events(1..60)) {
@@ -56,7 +56,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
     fn long_histories_converge(limit in 0usize..4, events in events(400..800)) {
