@@ -1,0 +1,181 @@
+//! Issue "Unauthenticated and unauthorised requests to every path are refused": over real TLS.
+#![allow(missing_docs, unreachable_pub)]
+
+#[path = "common.rs"]
+#[allow(dead_code)]
+mod common;
+
+use common::{TOKEN, World, group};
+use http::Method;
+use serde_json::Value;
+
+const PATHS: [&str; 22] = [
+    "/",
+    "/api",
+    "/apis",
+    "/apis/",
+    "/apis/controlplane.antrea.io",
+    "/apis/controlplane.antrea.io/v1beta2",
+    "/apis/controlplane.antrea.io/v1beta2/",
+    "/apis/controlplane.antrea.io/v1beta2/addressgroups",
+    "/apis/controlplane.antrea.io/v1beta2/addressgroups?watch=true",
+    "/apis/controlplane.antrea.io/v1beta2/addressgroups/a",
+    "/apis/controlplane.antrea.io/v1beta2/addressgroups/a/status",
+    "/apis/controlplane.antrea.io/v1beta2/namespaces/x/addressgroups",
+    "/apis/unknown.io/v1/things",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openapi/v3/apis/controlplane.antrea.io/v1beta2",
+    "/version",
+    "/metrics",
+    "/healthz/",
+    "/healthz/../metrics",
+    "/healthz%2f..%2fmetrics",
+    "//healthz",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_refused_on_every_path() {
+    let world = World::new().await;
+    let mut connection = world.connect(None).await.unwrap();
+    let methods = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+    ];
+    let strangers: [(&str, Vec<(&str, &str)>, u16); 6] = [
+        ("no credentials", vec![], 401),
+        ("an invalid token", vec![("authorization", "Bearer wrong")], 401),
+        ("basic auth", vec![("authorization", "Basic YWdlbnQ6eA==")], 401),
+        (
+            "forwarded headers without the proxy's certificate",
+            vec![("x-remote-user", "alice"), ("x-remote-group", "system:masters")],
+            401,
+        ),
+        ("a valid user without rights", vec![("authorization", "Bearer nobody-token")], 403),
+        (
+            "the same with forwarded headers",
+            vec![
+                ("authorization", "Bearer nobody-token"),
+                ("x-remote-user", "alice"),
+                ("x-remote-group", "system:masters"),
+            ],
+            403,
+        ),
+    ];
+    for path in PATHS {
+        for method in &methods {
+            for (who, headers, expected) in &strangers {
+                let response = connection.send(method.clone(), path, headers, "{}").await.unwrap();
+                assert_eq!(response.status(), *expected, "{method} {path} by {who}");
+            }
+        }
+    }
+    for path in apiserver_kit::gate::PUBLIC {
+        let (status, _, body) = connection.get(path, &[]).await;
+        assert_eq!((status.as_u16(), &body[..]), (200, &b"ok"[..]), "{path}");
+    }
+}
+
+async fn creator(
+    world: &World,
+    identity: Option<&(String, String)>,
+    headers: &[(&str, &str)],
+) -> Result<String, u16> {
+    use http_body_util::BodyExt;
+    let mut connection = world.connect(identity).await.map_err(|_| 0_u16)?;
+    let body = serde_json::to_vec(&group("a", 1)).unwrap();
+    let path = "/apis/controlplane.antrea.io/v1beta2/addressgroups";
+    let response = connection.send(Method::POST, path, headers, body).await.map_err(|_| 0_u16)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let value: Value = serde_json::from_slice(&body).unwrap();
+    if status == 201 {
+        Ok(value["metadata"]["annotations"]["creator"].as_str().unwrap().to_owned())
+    } else {
+        Err(status)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_authenticate_gives_the_right_user() {
+    let world = World::new().await;
+    let forwarded = [("x-remote-user", "alice"), ("x-remote-group", "dev")];
+    let proxy = world.proxy_ca.client("front-proxy-client", &[]);
+    assert_eq!(creator(&world, Some(&proxy), &forwarded).await, Ok("alice".into()));
+    let mallory = [("x-remote-user", "mallory")];
+    assert_eq!(creator(&world, Some(&proxy), &mallory).await, Err(403));
+    assert_eq!(creator(&world, Some(&proxy), &[]).await, Err(401), "the proxy speaks for nobody");
+    assert_eq!(creator(&world, Some(&proxy), &[TOKEN]).await, Ok("agent".into()), "a token still counts");
+
+    let other = world.proxy_ca.client("some-other-proxy", &[]);
+    assert_eq!(creator(&world, Some(&other), &forwarded).await, Err(401), "name not allowed");
+    let posing = world.client_ca.client("front-proxy-client", &[]);
+    assert_eq!(creator(&world, Some(&posing), &forwarded).await, Err(403), "right name, wrong CA");
+
+    let alice = world.client_ca.client("alice", &["dev"]);
+    assert_eq!(creator(&world, Some(&alice), &[]).await, Ok("alice".into()));
+    let bob = world.client_ca.client("bob", &[]);
+    assert_eq!(creator(&world, Some(&bob), &forwarded).await, Err(403), "headers are ignored");
+    let admin = world.client_ca.client("root", &["system:masters"]);
+    assert_eq!(creator(&world, Some(&admin), &[]).await, Ok("root".into()));
+
+    let unknown = common::Authority::new("unknown").client("alice", &["system:masters"]);
+    assert_eq!(creator(&world, Some(&unknown), &[]).await, Err(0), "unknown CA: no connection");
+    assert_eq!(creator(&world, None, &[TOKEN]).await, Ok("agent".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_follows_the_config_map_without_a_restart() {
+    let world = World::new().await;
+    let next = common::Authority::new("clients-2");
+    let alice = next.client("alice", &[]);
+    assert_eq!(creator(&world, Some(&alice), &[]).await, Err(0));
+    let trust = apiserver_kit::tls::ClientTrust { client_ca: Some(next.pem.clone()), ..Default::default() };
+    world.tls.set_trust(trust).unwrap();
+    assert_eq!(creator(&world, Some(&alice), &[]).await, Ok("alice".into()));
+    let proxy = world.proxy_ca.client("front-proxy-client", &[]);
+    assert_eq!(creator(&world, Some(&proxy), &[("x-remote-user", "alice")]).await, Err(0));
+    let broken = apiserver_kit::tls::ClientTrust { client_ca: Some("junk".into()), ..Default::default() };
+    assert!(world.tls.set_trust(broken).is_err());
+    assert_eq!(creator(&world, Some(&alice), &[]).await, Ok("alice".into()), "the last good trust stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_rotate_under_open_connections() {
+    let world = World::new().await;
+    let mut before = world.agent().await;
+    let names = ["localhost".to_owned()];
+    world.tls.set_cert(apiserver_kit::cert::ServingCert::issue("test", &names).unwrap()).unwrap();
+    let mut after = world.agent().await;
+    for connection in [&mut before, &mut after] {
+        assert_eq!(connection.json("/version", "*/*").await["gitVersion"], "v1.2.3");
+    }
+    let broken = apiserver_kit::cert::ServingCert { key: "junk".into(), ..world.tls.cert() };
+    assert!(world.tls.set_cert(broken).is_err());
+    world.agent().await.json("/version", "*/*").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oversized_and_malformed_bodies_are_refused() {
+    let world = World::new().await;
+    let mut connection = world.agent().await;
+    let path = "/apis/controlplane.antrea.io/v1beta2/addressgroups";
+    let json = ("content-type", "application/json");
+    let protobuf = ("content-type", "application/vnd.kubernetes.protobuf");
+    let cases: [((&str, &str), Vec<u8>, u16); 5] = [
+        (json, vec![b' '; (3 << 20) + 1], 413),
+        (json, b"{".to_vec(), 400),
+        (protobuf, b"k8s\0\xff".to_vec(), 400),
+        (protobuf, b"junk".to_vec(), 400),
+        (("content-type", "text/plain"), b"x".to_vec(), 415),
+    ];
+    for (content_type, body, expected) in cases {
+        let response = connection.send(Method::POST, path, &[TOKEN, content_type], body).await.unwrap();
+        assert_eq!(response.status(), expected);
+    }
+}
