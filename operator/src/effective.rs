@@ -51,9 +51,9 @@ pub struct Effective {
     pub pull_secrets: Vec<String>,
     /// How traffic travels between Nodes.
     pub encap: TrafficEncapMode,
-    /// Tunnel protocol, unless no traffic is tunnelled.
+    /// Tunnel protocol; none where no traffic is tunnelled or each node chooses by its datapath.
     pub tunnel: Option<TunnelType>,
-    /// The tunnel's port, if its protocol has one.
+    /// The tunnel's port, where one is known.
     pub tunnel_port: Option<u16>,
     /// MTU of Pod interfaces in bytes; 0 = each agent finds out.
     pub mtu: i32,
@@ -242,15 +242,24 @@ fn tunnel(
         }
         return (None, None);
     }
-    let tunnel = spec.tunnel_type.unwrap_or(TunnelType::Geneve);
-    if tunnel == TunnelType::Gre && spec.tunnel_port.is_some() {
+    let chosen = match (spec.tunnel_type, datapath) {
+        (Some(tunnel), Datapath::Userspace) if tunnel != TunnelType::Vxlan => {
+            problems.add(
+                "spec.tunnelType",
+                "spec.ovs.datapath Userspace has a kernel VXLAN device as its tunnel; choose VXLAN or leave it out",
+            );
+            Some(tunnel)
+        }
+        (Some(tunnel), _) => Some(tunnel),
+        (None, Datapath::System) => Some(TunnelType::Geneve),
+        (None, Datapath::Userspace) => Some(TunnelType::Vxlan),
+        // Each node takes the one that goes with the datapath it has.
+        (None, Datapath::Auto) => None,
+    };
+    if chosen == Some(TunnelType::Gre) && spec.tunnel_port.is_some() {
         problems.add("spec.tunnelPort", "GRE has no port");
     }
-    if tunnel == TunnelType::Stt && datapath == Datapath::Userspace {
-        problems
-            .add("spec.tunnelType", "STT needs the kernel's datapath, and spec.ovs.datapath is Userspace");
-    }
-    (Some(tunnel), spec.tunnel_port.or(default_port(tunnel)))
+    (chosen, spec.tunnel_port.or(chosen.and_then(default_port)))
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {

@@ -75,8 +75,9 @@ pub struct AntreaInstallationSpec {
     #[schemars(with = "TrafficEncapMode")]
     pub traffic_encap_mode: Option<TrafficEncapMode>,
 
-    /// Protocol of the tunnel between Nodes: "Geneve" (default), "VXLAN", "GRE" or "STT". May be set only
-    /// if trafficEncapMode uses a tunnel. STT needs an Open vSwitch built with it and the System datapath.
+    /// Protocol of the tunnel between Nodes: "Geneve", "VXLAN", "GRE" or "STT". Default: Geneve on the System
+    /// datapath, VXLAN on the Userspace datapath, whose only one it is; with Nodes of both kinds set VXLAN.
+    /// May be set only if trafficEncapMode uses a tunnel. STT needs an Open vSwitch built with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TunnelType")]
     pub tunnel_type: Option<TunnelType>,

@@ -26,8 +26,7 @@ fn an_empty_spec_gets_defaults_and_facts() {
     let config = effective(&AntreaInstallationSpec::default(), &facts()).unwrap();
     assert_eq!(config.version, "v1.2.3");
     assert_eq!(config.agent_image, "antrea/antrea-agent:v1.2.3");
-    assert_eq!(config.tunnel, Some(TunnelType::Geneve));
-    assert_eq!(config.tunnel_port, Some(6081));
+    assert_eq!((config.tunnel, config.tunnel_port), (None, None), "each node chooses by its datapath");
     assert_eq!(config.service_cidrs, facts().service_cidrs);
     assert_eq!((config.bridge.as_str(), config.gateway.as_str()), ("br-int", "antrea-gw0"));
 }
@@ -38,7 +37,10 @@ fn contradictions_name_their_path() {
         (json!({"trafficEncapMode": "NoEncap", "tunnelType": "VXLAN"}), "spec.tunnelType:"),
         (json!({"trafficEncapMode": "NoEncap", "tunnelPort": 1}), "spec.tunnelPort:"),
         (json!({"tunnelType": "GRE", "tunnelPort": 1}), "spec.tunnelPort: GRE"),
-        (json!({"tunnelType": "STT", "ovs": {"datapath": "Userspace"}}), "spec.tunnelType: STT"),
+        (
+            json!({"tunnelType": "STT", "ovs": {"datapath": "Userspace"}}),
+            "spec.tunnelType: spec.ovs.datapath Userspace",
+        ),
         (
             json!({"podCIDRs": {"cluster": ["10.100.0.0/16"]}}),
             "spec.podCIDRs.cluster: 10.100.0.0/16 overlaps",
@@ -117,6 +119,8 @@ fn any_spec() -> impl Strategy<Value = AntreaInstallationSpec> {
                 "version": version, "trafficEncapMode": encap, "mtu": mtu, "logLevel": level,
                 "images": {"registry": registry}, "ovs": {"datapath": datapath}, "featureGates": {"AntreaPolicy": policy},
             });
+            // The userspace datapath has but one tunnel.
+            let tunnel = if datapath == Some("Userspace") { tunnel.map(|_| "VXLAN") } else { tunnel };
             if encap != Some("NoEncap") {
                 value["tunnelType"] = json!(tunnel);
                 if tunnel != Some("GRE") {
