@@ -47,13 +47,13 @@ fn explain(error: &kube::Error) -> String {
 /// What was applied last: hash of what was wanted, fingerprint of what came of it.
 type Applied = BTreeMap<Key, (String, String)>;
 
-/// A field that somebody else changed and that was put back.
+/// What somebody else changed and was put back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Repair {
     /// Object that it is in.
     pub key: Key,
-    /// The field, what it had been changed to, and what it is again.
-    pub field: Difference,
+    /// The field, what it had been changed to, and what it is again; none if the object was deleted.
+    pub field: Option<Difference>,
     /// Who changed it, as far as managedFields tell.
     pub manager: Option<String>,
 }
@@ -158,7 +158,9 @@ impl Applier {
             drift,
         };
         let Some(live) = api.get_opt(&object.name).await.map_err(fail("get"))? else {
-            let change = change(Action::Create, Class::Live, Vec::new(), false);
+            // What we applied and is gone was deleted by somebody else.
+            let drift = self.applied.contains_key(&key);
+            let change = change(Action::Create, Class::Live, Vec::new(), drift);
             return Ok(Some(Planned { change, object: Some(object), managers: Vec::new() }));
         };
         let params = PatchParams { dry_run: true, ..params() };
@@ -209,8 +211,11 @@ impl Applier {
         let repair = |field: &Difference| Repair {
             key: key.clone(),
             manager: fields::manager(&planned.managers, &field.path, FIELD_MANAGER).map(str::to_owned),
-            field: field.clone(),
+            field: Some(field.clone()),
         };
+        if planned.change.action == Action::Create {
+            return Ok(vec![Repair { key, field: None, manager: None }]);
+        }
         Ok(planned.change.fields.iter().map(repair).collect())
     }
 
@@ -244,17 +249,17 @@ fn json(object: &DynamicObject) -> Value {
 impl Repair {
     /// What happened, for an Event.
     pub fn note(&self) -> String {
+        let Some(field) = &self.field else { return format!("{} was deleted; created again", self.key) };
         let show = |value: &Option<Value>| match value {
             None => "removed".to_owned(),
             Some(Value::String(text)) => format!("\"{}\"", crate::cluster::shorten(text)),
             Some(other) => crate::cluster::shorten(&other.to_string()),
         };
         let who = self.manager.as_deref().unwrap_or("an unknown manager");
-        let (from, to) = (show(&self.field.from), show(&self.field.to));
-        let did = if self.field.from.is_some() { format!("set to {from}") } else { from };
-        let back =
-            if self.field.to.is_some() { format!("put back to {to}") } else { "removed again".to_owned() };
-        format!("{}: field {} was {did} by {who}; {back}", self.key, self.field.path)
+        let (from, to) = (show(&field.from), show(&field.to));
+        let did = if field.from.is_some() { format!("set to {from}") } else { from };
+        let back = if field.to.is_some() { format!("put back to {to}") } else { "removed again".to_owned() };
+        format!("{}: field {} was {did} by {who}; {back}", self.key, field.path)
     }
 }
 

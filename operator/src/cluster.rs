@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use antrea_crds::installation::{Toleration, TolerationEffect, TolerationOperator};
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, PodCondition, Taint},
+    api::core::v1::{Affinity, ContainerStatus, PodCondition, Taint},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::{SignedDuration, Timestamp},
 };
@@ -36,9 +36,27 @@ pub struct PodSpecPart {
     /// Node on which the Pod runs.
     #[serde(default)]
     pub node_name: String,
-    /// Node for which a DaemonSet's Pod is meant is in the affinity; the nodeName is set at once in practice.
+    /// Where it may run.
     #[serde(default)]
-    pub host_network: bool,
+    pub affinity: Option<Affinity>,
+}
+
+impl PodSpecPart {
+    /// Node on which the Pod runs or, while it is not scheduled, for which a DaemonSet made it.
+    fn node(&self) -> String {
+        if !self.node_name.is_empty() {
+            return self.node_name.clone();
+        }
+        let required = self.affinity.as_ref().and_then(|affinity| {
+            affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()
+        });
+        let field = required
+            .and_then(|required| required.node_selector_terms.first()?.match_fields.as_ref()?.first());
+        field
+            .filter(|field| field.key == "metadata.name")
+            .and_then(|field| field.values.as_ref()?.first().cloned())
+            .unwrap_or_default()
+    }
 }
 
 /// The part of a Pod's status that is decoded.
@@ -157,7 +175,7 @@ impl From<&PodObject> for Pod {
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            node: pod.spec.node_name.clone(),
+            node: pod.spec.node(),
             revision: annotations.and_then(|map| map.get(REVISION_ANNOTATION)).cloned().unwrap_or_default(),
             ready,
             since,
@@ -337,10 +355,8 @@ impl AgentNode {
 pub struct ControllerState {
     /// Revision of the Deployment's Pod template.
     pub revision: String,
-    /// Whether its controller has seen the Deployment as it is.
-    pub observed: bool,
-    /// Whether a Pod of the current template is ready and no other is left.
-    pub rolled_out: bool,
+    /// Whether all of its Pods are made from that template.
+    pub updated: bool,
     /// Whether any Pod is ready.
     pub ready: bool,
 }

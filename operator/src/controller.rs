@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FIELD_MANAGER, NAMESPACE,
     apply::{self, Applier, Planned},
-    cluster::{AgentNode, ControllerState, Trouble},
+    cluster::{AgentNode, Trouble},
     effective::{Effective, Facts, effective},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
@@ -232,7 +232,7 @@ impl Context {
             if change.stage == Stage::Controller {
                 self.shared.with(|state| {
                     if let Some(controller) = state.cluster.controller.as_mut() {
-                        (controller.observed, controller.rolled_out) = (false, false);
+                        controller.updated = false;
                     }
                 });
             }
@@ -241,13 +241,18 @@ impl Context {
         Ok(Outcome { held, controller_updated: self.controller_done(objects), rollout })
     }
 
-    /// Whether the wanted controller is the one that runs, and it alone.
-    fn controller_done(&self, objects: &[Object]) -> bool {
+    /// Whether the wanted controller is the one that runs, and it alone; `ready`: and it is ready.
+    fn controller_is(&self, objects: &[Object], ready: bool) -> bool {
         let revision = revision_of(objects, CONTROLLER);
         self.shared.with(|state| {
             let controller = state.cluster.controller.as_ref();
-            controller.is_some_and(|c| c.rolled_out && Some(c.revision.as_str()) == revision)
+            controller
+                .is_some_and(|c| c.updated && Some(c.revision.as_str()) == revision && (c.ready || !ready))
         })
+    }
+
+    fn controller_done(&self, objects: &[Object]) -> bool {
+        self.controller_is(objects, true)
     }
 
     fn agents_done(&self, config: &Effective, objects: &[Object]) -> bool {
@@ -397,6 +402,7 @@ impl Context {
             computed: computed_in_effect(paused, computed, previous),
             operator_version: &self.settings.operator_version,
             controller: controller.as_ref(),
+            controller_current: self.controller_is(&objects, false),
             controller_updated: outcome.controller_updated,
             controller_trouble,
             nodes: &nodes,
@@ -461,14 +467,6 @@ fn wait_of(step: Option<&Step>) -> Option<SignedDuration> {
 
 fn revision_of<'a>(objects: &'a [Object], name: &str) -> Option<&'a str> {
     objects.iter().filter(|object| object.name == name).find_map(render::revision)
-}
-
-/// State of the controller as the status needs it.
-impl ControllerState {
-    /// Whether it is there at all.
-    pub fn exists(&self) -> bool {
-        !self.revision.is_empty()
-    }
 }
 
 /// Reconciles until `shutdown`.

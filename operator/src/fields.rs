@@ -70,6 +70,10 @@ const SERVER_FIELDS: [&str; 7] = [
 /// Names by which elements of lists are told apart, the most telling first.
 const ELEMENT_KEYS: [&str; 4] = ["name", "mountPath", "containerPort", "type"];
 
+/// Annotations that controllers of Kubernetes keep on objects of ours.
+const SERVER_ANNOTATIONS: [&str; 2] =
+    ["deprecated.daemonset.template.generation", "deployment.kubernetes.io/revision"];
+
 fn element_key(element: &Value) -> Option<(&'static str, String)> {
     ELEMENT_KEYS.iter().find_map(|key| match element.get(key)? {
         Value::String(text) => Some((*key, text.clone())),
@@ -106,10 +110,16 @@ fn diff_option(path: &Path, from: Option<&Value>, to: Option<&Value>, found: &mu
 fn diff(path: &Path, from: &Value, to: &Value, found: &mut Vec<Difference>) {
     match (from, to) {
         (Value::Object(a), Value::Object(b)) => {
-            let metadata = matches!(path.0.as_slice(), [Step::Field(name)] if name == "metadata");
+            let ignored: &[&str] = match path.0.as_slice() {
+                [Step::Field(name)] if name == "metadata" => &SERVER_FIELDS,
+                [Step::Field(first), Step::Field(name)] if first == "metadata" && name == "annotations" => {
+                    &SERVER_ANNOTATIONS
+                }
+                _ => &[],
+            };
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
-                if !(metadata && SERVER_FIELDS.contains(&key.as_str())) {
+                if !ignored.contains(&key.as_str()) {
                     diff_option(&path.with(Step::Field(key.clone())), a.get(key), b.get(key), found);
                 }
             }
@@ -204,7 +214,10 @@ mod tests {
 
     fn daemon_set(image: &str, level: &str) -> Value {
         json!({
-            "metadata": {"name": "a", "resourceVersion": image, "labels": {"app": "x"}},
+            "metadata": {
+                "name": "a", "resourceVersion": image, "labels": {"app": "x"},
+                "annotations": {"deprecated.daemonset.template.generation": image},
+            },
             "spec": {"template": {"spec": {"containers": [
                 {"name": "agent", "image": image, "env": [{"name": "LOG_LEVEL", "value": level}]},
                 {"name": "ovs", "image": "i"},

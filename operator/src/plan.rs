@@ -5,6 +5,7 @@ use std::{cmp::Ordering, fmt};
 use antrea_crds::installation::{AntreaInstallationSpec, PendingChange};
 
 use crate::{
+    APPLIED_ANNOTATION, REVISION_ANNOTATION,
     fields::Difference,
     object::{Key, Stage},
 };
@@ -109,11 +110,19 @@ impl Plan {
 
     /// For `status.pendingChanges`.
     pub fn pending(&self) -> Vec<PendingChange> {
+        // Marks of our own would only tell that something else differs.
+        let ours = |path: &String| path.contains(APPLIED_ANNOTATION) || path.contains(REVISION_ANNOTATION);
         let pending = |change: &Change| PendingChange {
             object: change.key.to_string(),
             action: change.action.to_string(),
             class: change.class.to_string(),
-            fields: change.fields.iter().take(5).map(|field| field.path.to_string()).collect(),
+            fields: change
+                .fields
+                .iter()
+                .map(|field| field.path.to_string())
+                .filter(|path| !ours(path))
+                .take(5)
+                .collect(),
         };
         self.changes.iter().take(20).map(pending).collect()
     }

@@ -42,7 +42,9 @@ pub struct Observation<'a> {
     pub operator_version: &'a str,
     /// The controller's Deployment, if it is there.
     pub controller: Option<&'a ControllerState>,
-    /// Whether the controller's Deployment is the wanted one and all of its Pods are of it.
+    /// Whether the controller's Pods are all of the wanted revision.
+    pub controller_current: bool,
+    /// Whether, besides, the controller is ready.
     pub controller_updated: bool,
     /// What is wrong with the controller's Pod, and since when.
     pub controller_trouble: Option<(Trouble, Timestamp)>,
@@ -80,10 +82,11 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
     let progressing = progressing(seen, &counts, done, previous.version.as_deref(), target.as_deref());
     let available = available(seen, &counts, was_available);
     let message = match (&degraded, &progressing, &available) {
-        (Verdict(true, _, message), _, _)
-        | (_, Verdict(true, _, message), _)
-        | (_, _, Verdict(_, _, message)) => message.clone(),
-    };
+        (Verdict(true, _, message), ..) => message,
+        (_, Verdict(_, _, message), _) if seen.paused => message,
+        (_, Verdict(true, _, message), _) | (_, _, Verdict(_, _, message)) => message,
+    }
+    .clone();
     let verdicts = [
         (ConditionType::Available, available),
         (ConditionType::Progressing, progressing),
@@ -251,29 +254,23 @@ fn progressing(
         ("Upgrading", "changing version")
     };
     let what = if reason == "Upgrading" { format!("{what} to {target}") } else { what.to_owned() };
-    if !seen.controller_updated {
-        return Verdict::new(true, reason, format!("{what}: waiting for the controller"));
-    }
+    let unfinished = version != Some(target) && !done;
+    let outdated = seen.nodes.iter().any(|node| {
+        let other = |revision| node.pod.as_ref().is_some_and(|pod| pod.revision != revision);
+        node.reachable && seen.revision.is_some_and(other)
+    });
+    let on = format!("{what} ({}/{} Nodes", counts.updated, counts.desired);
     match seen.rollout {
-        None | Some(Step::Done) => Verdict::new(false, "Done", format!("{target} is applied")),
-        Some(Step::Replace { node, .. } | Step::Wait { node, .. }) => {
-            // A new or restarting Node is no change of ours.
-            let outdated = seen.nodes.iter().any(|node| {
-                node.reachable
-                    && seen
-                        .revision
-                        .is_some_and(|revision| node.pod.as_ref().is_some_and(|pod| pod.revision != revision))
-            });
-            let unfinished = version != Some(target);
-            if !outdated && !unfinished {
-                return Verdict::new(false, "Done", format!("{target} is applied"));
-            }
-            Verdict::new(
-                true,
-                reason,
-                format!("{what} ({}/{} Nodes, now {node})", counts.updated, counts.desired),
-            )
+        Some(Step::Replace { node, .. } | Step::Wait { node, .. }) if outdated || unfinished => {
+            Verdict::new(true, reason, format!("{on}, now {node})"))
         }
+        _ if !seen.controller_current || unfinished && !seen.controller_updated => {
+            Verdict::new(true, reason, format!("{what}: waiting for the controller"))
+        }
+        // A Pod that restarts, or is made for a new Node, is no change of ours.
+        Some(_) if !unfinished => Verdict::new(false, "Done", format!("{target} is applied")),
+        // The DaemonSet is not the wanted one yet, or the last agent is not ready yet.
+        _ => Verdict::new(true, reason, format!("{on})")),
     }
 }
 

@@ -273,8 +273,7 @@ fn deployment() -> Fold<Deployment> {
             let ready = status.ready_replicas.unwrap_or(0) > 0;
             state.cluster.controller = Some(ControllerState {
                 revision: revision_of(spec.and_then(|spec| spec.template.metadata.as_ref())),
-                observed,
-                rolled_out: observed && ready && updated > 0 && updated == replicas,
+                updated: observed && updated > 0 && updated == replicas,
                 ready,
             });
         }),

@@ -122,3 +122,15 @@ fn a_node_is_vacant_from_when_its_pod_went_away() {
     cluster.remove_agent_pod("p", at(9));
     assert_eq!(vacant(&cluster), at(9));
 }
+
+#[test]
+fn a_pod_that_is_not_scheduled_belongs_to_the_node_that_it_is_for() {
+    let object: PodObject = serde_json::from_value(json!({
+        "metadata": {"name": "p"},
+        "spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node7"]}]},
+        ]}}}},
+    }))
+    .unwrap();
+    assert_eq!(Pod::from(&object).node, "node7");
+}

@@ -23,7 +23,7 @@ fn agent(name: &str, revision: &str, ready: bool, since: i64) -> AgentNode {
 }
 
 fn ready_controller() -> ControllerState {
-    ControllerState { revision: "c".into(), observed: true, rolled_out: true, ready: true }
+    ControllerState { revision: "c".into(), updated: true, ready: true }
 }
 
 struct World {
@@ -68,6 +68,7 @@ impl World {
             }),
             operator_version: "v1.0.0",
             controller: self.controller.as_ref(),
+            controller_current: self.controller_updated,
             controller_updated: self.controller_updated,
             controller_trouble: self.controller_trouble.clone(),
             nodes: &self.nodes,
@@ -264,6 +265,7 @@ fn grace_periods_set_the_next_look() {
         computed: None,
         operator_version: "",
         controller: None,
+        controller_current: false,
         controller_updated: false,
         controller_trouble: None,
         nodes: &nodes,
