@@ -75,13 +75,7 @@ impl Storage for View {
     fn watch(&self, selection: &Selection) -> Result<Subscription, Failure> {
         // Inputs never become unknown again, so that this need not be one step with subscribing.
         self.hub.read(|state, _| synced(state)).0?;
-        let filter = self.filter(selection);
-        Ok(self.hub.subscribe(filter.clone(), |state| {
-            let mut whole = std::mem::take(&mut state.whole);
-            let items = Snapshot { state, filter: &filter }.items(Some(&mut whole));
-            state.whole = whole;
-            items
-        }))
+        Ok(self.subscribe(selection))
     }
 
     fn create(&self, create: Create) -> BoxFuture<'_, Result<Arc<dyn Object>, Failure>> {
@@ -111,6 +105,16 @@ impl Storage for View {
 }
 
 impl View {
+    fn subscribe(&self, selection: &Selection) -> Subscription {
+        let filter = self.filter(selection);
+        self.hub.subscribe(filter.clone(), |state| {
+            let mut whole = std::mem::take(&mut state.whole);
+            let items = Snapshot { state, filter: &filter }.items(Some(&mut whole));
+            state.whole = whole;
+            items
+        })
+    }
+
     fn filter(&self, selection: &Selection) -> Filter {
         Filter {
             resource: self.resource,
@@ -118,6 +122,14 @@ impl View {
             name: selection.name.clone(),
         }
     }
+}
+
+/// A watch as the resource numbered `resource` serves it.
+#[cfg(test)]
+pub(super) fn watch(hub: &Arc<PolicyHub>, resource: usize, node: Option<&str>) -> Subscription {
+    let view = View { hub: Arc::clone(hub), resource };
+    let fields = node.map(|node| ("nodeName", node.to_owned())).into_iter().collect();
+    view.subscribe(&Selection { fields, ..Selection::default() })
 }
 
 /// The selected objects at one moment.

@@ -1,8 +1,13 @@
 //! Discovery, negotiation and watches as kubectl, the aggregator and agents use them.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test from top to bottom"
+)]
 
-#[path = "common.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each suite uses a part")]
 mod common;
 
 use std::{sync::Arc, time::Duration};

@@ -1,8 +1,13 @@
 //! Issue "Unauthenticated and unauthorised requests to every path are refused": over real TLS.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test from top to bottom"
+)]
 
-#[path = "common.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each suite uses a part")]
 mod common;
 
 use common::{TOKEN, World, group};
