@@ -25,6 +25,8 @@ mod agent;
 mod cache;
 mod client;
 mod discovery;
+#[cfg(test)]
+mod fake;
 mod files;
 mod ids;
 mod pods;

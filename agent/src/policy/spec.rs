@@ -8,9 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use antrea_api::controlplane::{self, GroupMember, NetworkPolicyRule, ObjectReference};
-use antrea_flows::policy::{
-    Direction, NamedPort, NamedService, PodIps, PortRange, Protocol, Service,
-};
+use antrea_flows::policy::{Direction, NamedPort, NamedService, PodIps, PortRange, Protocol, Service};
 use antrea_policy::cidr;
 use ipnet::IpNet;
 
@@ -315,7 +313,10 @@ mod tests {
         let service = |port, end_port| controlplane::Service { port, end_port, ..Default::default() };
         let policy = read(rule(
             block("10.0.0.0/30", &["10.0.0.1/32"]),
-            vec![service(Some(IntOrString::int(80)), Some(90)), service(Some(IntOrString::string("web")), None)],
+            vec![
+                service(Some(IntOrString::int(80)), Some(90)),
+                service(Some(IntOrString::string("web")), None),
+            ],
         ));
         assert!(policy.problems.is_empty(), "{:?}", policy.problems);
         let rule = &policy.rules[0];
@@ -349,11 +350,15 @@ mod tests {
         let directions: Vec<_> = read(odd).rules.iter().map(|rule| rule.direction).collect();
         assert_eq!(directions, [Direction::In, Direction::Out]);
 
-        let drop = NetworkPolicyRule { action: Some("Drop".into()), ..rule(block("10.0.0.0/24", &[]), vec![]) };
+        let drop =
+            NetworkPolicyRule { action: Some("Drop".into()), ..rule(block("10.0.0.0/24", &[]), vec![]) };
         assert!(read(drop).rules[0].nets.is_empty());
 
         let native = controlplane::NetworkPolicy {
-            source_ref: Some(NetworkPolicyReference { type_: "AdminNetworkPolicy".into(), ..Default::default() }),
+            source_ref: Some(NetworkPolicyReference {
+                type_: "AdminNetworkPolicy".into(),
+                ..Default::default()
+            }),
             ..controlplane::NetworkPolicy::default()
         };
         assert!(Policy::read(&native).problems[0].contains("AdminNetworkPolicy"));

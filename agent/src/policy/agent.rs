@@ -1,0 +1,669 @@
+//! The task that owns policy on this node, and the handle that the CNI server and bring-up have of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antrea_flows::policy::RuleError;
+use antrea_flows::{Diff, Network, Owner};
+use antrea_runtime::metrics::{self, Metrics};
+use futures::future::BoxFuture;
+use openflow::{Flow, FlowKey};
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{CacheError, Kind, Save};
+use super::client::{self, Client, ClientError, Session, Timing, Update};
+use super::discovery::{self, Target};
+use super::files::{FileError, Files};
+use super::pods;
+use super::reconciler::Reconciler;
+use super::report::{self, Board};
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::interfaces::{AttachmentKey, PodInterface};
+use crate::node::NodeNetwork;
+use crate::status::{Health, Reporter};
+
+/// How long a starting agent waits for the controller before it takes what it knew in its last life.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often what changed is written to disk, and counts are published.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Pause before flows that the bridge did not take are offered again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Callers that wait beyond this see back-pressure.
+const REQUESTS: usize = 256;
+
+/// Upstream's folder.
+const FOLDER: &str = "/var/run/antrea/networkpolicy";
+
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// What the policy task needs.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "kube's client has none")]
+pub struct PolicyConfig {
+    /// Finds the controller.
+    pub client: kube::Client,
+    /// Name of this node.
+    pub node: String,
+    /// Namespace of controller and agent.
+    pub namespace: String,
+    /// Where facts go.
+    pub reporter: Reporter,
+    /// Folder of what the controller said last.
+    pub folder: PathBuf,
+    /// File with the token that the agent shows to the controller.
+    pub token: PathBuf,
+}
+
+impl PolicyConfig {
+    /// A configuration with the usual paths.
+    pub fn new(client: kube::Client, node: String, namespace: String, reporter: Reporter) -> Self {
+        Self { client, node, namespace, reporter, folder: FOLDER.into(), token: TOKEN.into() }
+    }
+}
+
+/// Why policy is not in force.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The pipeline cannot hold the rules.
+    #[error("policy: {0}")]
+    Rule(#[from] RuleError),
+    /// The bridge did not take the flows.
+    #[error("policy: {0}")]
+    Dataplane(#[from] DataplaneError),
+    /// A pod before [`PolicyHandle::attach`].
+    #[error("policy: the node's network is not up")]
+    NotAttached,
+    /// The process ends.
+    #[error("policy: the agent is shutting down")]
+    Closed,
+}
+
+/// A part of the policy task ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("policy: {0}")]
+pub struct Ended(String);
+
+/// Where flows go.
+pub(crate) trait Sink: Send + Sync {
+    /// Makes these flows all that policy has.
+    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+    /// Changes some of them.
+    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+}
+
+impl Sink for Dataplane {
+    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(Dataplane::set(self, Owner::Policy, flows))
+    }
+
+    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(Dataplane::update(self, Owner::Policy, puts, gone))
+    }
+}
+
+/// The node's network, as far as policy has to do with it.
+pub(crate) struct Site {
+    pub(crate) pipeline: Arc<Network>,
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) interfaces: Box<dyn Fn() -> Vec<PodInterface> + Send + Sync>,
+    /// Changes with the interfaces.
+    pub(crate) changes: watch::Receiver<usize>,
+}
+
+type Reply = oneshot::Sender<Result<(), PolicyError>>;
+
+pub(crate) enum Request {
+    Attach(Site, Reply),
+    Prepare(Reply),
+}
+
+#[derive(Debug, Default)]
+struct PreparedPods {
+    pods: Mutex<BTreeMap<AttachmentKey, PodInterface>>,
+    changed: Notify,
+}
+
+/// Handle to policy; clones share the task.
+#[derive(Clone)]
+pub struct PolicyHandle {
+    requests: mpsc::Sender<Request>,
+    prepared: Arc<PreparedPods>,
+}
+
+impl std::fmt::Debug for PolicyHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PolicyHandle").field("prepared", &self.prepared.pods.lock().len()).finish()
+    }
+}
+
+/// Keeps policy prepared for a pod. Drop it when the pod is remembered ([`NodeNetwork::remember`]) or has
+/// failed: policy then goes by what is remembered.
+#[derive(Debug)]
+#[must_use = "policy is prepared for the pod only as long as this lives"]
+pub struct Prepared {
+    key: AttachmentKey,
+    prepared: Arc<PreparedPods>,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.prepared.pods.lock().remove(&self.key);
+        self.prepared.changed.notify_one();
+    }
+}
+
+impl PolicyHandle {
+    /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has
+    /// not started. Waits until the controller has said everything or, 5 s after the start, until what it
+    /// said in the agent's last life is loaded.
+    ///
+    /// # Errors
+    /// The flows were not taken.
+    pub async fn attach(&self, network: Arc<NodeNetwork>) -> Result<(), PolicyError> {
+        let site = Site {
+            pipeline: Arc::new(network.dataplane.network().clone()),
+            sink: Box::new(network.dataplane.clone()),
+            changes: network.interface_count(),
+            interfaces: Box::new(move || network.interfaces()),
+        };
+        self.request(|reply| Request::Attach(site, reply)).await
+    }
+
+    /// Installs the flows of all policies that select a pod which is about to be connected. To be called
+    /// before the pod's own flows are installed.
+    ///
+    /// # Errors
+    /// The flows were not taken: the pod must not be connected.
+    pub async fn prepare_pod(&self, pod: &PodInterface) -> Result<Prepared, PolicyError> {
+        let key = (pod.container_id.clone(), pod.ifname.clone());
+        self.prepared.pods.lock().insert(key.clone(), pod.clone());
+        let guard = Prepared { key, prepared: self.prepared.clone() };
+        self.request(Request::Prepare).await.map(|()| guard)
+    }
+
+    async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).await.map_err(|_| PolicyError::Closed)?;
+        answer.await.map_err(|_| PolicyError::Closed)?
+    }
+}
+
+#[derive(Clone, Debug)]
+struct PolicyMetrics {
+    policies: IntGauge,
+    rules: [IntGauge; 2],
+}
+
+impl PolicyMetrics {
+    fn new(metrics: &Metrics) -> metrics::Result<Self> {
+        Ok(Self {
+            policies: metrics
+                .gauge("antrea_agent_networkpolicy_count", "Number of NetworkPolicies on local Node.")?,
+            rules: [
+                metrics.gauge(
+                    "antrea_agent_ingress_networkpolicy_rule_count",
+                    "Number of ingress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
+                )?,
+                metrics.gauge(
+                    "antrea_agent_egress_networkpolicy_rule_count",
+                    "Number of egress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
+                )?,
+            ],
+        })
+    }
+}
+
+/// Policy on this node; [`Self::run`] has to be spawned.
+#[expect(missing_debug_implementations, reason = "kube's client has none")]
+pub struct PolicyAgent {
+    discovery: Option<(kube::Client, String)>,
+    target: watch::Sender<Target>,
+    client: Client,
+    board: Board,
+    state: State,
+}
+
+/// What the main loop owns.
+struct State {
+    /// Away while a blocking thread works on it.
+    reconciler: Option<Reconciler>,
+    site: Option<Site>,
+    /// Attachments that wait until something is known of policies.
+    waiting: Vec<(Site, Reply)>,
+    known: bool,
+    /// The bridge has not got all flows: the next push is of everything.
+    behind: bool,
+    /// The session's events do not fit; nothing is taken until the next one.
+    lost: bool,
+    prepared: Arc<PreparedPods>,
+    requests: mpsc::Receiver<Request>,
+    updates: mpsc::Receiver<Update>,
+    renew: Arc<Notify>,
+    files: Files,
+    saving: Option<JoinHandle<(Vec<Save>, Result<(), FileError>)>>,
+    /// Files of objects that are gone since the last life were removed.
+    tidied: bool,
+    board: Board,
+    reporter: Reporter,
+    metrics: PolicyMetrics,
+    grace: Duration,
+}
+
+impl PolicyAgent {
+    /// Makes policy's handle and task.
+    ///
+    /// # Errors
+    /// Metrics of these names exist.
+    pub fn new(config: PolicyConfig, metrics: &Metrics) -> metrics::Result<(PolicyHandle, Self)> {
+        let PolicyConfig { client, node, namespace, reporter, folder, token } = config;
+        let identity = client::Identity { node, namespace: namespace.clone(), token };
+        let (handle, mut agent) =
+            Self::wire(identity, Timing::default(), reporter, Files::new(folder), GRACE, metrics)?;
+        agent.discovery = Some((client, namespace));
+        Ok((handle, agent))
+    }
+
+    fn wire(
+        identity: client::Identity,
+        timing: Timing,
+        reporter: Reporter,
+        files: Files,
+        grace: Duration,
+        metrics: &Metrics,
+    ) -> metrics::Result<(PolicyHandle, Self)> {
+        let (requests, requests_queue) = mpsc::channel(REQUESTS);
+        let (updates, updates_queue) = mpsc::channel(client::QUEUE);
+        let prepared = Arc::new(PreparedPods::default());
+        let renew = Arc::new(Notify::new());
+        let board = Board::default();
+        let target = watch::Sender::new(Target::default());
+        let client = Client {
+            identity: Arc::new(identity),
+            timing: Arc::new(timing),
+            target: target.subscribe(),
+            updates,
+            session: watch::Sender::new(None),
+            renew: renew.clone(),
+        };
+        let state = State {
+            reconciler: Some(Reconciler::default()),
+            site: None,
+            waiting: Vec::new(),
+            known: false,
+            behind: false,
+            lost: false,
+            prepared: prepared.clone(),
+            requests: requests_queue,
+            updates: updates_queue,
+            renew,
+            files,
+            saving: None,
+            tidied: false,
+            board: board.clone(),
+            reporter,
+            metrics: PolicyMetrics::new(metrics)?,
+            grace,
+        };
+        let agent = Self { discovery: None, target, client, board, state };
+        Ok((PolicyHandle { requests, prepared }, agent))
+    }
+
+    /// Runs until `shutdown`. The controller may be away for ever.
+    ///
+    /// # Errors
+    /// A part of it ended or panicked.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Ended> {
+        let Self { discovery, target, client, board, mut state } = self;
+        let mut tasks = JoinSet::new();
+        let node = client.identity.node.clone();
+        let sessions: watch::Receiver<Option<Session>> = client.session.subscribe();
+        tasks.spawn(async move {
+            if let Some((client, namespace)) = discovery {
+                let _ = discovery::follow(client, &namespace, &target).await;
+            }
+            std::future::pending::<()>().await;
+            drop(target);
+        });
+        tasks.spawn(client.run());
+        tasks.spawn(report::run(board, node, sessions));
+        let main = async {
+            match state.run().await {
+                Ok(never) => match never {},
+                Err(ended) => ended,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => Ok(()),
+            ended = main => Err(ended),
+            ended = tasks.join_next() => Err(Ended(match ended {
+                Some(Err(error)) => error.to_string(),
+                _ => "a task ended".to_owned(),
+            })),
+        }
+    }
+}
+
+impl State {
+    async fn run(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let grace = tokio::time::sleep(self.grace);
+        tokio::pin!(grace);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut requests, mut updates) = (Vec::new(), Vec::new());
+        let prepared = self.prepared.clone();
+        loop {
+            tokio::select! {
+                count = self.requests.recv_many(&mut requests, REQUESTS), if !self.requests.is_closed() || !self.requests.is_empty() => {
+                    if count > 0 {
+                        self.serve(std::mem::take(&mut requests)).await?;
+                    }
+                }
+                () = interfaces_changed(&mut self.site, &prepared) => {
+                    let _ = self.step(|_| ()).await?;
+                }
+                count = self.updates.recv_many(&mut updates, client::QUEUE) => {
+                    if count == 0 {
+                        return Err(Ended("the watch client ended".to_owned()));
+                    }
+                    self.take(std::mem::take(&mut updates)).await?;
+                }
+                () = &mut grace, if !self.known => self.load().await?,
+                _ = retry.tick(), if self.behind => {
+                    let _ = self.step(|_| ()).await?;
+                }
+                _ = housekeeping.tick() => self.keep_house().await?,
+            }
+        }
+    }
+
+    async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
+        let mut prepared = Vec::new();
+        for request in requests {
+            match request {
+                Request::Attach(site, reply) => self.waiting.push((site, reply)),
+                Request::Prepare(reply) => prepared.push(reply),
+            }
+        }
+        self.attach_waiting().await?;
+        if prepared.is_empty() {
+            return Ok(());
+        }
+        let result = match self.site {
+            Some(_) => self.step(|_| ()).await?.1,
+            None => Err(PolicyError::NotAttached),
+        };
+        for reply in prepared {
+            // A caller that is gone has nobody to tell.
+            let _ = reply.send(result.clone());
+        }
+        Ok(())
+    }
+
+    async fn attach_waiting(&mut self) -> Result<(), Ended> {
+        if !self.known {
+            return Ok(());
+        }
+        for (site, reply) in std::mem::take(&mut self.waiting) {
+            let pipeline = site.pipeline.clone();
+            self.site = Some(site);
+            self.behind = true;
+            let ((), result) = self.step(move |reconciler| reconciler.attach(&pipeline)).await?;
+            let _ = reply.send(result);
+        }
+        Ok(())
+    }
+
+    /// Does `work`, brings rules up to date with what it changed and with the pods, and pushes the flows.
+    /// The work is done on a thread that may block: with many policies it takes its time.
+    async fn step<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+    ) -> Result<(T, Result<(), PolicyError>), Ended> {
+        let interfaces = self.site.as_mut().map(|site| {
+            site.changes.mark_unchanged();
+            let connected = (site.interfaces)();
+            pods::arrange(&self.prepared.pods.lock(), connected)
+        });
+        let all = self.behind;
+        let (done, outcome, everything) = self
+            .with_reconciler(move |reconciler| {
+                let done = work(reconciler);
+                if let Some(interfaces) = interfaces {
+                    reconciler.set_pods(interfaces);
+                }
+                let outcome = reconciler.reconcile(Instant::now());
+                let everything = (all && outcome.is_ok()).then(|| reconciler.flows());
+                (done, outcome, everything)
+            })
+            .await?;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::error!(%error, "policies cannot be realised");
+                return Ok((done, Err(error.into())));
+            }
+        };
+        if let Err(error) = self.push(outcome.diff, everything).await {
+            if !self.behind {
+                tracing::warn!(%error, "policy flows not installed, trying again");
+            }
+            self.behind = true;
+            return Ok((done, Err(error.into())));
+        }
+        self.report(outcome.policies, all);
+        Ok((done, Ok(())))
+    }
+
+    async fn push(&mut self, diff: Diff, everything: Option<Vec<Flow>>) -> Result<(), DataplaneError> {
+        let Some(site) = &self.site else { return Ok(()) };
+        if let Some(flows) = everything {
+            site.sink.set(flows).await?;
+            self.behind = false;
+            return Ok(());
+        }
+        if diff.is_empty() {
+            return Ok(());
+        }
+        let Diff { adds: mut puts, mods, deletes } = diff;
+        puts.extend(mods);
+        site.sink.update(puts, deletes).await
+    }
+
+    /// Puts what is in force on the board. A push of everything tells of all policies.
+    fn report(&mut self, mut policies: BTreeSet<Arc<str>>, all: bool) {
+        let (Some(reconciler), Some(_)) = (&self.reconciler, &self.site) else { return };
+        if all {
+            policies.extend(reconciler.cache.policies().cloned());
+        }
+        if policies.is_empty() {
+            return;
+        }
+        let found = policies.into_iter().filter_map(|name| {
+            match (reconciler.cache.policy(&name), reconciler.cache.realizable(&name)) {
+                (_, Some(policy)) => Some((name, Some(policy.clone()))),
+                (None, None) => Some((name, None)),
+                // The last report stands until the new form is in force.
+                (Some(_), None) => None,
+            }
+        });
+        self.board.update(found);
+    }
+
+    async fn take(&mut self, updates: Vec<Update>) -> Result<(), Ended> {
+        let mut events = Vec::with_capacity(updates.len());
+        for update in updates {
+            match update {
+                Update::Up => {
+                    tracing::info!("watching the controller");
+                    self.reporter.update(|facts| facts.controller = Health::Good);
+                }
+                Update::Down(error) => {
+                    self.lost = false;
+                    events.push(Change::Abandon);
+                    if let Some(reason) = reason(&error) {
+                        let health = Health::bad(reason, &error);
+                        self.reporter.update(|facts| facts.controller = health);
+                    }
+                }
+                _ if self.lost => {}
+                Update::Begin(kind) => events.push(Change::Begin(kind)),
+                Update::Event(kind, event) => events.push(Change::Event(kind, event)),
+            }
+        }
+        let commits = self.commits();
+        let work =
+            |reconciler: &mut Reconciler| events.into_iter().try_for_each(|event| event.apply(reconciler));
+        // Flows that were not taken are offered again.
+        if let (Err(error), _) = self.step(work).await? {
+            tracing::error!(%error, "listing everything again");
+            self.lost = true;
+            self.renew.notify_one();
+            self.with_reconciler(|reconciler| reconciler.cache.abandon()).await?;
+        }
+        if self.commits() > commits && !self.known {
+            let counts = self.reconciler.as_ref().map(|reconciler| reconciler.cache.counts());
+            tracing::info!(?counts, "policies, address groups and applied-to groups received");
+            self.known = true;
+            self.attach_waiting().await?;
+        }
+        Ok(())
+    }
+
+    fn commits(&self) -> u64 {
+        self.reconciler.as_ref().map_or(0, |reconciler| reconciler.cache.commits())
+    }
+
+    /// The controller is not there: goes by what it said last.
+    async fn load(&mut self) -> Result<(), Ended> {
+        let files = self.files.clone();
+        let counts = self
+            .with_reconciler(move |reconciler| {
+                let cache = &mut reconciler.cache;
+                // A list may be under way: it comes later.
+                cache.load(files.load());
+                cache.counts()
+            })
+            .await?;
+        tracing::warn!(?counts, "no controller: policies, address groups and applied-to groups from disk");
+        self.known = true;
+        self.attach_waiting().await
+    }
+
+    async fn keep_house(&mut self) -> Result<(), Ended> {
+        if let Some(reconciler) = &self.reconciler {
+            let counts = reconciler.cache.counts();
+            let rules = reconciler.rule_counts();
+            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            self.metrics.policies.set(number(counts[0]));
+            for (gauge, count) in self.metrics.rules.iter().zip(rules) {
+                gauge.set(number(count));
+            }
+            let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
+            self.reporter.update(|facts| facts.policies = counts);
+        }
+        if self.saving.as_ref().is_some_and(JoinHandle::is_finished)
+            && let Some(saving) = self.saving.take()
+        {
+            let (saves, result) = saving.await.map_err(|error| Ended(error.to_string()))?;
+            if let Err(error) = result {
+                tracing::warn!(%error, "policies not kept on disk");
+                self.tidied = false;
+                self.with_reconciler(move |reconciler| reconciler.cache.put_back(saves)).await?;
+                return Ok(());
+            }
+        }
+        let heard = self.commits() > 0;
+        let unsaved = self.reconciler.as_ref().is_some_and(|reconciler| reconciler.cache.has_unsaved());
+        if self.saving.is_some() || !heard || !(unsaved || !self.tidied) {
+            return Ok(());
+        }
+        let tidy = !std::mem::replace(&mut self.tidied, true);
+        let (saves, names) = self
+            .with_reconciler(move |reconciler| {
+                let cache = &mut reconciler.cache;
+                let names = tidy.then(|| Kind::ALL.map(|kind| (kind, cache.names(kind))));
+                (cache.take_unsaved(), names)
+            })
+            .await?;
+        let files = self.files.clone();
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            let mut result = files.save(&saves);
+            for (kind, names) in names.into_iter().flatten() {
+                result = result.and(files.retain(kind, &names));
+            }
+            (saves, result)
+        }));
+        Ok(())
+    }
+
+    async fn with_reconciler<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+    ) -> Result<T, Ended> {
+        let mut reconciler = self.reconciler.take().ok_or_else(|| Ended("a step panicked".to_owned()))?;
+        let work = move || {
+            let done = work(&mut reconciler);
+            (reconciler, done)
+        };
+        let (reconciler, done) =
+            tokio::task::spawn_blocking(work).await.map_err(|error| Ended(error.to_string()))?;
+        self.reconciler = Some(reconciler);
+        Ok(done)
+    }
+}
+
+enum Change {
+    Begin(Kind),
+    Event(Kind, antrea_api::controlplane::Event),
+    Abandon,
+}
+
+impl Change {
+    fn apply(self, reconciler: &mut Reconciler) -> Result<(), CacheError> {
+        match self {
+            Self::Begin(kind) => reconciler.cache.begin(kind),
+            Self::Event(kind, event) => reconciler.cache.apply(kind, event)?,
+            Self::Abandon => reconciler.cache.abandon(),
+        }
+        Ok(())
+    }
+}
+
+async fn interfaces_changed(site: &mut Option<Site>, prepared: &PreparedPods) {
+    let Some(site) = site else { return std::future::pending().await };
+    tokio::select! {
+        changed = site.changes.changed() => if changed.is_err() {
+            prepared.changed.notified().await;
+        },
+        () = prepared.changed.notified() => {}
+    }
+}
+
+/// The condition's reason; none where a new session follows at once.
+fn reason(error: &ClientError) -> Option<&'static str> {
+    Some(match error {
+        ClientError::NoEndpoint => "ControllerNotFound",
+        ClientError::NoCa => "CANotPublished",
+        ClientError::Connect { .. } | ClientError::Timeout(_) | ClientError::Http(_) => "Disconnected",
+        ClientError::Refused { .. } => "Refused",
+        ClientError::Malformed { .. } | ClientError::Incomplete { .. } | ClientError::Failed { .. } => {
+            "WatchFailed"
+        }
+        ClientError::Renew(_) | ClientError::Closed => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

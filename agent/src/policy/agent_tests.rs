@@ -1,0 +1,291 @@
+use antrea_api::controlplane::{Event, GroupEvent};
+use antrea_api::k8s::Object;
+use antrea_flows::FlowStore;
+use http::StatusCode;
+
+use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
+use super::super::client::Identity;
+use super::super::fake::{Fake, eventually};
+use super::super::pods::tests::interface;
+use super::super::reconciler::tests::network;
+use super::*;
+
+/// A bridge that can be away.
+#[derive(Default)]
+struct Bridge {
+    store: Mutex<FlowStore>,
+    away: Mutex<bool>,
+    calls: Mutex<usize>,
+}
+
+struct BridgeSink(Arc<Bridge>);
+
+impl Bridge {
+    fn take(
+        &self,
+        change: impl FnOnce(&mut FlowStore) -> Result<Diff, antrea_flows::Conflict>,
+    ) -> Result<(), DataplaneError> {
+        *self.calls.lock() += 1;
+        if *self.away.lock() {
+            return Err(DataplaneError::Closed);
+        }
+        change(&mut self.store.lock()).map(drop).map_err(|conflict| Box::new(conflict).into())
+    }
+
+    fn count(&self) -> usize {
+        self.store.lock().len()
+    }
+
+    /// Whether packets to this port that no rule allows are dropped.
+    fn isolates(&self, ofport: u32) -> bool {
+        let store = self.store.lock();
+        let network = network();
+        let table = network.pipeline.number(antrea_flows::Table::IngressDefaultRule).unwrap();
+        store.all().iter().any(|flow| {
+            flow.table == table
+                && flow.actions.is_empty()
+                && flow.to_string().contains(&format!("reg1={ofport:#x}"))
+        })
+    }
+}
+
+impl Sink for BridgeSink {
+    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async move { self.0.take(|store| store.set(&Owner::Policy, flows)) })
+    }
+
+    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async move { self.0.take(|store| store.update(&Owner::Policy, puts, gone)) })
+    }
+}
+
+struct Node {
+    handle: PolicyHandle,
+    bridge: Arc<Bridge>,
+    interfaces: Arc<Mutex<Vec<PodInterface>>>,
+    changes: watch::Sender<usize>,
+    reporter: Reporter,
+    metrics: Metrics,
+    target: watch::Sender<Target>,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), Ended>>,
+}
+
+impl Node {
+    fn start(folder: &std::path::Path, target: Target, grace: Duration) -> Self {
+        let identity =
+            Identity { node: "n1".into(), namespace: "kube-system".into(), token: "/nonexistent".into() };
+        let timing = Timing {
+            retry_min: Duration::from_millis(10),
+            retry_max: Duration::from_millis(40),
+            spread: Duration::from_millis(1),
+            ..Timing::default()
+        };
+        let (reporter, metrics) = (Reporter::default(), Metrics::empty());
+        let files = Files::new(folder);
+        let (handle, agent) =
+            PolicyAgent::wire(identity, timing, reporter.clone(), files, grace, &metrics).unwrap();
+        agent.target.send_replace(target);
+        let (shutdown, sender) = (CancellationToken::new(), agent.target.clone());
+        let task = tokio::spawn(agent.run(shutdown.clone()));
+        Self {
+            handle,
+            bridge: Arc::default(),
+            interfaces: Arc::default(),
+            changes: watch::Sender::new(0),
+            reporter,
+            metrics,
+            target: sender,
+            shutdown,
+            task,
+        }
+    }
+
+    async fn attach(&self) -> Result<(), PolicyError> {
+        let interfaces = self.interfaces.clone();
+        let site = Site {
+            pipeline: Arc::new(network()),
+            sink: Box::new(BridgeSink(self.bridge.clone())),
+            interfaces: Box::new(move || interfaces.lock().clone()),
+            changes: self.changes.subscribe(),
+        };
+        self.handle.request(|reply| Request::Attach(site, reply)).await
+    }
+
+    fn remember(&self, pod: PodInterface) {
+        let mut interfaces = self.interfaces.lock();
+        interfaces.push(pod);
+        self.changes.send_replace(interfaces.len());
+    }
+
+    fn forget(&self) {
+        self.interfaces.lock().clear();
+        self.changes.send_replace(0);
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn objects() -> Vec<Event> {
+    vec![
+        applied_to_group("a", &["web-0"]),
+        address_group("g", vec![member("x", &["10.0.1.1"])]),
+        Event::Policy(policy("P", 3, "a", &["g"])),
+    ]
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_isolated_before_it_is_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    let pod = interface("web-0", 21, "10.0.0.21");
+    assert!(matches!(node.handle.prepare_pod(&pod).await, Err(PolicyError::NotAttached)));
+    node.attach().await.unwrap();
+    assert_eq!(node.bridge.count(), 0);
+
+    let prepared = node.handle.prepare_pod(&pod).await.unwrap();
+    assert!(node.bridge.isolates(21));
+    // Others come and go meanwhile.
+    node.remember(interface("other", 22, "10.0.0.22"));
+    let second = node.handle.prepare_pod(&interface("third", 23, "10.0.0.23")).await.unwrap();
+    assert!(node.bridge.isolates(21) && !node.bridge.isolates(23));
+    drop(second);
+    node.remember(pod.clone());
+    drop(prepared);
+    let _ = node.handle.prepare_pod(&interface("fourth", 24, "10.0.0.24")).await.unwrap();
+    assert!(node.bridge.isolates(21));
+    node.forget();
+    eventually("flows of a pod that is gone go", || node.bridge.count() == 0).await;
+
+    // An ADD that fails.
+    let prepared = node.handle.prepare_pod(&pod).await.unwrap();
+    assert!(node.bridge.isolates(21));
+    drop(prepared);
+    eventually("flows of a failed ADD go", || node.bridge.count() == 0).await;
+
+    // A bridge that is away.
+    *node.bridge.away.lock() = true;
+    assert!(node.handle.prepare_pod(&pod).await.is_err(), "the pod must not be connected");
+    node.remember(pod.clone());
+    fake.send(&applied_to_patch("a", vec![], vec![member("other", &[])]));
+    node.remember(interface("other", 22, "10.0.0.22"));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    *node.bridge.away.lock() = false;
+    eventually("what the bridge missed comes", || node.bridge.isolates(21) && node.bridge.isolates(22)).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_controller_changes_only_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.attach().await.unwrap();
+    assert!(node.bridge.isolates(21));
+    eventually("reported", || !fake.script.lock().posts.is_empty()).await;
+    {
+        let posts = &fake.script.lock().posts;
+        assert_eq!(posts[0].metadata.name, "P");
+        let status = &posts[0].nodes[0];
+        assert_eq!(
+            (status.node_name.as_str(), status.generation, status.realization_failure),
+            ("n1", 3, false)
+        );
+    }
+    let facts = node.reporter.subscribe();
+    eventually("counted", || facts.borrow().policies == [1, 1, 1]).await;
+    assert_eq!(facts.borrow().controller, Health::Good);
+    let text = node.metrics.encode().unwrap();
+    assert!(text.contains("antrea_agent_networkpolicy_count 1"), "{text}");
+    assert!(text.contains("antrea_agent_ingress_networkpolicy_rule_count 1"), "{text}");
+    assert!(text.contains("antrea_agent_egress_networkpolicy_rule_count 0"), "{text}");
+
+    let calls = *node.bridge.calls.lock();
+    fake.script.lock().refuse = Some(StatusCode::SERVICE_UNAVAILABLE);
+    fake.cut();
+    eventually("noticed", || facts.borrow().controller != Health::Good).await;
+    assert!(node.bridge.isolates(21), "enforced without a controller");
+    fake.script.lock().posts.clear();
+    fake.script.lock().refuse = None;
+    eventually("back", || facts.borrow().controller == Health::Good).await;
+    eventually("reported again", || fake.script.lock().posts.len() == 1).await;
+    assert_eq!(*node.bridge.calls.lock(), calls, "no flow was touched");
+
+    let mut changed = objects();
+    changed.push(Event::Policy(policy("Q", 1, "a", &[])));
+    changed.remove(1);
+    changed[1] = Event::Policy(policy("P", 4, "a", &[]));
+    fake.script.lock().set(changed);
+    fake.cut();
+    eventually("the new list is in force", || facts.borrow().policies == [2, 0, 1]).await;
+    assert!(node.bridge.isolates(21));
+    eventually("reported", || fake.script.lock().posts.iter().any(|post| post.nodes[0].generation == 4))
+        .await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_does_not_fit_brings_a_new_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.attach().await.unwrap();
+    let mut now = objects();
+    now.push(applied_to_group("unheard-of", &["p"]));
+    fake.script.lock().set(now);
+    fake.send(&applied_to_patch("unheard-of", vec![], vec![member("p", &[])]));
+    let facts = node.reporter.subscribe();
+    eventually("listed again", || facts.borrow().policies == [1, 1, 2]).await;
+    assert!(node.bridge.isolates(21));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_without_a_controller_goes_by_its_last_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    node.attach().await.unwrap();
+    let path = |name: &str| folder.path().join(name);
+    eventually("saved", || path("network-policies/P").exists() && path("address-groups/g").exists()).await;
+    fake.send(&Event::Policy(policy("Q", 1, "a", &[])));
+    eventually("saved", || path("network-policies/Q").exists()).await;
+    fake.send(&Event::PolicyDeleted("Q".into()));
+    eventually("removed", || !path("network-policies/Q").exists()).await;
+    let stale = antrea_api::controlplane::NetworkPolicy::default().seal();
+    node.stop().await;
+    drop(fake);
+
+    // The next life: nobody is there.
+    std::fs::write(path("network-policies/stale"), &stale).unwrap();
+    let grace = Duration::from_millis(300);
+    let node = Node::start(folder.path(), Target::default(), grace);
+    node.remember(interface("web-0", 21, "10.0.0.21"));
+    let start = Instant::now();
+    node.attach().await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(200), "waits for the controller first");
+    assert!(node.bridge.isolates(21));
+    let facts = node.reporter.subscribe();
+    assert!(matches!(&facts.borrow().controller, Health::Bad { reason, .. } if *reason == "CANotPublished"));
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(path("network-policies/P").exists() && path("network-policies/stale").exists());
+
+    // It comes, and what it does not know of goes, from the disk too.
+    let fake = Fake::start(objects()).await;
+    node.target.send_replace(fake.target());
+    eventually("connected", || facts.borrow().controller == Health::Good).await;
+    eventually("removed", || !path("network-policies/stale").exists()).await;
+    assert!(node.bridge.isolates(21) && path("network-policies/P").exists());
+    fake.send(&Event::AppliedToGroup(GroupEvent::Deleted("a".into())));
+    fake.send(&Event::PolicyDeleted("P".into()));
+    eventually("gone", || node.bridge.count() == 0).await;
+    node.stop().await;
+}

@@ -1,0 +1,707 @@
+//! What the controller has said: policies, AddressGroups and AppliedToGroups, and what changed of them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use antrea_api::controlplane::{self, Event, GroupEvent, GroupMember, ObjectReference};
+use antrea_api::k8s::{Object, ObjectMeta};
+
+use super::spec::{Member, MemberKey, Policy};
+
+/// Objects of one kind that a node may have. Far above any real number; a controller that sends more is
+/// broken, and the agent must not die with it.
+const MAX_OBJECTS: usize = 200_000;
+
+/// Members of one group.
+const MAX_MEMBERS: usize = 1_000_000;
+
+/// A watched resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// networkpolicies
+    Policies,
+    /// addressgroups
+    AddressGroups,
+    /// appliedtogroups
+    AppliedToGroups,
+}
+
+impl Kind {
+    /// All of them. Groups first, so that most of them are there when policies name them.
+    pub(crate) const ALL: [Self; 3] = [Self::AppliedToGroups, Self::AddressGroups, Self::Policies];
+
+    /// Name in request paths.
+    pub(crate) fn resource(self) -> &'static str {
+        match self {
+            Self::Policies => "networkpolicies",
+            Self::AddressGroups => "addressgroups",
+            Self::AppliedToGroups => "appliedtogroups",
+        }
+    }
+}
+
+/// An event that does not fit what is known. Only a new list helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CacheError {
+    /// A change of a group that was never sent.
+    #[error("{} {name} changed but was never added", .kind.resource())]
+    UnknownGroup {
+        /// Kind of group.
+        kind: Kind,
+        /// Its name.
+        name: String,
+    },
+    /// Too many objects or members.
+    #[error("more {} than {limit}", .kind.resource())]
+    TooMany {
+        /// Of what.
+        kind: Kind,
+        /// How many are taken.
+        limit: usize,
+    },
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// Policies that are new, changed or gone.
+    pub(crate) policies: BTreeSet<Arc<str>>,
+    /// Policies whose AppliedToGroups' members, or those's interfaces, changed.
+    pub(crate) pods: BTreeSet<Arc<str>>,
+    /// AddressGroups whose members changed, with the addresses that came or went.
+    pub(crate) addresses: HashMap<Arc<str>, HashSet<IpAddr>>,
+}
+
+/// An object's new form for the disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Save {
+    /// Its kind.
+    pub(crate) kind: Kind,
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its envelope; none: it is gone.
+    pub(crate) bytes: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Unsaved {
+    Policy(Vec<u8>),
+    Group,
+    Gone,
+}
+
+/// A group.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    members: HashMap<MemberKey, Member>,
+    /// Addresses, with the number of members that have each: pods on the host's network share theirs.
+    ips: HashMap<IpAddr, u32>,
+    /// The controller took it back, but a policy in force names it.
+    doomed: bool,
+}
+
+impl Group {
+    /// Its members.
+    pub(crate) fn members(&self) -> &HashMap<MemberKey, Member> {
+        &self.members
+    }
+
+    /// Its addresses, each once.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = &IpAddr> {
+        self.ips.keys()
+    }
+
+    /// Whether a member has this address.
+    pub(crate) fn contains(&self, ip: &IpAddr) -> bool {
+        self.ips.contains_key(ip)
+    }
+
+    /// Takes a member out; addresses that nobody has then are put into `touched`.
+    fn remove(&mut self, key: &MemberKey, touched: &mut HashSet<IpAddr>) -> Option<Member> {
+        let old = self.members.remove(key)?;
+        for ip in &old.ips {
+            if let Some(count) = self.ips.get_mut(ip) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ips.remove(ip);
+                    touched.insert(*ip);
+                }
+            }
+        }
+        Some(old)
+    }
+
+    /// Puts a member in; addresses that nobody had are put into `touched`.
+    fn insert(&mut self, key: MemberKey, member: Member, touched: &mut HashSet<IpAddr>) -> Option<Member> {
+        let old = self.remove(&key, touched);
+        for ip in &member.ips {
+            let count = self.ips.entry(*ip).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                touched.insert(*ip);
+            }
+        }
+        self.members.insert(key, member);
+        old
+    }
+}
+
+/// The groups of one kind.
+#[derive(Debug)]
+struct Groups {
+    kind: Kind,
+    by_name: HashMap<Arc<str>, Group>,
+    /// Policies that name a group, in force or held.
+    users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+}
+
+impl Groups {
+    fn new(kind: Kind) -> Self {
+        Self { kind, by_name: HashMap::new(), users: HashMap::new() }
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|group| !group.doomed)
+    }
+
+    fn users(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.users.get(name).into_iter().flatten()
+    }
+
+    fn index(&mut self, policy: &Arc<str>, before: &BTreeSet<Arc<str>>, after: &BTreeSet<Arc<str>>) {
+        for group in before.difference(after) {
+            if let Some(users) = self.users.get_mut(group) {
+                users.remove(policy);
+                if users.is_empty() {
+                    self.users.remove(group);
+                }
+            }
+        }
+        for group in after.difference(before) {
+            self.users.entry(group.clone()).or_default().insert(policy.clone());
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// In force.
+    live: Arc<Policy>,
+    /// Newer, but a group that it names is not there yet.
+    next: Option<Arc<Policy>>,
+}
+
+impl Entry {
+    fn newest(&self) -> &Arc<Policy> {
+        self.next.as_ref().unwrap_or(&self.live)
+    }
+
+    fn names<'a>(
+        &'a self,
+        of: impl Fn(&'a Policy) -> Box<dyn Iterator<Item = &'a Arc<str>> + 'a>,
+    ) -> BTreeSet<Arc<str>> {
+        of(&self.live).chain(self.next.iter().flat_map(|next| of(next))).cloned().collect()
+    }
+}
+
+/// A list under way.
+#[derive(Debug, Default)]
+struct Staged {
+    complete: bool,
+    policies: HashMap<String, controlplane::NetworkPolicy>,
+    groups: HashMap<String, HashMap<MemberKey, Member>>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    policies: HashMap<Arc<str>, Entry>,
+    address: Groups,
+    applied_to: Groups,
+    /// AppliedToGroups of each pod.
+    pod_groups: HashMap<ObjectReference, BTreeSet<Arc<str>>>,
+    staged: HashMap<Kind, Staged>,
+    /// Lists that became what is known.
+    commits: u64,
+    changes: Changes,
+    unsaved: HashMap<(Kind, Arc<str>), Unsaved>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            policies: HashMap::new(),
+            address: Groups::new(Kind::AddressGroups),
+            applied_to: Groups::new(Kind::AppliedToGroups),
+            pod_groups: HashMap::new(),
+            staged: HashMap::new(),
+            commits: 0,
+            changes: Changes::default(),
+            unsaved: HashMap::new(),
+        }
+    }
+}
+
+impl Cache {
+    /// The policy of this name as it is in force.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.policies.get(name).map(|entry| &entry.live)
+    }
+
+    /// Names of all policies.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.policies.keys()
+    }
+
+    /// An AddressGroup.
+    pub(crate) fn address_group(&self, name: &str) -> Option<&Group> {
+        self.address.by_name.get(name)
+    }
+
+    /// An AppliedToGroup.
+    pub(crate) fn applied_to_group(&self, name: &str) -> Option<&Group> {
+        self.applied_to.by_name.get(name)
+    }
+
+    /// Policies that name an AddressGroup.
+    pub(crate) fn users_of(&self, address_group: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.address.users(address_group)
+    }
+
+    /// Number of policies, AddressGroups and AppliedToGroups.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [self.policies.len(), self.address.by_name.len(), self.applied_to.by_name.len()]
+    }
+
+    /// The generation that is in force of a policy, if it is the newest and all its groups are there.
+    pub(crate) fn realizable(&self, name: &str) -> Option<&Arc<Policy>> {
+        let entry = self.policies.get(name)?;
+        (entry.next.is_none() && self.is_complete(&entry.live)).then_some(&entry.live)
+    }
+
+    /// How often a list became what is known; 0: nothing was heard of a controller yet.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Looks at the policies of these pods again: their interfaces changed.
+    pub(crate) fn pods_changed<'a>(&mut self, pods: impl IntoIterator<Item = &'a ObjectReference>) {
+        for pod in pods {
+            for group in self.pod_groups.get(pod).into_iter().flatten() {
+                self.changes.pods.extend(self.applied_to.users(group).cloned());
+            }
+        }
+    }
+
+    /// A list of `kind` begins. Until all lists that have begun are complete, what is known stays.
+    pub(crate) fn begin(&mut self, kind: Kind) {
+        self.staged.insert(kind, Staged::default());
+    }
+
+    /// The session ended: lists under way are worth nothing.
+    pub(crate) fn abandon(&mut self) {
+        self.staged.clear();
+    }
+
+    /// Puts in what was on disk. A list that is under way comes later and replaces it.
+    pub(crate) fn load(&mut self, events: Vec<(Kind, Event)>) {
+        let staged = std::mem::take(&mut self.staged);
+        for (kind, event) in events {
+            if let Err(error) = self.apply(kind, event) {
+                tracing::warn!(%error, "skipping");
+            }
+        }
+        self.staged = staged;
+        // It comes from the disk.
+        self.unsaved.clear();
+    }
+
+    /// Takes an event of the watch on `kind`.
+    ///
+    /// # Errors
+    /// It does not fit. What is known is then as before, but of no use for further events.
+    pub(crate) fn apply(&mut self, kind: Kind, event: Event) -> Result<(), CacheError> {
+        match event {
+            Event::Policy(policy) => {
+                let staged = self.staged.get_mut(&Kind::Policies);
+                let count = staged.as_ref().map_or(self.policies.len(), |staged| staged.policies.len());
+                if count >= MAX_OBJECTS {
+                    return Err(CacheError::TooMany { kind: Kind::Policies, limit: MAX_OBJECTS });
+                }
+                match staged {
+                    Some(staged) => {
+                        staged.policies.insert(policy.metadata.name.clone(), policy);
+                    }
+                    None => self.put_policy(&policy),
+                }
+            }
+            Event::PolicyDeleted(name) => match self.staged.get_mut(&Kind::Policies) {
+                Some(staged) => {
+                    staged.policies.remove(&name);
+                }
+                None => self.delete_policy(&name),
+            },
+            Event::AddressGroup(GroupEvent::Added(group)) => {
+                self.added(Kind::AddressGroups, group.metadata.name, &group.group_members)?;
+            }
+            Event::AppliedToGroup(GroupEvent::Added(group)) => {
+                self.added(Kind::AppliedToGroups, group.metadata.name, &group.group_members)?;
+            }
+            Event::AddressGroup(GroupEvent::Patched(patch)) => self.patched(
+                Kind::AddressGroups,
+                &patch.metadata.name,
+                &patch.removed_group_members,
+                &patch.added_group_members,
+            )?,
+            Event::AppliedToGroup(GroupEvent::Patched(patch)) => self.patched(
+                Kind::AppliedToGroups,
+                &patch.metadata.name,
+                &patch.removed_group_members,
+                &patch.added_group_members,
+            )?,
+            Event::AddressGroup(GroupEvent::Deleted(name)) => self.deleted(Kind::AddressGroups, &name),
+            Event::AppliedToGroup(GroupEvent::Deleted(name)) => self.deleted(Kind::AppliedToGroups, &name),
+            Event::Bookmark => {
+                if let Some(staged) = self.staged.get_mut(&kind) {
+                    staged.complete = true;
+                }
+                if !self.staged.is_empty() && self.staged.values().all(|staged| staged.complete) {
+                    self.commit();
+                }
+            }
+            Event::Error(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Makes the complete lists all there is, of their kinds. New groups come first and stale ones go last,
+    /// so that no policy is without its groups on the way.
+    fn commit(&mut self) {
+        self.commits += 1;
+        let mut lists = std::mem::take(&mut self.staged);
+        let mut stale_groups = Vec::new();
+        for kind in [Kind::AppliedToGroups, Kind::AddressGroups] {
+            let Some(staged) = lists.remove(&kind) else { continue };
+            let stale = self.groups(kind).by_name.keys().filter(|name| !staged.groups.contains_key(&***name));
+            stale_groups.extend(stale.cloned().map(|name| (kind, name)));
+            for (name, members) in staged.groups {
+                self.put_group(kind, &name, members);
+            }
+        }
+        if let Some(staged) = lists.remove(&Kind::Policies) {
+            let stale: Vec<_> = self
+                .policies
+                .keys()
+                .filter(|name| !staged.policies.contains_key(&***name))
+                .cloned()
+                .collect();
+            for policy in staged.policies.values() {
+                self.put_policy(policy);
+            }
+            for name in stale {
+                self.delete_policy(&name);
+            }
+        }
+        for (kind, name) in stale_groups {
+            self.delete_group(kind, &name);
+        }
+    }
+
+    fn groups(&mut self, kind: Kind) -> &mut Groups {
+        if kind == Kind::AppliedToGroups { &mut self.applied_to } else { &mut self.address }
+    }
+
+    fn added(&mut self, kind: Kind, name: String, members: &[GroupMember]) -> Result<(), CacheError> {
+        let staged = self.staged.get(&kind).map(|staged| staged.groups.len());
+        if staged.unwrap_or(self.groups(kind).by_name.len()) >= MAX_OBJECTS {
+            return Err(CacheError::TooMany { kind, limit: MAX_OBJECTS });
+        }
+        if members.len() > MAX_MEMBERS {
+            return Err(CacheError::TooMany { kind, limit: MAX_MEMBERS });
+        }
+        let members = members.iter().map(Member::read).collect();
+        match self.staged.get_mut(&kind) {
+            Some(staged) => {
+                staged.groups.insert(name, members);
+            }
+            None => self.put_group(kind, &name, members),
+        }
+        Ok(())
+    }
+
+    fn patched(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        removed: &[GroupMember],
+        added: &[GroupMember],
+    ) -> Result<(), CacheError> {
+        let unknown = || CacheError::UnknownGroup { kind, name: name.to_owned() };
+        if let Some(staged) = self.staged.get_mut(&kind) {
+            let members = staged.groups.get_mut(name).ok_or_else(unknown)?;
+            for member in removed {
+                members.remove(&Member::read(member).0);
+            }
+            members.extend(added.iter().map(Member::read));
+            return Ok(());
+        }
+        let groups = if kind == Kind::AppliedToGroups { &mut self.applied_to } else { &mut self.address };
+        let (name, mut group) = groups.by_name.remove_entry(name).ok_or_else(unknown)?;
+        if group.doomed || group.members.len() + added.len() > MAX_MEMBERS {
+            let doomed = group.doomed;
+            groups.by_name.insert(name.clone(), group);
+            return Err(if doomed { unknown() } else { CacheError::TooMany { kind, limit: MAX_MEMBERS } });
+        }
+        let (mut left, mut joined, mut touched) = (Vec::new(), Vec::new(), HashSet::new());
+        for member in removed {
+            let (key, _) = Member::read(member);
+            if group.remove(&key, &mut touched).is_some() {
+                left.push(key);
+            }
+        }
+        for member in added {
+            let (key, member) = Member::read(member);
+            group.insert(key.clone(), member, &mut touched);
+            joined.push(key);
+        }
+        groups.by_name.insert(name.clone(), group);
+        self.group_changed(kind, &name, &left, &joined, touched);
+        Ok(())
+    }
+
+    fn deleted(&mut self, kind: Kind, name: &str) {
+        match self.staged.get_mut(&kind) {
+            Some(staged) => {
+                staged.groups.remove(name);
+            }
+            None => self.delete_group(kind, name),
+        }
+    }
+
+    fn put_group(&mut self, kind: Kind, name: &str, members: HashMap<MemberKey, Member>) {
+        let groups = self.groups(kind);
+        let was_there = groups.is_there(name);
+        let (name, mut group) =
+            groups.by_name.remove_entry(name).unwrap_or_else(|| (name.into(), Group::default()));
+        group.doomed = false;
+        let left: Vec<_> = group.members.keys().filter(|key| !members.contains_key(key)).cloned().collect();
+        let (mut joined, mut touched) = (Vec::new(), HashSet::new());
+        for (key, member) in members {
+            if group.members.get(&key) != Some(&member) {
+                joined.push(key.clone());
+                group.insert(key, member, &mut touched);
+            }
+        }
+        for key in &left {
+            group.remove(key, &mut touched);
+        }
+        self.groups(kind).by_name.insert(name.clone(), group);
+        if !was_there || !left.is_empty() || !joined.is_empty() {
+            self.group_changed(kind, &name, &left, &joined, touched);
+        }
+        if !was_there {
+            self.promote(kind, &name);
+        }
+    }
+
+    fn delete_group(&mut self, kind: Kind, name: &str) {
+        let Some((name, group)) = self.groups(kind).by_name.remove_entry(name) else { return };
+        self.unsaved.insert((kind, name.clone()), Unsaved::Gone);
+        if self.is_in_force(kind, &name) {
+            self.groups(kind).by_name.insert(name, Group { doomed: true, ..group });
+            return;
+        }
+        let left: Vec<_> = group.members.into_keys().collect();
+        self.members_changed(kind, &name, &left, &[], group.ips.into_keys().collect());
+    }
+
+    fn group_changed(
+        &mut self,
+        kind: Kind,
+        name: &Arc<str>,
+        left: &[MemberKey],
+        joined: &[MemberKey],
+        touched: HashSet<IpAddr>,
+    ) {
+        self.unsaved.insert((kind, name.clone()), Unsaved::Group);
+        self.members_changed(kind, name, left, joined, touched);
+    }
+
+    fn members_changed(
+        &mut self,
+        kind: Kind,
+        name: &Arc<str>,
+        left: &[MemberKey],
+        joined: &[MemberKey],
+        touched: HashSet<IpAddr>,
+    ) {
+        if kind == Kind::AddressGroups {
+            // Also without addresses: a named port may have changed.
+            self.changes.addresses.entry(name.clone()).or_default().extend(touched);
+            return;
+        }
+        for key in left {
+            if let MemberKey::Pod(pod) = key
+                && let Some(groups) = self.pod_groups.get_mut(pod)
+            {
+                groups.remove(name);
+                if groups.is_empty() {
+                    self.pod_groups.remove(pod);
+                }
+            }
+        }
+        for key in joined {
+            if let MemberKey::Pod(pod) = key {
+                self.pod_groups.entry(pod.clone()).or_default().insert(name.clone());
+            }
+        }
+        self.changes.pods.extend(self.applied_to.users(name).cloned());
+    }
+
+    /// Brings policies into force that waited for this group.
+    fn promote(&mut self, kind: Kind, group: &str) {
+        let users: Vec<Arc<str>> = self.groups(kind).users(group).cloned().collect();
+        for name in users {
+            let Some(entry) = self.policies.get(&name) else { continue };
+            if let Some(next) = entry.next.clone()
+                && self.is_complete(&next)
+            {
+                self.install(&name, Entry { live: next, next: None });
+            }
+        }
+    }
+
+    fn put_policy(&mut self, message: &controlplane::NetworkPolicy) {
+        let policy = Arc::new(Policy::read(message));
+        let name = policy.name.clone();
+        let entry = self.policies.get(&name);
+        if entry.is_some_and(|entry| *entry.newest() == policy) {
+            return;
+        }
+        self.unsaved.insert((Kind::Policies, name.clone()), Unsaved::Policy(message.seal()));
+        let entry = match entry {
+            Some(entry) if entry.live == policy => Entry { live: policy, next: None },
+            Some(entry) if !self.is_complete(&policy) => {
+                Entry { live: entry.live.clone(), next: Some(policy) }
+            }
+            _ => Entry { live: policy, next: None },
+        };
+        self.install(&name, entry);
+    }
+
+    fn delete_policy(&mut self, name: &str) {
+        let Some((name, entry)) = self.policies.remove_entry(name) else { return };
+        self.unsaved.insert((Kind::Policies, name.clone()), Unsaved::Gone);
+        self.changes.policies.insert(name.clone());
+        self.reindex(&name, Some(&entry));
+    }
+
+    fn install(&mut self, name: &Arc<str>, entry: Entry) {
+        let old = self.policies.insert(name.clone(), entry);
+        self.changes.policies.insert(name.clone());
+        self.reindex(name, old.as_ref());
+    }
+
+    /// Updates the group → policy indexes after an entry was replaced or removed, and drops groups that only
+    /// its old form kept.
+    fn reindex(&mut self, name: &Arc<str>, old: Option<&Entry>) {
+        let now = self.policies.get(name);
+        let none = BTreeSet::new;
+        let address = |entry: Option<&Entry>| {
+            entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.address_groups())))
+        };
+        let applied_to = |entry: Option<&Entry>| {
+            entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.applied_to_groups())))
+        };
+        let (address_before, applied_to_before) = (address(old), applied_to(old));
+        self.address.index(name, &address_before, &address(now));
+        self.applied_to.index(name, &applied_to_before, &applied_to(now));
+        let before = [(Kind::AddressGroups, address_before), (Kind::AppliedToGroups, applied_to_before)];
+        for (kind, names) in before {
+            for group in names {
+                let doomed = self.groups(kind).by_name.get(&group).is_some_and(|group| group.doomed);
+                if doomed && !self.is_in_force(kind, &group) {
+                    self.delete_group(kind, &group);
+                }
+            }
+        }
+    }
+
+    /// Whether a policy in force names the group.
+    fn is_in_force(&self, kind: Kind, group: &str) -> bool {
+        let groups = if kind == Kind::AppliedToGroups { &self.applied_to } else { &self.address };
+        groups.users(group).filter_map(|name| self.policies.get(name)).any(|entry| match kind {
+            Kind::AppliedToGroups => entry.live.applied_to_groups().any(|name| **name == *group),
+            _ => entry.live.address_groups().any(|name| **name == *group),
+        })
+    }
+
+    fn is_complete(&self, policy: &Policy) -> bool {
+        policy.address_groups().all(|name| self.address.is_there(name))
+            && policy.applied_to_groups().all(|name| self.applied_to.is_there(name))
+    }
+
+    /// Whether something is not on disk yet.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
+    /// What is not on disk yet; it counts as saved from now on.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<Save> {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        unsaved
+            .into_iter()
+            .map(|((kind, name), unsaved)| {
+                let bytes = match unsaved {
+                    Unsaved::Policy(bytes) => Some(bytes),
+                    Unsaved::Gone => None,
+                    Unsaved::Group => self.encode_group(kind, &name),
+                };
+                Save { kind, name, bytes }
+            })
+            .collect()
+    }
+
+    /// What [`Self::take_unsaved`] gave could not be saved.
+    pub(crate) fn put_back(&mut self, saves: Vec<Save>) {
+        for Save { kind, name, bytes } in saves {
+            self.unsaved.entry((kind, name)).or_insert(match (kind, bytes) {
+                (_, None) => Unsaved::Gone,
+                (Kind::Policies, Some(bytes)) => Unsaved::Policy(bytes),
+                _ => Unsaved::Group,
+            });
+        }
+    }
+
+    fn encode_group(&mut self, kind: Kind, name: &Arc<str>) -> Option<Vec<u8>> {
+        let group = self.groups(kind).by_name.get(name).filter(|group| !group.doomed)?;
+        let metadata = ObjectMeta::named(&**name);
+        let group_members = group.members.iter().map(|(key, member)| member.write(key)).collect();
+        Some(match kind {
+            Kind::AppliedToGroups => controlplane::AppliedToGroup { metadata, group_members }.seal(),
+            _ => controlplane::AddressGroup { metadata, group_members }.seal(),
+        })
+    }
+
+    /// Names of all objects of a kind that the controller wants here.
+    pub(crate) fn names(&self, kind: Kind) -> HashSet<Arc<str>> {
+        let there = |groups: &Groups| {
+            groups.by_name.iter().filter(|(_, group)| !group.doomed).map(|(name, _)| name.clone()).collect()
+        };
+        match kind {
+            Kind::Policies => self.policies.keys().cloned().collect(),
+            Kind::AddressGroups => there(&self.address),
+            Kind::AppliedToGroups => there(&self.applied_to),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,265 @@
+use antrea_api::controlplane::{
+    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, K8S_NETWORK_POLICY,
+    NetworkPolicyPeer, NetworkPolicyReference, NetworkPolicyRule,
+};
+
+use super::*;
+
+/// An ingress policy for `applied_to` that allows `groups`.
+pub(crate) fn policy(
+    name: &str,
+    generation: i64,
+    applied_to: &str,
+    groups: &[&str],
+) -> controlplane::NetworkPolicy {
+    controlplane::NetworkPolicy {
+        metadata: ObjectMeta { generation, ..ObjectMeta::named(name) },
+        rules: vec![NetworkPolicyRule {
+            direction: "In".into(),
+            from: NetworkPolicyPeer {
+                address_groups: groups.iter().map(ToString::to_string).collect(),
+                ..NetworkPolicyPeer::default()
+            },
+            ..NetworkPolicyRule::default()
+        }],
+        applied_to_groups: vec![applied_to.to_owned()],
+        source_ref: Some(NetworkPolicyReference {
+            type_: K8S_NETWORK_POLICY.into(),
+            ..NetworkPolicyReference::default()
+        }),
+        ..controlplane::NetworkPolicy::default()
+    }
+}
+
+pub(crate) fn member(pod: &str, ips: &[&str]) -> GroupMember {
+    GroupMember {
+        pod: Some(ObjectReference { name: pod.into(), namespace: "ns".into() }),
+        ips: ips.iter().map(|ip| ip.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec()).collect(),
+        ..GroupMember::default()
+    }
+}
+
+pub(crate) fn address_group(name: &str, members: Vec<GroupMember>) -> Event {
+    Event::AddressGroup(GroupEvent::Added(AddressGroup {
+        metadata: ObjectMeta::named(name),
+        group_members: members,
+    }))
+}
+
+pub(crate) fn applied_to_group(name: &str, pods: &[&str]) -> Event {
+    let group_members = pods.iter().map(|pod| member(pod, &[])).collect();
+    Event::AppliedToGroup(GroupEvent::Added(AppliedToGroup {
+        metadata: ObjectMeta::named(name),
+        group_members,
+    }))
+}
+
+pub(crate) fn address_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
+    Event::AddressGroup(GroupEvent::Patched(AddressGroupPatch {
+        metadata: ObjectMeta::named(name),
+        added_group_members: added,
+        removed_group_members: removed,
+    }))
+}
+
+pub(crate) fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
+    Event::AppliedToGroup(GroupEvent::Patched(AppliedToGroupPatch {
+        metadata: ObjectMeta::named(name),
+        added_group_members: added,
+        removed_group_members: removed,
+    }))
+}
+
+/// The watch that an event comes by.
+pub(crate) fn kind_of(event: &Event) -> Kind {
+    match event {
+        Event::AddressGroup(_) => Kind::AddressGroups,
+        Event::AppliedToGroup(_) => Kind::AppliedToGroups,
+        _ => Kind::Policies,
+    }
+}
+
+fn feed(cache: &mut Cache, events: impl IntoIterator<Item = Event>) {
+    for event in events {
+        cache.apply(kind_of(&event), event).unwrap();
+    }
+}
+
+fn list(cache: &mut Cache, events: impl IntoIterator<Item = Event>) {
+    for kind in Kind::ALL {
+        cache.begin(kind);
+    }
+    feed(cache, events);
+    for kind in Kind::ALL {
+        cache.apply(kind, Event::Bookmark).unwrap();
+    }
+}
+
+fn ips(cache: &Cache, group: &str) -> Vec<String> {
+    let mut ips: Vec<_> = cache.address_group(group).unwrap().ips().map(ToString::to_string).collect();
+    ips.sort();
+    ips
+}
+
+fn changed(cache: &mut Cache) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let changes = cache.take_changes();
+    let text = |names: BTreeSet<Arc<str>>| names.iter().map(ToString::to_string).collect();
+    let groups: BTreeSet<_> = changes.addresses.into_keys().collect();
+    (text(changes.policies), text(changes.pods), text(groups))
+}
+
+#[test]
+fn nothing_changes_before_all_lists_are_complete_and_only_differences_after() {
+    let mut cache = Cache::default();
+    let old = || [applied_to_group("a", &["p"]), address_group("g", vec![member("x", &["10.0.0.1"])])];
+    list(&mut cache, old().into_iter().chain([Event::Policy(policy("P", 1, "a", &["g"]))]));
+    list(&mut cache, old().into_iter().chain(["P", "Q"].map(|n| Event::Policy(policy(n, 1, "a", &["g"])))));
+    assert_eq!(cache.counts(), [2, 1, 1]);
+    cache.take_changes();
+    cache.take_unsaved();
+
+    for kind in Kind::ALL {
+        cache.begin(kind);
+    }
+    feed(&mut cache, old());
+    feed(&mut cache, [Event::Policy(policy("P", 1, "a", &["g"]))]);
+    for kind in [Kind::Policies, Kind::AddressGroups] {
+        cache.apply(kind, Event::Bookmark).unwrap();
+        assert_eq!(cache.counts(), [2, 1, 1]);
+    }
+    // What happens while another list is under way is part of the list.
+    feed(&mut cache, [address_patch("g", vec![], vec![member("y", &["10.0.0.2"])])]);
+    assert_eq!(changed(&mut cache), (vec![], vec![], vec![]));
+    cache.apply(Kind::AppliedToGroups, Event::Bookmark).unwrap();
+    assert_eq!(cache.counts(), [1, 1, 1]);
+    assert_eq!(ips(&cache, "g"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(changed(&mut cache), (vec!["Q".into()], vec![], vec!["g".into()]));
+    let mut saves = cache.take_unsaved();
+    saves.sort_by(|a, b| a.name.cmp(&b.name));
+    let saved: Vec<_> = saves.iter().map(|save| (&*save.name, save.bytes.is_some())).collect();
+    assert_eq!(saved, [("Q", false), ("g", true)]);
+
+    // A session that ends while listing leaves everything in force.
+    for kind in Kind::ALL {
+        cache.begin(kind);
+    }
+    cache.apply(Kind::Policies, Event::Bookmark).unwrap();
+    cache.abandon();
+    assert_eq!(cache.counts(), [1, 1, 1]);
+}
+
+#[test]
+fn one_watch_can_be_listed_again_alone() {
+    let mut cache = Cache::default();
+    list(&mut cache, [applied_to_group("a", &["p"]), Event::Policy(policy("P", 1, "a", &[]))]);
+    cache.begin(Kind::AppliedToGroups);
+    feed(&mut cache, [Event::Policy(policy("P", 2, "a", &[])), applied_to_group("a", &["p", "q"])]);
+    assert_eq!(cache.policy("P").unwrap().generation, 2, "other watches go on");
+    assert_eq!(cache.applied_to_group("a").unwrap().members().len(), 1);
+    cache.apply(Kind::AppliedToGroups, Event::Bookmark).unwrap();
+    assert_eq!(cache.applied_to_group("a").unwrap().members().len(), 2);
+    assert_eq!(cache.commits(), 2);
+}
+
+#[test]
+fn shared_addresses_stay_until_the_last_member_goes() {
+    let mut cache = Cache::default();
+    let (a, b) = (member("a", &["10.0.0.1"]), member("b", &["10.0.0.1", "10.0.0.2"]));
+    feed(&mut cache, [address_group("g", vec![a.clone(), b.clone()])]);
+    cache.take_changes();
+    feed(&mut cache, [address_patch("g", vec![b], vec![])]);
+    assert_eq!(ips(&cache, "g"), ["10.0.0.1"]);
+    let touched = cache.take_changes().addresses.remove("g").unwrap();
+    assert_eq!(touched, HashSet::from(["10.0.0.2".parse().unwrap()]));
+    // A changed member is in both lists, with its old and its new content.
+    feed(&mut cache, [address_patch("g", vec![a], vec![member("a", &["10.0.0.9"])])]);
+    assert_eq!(ips(&cache, "g"), ["10.0.0.9"]);
+}
+
+#[test]
+fn a_changed_policy_waits_for_its_groups_and_a_new_one_does_not() {
+    let mut cache = Cache::default();
+    feed(&mut cache, [Event::Policy(policy("P", 1, "a", &["g"]))]);
+    assert!(cache.policy("P").is_some(), "a new policy isolates at once");
+    assert!(cache.realizable("P").is_none());
+    feed(&mut cache, [applied_to_group("a", &["p"]), address_group("g", vec![])]);
+    assert_eq!(cache.realizable("P").unwrap().generation, 1);
+
+    cache.take_changes();
+    feed(&mut cache, [Event::Policy(policy("P", 2, "b", &["g"]))]);
+    assert_eq!(cache.policy("P").unwrap().generation, 1);
+    assert!(cache.realizable("P").is_none());
+    // The old group is taken back before the new one is there.
+    feed(&mut cache, [Event::AppliedToGroup(GroupEvent::Deleted("a".into()))]);
+    assert_eq!(cache.applied_to_group("a").unwrap().members().len(), 1);
+    assert!(!cache.names(Kind::AppliedToGroups).contains("a"));
+    feed(&mut cache, [applied_to_group("b", &["p"])]);
+    assert_eq!(cache.realizable("P").unwrap().generation, 2);
+    assert!(cache.applied_to_group("a").is_none(), "nobody needs it any more");
+
+    feed(&mut cache, [Event::Policy(policy("P", 3, "missing", &[]))]);
+    feed(&mut cache, [Event::Policy(policy("P", 2, "b", &["g"]))]);
+    assert_eq!(cache.realizable("P").unwrap().generation, 2, "the change was taken back");
+    feed(&mut cache, [Event::Policy(policy("P", 4, "missing", &[])), Event::PolicyDeleted("P".into())]);
+    assert_eq!(cache.counts()[0], 0);
+    assert!(cache.applied_to.users.is_empty() && cache.address.users.is_empty());
+}
+
+#[test]
+fn a_change_of_an_unknown_group_is_an_error() {
+    let mut cache = Cache::default();
+    let patch = || applied_to_patch("a", vec![], vec![member("p", &[])]);
+    assert!(matches!(cache.apply(Kind::AppliedToGroups, patch()), Err(CacheError::UnknownGroup { .. })));
+    for kind in Kind::ALL {
+        cache.begin(kind);
+    }
+    assert!(cache.apply(Kind::AppliedToGroups, patch()).is_err());
+    cache.abandon();
+    feed(&mut cache, [applied_to_group("a", &[]), Event::Policy(policy("P", 1, "a", &[]))]);
+    feed(&mut cache, [Event::AppliedToGroup(GroupEvent::Deleted("a".into()))]);
+    assert!(cache.apply(Kind::AppliedToGroups, patch()).is_err(), "it was taken back");
+}
+
+#[test]
+fn what_is_saved_loads_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = crate::policy::files::Files::new(folder.path());
+    let mut cache = Cache::default();
+    let members = vec![member("x", &["10.0.0.1"]), member("y", &["10.0.0.2"])];
+    feed(&mut cache, [applied_to_group("a", &["p"]), address_group("g", members)]);
+    feed(&mut cache, ["P", "Q"].map(|name| Event::Policy(policy(name, 7, "a", &["g"]))));
+    feed(&mut cache, [address_patch("g", vec![member("x", &[])], vec![]), Event::PolicyDeleted("Q".into())]);
+    files.save(&cache.take_unsaved()).unwrap();
+    assert!(!cache.has_unsaved());
+
+    let mut loaded = Cache::default();
+    // A list that began before the files were read replaces them later.
+    loaded.begin(Kind::Policies);
+    loaded.load(files.load());
+    assert_eq!(loaded.counts(), [1, 1, 1]);
+    assert!(!loaded.has_unsaved());
+    assert_eq!(loaded.realizable("P"), cache.realizable("P"));
+    assert_eq!(ips(&loaded, "g"), ["10.0.0.2"]);
+    assert!(
+        loaded.applied_to_group("a").unwrap().members().keys().eq(cache
+            .applied_to_group("a")
+            .unwrap()
+            .members()
+            .keys())
+    );
+    loaded.apply(Kind::Policies, Event::Bookmark).unwrap();
+    assert_eq!(loaded.counts()[0], 0);
+}
+
+#[test]
+fn unsaved_objects_are_not_lost_when_the_disk_is_full() {
+    let mut cache = Cache::default();
+    feed(&mut cache, [applied_to_group("a", &["p"]), Event::Policy(policy("P", 1, "a", &[]))]);
+    let saves = cache.take_unsaved();
+    feed(&mut cache, [Event::PolicyDeleted("P".into())]);
+    cache.put_back(saves);
+    let saves = cache.take_unsaved();
+    assert_eq!(saves.len(), 2);
+    let policy = saves.iter().find(|save| save.kind == Kind::Policies).unwrap();
+    assert_eq!(policy.bytes, None, "what happened since wins");
+}

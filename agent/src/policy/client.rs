@@ -1,0 +1,481 @@
+//! The watch client: one HTTP/2 connection to the controller with three watch streams.
+//!
+//! kube's client speaks HTTP/1 and JSON and cannot carry MODIFIED events whose object is a patch, so this is
+//! a client of its own. A session begins with a list of everything on each stream; whoever applies the
+//! updates keeps what is known until the lists are complete.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use antrea_api::controlplane::{API_VERSION, Event};
+use antrea_api::k8s::{self, DecodeError, EventType, FrameDecoder, Status};
+use antrea_runtime::backoff::{Backoff, spread};
+use bytes::Bytes;
+use futures::future::try_join3;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::cache::Kind;
+use super::discovery::{SERVICE, Target};
+
+/// Longest answer that is read of a request that is no watch.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Updates that wait for the cache. A controller that is faster than the agent is held back by HTTP/2.
+pub(crate) const QUEUE: usize = 256;
+
+/// Waits; see the fields of [`Timing::default`].
+#[derive(Clone, Debug)]
+pub(crate) struct Timing {
+    /// For a TCP connection with TLS.
+    pub(crate) connect: Duration,
+    /// For the head of an answer.
+    pub(crate) answer: Duration,
+    /// Between frames of a list.
+    pub(crate) list: Duration,
+    /// Pings, and how long each may take, so that a node that vanished is noticed.
+    pub(crate) ping: Duration,
+    /// First pause between attempts.
+    pub(crate) retry_min: Duration,
+    /// Longest pause between attempts.
+    pub(crate) retry_max: Duration,
+    /// Agents that see the same new endpoint connect within this time.
+    pub(crate) spread: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(10),
+            list: Duration::from_secs(30),
+            ping: Duration::from_secs(10),
+            retry_min: Duration::from_millis(500),
+            retry_max: Duration::from_secs(10),
+            spread: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// Node.
+    pub(crate) node: String,
+    /// Namespace of controller and agent.
+    pub(crate) namespace: String,
+    /// File with the bearer token, read for each request because the kubelet renews it.
+    pub(crate) token: PathBuf,
+}
+
+/// Why a session ended or could not begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nobody to connect to.
+    #[error("Service {SERVICE} has no ready endpoint")]
+    NoEndpoint,
+    /// Nobody to believe.
+    #[error("the controller's CA is not published or malformed")]
+    NoCa,
+    /// The network, or TLS.
+    #[error("{endpoint}: {message}")]
+    Connect {
+        /// Dialled address.
+        endpoint: SocketAddr,
+        /// What happened.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("{0}: no answer")]
+    Timeout(String),
+    /// The connection broke.
+    #[error("connection: {0}")]
+    Http(#[from] hyper::Error),
+    /// The controller said no.
+    #[error("{path}: {code}: {message}")]
+    Refused {
+        /// Request path.
+        path: String,
+        /// Status.
+        code: StatusCode,
+        /// What it said.
+        message: String,
+    },
+    /// A watch stream that makes no sense.
+    #[error("watch on {}: {error}", .kind.resource())]
+    Malformed {
+        /// The watch.
+        kind: Kind,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// A watch ended before its list was complete.
+    #[error("watch on {}: ended while listing", .kind.resource())]
+    Incomplete {
+        /// The watch.
+        kind: Kind,
+    },
+    /// An ERROR event.
+    #[error("watch on {}: {message}", .kind.resource())]
+    Failed {
+        /// The watch.
+        kind: Kind,
+        /// What the controller said.
+        message: String,
+    },
+    /// Other endpoints, another CA, or a cache that wants a new list.
+    #[error("connecting anew: {0}")]
+    Renew(&'static str),
+    /// Whoever applies updates is gone.
+    #[error("the agent is shutting down")]
+    Closed,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Update {
+    /// A list begins.
+    Begin(Kind),
+    /// An event of a watch.
+    Event(Kind, Event),
+    /// All watches are open.
+    Up,
+    /// There is no session any more.
+    Down(ClientError),
+}
+
+/// A connection on which requests can be made; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    requests: SendRequest<Full<Bytes>>,
+    authority: Arc<str>,
+    identity: Arc<Identity>,
+    timing: Arc<Timing>,
+}
+
+/// Connects and watches for ever.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Who asks.
+    pub(crate) identity: Arc<Identity>,
+    /// Waits.
+    pub(crate) timing: Arc<Timing>,
+    /// Whom to ask.
+    pub(crate) target: watch::Receiver<Target>,
+    /// Where updates go.
+    pub(crate) updates: mpsc::Sender<Update>,
+    /// Where the session goes while there is one.
+    pub(crate) session: watch::Sender<Option<Session>>,
+    /// Notified when the cache wants a new list.
+    pub(crate) renew: Arc<Notify>,
+}
+
+impl Client {
+    /// Runs until the receiver of updates is gone.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(self.timing.retry_min, self.timing.retry_max);
+        let mut attempt = 0;
+        loop {
+            let synced = AtomicUsize::new(0);
+            let error = match self.session(attempt, &synced).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            self.session.send_replace(None);
+            attempt += 1;
+            if matches!(error, ClientError::Closed) {
+                return;
+            }
+            tracing::debug!(%error, "no session with the controller");
+            if synced.load(Ordering::Relaxed) == Kind::ALL.len() {
+                backoff.reset();
+            }
+            let renew = matches!(error, ClientError::Renew(_));
+            if self.updates.send(Update::Down(error)).await.is_err() {
+                return;
+            }
+            if renew {
+                tokio::time::sleep(spread(self.timing.spread)).await;
+                continue;
+            }
+            let delay = backoff.next_delay();
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                changed = self.target.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(spread(self.timing.spread)).await;
+                }
+                () = self.updates.closed() => return,
+            }
+        }
+    }
+
+    async fn session(
+        &mut self,
+        attempt: usize,
+        synced: &AtomicUsize,
+    ) -> Result<std::convert::Infallible, ClientError> {
+        let target = self.target.borrow_and_update().clone();
+        let tls = tls(&target.ca)?;
+        let endpoint =
+            target.endpoints.get(attempt % target.endpoints.len().max(1)).ok_or(ClientError::NoEndpoint)?;
+        let connecting = self.connect(*endpoint, tls);
+        let (requests, connection) = timeout(self.timing.connect, connecting)
+            .await
+            .map_err(|_| ClientError::Timeout(endpoint.to_string()))??;
+        let session = Session {
+            requests,
+            authority: self.server_name().into(),
+            identity: self.identity.clone(),
+            timing: self.timing.clone(),
+        };
+        let opened = AtomicUsize::new(0);
+        let streams = async {
+            for kind in Kind::ALL {
+                self.send(Update::Begin(kind)).await?;
+            }
+            let [a, b, c] = Kind::ALL.map(|kind| self.follow(&session, kind, &opened, synced));
+            try_join3(a, b, c).await.map(|(never, ..)| never)
+        };
+        let mut changes = self.target.clone();
+        tokio::select! {
+            closed = connection => match closed {
+                Ok(()) => Err(ClientError::Connect {
+                    endpoint: *endpoint,
+                    message: "closed by the controller".to_owned(),
+                }),
+                Err(error) => Err(error.into()),
+            },
+            ended = streams => ended,
+            reason = outdated(&mut changes, &target.ca, *endpoint) => Err(ClientError::Renew(reason)),
+            () = self.renew.notified() => Err(ClientError::Renew("an event did not fit")),
+            () = self.updates.closed() => Err(ClientError::Closed),
+        }
+    }
+
+    fn server_name(&self) -> String {
+        format!("{SERVICE}.{}.svc", self.identity.namespace)
+    }
+
+    async fn connect(
+        &self,
+        endpoint: SocketAddr,
+        tls: TlsConnector,
+    ) -> Result<(SendRequest<Full<Bytes>>, impl Future<Output = hyper::Result<()>> + use<>), ClientError>
+    {
+        let failed =
+            |error: &dyn std::fmt::Display| ClientError::Connect { endpoint, message: error.to_string() };
+        let name = ServerName::try_from(self.server_name()).map_err(|error| failed(&error))?;
+        let stream = TcpStream::connect(endpoint).await.map_err(|error| failed(&error))?;
+        stream.set_nodelay(true).map_err(|error| failed(&error))?;
+        let stream = tls.connect(name, stream).await.map_err(|error| failed(&error))?;
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.timing.ping)
+            .keep_alive_timeout(self.timing.ping)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(&error))
+    }
+
+    async fn send(&self, update: Update) -> Result<(), ClientError> {
+        self.updates.send(update).await.map_err(|_| ClientError::Closed)
+    }
+
+    /// Follows one resource. A watch that ends after its list was complete is opened again on the same
+    /// connection: servers end watches now and then.
+    async fn follow(
+        &self,
+        session: &Session,
+        kind: Kind,
+        opened: &AtomicUsize,
+        synced: &AtomicUsize,
+    ) -> Result<std::convert::Infallible, ClientError> {
+        let node = &self.identity.node;
+        let path = format!(
+            "/apis/{API_VERSION}/{}?watch=true&allowWatchBookmarks=true&fieldSelector=nodeName%3D{node}",
+            kind.resource()
+        );
+        for round in 0.. {
+            if round > 0 {
+                let pause = Backoff::new(self.timing.retry_min, self.timing.retry_min).next_delay();
+                tokio::time::sleep(pause).await;
+                self.send(Update::Begin(kind)).await?;
+            }
+            let mut response = session.request(Method::GET, &path, None).await?;
+            if response.status() != StatusCode::OK {
+                return Err(refused(&path, response).await);
+            }
+            if round == 0 && opened.fetch_add(1, Ordering::Relaxed) + 1 == Kind::ALL.len() {
+                self.session.send_replace(Some(session.clone()));
+                self.send(Update::Up).await?;
+            }
+            if !self.read(kind, response.body_mut(), round == 0, synced).await? {
+                return Err(ClientError::Incomplete { kind });
+            }
+            tracing::debug!(resource = kind.resource(), "the watch ended, opening it again");
+        }
+        Err(ClientError::Incomplete { kind })
+    }
+
+    /// Reads a watch to its end; returns whether its list was complete.
+    async fn read(
+        &self,
+        kind: Kind,
+        body: &mut Incoming,
+        first: bool,
+        synced: &AtomicUsize,
+    ) -> Result<bool, ClientError> {
+        let malformed = |error| ClientError::Malformed { kind, error };
+        let mut decoder = FrameDecoder::default();
+        let mut complete = false;
+        loop {
+            let frame = if complete {
+                body.frame().await
+            } else {
+                let what = || ClientError::Timeout(format!("list of {}", kind.resource()));
+                timeout(self.timing.list, body.frame()).await.map_err(|_| what())?
+            };
+            let data = match frame {
+                Some(Ok(frame)) => frame.into_data(),
+                Some(Err(_)) if complete => return Ok(true),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(complete),
+            };
+            let Ok(data) = data else { continue };
+            decoder.push(&data);
+            while let Some((event_type, object)) = decoder.next_event().map_err(malformed)? {
+                let event = Event::decode(event_type, &object).map_err(malformed)?;
+                if let Event::Error(status) = event {
+                    return Err(ClientError::Failed { kind, message: status.message });
+                }
+                if event_type == EventType::Bookmark && !complete {
+                    complete = true;
+                    if first {
+                        synced.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                self.send(Update::Event(kind, event)).await?;
+            }
+        }
+    }
+}
+
+/// Returns when a session to `endpoint` under `ca` should be replaced.
+async fn outdated(target: &mut watch::Receiver<Target>, ca: &str, endpoint: SocketAddr) -> &'static str {
+    let mut reason = "";
+    let changed = target.wait_for(|now| {
+        if *now.ca != *ca {
+            reason = "the CA changed";
+        } else if !now.endpoints.is_empty() && !now.endpoints.contains(&endpoint) {
+            reason = "the controller moved";
+        }
+        !reason.is_empty()
+    });
+    let ended = changed.await.is_err();
+    if ended {
+        std::future::pending().await
+    }
+    reason
+}
+
+fn tls(ca: &str) -> Result<TlsConnector, ClientError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        let certificate = certificate.map_err(|_| ClientError::NoCa)?;
+        roots.add(certificate).map_err(|_| ClientError::NoCa)?;
+    }
+    if roots.is_empty() {
+        return Err(ClientError::NoCa);
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| ClientError::NoCa)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The error that a refusal is, with what the controller says of it.
+async fn refused(path: &str, response: Response<Incoming>) -> ClientError {
+    let code = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
+    let body = timeout(Duration::from_secs(2), body).await;
+    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let said = k8s::open(body.clone()).ok().and_then(|object| object.decode::<Status>().ok());
+    let message = match said {
+        Some(status) => status.message,
+        None => String::from_utf8_lossy(&body).chars().take(300).collect(),
+    };
+    let path = path.split('?').next().unwrap_or(path).to_owned();
+    ClientError::Refused { path, code, message }
+}
+
+impl Session {
+    /// Makes a request and returns the head of the answer; `body` is a sealed object.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.authority))
+            .header(header::ACCEPT, k8s::PROTOBUF)
+            .header(header::USER_AGENT, concat!("antrea-agent/", env!("CARGO_PKG_VERSION")));
+        if let Ok(token) = tokio::fs::read_to_string(&self.identity.token).await {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, k8s::PROTOBUF);
+        }
+        let request = request.body(Full::from(body.unwrap_or_default())).map_err(|error| {
+            ClientError::Failed { kind: Kind::Policies, message: format!("{path}: {error}") }
+        })?;
+        let mut requests = self.requests.clone();
+        let answer = async {
+            requests.ready().await?;
+            requests.send_request(request).await
+        };
+        let answer = timeout(self.timing.answer, answer).await;
+        Ok(answer.map_err(|_| ClientError::Timeout(path.to_owned()))??)
+    }
+
+    /// Posts a sealed object.
+    ///
+    /// # Errors
+    /// The session is gone or the controller refused it.
+    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), ClientError> {
+        let response = self.request(Method::POST, path, Some(body)).await?;
+        if response.status().is_success() {
+            // An answer that is not read to its end would keep its stream.
+            let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            return Ok(());
+        }
+        Err(refused(path, response).await)
+    }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! Where the controller is, and which CA vouches for it.
+//!
+//! The pods behind Service `antrea` are dialled directly: an agent must reach the controller before any
+//! Service network works, and that is what it is there to make.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+/// Service of the controller.
+pub(crate) const SERVICE: &str = "antrea";
+
+/// ConfigMap with the CA that signs the controller's serving certificate, and its key.
+const CA_CONFIG_MAP: &str = "antrea-ca";
+const CA_KEY: &str = "ca.crt";
+
+/// Where to connect to and whom to believe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Ready endpoints, sorted.
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// PEM certificates; empty until the controller has published them.
+    pub(crate) ca: Arc<str>,
+}
+
+/// Follows Service and ConfigMap until the receiver is gone.
+///
+/// # Errors
+/// None: watches are retried for ever.
+pub(crate) async fn follow(
+    client: Client,
+    namespace: &str,
+    target: &watch::Sender<Target>,
+) -> Result<(), Infallible> {
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={SERVICE}"));
+    let slices = watcher(slices, config).default_backoff().map_ok(Either::Slices);
+    let maps = Api::<ConfigMap>::namespaced(client, namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={CA_CONFIG_MAP}"));
+    let maps = watcher(maps, config).default_backoff().map_ok(Either::Ca);
+
+    let mut events = pin!(futures::stream::select(slices.boxed(), maps.boxed()));
+    let mut index = Index::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                index.apply(event);
+                let now = index.target();
+                target.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+            }
+            Err(error) => tracing::debug!(%error, "watch on the controller's endpoints and CA"),
+        }
+    }
+    Ok(())
+}
+
+enum Either {
+    Slices(Event<EndpointSlice>),
+    Ca(Event<ConfigMap>),
+}
+
+#[derive(Default)]
+struct Index {
+    slices: BTreeMap<String, Vec<SocketAddr>>,
+    listed: BTreeMap<String, Vec<SocketAddr>>,
+    ca: Arc<str>,
+}
+
+impl Index {
+    fn apply(&mut self, event: Either) {
+        let name = |slice: &EndpointSlice| slice.metadata.name.clone().unwrap_or_default();
+        match event {
+            Either::Slices(Event::Init) => self.listed.clear(),
+            Either::Slices(Event::InitApply(slice)) => {
+                self.listed.insert(name(&slice), endpoints(&slice));
+            }
+            Either::Slices(Event::InitDone) => self.slices = std::mem::take(&mut self.listed),
+            Either::Slices(Event::Apply(slice)) => {
+                self.slices.insert(name(&slice), endpoints(&slice));
+            }
+            Either::Slices(Event::Delete(slice)) => {
+                self.slices.remove(&name(&slice));
+            }
+            Either::Ca(Event::Apply(map) | Event::InitApply(map)) => {
+                let ca = map.data.as_ref().and_then(|data| data.get(CA_KEY));
+                self.ca = ca.map_or("", String::as_str).into();
+            }
+            // The last CA that was published is worth more than none.
+            Either::Ca(_) => {}
+        }
+    }
+
+    fn target(&self) -> Target {
+        let mut endpoints: Vec<_> = self.slices.values().flatten().copied().collect();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        Target { endpoints, ca: self.ca.clone() }
+    }
+}
+
+fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
+    let port = slice
+        .ports
+        .iter()
+        .flatten()
+        .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+        .find_map(|port| u16::try_from(port.port?).ok());
+    let Some(port) = port else { return Vec::new() };
+    slice
+        .endpoints
+        .iter()
+        .flatten()
+        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false))
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter_map(|address| Some(SocketAddr::new(address.parse::<IpAddr>().ok()?, port)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(name: &str, addresses: &[(&str, Option<bool>)]) -> EndpointSlice {
+        let endpoints: Vec<_> = addresses
+            .iter()
+            .map(|(address, ready)| serde_json::json!({ "addresses": [address], "conditions": { "ready": ready } }))
+            .collect();
+        serde_json::from_value(serde_json::json!({
+            "metadata": { "name": name }, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{ "port": 53, "protocol": "UDP" }, { "port": 10349, "protocol": "TCP" }],
+        }))
+        .unwrap()
+    }
+
+    fn ca(text: &str) -> ConfigMap {
+        serde_json::from_value(serde_json::json!({ "data": { "ca.crt": text } })).unwrap()
+    }
+
+    #[test]
+    fn finds_ready_pods_and_keeps_the_last_ca() {
+        let mut index = Index::default();
+        index.apply(Either::Slices(Event::Init));
+        let both = [("192.0.2.2", Some(true)), ("192.0.2.1", None), ("192.0.2.3", Some(false))];
+        index.apply(Either::Slices(Event::InitApply(slice("a", &both))));
+        assert!(index.target().endpoints.is_empty(), "a list under way says nothing");
+        index.apply(Either::Slices(Event::InitDone));
+        index.apply(Either::Ca(Event::InitApply(ca("pem"))));
+        let target = index.target();
+        let text: Vec<_> = target.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(text, ["192.0.2.1:10349", "192.0.2.2:10349"]);
+
+        index.apply(Either::Ca(Event::Delete(ca("pem"))));
+        index.apply(Either::Ca(Event::Init));
+        index.apply(Either::Ca(Event::InitDone));
+        assert_eq!(&*index.target().ca, "pem");
+        index.apply(Either::Slices(Event::Delete(slice("a", &[]))));
+        assert!(index.target().endpoints.is_empty());
+    }
+}

@@ -1,0 +1,221 @@
+//! A controller in this process, for tests: real TLS and HTTP/2, scripted answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use antrea_api::controlplane::{
+    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Event, GroupEvent, NetworkPolicy,
+    NetworkPolicyStatus,
+};
+use antrea_api::k8s::{self, EventType, Object, ObjectMeta, Status, frame};
+use apiserver_kit::cert::ServingCert;
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::cache::{Kind, tests::kind_of};
+use super::discovery::Target;
+
+/// What the server saw and says.
+#[derive(Default)]
+pub(crate) struct Script {
+    /// Watches by resource: how often each was opened.
+    pub(crate) watches: BTreeMap<&'static str, usize>,
+    /// Query strings and authorization headers of watches.
+    pub(crate) seen: Vec<(String, Option<String>)>,
+    /// What each list holds.
+    pub(crate) lists: HashMap<Kind, Vec<Event>>,
+    /// Status of posts and watches, if not success.
+    pub(crate) refuse: Option<StatusCode>,
+    /// Posted statuses.
+    pub(crate) posts: Vec<NetworkPolicyStatus>,
+    /// Ends lists without a bookmark.
+    pub(crate) no_bookmark: bool,
+    open: HashMap<Kind, mpsc::UnboundedSender<Bytes>>,
+}
+
+/// The server; it ends when dropped.
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    pub(crate) script: Arc<Mutex<Script>>,
+    pub(crate) cert: ServingCert,
+    connections: Arc<Mutex<CancellationToken>>,
+    _end: DropGuard,
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// An event as it travels.
+pub(crate) fn encode(event: &Event) -> Bytes {
+    let named = |name: &str| ObjectMeta::named(name);
+    match event {
+        Event::Policy(policy) => frame(EventType::Added, &policy.seal()),
+        Event::PolicyDeleted(name) => {
+            let policy = NetworkPolicy { metadata: named(name), ..NetworkPolicy::default() };
+            frame(EventType::Deleted, &policy.seal())
+        }
+        Event::AddressGroup(GroupEvent::Added(group)) => frame(EventType::Added, &group.seal()),
+        Event::AddressGroup(GroupEvent::Patched(patch)) => {
+            frame(EventType::Modified, &AddressGroupPatch::seal(patch))
+        }
+        Event::AddressGroup(GroupEvent::Deleted(name)) => {
+            let group = AddressGroup { metadata: named(name), ..AddressGroup::default() };
+            frame(EventType::Deleted, &group.seal())
+        }
+        Event::AppliedToGroup(GroupEvent::Added(group)) => frame(EventType::Added, &group.seal()),
+        Event::AppliedToGroup(GroupEvent::Patched(patch)) => {
+            frame(EventType::Modified, &AppliedToGroupPatch::seal(patch))
+        }
+        Event::AppliedToGroup(GroupEvent::Deleted(name)) => {
+            let group = AppliedToGroup { metadata: named(name), ..AppliedToGroup::default() };
+            frame(EventType::Deleted, &group.seal())
+        }
+        Event::Bookmark => frame(EventType::Bookmark, &NetworkPolicy::default().seal()),
+        Event::Error(status) => frame(EventType::Error, &status.seal()),
+    }
+}
+
+impl Fake {
+    /// Listens on loopback.
+    pub(crate) async fn start(events: impl IntoIterator<Item = Event>) -> Self {
+        antrea_runtime::install_crypto_provider();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cert = ServingCert::issue("antrea", &["antrea.kube-system.svc".to_owned()]).unwrap();
+        let mut config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(cert.chain().unwrap(), cert.private_key().unwrap())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let script = Arc::new(Mutex::new(Script::default()));
+        script.lock().set(events);
+        let connections = Arc::new(Mutex::new(CancellationToken::new()));
+        let end = CancellationToken::new();
+        let (state, current, stop) = (script.clone(), connections.clone(), end.clone());
+        tokio::spawn(async move {
+            loop {
+                let stream = tokio::select! {
+                    () = stop.cancelled() => return,
+                    accepted = listener.accept() => accepted.unwrap().0,
+                };
+                let (acceptor, state) = (acceptor.clone(), state.clone());
+                let (cut, stop) = (current.lock().clone(), stop.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = hyper::service::service_fn(move |request| serve(request, state.clone()));
+                    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service);
+                    tokio::select! {
+                        _ = connection => {}
+                        () = cut.cancelled() => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Self { address, script, cert, connections, _end: end.drop_guard() }
+    }
+
+    /// Where it is.
+    pub(crate) fn target(&self) -> Target {
+        Target { endpoints: vec![self.address], ca: self.cert.ca.as_str().into() }
+    }
+
+    /// Cuts all connections.
+    pub(crate) fn cut(&self) {
+        std::mem::take(&mut *self.connections.lock()).cancel();
+        self.script.lock().open.clear();
+    }
+
+    /// Ends one watch in order.
+    pub(crate) fn end(&self, kind: Kind) {
+        self.script.lock().open.remove(&kind);
+    }
+
+    /// Sends an event on an open watch.
+    pub(crate) fn send(&self, event: &Event) {
+        self.send_bytes(kind_of(event), encode(event));
+    }
+
+    /// Sends anything on an open watch.
+    pub(crate) fn send_bytes(&self, kind: Kind, bytes: Bytes) {
+        self.script.lock().open[&kind].send(bytes).unwrap();
+    }
+}
+
+impl Script {
+    /// Makes these events all that lists hold.
+    pub(crate) fn set(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.lists.clear();
+        for event in events {
+            self.lists.entry(kind_of(&event)).or_default().push(event);
+        }
+    }
+}
+
+async fn serve(request: Request<Incoming>, script: Arc<Mutex<Script>>) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let refuse = script.lock().refuse;
+    if let Some(code) = refuse {
+        let status = Status { message: "not today".into(), ..Status::default() };
+        let mut response = Response::new(Full::from(status.seal()).boxed());
+        *response.status_mut() = code;
+        return Ok(response);
+    }
+    if request.method() == Method::POST {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let status: NetworkPolicyStatus = k8s::open(body).unwrap().decode().unwrap();
+        assert_eq!(
+            path,
+            format!("/apis/controlplane.antrea.io/v1beta2/networkpolicies/{}/status", status.metadata.name)
+        );
+        let answer = status.seal();
+        script.lock().posts.push(status);
+        return Ok(Response::new(Full::from(answer).boxed()));
+    }
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| path == format!("/apis/controlplane.antrea.io/v1beta2/{}", kind.resource()))
+        .unwrap();
+    assert_eq!(request.headers()["accept"], k8s::PROTOBUF);
+    let authorization =
+        request.headers().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let mut script = script.lock();
+    script.seen.push((request.uri().query().unwrap().to_owned(), authorization));
+    *script.watches.entry(kind.resource()).or_default() += 1;
+    for event in script.lists.get(&kind).into_iter().flatten() {
+        sender.send(encode(event)).unwrap();
+    }
+    if !script.no_bookmark {
+        sender.send(encode(&Event::Bookmark)).unwrap();
+        script.open.insert(kind, sender);
+    }
+    let frames = UnboundedReceiverStream::new(receiver).map(|bytes| Ok(Frame::data(bytes)));
+    Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))
+}
+
+/// Waits until something is true.
+pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if check() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}

@@ -1,0 +1,216 @@
+//! What the controller said last, on disk: for an agent that starts while there is no controller.
+//!
+//! Each object is a file in its envelope, as on the wire, in `network-policies`, `applied-to-groups` or
+//! `address-groups` under one folder: upstream's layout. Objects that go away take their file along.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use antrea_api::controlplane::{AddressGroup, AppliedToGroup, Event, GroupEvent, NetworkPolicy};
+use antrea_api::k8s::{self, DecodeError};
+
+use super::cache::{Kind, Save};
+
+/// Begins the name of a file that is being written; no object's name begins with a dot.
+const PART: &str = ".part-";
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    folder: PathBuf,
+}
+
+/// What could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {error}")]
+pub(crate) struct FileError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+fn subfolder(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Policies => "network-policies",
+        Kind::AddressGroups => "address-groups",
+        Kind::AppliedToGroups => "applied-to-groups",
+    }
+}
+
+/// Whether the name of an object can be that of a file.
+fn fits(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0'])
+}
+
+impl Files {
+    /// Files below `folder`, which is made when needed.
+    pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Reads everything, as events that add it, groups first. Files that cannot be read are skipped.
+    pub(crate) fn load(&self) -> Vec<(Kind, Event)> {
+        let mut events = Vec::new();
+        for kind in Kind::ALL {
+            let Ok(entries) = std::fs::read_dir(self.folder.join(subfolder(kind))) else { continue };
+            let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+            paths.sort_unstable();
+            for path in paths.iter().filter(|path| !is_part(path)) {
+                match std::fs::read(path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|bytes| decode(kind, bytes).map_err(|error| error.to_string()))
+                {
+                    Ok(event) => events.push((kind, event)),
+                    Err(error) => tracing::warn!(path = %path.display(), error, "skipping"),
+                }
+            }
+        }
+        events
+    }
+
+    /// Writes and removes files; goes on after an error.
+    ///
+    /// # Errors
+    /// The first file that failed.
+    pub(crate) fn save(&self, saves: &[Save]) -> Result<(), FileError> {
+        let mut result = Ok(());
+        for Save { kind, name, bytes } in saves {
+            if !fits(name) {
+                tracing::warn!(name = &**name, "not kept on disk: no name for a file");
+                continue;
+            }
+            let folder = self.folder.join(subfolder(*kind));
+            let path = folder.join(&**name);
+            let saved = match bytes {
+                Some(bytes) => write(&folder, &path, name, bytes),
+                None => remove(&path),
+            };
+            if let Err(error) = saved {
+                result = result.and(Err(FileError { path, error }));
+            }
+        }
+        result
+    }
+
+    /// Removes the files of all other objects of a kind.
+    ///
+    /// # Errors
+    /// The first file that failed.
+    pub(crate) fn retain(&self, kind: Kind, names: &HashSet<Arc<str>>) -> Result<(), FileError> {
+        let folder = self.folder.join(subfolder(kind));
+        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+        let mut result = Ok(());
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let wanted =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| names.contains(name));
+            if !wanted && let Err(error) = remove(&path) {
+                result = result.and(Err(FileError { path, error }));
+            }
+        }
+        result
+    }
+}
+
+fn is_part(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.starts_with(PART))
+}
+
+/// Readers see the old file or the new one.
+fn write(folder: &Path, path: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    // A name of full length leaves no room for a prefix.
+    let part = folder.join(format!("{PART}{}", name.chars().take(60).collect::<String>()));
+    let written = std::fs::File::create(&part)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| std::fs::rename(&part, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn decode(kind: Kind, bytes: Vec<u8>) -> Result<Event, DecodeError> {
+    let object = k8s::open(bytes.into())?;
+    Ok(match kind {
+        Kind::Policies => Event::Policy(object.decode::<NetworkPolicy>()?),
+        Kind::AddressGroups => Event::AddressGroup(GroupEvent::Added(object.decode::<AddressGroup>()?)),
+        Kind::AppliedToGroups => Event::AppliedToGroup(GroupEvent::Added(object.decode::<AppliedToGroup>()?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use antrea_api::k8s::{Object, ObjectMeta};
+
+    use super::*;
+
+    fn policy(name: &str) -> NetworkPolicy {
+        NetworkPolicy { metadata: ObjectMeta::named(name), ..NetworkPolicy::default() }
+    }
+
+    fn save(name: &str, bytes: Option<Vec<u8>>) -> Save {
+        Save { kind: Kind::Policies, name: name.into(), bytes }
+    }
+
+    fn names(files: &Files) -> Vec<String> {
+        files
+            .load()
+            .into_iter()
+            .map(|(_, event)| match event {
+                Event::Policy(policy) => policy.metadata.name,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn keeps_replaces_and_removes() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path().join("networkpolicy"));
+        assert!(files.load().is_empty());
+        files.save(&[save("a", Some(policy("a").seal())), save("b", Some(policy("b").seal()))]).unwrap();
+        assert_eq!(names(&files), ["a", "b"]);
+        files.save(&[save("a", None), save("a", None), save("gone", None)]).unwrap();
+        assert_eq!(names(&files), ["b"]);
+        files.save(&[save("c", Some(policy("c").seal()))]).unwrap();
+        files.retain(Kind::Policies, &HashSet::from(["c".into()])).unwrap();
+        assert_eq!(names(&files), ["c"]);
+        let left = std::fs::read_dir(folder.path().join("networkpolicy/network-policies")).unwrap().count();
+        assert_eq!(left, 1, "no partial file is left");
+    }
+
+    #[test]
+    fn damaged_files_and_evil_names_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path());
+        let long = "x".repeat(300);
+        let evil = ["../evil", "", ".", "a/b", &long];
+        let saves: Vec<_> = evil.iter().map(|name| save(name, Some(policy("x").seal()))).collect();
+        files.save(&saves).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        files.save(&[save("good", Some(policy("good").seal()))]).unwrap();
+        std::fs::write(folder.path().join("network-policies/bad"), b"k8s\0\xff\xff").unwrap();
+        std::fs::write(folder.path().join("network-policies/.part-x"), b"").unwrap();
+        let group = AddressGroup::default().seal();
+        std::fs::write(folder.path().join("network-policies/group"), group).unwrap();
+        assert_eq!(names(&files), ["good"]);
+    }
+
+    #[test]
+    fn a_full_length_name_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path());
+        let name = "x".repeat(253);
+        files.save(&[save(&name, Some(policy(&name).seal()))]).unwrap();
+        assert_eq!(names(&files), [name]);
+    }
+}

@@ -1,0 +1,107 @@
+//! The pods of this node as policy sees them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+use antrea_api::controlplane::ObjectReference;
+use antrea_flows::policy::PodIps;
+
+use crate::interfaces::{AttachmentKey, PodInterface};
+
+/// Ports and addresses by pod.
+#[derive(Debug, Default)]
+pub(crate) struct LocalPods {
+    by_pod: HashMap<ObjectReference, BTreeMap<u32, PodIps>>,
+}
+
+impl LocalPods {
+    /// The interfaces of a pod: OpenFlow port → addresses.
+    pub(crate) fn get(&self, pod: &ObjectReference) -> impl Iterator<Item = (u32, &PodIps)> {
+        self.by_pod.get(pod).into_iter().flatten().map(|(ofport, ips)| (*ofport, ips))
+    }
+
+    /// Makes these interfaces all there are; returns the pods that differ. An attachment that could not be
+    /// taken away may name a port that another pod has by now: to be safe the port then has the addresses
+    /// of both.
+    pub(crate) fn set(&mut self, interfaces: Vec<PodInterface>) -> Vec<ObjectReference> {
+        let mut ips: HashMap<u32, BTreeSet<IpAddr>> = HashMap::new();
+        for interface in &interfaces {
+            ips.entry(interface.ofport).or_default().extend(&interface.ips);
+        }
+        let mut now: HashMap<ObjectReference, BTreeMap<u32, PodIps>> = HashMap::new();
+        for interface in interfaces {
+            let pod = ObjectReference { name: interface.pod_name, namespace: interface.pod_namespace };
+            let ips = ips.get(&interface.ofport).into_iter().flatten().copied().collect();
+            now.entry(pod).or_default().insert(interface.ofport, ips);
+        }
+        let before = std::mem::replace(&mut self.by_pod, now);
+        let gone = before.keys().filter(|pod| !self.by_pod.contains_key(*pod));
+        let changed = self.by_pod.iter().filter(|(pod, ports)| before.get(*pod) != Some(*ports));
+        gone.chain(changed.map(|(pod, _)| pod)).cloned().collect()
+    }
+}
+
+/// All interfaces: those that are about to be connected, and those that are and do not contradict them.
+/// OVS gives a port's number, and IPAM an address, to the next pod before the agent has forgotten the last.
+pub(crate) fn arrange(
+    prepared: &BTreeMap<AttachmentKey, PodInterface>,
+    connected: Vec<PodInterface>,
+) -> Vec<PodInterface> {
+    let ports: HashSet<u32> = prepared.values().map(|interface| interface.ofport).collect();
+    let ips: HashSet<_> = prepared.values().flat_map(|interface| interface.ips.iter().copied()).collect();
+    let mut all: Vec<_> = prepared.values().cloned().collect();
+    all.extend(connected.into_iter().filter(|interface| {
+        !ports.contains(&interface.ofport) && !interface.ips.iter().any(|ip| ips.contains(ip))
+    }));
+    all
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
+        PodInterface {
+            host_ifname: format!("{name}-x"),
+            container_id: format!("c-{name}-{ofport}"),
+            ifname: "eth0".into(),
+            pod_name: name.into(),
+            pod_namespace: "ns".into(),
+            netns: String::new(),
+            mac: [2, 0, 0, 0, 0, 1],
+            ips: vec![ip.parse().unwrap()],
+            ofport,
+        }
+    }
+
+    #[test]
+    fn tells_what_changed() {
+        let mut pods = LocalPods::default();
+        let name = |pod: &ObjectReference| pod.name.clone();
+        let set = |pods: &mut LocalPods, list: &[(&str, u32, &str)]| {
+            let list = list.iter().map(|(name, ofport, ip)| interface(name, *ofport, ip)).collect();
+            let mut changed: Vec<_> = pods.set(list).iter().map(name).collect();
+            changed.sort();
+            changed
+        };
+        assert_eq!(set(&mut pods, &[("a", 1, "10.0.0.1"), ("b", 2, "10.0.0.2")]), ["a", "b"]);
+        assert!(set(&mut pods, &[("a", 1, "10.0.0.1"), ("b", 2, "10.0.0.2")]).is_empty());
+        assert_eq!(set(&mut pods, &[("a", 1, "10.0.0.9"), ("c", 3, "10.0.0.3")]), ["a", "b", "c"]);
+        assert_eq!(set(&mut pods, &[("a", 1, "10.0.0.9"), ("c", 1, "10.0.0.3")]), ["a", "c"]);
+        let pod = ObjectReference { name: "a".into(), namespace: "ns".into() };
+        assert_eq!(pods.get(&pod).map(|(_, ips)| ips.len()).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_new_owner_of_a_port_or_address_wins() {
+        let new = interface("new", 1, "10.0.0.7");
+        let prepared = BTreeMap::from([((new.container_id.clone(), new.ifname.clone()), new)]);
+        let connected = vec![
+            interface("port", 1, "10.0.0.1"),
+            interface("address", 2, "10.0.0.7"),
+            interface("b", 3, "10.0.0.3"),
+        ];
+        let names: Vec<_> = arrange(&prepared, connected).into_iter().map(|i| i.pod_name).collect();
+        assert_eq!(names, ["new", "b"]);
+    }
+}

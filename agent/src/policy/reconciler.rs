@@ -1,0 +1,268 @@
+//! From what the controller said and the pods that are here to rules with ids, change by change.
+//!
+//! The rules are a function of cache and pods; ids are not, they stay with a rule for its life.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use antrea_flows::policy::{Direction, MemberChange, Realizer, RuleChange, RuleError, Service};
+use antrea_flows::{Diff, Network};
+use ipnet::IpNet;
+use openflow::Flow;
+
+use super::cache::Cache;
+use super::ids::Ids;
+use super::pods::LocalPods;
+use super::rules::{self, Variant};
+use super::spec::Policy;
+use crate::interfaces::PodInterface;
+
+/// Ids of a rule's variants, by what they say.
+type Slot = HashMap<Vec<Service>, u32>;
+
+/// A policy whose rules have ids.
+#[derive(Debug)]
+struct Realised {
+    policy: Arc<Policy>,
+    /// One for each rule of the policy.
+    slots: Vec<Slot>,
+}
+
+/// What one reconciliation came to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// How the flows change.
+    pub(crate) diff: Diff,
+    /// Policies that were looked at.
+    pub(crate) policies: BTreeSet<Arc<str>>,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(crate) struct Reconciler {
+    /// What the controller said.
+    pub(crate) cache: Cache,
+    pods: LocalPods,
+    ids: Ids,
+    policies: HashMap<Arc<str>, Realised>,
+    /// None until the pipeline is known.
+    realizer: Option<Realizer>,
+    /// The realizer has no rules yet, whatever changed.
+    fresh: bool,
+}
+
+impl Reconciler {
+    /// Makes these interfaces all there are.
+    pub(crate) fn set_pods(&mut self, interfaces: Vec<PodInterface>) {
+        let changed = self.pods.set(interfaces);
+        self.cache.pods_changed(&changed);
+    }
+
+    /// Begins anew with a pipeline. The next [`Self::reconcile`] returns all flows.
+    pub(crate) fn attach(&mut self, network: &Network) {
+        self.realizer = Some(Realizer::new(network));
+        self.fresh = true;
+    }
+
+    /// All flows.
+    pub(crate) fn flows(&self) -> Vec<Flow> {
+        self.realizer.as_ref().map(Realizer::flows).unwrap_or_default()
+    }
+
+    /// Number of ingress and egress rules.
+    pub(crate) fn rule_counts(&self) -> [usize; 2] {
+        let rules = || self.realizer.iter().flat_map(Realizer::rules);
+        [Direction::In, Direction::Out].map(|direction| rules().filter(|r| r.direction == direction).count())
+    }
+
+    /// Brings the rules up to date with cache and pods.
+    ///
+    /// # Errors
+    /// The pipeline lacks a table for Kubernetes policies.
+    pub(crate) fn reconcile(&mut self, now: Instant) -> Result<Outcome, RuleError> {
+        let Some(mut realizer) = self.realizer.take() else { return Ok(Outcome::default()) };
+        let changes = self.cache.take_changes();
+        let mut whole = changes.policies;
+        if std::mem::take(&mut self.fresh) {
+            whole.extend(self.cache.policies().cloned());
+        }
+        let mut looked_at = whole.clone();
+        let mut rule_changes = Vec::new();
+        for name in changes.pods {
+            if !looked_at.contains(&name) && !self.change_pods(&name, &realizer, &mut rule_changes) {
+                whole.insert(name.clone());
+            }
+            looked_at.insert(name);
+        }
+        for (group, touched) in changes.addresses {
+            let users: Vec<Arc<str>> = self.cache.users_of(&group).cloned().collect();
+            for name in users {
+                if !whole.contains(&name) && !self.change_peers(&name, &group, &touched, &mut rule_changes) {
+                    whole.insert(name.clone());
+                }
+                looked_at.insert(name);
+            }
+        }
+        for name in &whole {
+            self.change_policy(name, &realizer, now, &mut rule_changes);
+        }
+        let diff = realizer.apply(rule_changes);
+        self.realizer = Some(realizer);
+        Ok(Outcome { diff: diff?, policies: looked_at })
+    }
+
+    /// Members of AppliedToGroups, or their interfaces, changed. False: the policy has to be done as a whole.
+    fn change_pods(&self, name: &str, realizer: &Realizer, changes: &mut Vec<RuleChange>) -> bool {
+        let Some(realised) = self.policies.get(name) else { return false };
+        let mut found = Vec::new();
+        for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
+            let pods = rules::pods(spec, &self.cache, &self.pods);
+            if pods.is_empty() && slot.is_empty() {
+                continue;
+            }
+            let only = if slot.len() == 1 { slot.values().next() } else { None };
+            let Some(rule) = only.and_then(|id| realizer.rule(*id)) else { return false };
+            if spec.has_named_ports() || pods.is_empty() {
+                return false;
+            }
+            let change = MemberChange {
+                removed_pods: rule.pods.keys().filter(|ofport| !pods.contains_key(ofport)).copied().collect(),
+                added_pods: pods
+                    .into_iter()
+                    .filter(|(ofport, ips)| rule.pods.get(ofport) != Some(ips))
+                    .collect(),
+                ..MemberChange::default()
+            };
+            if change != MemberChange::default() {
+                found.push(RuleChange::Members(rule.id, change));
+            }
+        }
+        changes.extend(found);
+        true
+    }
+
+    /// These addresses came into or went from an AddressGroup. False: as above.
+    fn change_peers(
+        &self,
+        name: &str,
+        group: &Arc<str>,
+        touched: &HashSet<IpAddr>,
+        changes: &mut Vec<RuleChange>,
+    ) -> bool {
+        let Some(realised) = self.policies.get(name) else { return false };
+        let mut found = Vec::new();
+        for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
+            if slot.is_empty() || !spec.groups.contains(group) {
+                continue;
+            }
+            if spec.has_named_ports() {
+                return false;
+            }
+            let (added_peers, removed_peers) = touched
+                .iter()
+                .map(|ip| IpNet::from(*ip))
+                .partition(|net| rules::is_peer(spec, &self.cache, net));
+            let change = MemberChange { added_peers, removed_peers, ..MemberChange::default() };
+            found.extend(slot.values().map(|id| RuleChange::Members(*id, change.clone())));
+        }
+        changes.extend(found);
+        true
+    }
+
+    /// A policy is new, changed or gone.
+    fn change_policy(
+        &mut self,
+        name: &Arc<str>,
+        realizer: &Realizer,
+        now: Instant,
+        changes: &mut Vec<RuleChange>,
+    ) {
+        let old = self.policies.remove(name);
+        let Some(policy) = self.cache.policy(name).cloned() else {
+            for id in old.iter().flat_map(|old| &old.slots).flat_map(HashMap::values) {
+                changes.push(RuleChange::Remove(*id));
+                self.ids.release(*id, now);
+            }
+            return;
+        };
+        let (mut slots, mut spare) = pair(old, &policy);
+        for (spec, slot) in policy.rules.iter().zip(&mut slots) {
+            let variants = rules::variants(spec, &self.cache, &self.pods);
+            let mut ids = std::mem::take(slot);
+            let (known, new): (Vec<Variant>, Vec<Variant>) =
+                variants.into_iter().partition(|variant| ids.contains_key(&variant.services));
+            for variant in known {
+                if let Some(id) = ids.remove(&variant.services) {
+                    slot.insert(variant.services.clone(), id);
+                    put(variant, id, spec.direction, realizer, changes);
+                }
+            }
+            // A rule that says something else now keeps its id where it can.
+            let mut left = ids.into_values().collect::<BTreeSet<u32>>();
+            for variant in new {
+                let Some(id) = left.pop_first().or_else(|| self.ids.take(now)) else {
+                    tracing::error!(policy = &**name, "out of rule ids");
+                    continue;
+                };
+                slot.insert(variant.services.clone(), id);
+                put(variant, id, spec.direction, realizer, changes);
+            }
+            spare.extend(left);
+        }
+        // Last, so that what replaces them comes first.
+        for id in spare {
+            changes.push(RuleChange::Remove(id));
+            self.ids.release(id, now);
+        }
+        self.policies.insert(name.clone(), Realised { policy, slots });
+    }
+}
+
+fn put(variant: Variant, id: u32, direction: Direction, realizer: &Realizer, changes: &mut Vec<RuleChange>) {
+    let rule = variant.rule(id, direction);
+    if realizer.rule(id) != Some(&rule) {
+        changes.push(RuleChange::Upsert(rule));
+    }
+}
+
+/// Slots for a policy's rules with the ids that they have, and ids of rules that are gone. What begins and
+/// ends alike keeps its slots, so that a rule put into the middle changes no other.
+fn pair(old: Option<Realised>, policy: &Policy) -> (Vec<Slot>, BTreeSet<u32>) {
+    let count = policy.rules.len();
+    let Some(old) = old else { return (vec![Slot::new(); count], BTreeSet::new()) };
+    let before = &old.policy.rules;
+    let alike = |(a, b): &(&_, &_)| a == b;
+    let head = before.iter().zip(&policy.rules).take_while(alike).count();
+    let rest = before.len().min(count) - head;
+    let tail = before.iter().rev().zip(policy.rules.iter().rev()).take(rest).take_while(alike).count();
+
+    let mut slots: Vec<Option<Slot>> = old.slots.into_iter().map(Some).collect();
+    let mut paired: BTreeMap<usize, Slot> = BTreeMap::new();
+    let mut give = |from: usize, to: usize, slots: &mut Vec<Option<Slot>>| {
+        if let Some(slot) = slots.get_mut(from).and_then(Option::take) {
+            paired.insert(to, slot);
+        }
+    };
+    for at in 0..head {
+        give(at, at, &mut slots);
+    }
+    for at in 1..=tail {
+        give(before.len() - at, count - at, &mut slots);
+    }
+    // In between, in order; an id keeps its direction.
+    let mut from = head;
+    for to in head..count - tail {
+        if from < before.len() - tail && before[from].direction == policy.rules[to].direction {
+            give(from, to, &mut slots);
+            from += 1;
+        }
+    }
+    let slots_now = (0..count).map(|at| paired.remove(&at).unwrap_or_default()).collect();
+    (slots_now, slots.into_iter().flatten().flat_map(HashMap::into_values).collect())
+}
+
+#[cfg(test)]
+#[path = "reconciler_tests.rs"]
+pub(crate) mod tests;

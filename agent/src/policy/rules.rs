@@ -1,0 +1,141 @@
+//! From a rule of a policy to the rules that the flows are made of.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use antrea_flows::policy::{
+    Action, Class, Direction, NamedPort, NamedService, Peers, PodIps, Rule, Service, resolve_named_ports,
+};
+use ipnet::IpNet;
+
+use super::cache::Cache;
+use super::pods::LocalPods;
+use super::spec::{MemberKey, RuleSpec};
+
+/// What a rule says to some of its members. A rule without named ports has one variant; with named ports
+/// one for each meaning of the names, and one that only isolates the pods to which they mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    /// Alternatives; empty is all traffic.
+    pub(crate) services: Vec<Service>,
+    /// Pods of this node.
+    pub(crate) pods: BTreeMap<u32, PodIps>,
+    /// The other end.
+    pub(crate) peers: Peers,
+}
+
+impl Variant {
+    /// The rule with an id.
+    pub(crate) fn rule(self, id: u32, direction: Direction) -> Rule {
+        let Self { services, pods, peers } = self;
+        Rule { id, direction, class: Class::K8s, action: Action::Allow, pods, peers, services }
+    }
+}
+
+/// Pods of this node that the rule applies to.
+pub(crate) fn pods(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> BTreeMap<u32, PodIps> {
+    applied(spec, cache, local).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
+}
+
+type Applied<'a> = BTreeMap<u32, (&'a PodIps, &'a [NamedPort])>;
+
+fn applied<'a>(spec: &RuleSpec, cache: &'a Cache, local: &'a LocalPods) -> Applied<'a> {
+    let mut applied = Applied::new();
+    for group in spec.applied_to.iter().filter_map(|name| cache.applied_to_group(name)) {
+        for (key, member) in group.members() {
+            if let MemberKey::Pod(pod) = key {
+                applied.extend(local.get(pod).map(|(ofport, ips)| (ofport, (ips, &*member.ports))));
+            }
+        }
+    }
+    applied
+}
+
+/// The variants of a rule, none if it applies to no pod of this node. Groups that are not there allow nothing.
+pub(crate) fn variants(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> Vec<Variant> {
+    let applied = applied(spec, cache, local);
+    if applied.is_empty() {
+        return Vec::new();
+    }
+    let owned = |(ofport, (ips, _)): (&u32, &(&PodIps, _))| (*ofport, (*ips).clone());
+    let all = || applied.iter().map(owned).collect::<BTreeMap<_, _>>();
+    if !spec.has_named_ports() {
+        let services = spec.services.iter().filter_map(|service| match service {
+            NamedService::Plain(service) => Some(*service),
+            NamedService::Named { .. } => None,
+        });
+        return vec![Variant { services: services.collect(), pods: all(), peers: peers(spec, cache) }];
+    }
+    // Different names may come to the same numbers.
+    let mut by_services: BTreeMap<usize, Variant> = BTreeMap::new();
+    let mut places: HashMap<Vec<Service>, usize> = HashMap::new();
+    let mut place = |services: &Vec<Service>| {
+        let next = places.len();
+        *places.entry(services.clone()).or_insert(next)
+    };
+    let mut unheard = all();
+    match spec.direction {
+        Direction::In => {
+            let members = applied.iter().map(|(ofport, (_, ports))| (*ofport, *ports));
+            let peers = peers(spec, cache);
+            for (services, ofports) in resolve_named_ports(&spec.services, members) {
+                let pods = ofports.iter().filter_map(|ofport| unheard.remove_entry(ofport));
+                let variant = by_services.entry(place(&services)).or_insert_with(|| Variant {
+                    services,
+                    pods: BTreeMap::new(),
+                    peers: peers.clone(),
+                });
+                variant.pods.extend(pods);
+            }
+        }
+        Direction::Out => {
+            let blocks = spec.nets.iter().map(|net| (*net, &[][..]));
+            let members = spec.groups.iter().filter_map(|name| cache.address_group(name)).flat_map(|group| {
+                group.members().values().flat_map(|m| m.ips.iter().map(|ip| (IpNet::from(*ip), &*m.ports)))
+            });
+            let mut nets: BTreeMap<usize, BTreeSet<IpNet>> = BTreeMap::new();
+            for (services, found) in resolve_named_ports(&spec.services, blocks.chain(members)) {
+                let at = place(&services);
+                nets.entry(at).or_default().extend(found);
+                let peers = Peers::Of(BTreeSet::new());
+                by_services.insert(at, Variant { services, pods: unheard.clone(), peers });
+            }
+            for (at, nets) in nets {
+                if let Some(variant) = by_services.get_mut(&at) {
+                    variant.peers = of(nets);
+                }
+            }
+            if !by_services.is_empty() {
+                unheard.clear();
+            }
+        }
+    }
+    let mut variants: Vec<Variant> = by_services.into_values().collect();
+    if !unheard.is_empty() {
+        let peers = Peers::Of(BTreeSet::new());
+        variants.push(Variant { services: Vec::new(), pods: unheard, peers });
+    }
+    variants
+}
+
+fn peers(spec: &RuleSpec, cache: &Cache) -> Peers {
+    let mut nets = spec.nets.clone();
+    for group in spec.groups.iter().filter_map(|name| cache.address_group(name)) {
+        nets.extend(group.ips().map(|ip| IpNet::from(*ip)));
+    }
+    of(nets)
+}
+
+fn of(nets: BTreeSet<IpNet>) -> Peers {
+    let whole = |v6| nets.iter().any(|net| net.prefix_len() == 0 && matches!(net, IpNet::V6(_)) == v6);
+    if whole(false) && whole(true) { Peers::Any } else { Peers::Of(nets) }
+}
+
+/// Whether an address is among the peers of a rule without named ports.
+pub(crate) fn is_peer(spec: &RuleSpec, cache: &Cache, net: &IpNet) -> bool {
+    spec.nets.contains(net)
+        || spec
+            .groups
+            .iter()
+            .filter_map(|name| cache.address_group(name))
+            .any(|group| group.contains(&net.addr()))
+}
