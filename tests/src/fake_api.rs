@@ -233,7 +233,8 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
     let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else {
         return failure(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge");
     };
-    let existing = api.store.lock().objects.get(&target.collection).and_then(|o| o.get(&target.key())).cloned();
+    let existing =
+        api.store.lock().objects.get(&target.collection).and_then(|o| o.get(&target.key())).cloned();
     let sent = serde_json::from_slice::<Value>(&body);
     match (parts.method, existing, sent) {
         (Method::GET, Some(object), _) => axum::Json(object).into_response(),
@@ -258,7 +259,10 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
             axum::Json(object).into_response()
         }
         (Method::PATCH, existing, Ok(patch)) => {
-            let apply = parts.headers.get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/apply"));
+            let apply = parts
+                .headers
+                .get("content-type")
+                .is_some_and(|v| v.as_bytes().starts_with(b"application/apply"));
             let Some(mut object) = existing.or_else(|| apply.then(|| json!({}))) else {
                 return failure(StatusCode::NOT_FOUND, "NotFound");
             };

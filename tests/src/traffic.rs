@@ -40,10 +40,17 @@ fn pattern(len: usize) -> Vec<u8> {
 ///
 /// # Errors
 /// What went wrong on either side.
-pub async fn tcp(client: &str, server: &str, to: IpAddr, port: u16, bytes: usize) -> Result<Received, String> {
+pub async fn tcp(
+    client: &str,
+    server: &str,
+    to: IpAddr,
+    port: u16,
+    bytes: usize,
+) -> Result<Received, String> {
     let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
     let bind = SocketAddr::new(any.parse().unwrap(), port);
-    let listener = open(server).run(move || TcpListener::bind(bind)).await.unwrap().map_err(|e| e.to_string())?;
+    let listener =
+        open(server).run(move || TcpListener::bind(bind)).await.unwrap().map_err(|e| e.to_string())?;
     let receive = std::thread::spawn(move || -> Result<Received, String> {
         listener.set_nonblocking(true).unwrap();
         let end = Instant::now() + LIMIT;
@@ -102,7 +109,13 @@ pub async fn tcp(client: &str, server: &str, to: IpAddr, port: u16, bytes: usize
 ///
 /// # Errors
 /// What went wrong on either side.
-pub async fn udp(client: &str, server: &str, to: IpAddr, port: u16, bytes: usize) -> Result<Received, String> {
+pub async fn udp(
+    client: &str,
+    server: &str,
+    to: IpAddr,
+    port: u16,
+    bytes: usize,
+) -> Result<Received, String> {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
     // Bound to the address: the answer has to come from it, whatever the way back.
     let bind = SocketAddr::new(to, port);

@@ -15,7 +15,8 @@ async fn matrix(config: &[(&str, Value)]) {
     let (outside, outside_ip) = (lab.outside(), IpAddr::from(lab.outside_ip()));
     let nodes: Vec<(String, IpAddr)> = lab.nodes.iter().map(|n| (n.netns.clone(), n.ip.into())).collect();
     let mut failures = Vec::new();
-    let mut check = |what: &str, result: Result<Option<IpAddr>, String>, source: Option<IpAddr>| match result {
+    let mut check = |what: &str, result: Result<Option<IpAddr>, String>, source: Option<IpAddr>| match result
+    {
         Err(error) => failures.push(format!("{what}: {error}")),
         Ok(from) if source.is_some() && from != source => {
             failures.push(format!("{what}: from {from:?}, expected {source:?}"));
@@ -50,7 +51,8 @@ async fn matrix(config: &[(&str, Value)]) {
         ("over MTU, same node", b.ip, mtu + 1000, true),
         ("over MTU, across nodes", c.ip, mtu + 1000, true),
     ] {
-        let result = if ping(&a.netns, to, size, fragment) { Ok(None) } else { Err(format!("{size} octets lost")) };
+        let result =
+            if ping(&a.netns, to, size, fragment) { Ok(None) } else { Err(format!("{size} octets lost")) };
         check(what, result, None);
     }
     let result = if ping(&a.netns, c.ip, mtu, false) { Err("passed".to_owned()) } else { Ok(None) };

@@ -26,10 +26,9 @@ async fn peers_follow_node_objects() {
 
     lab.nodes[index].pod_cidr = "10.244.77.0/24".into();
     lab.publish_node(index);
-    let took = eventually("route to the new subnet", LIMIT, || {
-        route("10.244.77.0/24") && !route("10.244.2.0/24")
-    })
-    .await;
+    let took =
+        eventually("route to the new subnet", LIMIT, || route("10.244.77.0/24") && !route("10.244.2.0/24"))
+            .await;
     println!("subnet changed: route after {took:?}");
     let flows = lab.nodes[0].ofctl("dump-flows", &["--no-stats"]);
     assert!(flows.contains("10.244.77.0/24") && !flows.contains("10.244.2.0/24"), "{flows}");

@@ -16,7 +16,8 @@ async fn forged_sources_go_nowhere() {
     for forged in ["10.244.1.200", &b.ip.to_string()] {
         sh(&format!("ip -n {} addr add {forged}/32 dev eth0", a.netns));
         for to in [c.ip, lab.outside_ip().into()] {
-            let output = try_in(&a.netns, &["ping", "-n", "-c", "1", "-W", "1", "-I", forged, &to.to_string()]);
+            let output =
+                try_in(&a.netns, &["ping", "-n", "-c", "1", "-W", "1", "-I", forged, &to.to_string()]);
             assert!(!output.status.success(), "{forged} reached {to}");
         }
         let before = counted(&lab);
