@@ -128,7 +128,8 @@ pub enum Action {
 impl Action {
     /// Sets all of a field. Bits that the field does not have are cut off.
     pub fn set_field(field: Field, value: u128) -> Action {
-        SubField::whole(field).load(value)
+        let mask = field.full_mask();
+        Action::SetField { field, value: value & mask, mask }
     }
 
     /// Loads a value into bits of a field: the masked [`Action::SetField`].

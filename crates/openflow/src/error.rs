@@ -67,14 +67,14 @@ impl ParseError {
     }
 }
 
-/// A message is too long for OpenFlow's 16-bit length field, or a part for its own.
+/// A message is too long for OpenFlow's 16-bit length field, or a part of it for its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} needs {len} bytes, more than the {max} its length field can state")]
+#[error("{what}: {len} is more than the {max} that the format has room for")]
 pub struct EncodeError {
     /// The structure that is too long.
     pub what: &'static str,
-    /// Its length in bytes.
+    /// Its length, in bytes if nothing else is said.
     pub len: usize,
-    /// The most bytes it may have.
+    /// The most it may have.
     pub max: usize,
 }

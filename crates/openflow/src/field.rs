@@ -27,6 +27,10 @@ pub(crate) enum Prereq {
     None,
     Vlan,
     Mpls,
+    /// A valid connection-tracking state, of either family.
+    Ct,
+    Ct4,
+    Ct6,
     Arp,
     Ipv4,
     Ipv6,
@@ -188,16 +192,16 @@ fields! {
     Xxreg3 "xxreg3" "" 128 Hex true None [id(NXM_NX, 114), "NXM_NX_XXREG3"] [None, ""];
     PktMark "pkt_mark" "" 32 Hex true None [id(NXM_NX, 33), "NXM_NX_PKT_MARK"] [None, ""];
     CtState "ct_state" "" 32 CtState true None [id(NXM_NX, 105), "NXM_NX_CT_STATE"] [None, ""];
-    CtZone "ct_zone" "" 16 Hex false None [id(NXM_NX, 106), "NXM_NX_CT_ZONE"] [None, ""];
+    CtZone "ct_zone" "" 16 Dec false None [id(NXM_NX, 106), "NXM_NX_CT_ZONE"] [None, ""];
     CtMark "ct_mark" "" 32 Hex true None [id(NXM_NX, 107), "NXM_NX_CT_MARK"] [None, ""];
     CtLabel "ct_label" "" 128 Hex true None [id(NXM_NX, 108), "NXM_NX_CT_LABEL"] [None, ""];
-    CtNwSrc "ct_nw_src" "" 32 Ipv4 true None [id(NXM_NX, 120), "NXM_NX_CT_NW_SRC"] [None, ""];
-    CtIpv6Src "ct_ipv6_src" "" 128 Ipv6 true None [id(NXM_NX, 122), "NXM_NX_CT_IPV6_SRC"] [None, ""];
-    CtNwDst "ct_nw_dst" "" 32 Ipv4 true None [id(NXM_NX, 121), "NXM_NX_CT_NW_DST"] [None, ""];
-    CtIpv6Dst "ct_ipv6_dst" "" 128 Ipv6 true None [id(NXM_NX, 123), "NXM_NX_CT_IPV6_DST"] [None, ""];
-    CtNwProto "ct_nw_proto" "" 8 Dec false None [id(NXM_NX, 119), "NXM_NX_CT_NW_PROTO"] [None, ""];
-    CtTpSrc "ct_tp_src" "" 16 Dec true None [id(NXM_NX, 124), "NXM_NX_CT_TP_SRC"] [None, ""];
-    CtTpDst "ct_tp_dst" "" 16 Dec true None [id(NXM_NX, 125), "NXM_NX_CT_TP_DST"] [None, ""];
+    CtNwSrc "ct_nw_src" "" 32 Ipv4 true Ct4 [id(NXM_NX, 120), "NXM_NX_CT_NW_SRC"] [None, ""];
+    CtIpv6Src "ct_ipv6_src" "" 128 Ipv6 true Ct6 [id(NXM_NX, 122), "NXM_NX_CT_IPV6_SRC"] [None, ""];
+    CtNwDst "ct_nw_dst" "" 32 Ipv4 true Ct4 [id(NXM_NX, 121), "NXM_NX_CT_NW_DST"] [None, ""];
+    CtIpv6Dst "ct_ipv6_dst" "" 128 Ipv6 true Ct6 [id(NXM_NX, 123), "NXM_NX_CT_IPV6_DST"] [None, ""];
+    CtNwProto "ct_nw_proto" "" 8 Dec false Ct [id(NXM_NX, 119), "NXM_NX_CT_NW_PROTO"] [None, ""];
+    CtTpSrc "ct_tp_src" "" 16 Dec true Ct [id(NXM_NX, 124), "NXM_NX_CT_TP_SRC"] [None, ""];
+    CtTpDst "ct_tp_dst" "" 16 Dec true Ct [id(NXM_NX, 125), "NXM_NX_CT_TP_DST"] [None, ""];
     Metadata "metadata" "" 64 Hex true None [None, ""] [id(OXM_OF, 2), "OXM_OF_METADATA"];
 }
 
@@ -215,6 +219,12 @@ impl Field {
     /// Number of significant bits, 1–128.
     pub fn bits(self) -> u16 {
         self.info().bits
+    }
+
+    /// Number of bits that a sub-field can address: as [`Field::bits`], except that `vlan_vid`'s bit for
+    /// "present" is out of reach.
+    pub(crate) fn sub_bits(self) -> u16 {
+        if self == Field::VlanVid { 12 } else { self.bits() }
     }
 
     /// Bytes of the value on the wire, 1–16.

@@ -110,7 +110,8 @@ impl Match {
             Field::NwTos => self.insert_plain(Field::IpDscp, (value & 0xff) >> 2, Field::IpDscp.full_mask()),
             Field::VlanTci => {
                 self.insert_plain(Field::VlanVid, value & 0x1fff, mask & 0x1fff);
-                if mask & 0xe000 != 0 {
+                // Without a header there is no priority to look at.
+                if mask & 0xe000 != 0 && value & mask & 0x1fff != 0 {
                     self.insert_plain(Field::VlanPcp, value >> 13 & 7, 7);
                 }
             }
@@ -156,10 +157,20 @@ impl Match {
         let icmp6 = |types: &[u128]| {
             is(Field::EthType, &[0x86dd]) && is(Field::NwProto, &[58]) && is(Field::Icmpv6Type, types)
         };
+        let ct = |types: &[u128]| {
+            let state = self.get(Field::CtState).map_or((0, 0), |m| (m.value as u32, m.mask as u32));
+            let tracked = state.0 & CtState::TRK != 0;
+            let valid = state.1 & CtState::INV != 0 && state.0 & CtState::INV == 0;
+            let known = state.0 & (CtState::NEW | CtState::EST | CtState::REL) != 0;
+            (known || tracked && valid) && is(Field::EthType, types)
+        };
         let met = |field: Field| match field.info().prereq {
             Prereq::None => true,
             Prereq::Vlan => self.get(Field::VlanVid).is_some_and(|m| m.value & 0x1000 != 0),
             Prereq::Mpls => is(Field::EthType, &[0x8847, 0x8848]),
+            Prereq::Ct => ct(&[0x0800, 0x86dd]),
+            Prereq::Ct4 => ct(&[0x0800]),
+            Prereq::Ct6 => ct(&[0x86dd]),
             Prereq::Arp => is(Field::EthType, &[0x0806, 0x8035]),
             Prereq::Ipv4 => is(Field::EthType, &[0x0800]),
             Prereq::Ipv6 => is(Field::EthType, &[0x86dd]),

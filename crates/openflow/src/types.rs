@@ -153,7 +153,7 @@ impl SubField {
     /// there is at least one and all are inside the field.
     pub fn new(field: Field, ofs: u16, n_bits: u16) -> Option<SubField> {
         let end = ofs.checked_add(n_bits)?;
-        if n_bits == 0 || end > field.bits() {
+        if n_bits == 0 || end > field.sub_bits() {
             return None;
         }
         Some(SubField { field, ofs: u8::try_from(ofs).ok()?, n_bits: u8::try_from(n_bits).ok()? })
@@ -180,7 +180,7 @@ impl SubField {
 
     /// All bits of a field.
     pub fn whole(field: Field) -> SubField {
-        SubField { field, ofs: 0, n_bits: field.bits() as u8 }
+        SubField { field, ofs: 0, n_bits: field.sub_bits() as u8 }
     }
 
     /// The field.

@@ -36,7 +36,7 @@ pub(crate) fn put_action(b: &mut BytesMut, a: &Action) -> Enc {
     match a {
         Action::OutputReg { src, max_len } => {
             start(b, 15);
-            b.put_u16(oxm::ofs_nbits(*src));
+            b.put_u16(oxm::ofs_nbits("output_reg bits", *src)?);
             oxm::put_nxm_name(b, src.field());
             b.put_u16(*max_len);
         }
@@ -52,17 +52,10 @@ pub(crate) fn put_action(b: &mut BytesMut, a: &Action) -> Enc {
             b.put_u16(f.n_bits());
         }
         Action::Resubmit { port, table, ct } => {
-            let subtype = match (ct, table) {
-                (true, _) => 44,
-                (false, Some(_)) => 14,
-                (false, None) => 1,
-            };
+            let subtype = if *ct { 44 } else { 14 };
             start(b, subtype);
             b.put_u16(port16(port.unwrap_or(PortNo::IN_PORT)));
-            b.put_u8(match (subtype, table) {
-                (1, _) => 0,
-                (_, t) => t.unwrap_or(0xff),
-            });
+            b.put_u8(table.unwrap_or(0xff));
         }
         Action::CtClear => {
             start(b, 43);
@@ -126,7 +119,7 @@ fn put_controller(b: &mut BytesMut, c: &ControllerAction) -> Enc {
         prop(1, &padded(c.controller_id.to_be_bytes()))?;
     }
     if c.reason != PacketInReason::Action {
-        prop(2, &[c.reason.number(), 0, 0, 0])?;
+        prop(2, &[c.reason.number()])?;
     }
     if !c.userdata.is_empty() {
         prop(3, &c.userdata)?;
@@ -150,7 +143,7 @@ fn put_ct(b: &mut BytesMut, ct: &Ct) -> Enc {
         }
         CtZone::Field(f) => {
             oxm::put_nxm_name(b, f.field());
-            b.put_u16(oxm::ofs_nbits(f));
+            b.put_u16(oxm::ofs_nbits("ct zone bits", f)?);
         }
     }
     b.put_u8(ct.table.unwrap_or(0xff));

@@ -70,9 +70,12 @@ pub(crate) fn subfield(r: &Reader, f: Field, ofs: u16, n_bits: u16) -> Res<SubFi
     }
 }
 
-/// The 16 bits in which Nicira actions keep offset and size.
-pub(crate) fn ofs_nbits(s: SubField) -> u16 {
-    s.ofs() << 6 | (s.n_bits() - 1) & 0x3f
+/// The 16 bits in which some Nicira actions keep offset and size, of which there is room for 64.
+pub(crate) fn ofs_nbits(what: &'static str, s: SubField) -> Result<u16, EncodeError> {
+    match s.n_bits() {
+        n @ 1..=64 => Ok(s.ofs() << 6 | (n - 1)),
+        n => Err(EncodeError { what, len: n.into(), max: 64 }),
+    }
 }
 
 /// A field with value and mask, or one that is not known.

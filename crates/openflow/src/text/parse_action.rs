@@ -63,7 +63,10 @@ fn parse_one(t: &Token<'_>, names: &TableNames, depth: usize) -> Result<Action, 
         }
         "output" => match v.parse::<PortNo>() {
             Ok(p) => to_port(p),
-            Err(_) => Action::output_reg(v.parse()?),
+            Err(_) => match v.parse::<SubField>()? {
+                s if s.n_bits() <= 64 => Action::output_reg(s),
+                _ => return Err(fail("at most 64 bits")),
+            },
         },
         "controller" => parse_controller(t, v)?,
         "group" => Action::Group(t.u32("group")?),

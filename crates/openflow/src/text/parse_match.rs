@@ -80,6 +80,9 @@ impl<'a> MatchParser<'a> {
         }
         let field = if field == Field::InPort { Field::InPortOxm } else { field };
         let (value, mask) = value::parse(field, text)?;
+        if mask != field.full_mask() && !field.info().maskable {
+            return Err(ParseError::new(field.name(), text, "the field cannot be masked"));
+        }
         self.out.insert(field, value, mask);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
+use super::value::Hex;
 use super::{TableNames, value};
 use crate::{
     Action, ControllerAction, Ct, CtZone, Learn, LearnDst, LearnSpec, LearnSrc, Nat, NatKind, PacketInReason,
@@ -280,10 +281,10 @@ fn show_spec(f: &mut Formatter<'_>, spec: &LearnSpec) -> fmt::Result {
             write!(f, "{}=", d.field())?;
             value::show(f, d.field(), v, d.field().full_mask())
         }
-        (LearnDst::Match(d), LearnSrc::Immediate(v)) => write!(f, "{d}={v:#x}"),
+        (LearnDst::Match(d), LearnSrc::Immediate(v)) => write!(f, "{d}={}", Hex(v)),
         (LearnDst::Match(d), LearnSrc::Field(s)) if d == s => write!(f, "{d}"),
         (LearnDst::Match(d), LearnSrc::Field(s)) => write!(f, "{d}={s}"),
-        (LearnDst::Load(d), LearnSrc::Immediate(v)) => write!(f, "load:{v:#x}->{d}"),
+        (LearnDst::Load(d), LearnSrc::Immediate(v)) => write!(f, "load:{}->{d}", Hex(v)),
         (LearnDst::Load(d), LearnSrc::Field(s)) => write!(f, "load:{s}->{d}"),
         (LearnDst::Output, LearnSrc::Field(s)) => write!(f, "output:{s}"),
         (LearnDst::Output, LearnSrc::Immediate(v)) => write!(f, "output:{v}"),

@@ -7,9 +7,8 @@ use crate::field::Format;
 use crate::{Field, Match, MatchField, SubField};
 
 /// Ethernet type, IP protocol and the word for both.
-pub(super) const PROTOCOLS: [(u16, Option<u8>, &str); 15] = [
+pub(super) const PROTOCOLS: [(u16, Option<u8>, &str); 14] = [
     (0x0800, Some(1), "icmp"),
-    (0x0800, Some(2), "igmp"),
     (0x0800, Some(6), "tcp"),
     (0x0800, Some(17), "udp"),
     (0x0800, Some(132), "sctp"),
@@ -147,7 +146,6 @@ fn show_field(f: &mut Formatter<'_>, m: &MatchField) -> fmt::Result {
         (Field::IpDscp, _) => write!(f, "{}", m.value << 2),
         (Field::Ipv6Label, _) if exact => write!(f, "{:#07x}", m.value),
         (Field::Ipv6Label, _) => write!(f, "{:#07x}/{:#07x}", m.value, m.mask),
-        (Field::CtLabel, _) => value::show(f, m.field, m.value, m.mask),
         (_, Format::Hex) if exact => write!(f, "{}", Hex(m.value)),
         (_, Format::Hex) => write!(f, "{}/{}", Hex(m.value), Hex(m.mask)),
         (_, Format::Dec) if !exact => write!(f, "{}/{}", Hex(m.value), Hex(m.mask)),
@@ -231,7 +229,7 @@ impl Display for SubField {
         let info = self.field().info();
         f.write_str(if info.nxm_name.is_empty() { info.oxm_name } else { info.nxm_name })?;
         let (start, n) = (self.ofs(), self.n_bits());
-        if n == self.field().bits() {
+        if n == self.field().sub_bits() {
             f.write_str("[]")
         } else if n == 1 {
             write!(f, "[{start}]")

@@ -80,6 +80,7 @@ pub(super) fn show(f: &mut Formatter<'_>, field: Field, value: u128, mask: u128)
                 None => write!(f, "/{}", Ipv6Addr::from_bits(mask)),
             }
         }
+        Format::Port if !exact => write!(f, "{value:#x}/{mask:#x}"),
         Format::Port if field == Field::InPort => write!(f, "{}", PortNo::from_u16(value as u16)),
         Format::Port => write!(f, "{}", PortNo(value as u32)),
         Format::CtState | Format::TcpFlags | Format::TunFlags => show_flags(f, field, value, mask),
@@ -96,8 +97,8 @@ pub(super) fn show(f: &mut Formatter<'_>, field: Field, value: u128, mask: u128)
         Format::PacketType => write!(f, "({},{:#x})", value >> 16, value & 0xffff),
         Format::Dec if exact => write!(f, "{value}"),
         Format::Dec => write!(f, "{value}/{mask:#x}"),
-        Format::Hex if exact => write!(f, "{value:#x}"),
-        Format::Hex => write!(f, "{value:#x}/{mask:#x}"),
+        Format::Hex if exact => write!(f, "{}", Hex(value)),
+        Format::Hex => write!(f, "{}/{}", Hex(value), Hex(mask)),
     }
 }
 
@@ -209,8 +210,5 @@ pub(super) fn parse(field: Field, text: &str) -> Result<(u128, u128), ParseError
         }
         _ => (plain(head)?, tail.map_or(Ok(full), plain)?),
     };
-    if mask != full && !field.info().maskable {
-        return Err(ParseError::new(field.name(), text, "the field cannot be masked"));
-    }
     Ok((value & mask, mask))
 }

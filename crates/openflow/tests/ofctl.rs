@@ -1,0 +1,493 @@
+//! The same bytes and the same text as ovs-ofctl.
+
+mod support;
+
+use anyhow::{Context, Result, ensure};
+use openflow::multipart::{FlowEntry, FlowFilter, FlowStats, MultipartReply, MultipartRequest, TableDesc};
+use openflow::{
+    Bucket, BundleControl, BundleCtrlType, BundleFlags, Flow, FlowCommand, FlowMod, Group, GroupCommand,
+    GroupMod, Match, Message, Meter, MeterCommand,
+};
+use support::{encode, hex, ofctl};
+
+fn lines() -> Vec<&'static str> {
+    include_str!("flows.txt").lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect()
+}
+
+fn flows() -> Result<Vec<Flow>> {
+    lines().into_iter().map(|l| l.parse().with_context(|| format!("line {l:?}"))).collect()
+}
+
+#[test]
+fn add_flow_bytes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("flows");
+    std::fs::write(&file, lines().join("\n"))?;
+    let sent = ofctl(&[], "add-flows", &[&file.display().to_string()], None)?.sent;
+    let flows = flows()?;
+    ensure!(sent.len() == flows.len(), "ovs-ofctl sent {} messages for {} flows", sent.len(), flows.len());
+    let mut wrong = Vec::new();
+    for ((line, flow), theirs) in lines().into_iter().zip(&flows).zip(&sent) {
+        let ours = encode(&FlowMod::add(flow.clone()).into());
+        if ours != *theirs {
+            wrong.push(format!("{line}\n ours   {}\n theirs {}", hex(&ours), hex(theirs)));
+        }
+        let mut input = theirs.as_slice().into();
+        let (_, message) = Message::decode(&mut input)?.context("not whole")?;
+        if message != Message::FlowMod(FlowMod::add(flow.clone())) {
+            wrong.push(format!("{line}\n built   {flow:?}\n decoded {message:?}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+/// What `dump-flows --no-stats` prints: it leaves out a cookie and a table of 0 and the default priority,
+/// which our form always has.
+fn as_dumped(flow: &Flow) -> String {
+    let mut text = flow.to_string();
+    for default in ["cookie=0x0, ", "table=0, ", "priority=32768,", "priority=32768 "] {
+        text = text.replacen(default, "", 1);
+    }
+    text
+}
+
+#[test]
+fn dump_flows_text() -> Result<()> {
+    let mut wrong = Vec::new();
+    for flow in flows()? {
+        let entry = FlowEntry { flow: flow.clone(), stats: FlowStats::default() };
+        let reply = MultipartReply::FlowDesc(vec![entry]);
+        let theirs = match ofctl(&["--no-stats"], "dump-flows", &[], Some(reply)) {
+            Ok(out) => out.stdout.trim().to_owned(),
+            Err(e) => {
+                wrong.push(format!(" refused {flow}: {e}"));
+                continue;
+            }
+        };
+        if as_dumped(&flow) != theirs {
+            wrong.push(format!(" ours   {flow}\n theirs {theirs}"));
+        }
+        match theirs.parse::<Flow>() {
+            Ok(back) if back == flow => {}
+            Ok(back) => wrong.push(format!(" printed {theirs}\n read    {back}")),
+            Err(e) => wrong.push(format!(" printed {theirs}\n {e}")),
+        }
+    }
+    ensure!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn dump_with_stats_is_read() -> Result<()> {
+    let flows = flows()?;
+    let stats = FlowStats {
+        duration: Some((3, 500_000_000)),
+        idle_time: Some((1, 0)),
+        flow_count: None,
+        packets: Some(7),
+        bytes: Some(700),
+    };
+    let entries = flows.iter().map(|f| FlowEntry { flow: f.clone(), stats }).collect();
+    let printed = ofctl(&[], "dump-flows", &[], Some(MultipartReply::FlowDesc(entries)))?.stdout;
+    let mut read = 0;
+    for (flow, line) in flows.iter().zip(printed.lines().filter(|l| l.contains("cookie="))) {
+        ensure!(line.contains("duration=3.5") && line.contains("n_packets=7, n_bytes=700"), "{line}");
+        ensure!(line.parse::<Flow>()? == *flow, "{line}");
+        read += 1;
+    }
+    ensure!(read == flows.len(), "{read} of {}", flows.len());
+    Ok(())
+}
+
+const GROUPS: &[&str] = &[
+    "group_id=3,type=select,selection_method=dp_hash,bucket=bucket_id:0,weight:100,actions=load:0x1->NXM_NX_REG3[],resubmit(,5),bucket=bucket_id:1,weight:50,actions=output:2",
+    "group_id=4,type=select,selection_method=hash,fields(ip_src=255.255.255.0,tcp_src),selection_method_param=7,bucket=watch_port:3,actions=output:2",
+    "group_id=5,type=select,selection_method=hash,fields=ip_src,bucket=watch_group:3,actions=output:2",
+    "group_id=6,type=all,bucket=resubmit(,17),bucket=actions=controller(id=5,userdata=01.02)",
+    "group_id=7,type=indirect,bucket=actions=output:2",
+    "group_id=8,type=fast_failover,bucket=watch_port:1,actions=output:1,bucket=watch_port:2,actions=output:2",
+    "group_id=9,type=select,bucket=bucket_id:5,weight:0,actions=drop",
+    "group_id=10,type=all",
+];
+
+fn groups() -> Result<Vec<Group>> {
+    GROUPS.iter().map(|l| l.parse().with_context(|| format!("group {l:?}"))).collect()
+}
+
+#[test]
+fn group_bytes_and_text() -> Result<()> {
+    let groups = groups()?;
+    for (line, group) in GROUPS.iter().zip(&groups) {
+        for (options, command, what) in [
+            (&[][..], "add-group", GroupCommand::Add),
+            (&[][..], "mod-group", GroupCommand::Modify),
+            (&["--may-create"][..], "mod-group", GroupCommand::AddOrModify),
+        ] {
+            let sent = ofctl(options, command, &[line], None)?.sent;
+            let ours = encode(&GroupMod { command: what, group: group.clone() }.into());
+            ensure!(sent == [ours.clone()], "{line}\n ours   {}\n theirs {}", hex(&ours), hex(&sent[0]));
+        }
+    }
+    let reply = MultipartReply::GroupDesc(groups.clone());
+    let printed = ofctl(&[], "dump-groups", &[], Some(reply))?.stdout;
+    let theirs: Vec<_> = printed.lines().map(str::trim).filter(|l| l.starts_with("group_id")).collect();
+    let ours: Vec<_> = groups.iter().map(Group::to_string).collect();
+    ensure!(ours == theirs, "ours {ours:#?}\ntheirs {theirs:#?}");
+    for (text, group) in theirs.iter().zip(&groups) {
+        ensure!(text.parse::<Group>()? == *group, "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn bucket_and_delete_bytes() -> Result<()> {
+    let bucket = Bucket::new(7, 0).action(openflow::Action::Output(openflow::PortNo(4)));
+    let cases: Vec<(&str, &str, Message)> = vec![
+        (
+            "insert-buckets",
+            "group_id=3,command_bucket_id=last,bucket=bucket_id:7,actions=output:4",
+            GroupMod::insert_buckets(3, vec![bucket]).into(),
+        ),
+        ("remove-buckets", "group_id=3,command_bucket_id=7", GroupMod::remove_bucket(3, 7).into()),
+        ("del-groups", "group_id=3", GroupMod::delete(3).into()),
+        (
+            "del-flows",
+            "cookie=0x10/0xff0,table=3",
+            FlowMod {
+                cookie_mask: 0xff0,
+                ..FlowMod::new(FlowCommand::Delete, Flow::new(3, Flow::DEFAULT_PRIORITY).cookie(0x10))
+            }
+            .into(),
+        ),
+        (
+            "mod-flows",
+            "table=3,ip,actions=output:3",
+            FlowMod::new(FlowCommand::Modify, "table=3,ip,actions=output:3".parse()?).into(),
+        ),
+    ];
+    for (command, text, ours) in cases {
+        let sent = ofctl(&[], command, &[text], None)?.sent;
+        let ours = encode(&ours);
+        ensure!(sent == [ours.clone()], "{command} {text}\n ours   {}\n theirs {sent:02x?}", hex(&ours));
+    }
+    let flow = Flow::new(3, 7).matching(Match::new().ip()).cookie(9).action(openflow::Action::DecTtl);
+    let sent = ofctl(&["--strict"], "del-flows", &["table=3,priority=7,ip"], None)?.sent;
+    ensure!(sent == [encode(&FlowMod::delete_strict(&flow).into())], "{sent:02x?}");
+    Ok(())
+}
+
+#[test]
+fn bundle_bytes() -> Result<()> {
+    let text = "table=3,priority=4,ip,actions=drop";
+    let sent = ofctl(&["--bundle"], "add-flow", &[text], None)?.sent;
+    let flags = BundleFlags::ATOMIC | BundleFlags::ORDERED;
+    let control = |kind| Message::BundleControl(BundleControl { bundle_id: 0, kind, flags });
+    let add =
+        Message::BundleAdd { bundle_id: 0, flags, message: Box::new(FlowMod::add(text.parse()?).into()) };
+    ensure!(sent.len() == 3, "{sent:02x?}");
+    ensure!(sent[0] == encode(&control(BundleCtrlType::OpenRequest)));
+    let (_, theirs) = Message::decode(&mut sent[1].as_slice().into())?.context("not whole")?;
+    ensure!(theirs == add, "{theirs:?}");
+    let mut inner_without_xid = sent[1].clone();
+    inner_without_xid[20..24].fill(0);
+    ensure!(inner_without_xid == encode(&add));
+    ensure!(sent[2] == encode(&control(BundleCtrlType::CommitRequest)));
+    Ok(())
+}
+
+const METERS: &[&str] = &[
+    "meter=3,pktps,burst,stats,bands=type=drop,rate=100,burst_size=20",
+    "meter=4,kbps,bands=type=drop,rate=1000",
+    "meter=5,kbps,burst,bands=type=dscp_remark,rate=1000,burst_size=7,prec_level=2,type=drop,rate=5000,burst_size=8",
+];
+
+#[test]
+fn meter_bytes_and_text() -> Result<()> {
+    let meters: Vec<Meter> = METERS.iter().map(|l| l.parse()).collect::<Result<_, _>>()?;
+    for (line, meter) in METERS.iter().zip(&meters) {
+        let sent = ofctl(&[], "add-meter", &[line], None)?.sent;
+        let ours = encode(&Message::MeterMod { command: MeterCommand::Add, meter: meter.clone() });
+        ensure!(sent == [ours.clone()], "{line}\n ours   {}\n theirs {sent:02x?}", hex(&ours));
+    }
+    let printed = ofctl(&[], "dump-meters", &[], Some(MultipartReply::MeterDesc(meters.clone())))?.stdout;
+    let theirs: Vec<String> = printed
+        .split("\n\n")
+        .map(|m| m.lines().filter(|l| !l.contains("OFPST")).collect::<Vec<_>>().join("\n"))
+        .map(|m| m.trim().to_owned())
+        .filter(|m| !m.is_empty())
+        .collect();
+    let ours: Vec<_> = meters.iter().map(Meter::to_string).collect();
+    ensure!(ours == theirs, "ours {ours:#?}\ntheirs {theirs:#?}");
+    for (text, meter) in theirs.iter().zip(&meters) {
+        ensure!(text.parse::<Meter>()? == *meter, "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn request_bytes() -> Result<()> {
+    let empty = |r: MultipartReply| Some(r);
+    let filter = FlowFilter { matches: "ip,nw_src=10.0.0.0/8".parse()?, ..FlowFilter::table(3) };
+    let cases = [
+        (
+            "dump-flows",
+            vec!["table=3,ip,nw_src=10.0.0.0/8"],
+            MultipartRequest::FlowDesc(filter.clone()),
+            empty(MultipartReply::FlowDesc(vec![])),
+        ),
+        (
+            "dump-aggregate",
+            vec!["table=3,ip,nw_src=10.0.0.0/8"],
+            MultipartRequest::Aggregate(filter),
+            empty(MultipartReply::Aggregate(FlowStats {
+                packets: Some(1),
+                bytes: Some(2),
+                flow_count: Some(3),
+                ..FlowStats::default()
+            })),
+        ),
+        ("dump-groups", vec![], MultipartRequest::GroupDesc(None), empty(MultipartReply::GroupDesc(vec![]))),
+        (
+            "dump-group-stats",
+            vec!["group_id=5"],
+            MultipartRequest::GroupStats(Some(5)),
+            empty(MultipartReply::GroupStats(vec![])),
+        ),
+        ("dump-meters", vec![], MultipartRequest::MeterDesc(None), empty(MultipartReply::MeterDesc(vec![]))),
+        (
+            "meter-stats",
+            vec!["meter=5"],
+            MultipartRequest::MeterStats(Some(5)),
+            empty(MultipartReply::MeterStats(vec![])),
+        ),
+        ("dump-desc", vec![], MultipartRequest::Desc, empty(MultipartReply::Desc(Default::default()))),
+        (
+            "dump-ports-desc",
+            vec!["3"],
+            MultipartRequest::PortDesc(Some(openflow::PortNo(3))),
+            empty(MultipartReply::PortDesc(vec![])),
+        ),
+        (
+            "dump-ports",
+            vec!["3"],
+            MultipartRequest::PortStats(Some(openflow::PortNo(3))),
+            empty(MultipartReply::PortStats(vec![])),
+        ),
+        (
+            "dump-table-desc",
+            vec![],
+            MultipartRequest::TableDesc,
+            empty(MultipartReply::TableDesc(vec![TableDesc { table: 3, config: 0 }])),
+        ),
+    ];
+    for (command, args, request, reply) in cases {
+        let out = ofctl(&[], command, &args, reply)?;
+        let ours = encode(&Message::MultipartRequest(request));
+        let theirs = out.sent.last().context("sent nothing")?;
+        ensure!(*theirs == ours, "{command}\n ours   {}\n theirs {}", hex(&ours), hex(theirs));
+    }
+    Ok(())
+}
+
+/// `ovs-ofctl ofp-print` understands what no command of ovs-ofctl sends.
+#[test]
+fn printed_by_ofp_print() -> Result<()> {
+    use openflow::*;
+    let packet = PacketIn2 {
+        packet: vec![0xaa; 60].into(),
+        full_len: Some(100),
+        table: Some(5),
+        cookie: Some(0x1234),
+        reason: Some(PacketInReason::Action),
+        metadata: "in_port=3,reg0=0x5,tun_id=0x7".parse()?,
+        userdata: vec![1, 2].into(),
+        ..PacketIn2::default()
+    };
+    let error = |experimenter, kind, code| {
+        Message::Error(ErrorMsg { experimenter, kind, code, data: vec![6, 14, 0, 8, 0, 0, 0, 1].into() })
+    };
+    let cases: Vec<(Message, Vec<&str>)> = vec![
+        (Message::Hello { versions: 1 << 6 }, vec!["OFPT_HELLO", "version bitmap: 0x06"]),
+        (error(0, 5, 1), vec!["OFPFMFC_TABLE_FULL"]),
+        (error(0x2320, 0xffff, 15), vec!["NXBAC_BAD_CONJUNCTION"]),
+        (
+            Message::PacketIn2(packet.clone()),
+            vec![
+                "NXT_PACKET_IN2",
+                "table_id=5",
+                "cookie=0x1234",
+                "total_len=100",
+                "reg0=0x5",
+                "tun_id=0x7",
+                "in_port=3",
+                "userdata=01.02",
+                "via action",
+            ],
+        ),
+        (
+            Message::NxSetPacketInFormat(PacketInFormat::Nxt2),
+            vec!["NXT_SET_PACKET_IN_FORMAT", "nxt_packet_in2"],
+        ),
+        (Message::NxSetControllerId(0x9c41), vec!["NXT_SET_CONTROLLER_ID", "id=40001"]),
+        (
+            Message::PacketOut(PacketOut {
+                buffer_id: None,
+                matches: Match::new().in_port(PortNo::CONTROLLER).reg(1, 5),
+                actions: vec![Action::Output(PortNo(3))],
+                packet: vec![0; 60].into(),
+            }),
+            vec![
+                "OFPT_PACKET_OUT (OF1.5)",
+                "in_port=CONTROLLER",
+                "reg1=0x5",
+                "actions=output:3",
+                "data_len=60",
+            ],
+        ),
+        (
+            Message::RoleRequest(RoleMsg { role: Role::Primary, generation_id: 7 }),
+            vec!["OFPT_ROLE_REQUEST", "role=", "generation_id=7"],
+        ),
+        (Message::SetAsync(AsyncConfig { masks: vec![(0, 0), (1, 2), (5, 3)] }), vec!["OFPT_SET_ASYNC"]),
+        (
+            Message::NxTlvTableMod(TlvTableMod {
+                command: 0,
+                mappings: vec![TlvMapping { option_class: 0xffff, option_type: 1, option_len: 4, index: 3 }],
+            }),
+            vec!["NXT_TLV_TABLE_MOD", "ADD", "0xffff", "tun_metadata3"],
+        ),
+        (
+            Message::FlowRemoved(FlowRemoved {
+                table: 4,
+                priority: 200,
+                matches: "tcp,nw_src=10.0.0.1".parse()?,
+                cookie: 5,
+                reason: FlowRemovedReason::IdleTimeout,
+                idle_timeout: 7,
+                hard_timeout: 8,
+                stats: FlowStats {
+                    duration: Some((9, 0)),
+                    packets: Some(11),
+                    bytes: Some(12),
+                    ..Default::default()
+                },
+            }),
+            vec![
+                "reason=idle",
+                "table_id=4",
+                "idle7",
+                "hard8",
+                "pkts11",
+                "bytes12",
+                "duration9",
+                "cookie:0x5",
+                "nw_src=10.0.0.1",
+            ],
+        ),
+        (
+            Message::PortStatus {
+                reason: PortReason::Modify,
+                port: PortDesc {
+                    port_no: PortNo(3),
+                    hw_addr: MacAddr([2, 0, 0, 0, 0, 3]),
+                    name: "antrea-tun0".into(),
+                    config: 1,
+                    state: 4,
+                    curr_speed: 10_000_000,
+                    max_speed: 0,
+                    curr: 0,
+                    advertised: 0,
+                    supported: 0,
+                    peer: 0,
+                },
+            },
+            vec![
+                "OFPT_PORT_STATUS",
+                "MOD",
+                "3(antrea-tun0)",
+                "addr:02:00:00:00:00:03",
+                "PORT_DOWN",
+                "LIVE",
+                "10000 Mbps now",
+            ],
+        ),
+        (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::TableStats(vec![multipart::TableStats {
+                    table: 5,
+                    active: 7,
+                    lookups: 11,
+                    matched: 9,
+                }]),
+            },
+            vec!["table 5", "active=7", "lookup=11", "matched=9"],
+        ),
+        (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::GroupStats(vec![multipart::GroupStats {
+                    id: 3,
+                    ref_count: 2,
+                    packets: 10,
+                    bytes: 20,
+                    duration: (5, 0),
+                    buckets: vec![(1, 2), (3, 4)],
+                }]),
+            },
+            vec![
+                "group_id=3",
+                "duration=5",
+                "ref_count=2",
+                "packet_count=10",
+                "byte_count=20",
+                "bucket1:packet_count=3",
+            ],
+        ),
+        (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::MeterStats(vec![multipart::MeterStats {
+                    id: 3,
+                    flow_count: 2,
+                    packets_in: 10,
+                    bytes_in: 20,
+                    duration: (5, 0),
+                    bands: vec![(1, 2)],
+                }]),
+            },
+            vec![
+                "meter:3",
+                "flow_count:2",
+                "packet_in_count:10",
+                "byte_in_count:20",
+                "packet_count:1 byte_count:2",
+            ],
+        ),
+        (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::TableFeatures(vec![multipart::TableFeatures {
+                    table: 5,
+                    name: "Classifier".into(),
+                    max_entries: 1000,
+                }]),
+            },
+            vec!["table 5 (\"Classifier\")", "max_entries=1000"],
+        ),
+    ];
+    for (message, words) in cases {
+        let mut out = bytes::BytesMut::new();
+        message.encode(Xid(7), &mut out)?;
+        let text: String = out.iter().map(|b| format!("{b:02x}")).collect();
+        let run = std::process::Command::new("ovs-ofctl").args(["-m", "ofp-print", &text]).output()?;
+        let printed = String::from_utf8(run.stdout)?;
+        for word in words {
+            ensure!(printed.contains(word), "{word:?} is not in {printed}");
+        }
+        let (xid, back) = Message::decode(&mut out)?.context("not whole")?;
+        ensure!(xid == Xid(7) && back == message, "{back:?}");
+    }
+    Ok(())
+}
