@@ -1,0 +1,108 @@
+//! The operator's own role allows what the operator does, and no more than it needs.
+
+use std::{fs, path::Path};
+
+use antrea_crds::AntreaInstallationSpec;
+use antrea_operator::{
+    effective::Facts,
+    object::{CRD, KINDS, Kind, Object},
+    render::render,
+};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use serde_json::Value;
+
+struct Rules {
+    cluster: Vec<PolicyRule>,
+    system: Vec<PolicyRule>,
+}
+
+fn rules() -> Rules {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/operator/rbac.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
+    let mut rules = Rules { cluster: Vec::new(), system: Vec::new() };
+    for document in documents {
+        match (document["kind"].as_str().unwrap(), document["metadata"]["namespace"].as_str()) {
+            ("ClusterRole", _) => {
+                let role: ClusterRole = serde_json::from_value(document).unwrap();
+                rules.cluster.extend(role.rules.unwrap());
+            }
+            ("Role", Some("kube-system")) => {
+                let role: Role = serde_json::from_value(document).unwrap();
+                rules.system.extend(role.rules.unwrap());
+            }
+            _ => {}
+        }
+    }
+    rules
+}
+
+/// As the API server's authorizer would say; `name` is empty for a list.
+fn allows(rules: &[PolicyRule], kind: &Kind, verb: &str, name: &str) -> bool {
+    let has =
+        |list: Option<&Vec<String>>, item: &str| list.is_some_and(|list| list.iter().any(|one| one == item));
+    rules.iter().any(|rule| {
+        has(rule.api_groups.as_ref(), kind.group)
+            && has(rule.resources.as_ref(), kind.plural)
+            && rule.verbs.iter().any(|one| one == verb)
+            && rule.resource_names.as_ref().is_none_or(|names| names.iter().any(|one| one == name))
+    })
+}
+
+fn objects() -> Vec<Object> {
+    let facts = Facts { default_version: "v1".into(), ..Facts::default() };
+    render(&AntreaInstallationSpec::default(), &facts).unwrap()
+}
+
+#[test]
+fn every_rendered_object_can_be_applied_and_removed() {
+    let rules = rules();
+    let applicable = |kind: &Kind| if kind.namespaced { &rules.system } else { &rules.cluster };
+    for object in objects() {
+        for verb in ["get", "create", "patch"] {
+            assert!(
+                allows(applicable(object.kind), object.kind, verb, &object.name),
+                "{verb} {}",
+                object.key()
+            );
+        }
+        let removes = allows(applicable(object.kind), object.kind, "delete", &object.name);
+        assert_eq!(removes, object.kind.kind != CRD.kind, "delete {}", object.key());
+        if matches!(object.kind.kind, "ClusterRole" | "Role") {
+            for verb in ["escalate", "bind"] {
+                assert!(
+                    allows(applicable(object.kind), object.kind, verb, &object.name),
+                    "{verb} {}",
+                    object.key()
+                );
+            }
+        }
+    }
+    for kind in KINDS {
+        for verb in ["list", "watch"] {
+            assert!(allows(applicable(kind), kind, verb, ""), "{verb} {}", kind.plural);
+        }
+    }
+}
+
+#[test]
+fn nothing_that_is_not_rendered_can_be_changed() {
+    let rules = rules();
+    for kind in KINDS {
+        let applicable = if kind.namespaced { &rules.system } else { &rules.cluster };
+        for verb in ["create", "patch", "update", "delete", "escalate", "bind"] {
+            assert!(!allows(applicable, kind, verb, "anything-else"), "{verb} {}", kind.plural);
+        }
+    }
+}
+
+#[test]
+fn there_are_no_wildcards_and_no_secrets() {
+    let rules = rules();
+    for rule in rules.cluster.iter().chain(&rules.system) {
+        let text = serde_json::to_string(rule).unwrap();
+        assert!(
+            !text.contains("\"*\"") && !text.contains("secrets") && !text.contains("impersonate"),
+            "{text}"
+        );
+    }
+}
