@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use antrea_crds::{
     AntreaControllerInfo, CONTROLLER_INFO_NAME, ControllerCondition, ControllerConditionType, ControllerInfo,
-    NetworkPolicyControllerInfo,
 };
 use antrea_runtime::{backoff::Backoff, health::Readiness};
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time};
@@ -12,6 +11,7 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
+use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{MANAGER, Process, VERSION};
@@ -106,7 +106,8 @@ impl Publisher {
     }
 
     async fn write(&self, counts: Counts) -> kube::Result<()> {
-        let info = compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()));
+        let info = compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()))
+            .map_err(kube::Error::SerdeError)?;
         // Applied, so that the object is made when it is missing and foreign labels stay.
         let params = PatchParams::apply(MANAGER).force();
         self.api.patch(CONTROLLER_INFO_NAME, &params, &Patch::Apply(&info)).await.map(drop)
@@ -119,8 +120,7 @@ fn compose(
     counts: Counts,
     problems: &[(String, String)],
     now: Time,
-) -> AntreaControllerInfo {
-    let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+) -> serde_json::Result<Value> {
     let (status, reason, message) = match problems {
         [] => ("True", String::new(), String::new()),
         [(first, _), ..] => {
@@ -136,12 +136,6 @@ fn compose(
         }
     };
     let mut spec = base.clone();
-    spec.network_policy_controller_info = Some(NetworkPolicyControllerInfo {
-        network_policy_num: number(counts.network_policies),
-        address_group_num: number(counts.address_groups),
-        applied_to_group_num: number(counts.applied_to_groups),
-    });
-    spec.connected_agent_num = number(counts.connected_agents);
     spec.controller_conditions = vec![ControllerCondition {
         type_: ControllerConditionType::ControllerHealthy,
         status: status.to_owned(),
@@ -149,7 +143,16 @@ fn compose(
         reason,
         message,
     }];
-    AntreaControllerInfo::new(CONTROLLER_INFO_NAME, spec)
+    let mut info = serde_json::to_value(AntreaControllerInfo::new(CONTROLLER_INFO_NAME, spec))?;
+    // Zeros have to be told: a field that was applied and is then left out is taken away, and of an object
+    // that loses all of its fields the API server makes a null, which it then refuses.
+    info["connectedAgentNum"] = counts.connected_agents.into();
+    info["networkPolicyControllerInfo"] = json!({
+        "networkPolicyNum": counts.network_policies,
+        "addressGroupNum": counts.address_groups,
+        "appliedToGroupNum": counts.applied_to_groups,
+    });
+    Ok(info)
 }
 
 /// `pod watch` becomes `PodWatch`.
@@ -171,20 +174,21 @@ mod tests {
         let base = ControllerInfo { version: "v1".into(), api_port: 10349, ..ControllerInfo::default() };
         let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let counts = Counts { network_policies: 3, connected_agents: 2, ..Counts::default() };
-        let well = compose(&base, counts, &[], now.clone());
-        assert_eq!(well.spec.connected_agent_num, 2);
-        assert_eq!(well.spec.controller_conditions[0].status, "True");
+        let well = compose(&base, counts, &[], now.clone()).unwrap();
+        assert_eq!(well["metadata"]["name"], "antrea-controller");
+        assert_eq!(well["connectedAgentNum"], 2);
+        let numbers = json!({ "networkPolicyNum": 3, "addressGroupNum": 0, "appliedToGroupNum": 0 });
+        assert_eq!(well["networkPolicyControllerInfo"], numbers, "zeros are told");
+        assert_eq!(well["controllerConditions"][0]["status"], "True");
+        // What is sent is what the type says.
+        assert!(serde_json::from_value::<AntreaControllerInfo>(well).is_ok());
 
         let problems =
             [("pod watch".to_owned(), "403 forbidden".to_owned()), ("certificate".to_owned(), String::new())];
-        let ill = compose(&base, counts, &problems, now);
-        let condition = &ill.spec.controller_conditions[0];
-        assert_eq!(
-            (condition.status.as_str(), condition.reason.as_str(), condition.message.as_str()),
-            ("False", "PodWatch", "pod watch: 403 forbidden; certificate")
-        );
-        let json = serde_json::to_value(&ill).unwrap();
-        assert_eq!(json["networkPolicyControllerInfo"]["networkPolicyNum"], 3);
-        assert_eq!(json["metadata"]["name"], "antrea-controller");
+        let ill = compose(&base, counts, &problems, now).unwrap();
+        let condition = &ill["controllerConditions"][0];
+        assert_eq!(condition["status"], "False");
+        assert_eq!(condition["reason"], "PodWatch");
+        assert_eq!(condition["message"], "pod watch: 403 forbidden; certificate");
     }
 }

@@ -1,6 +1,6 @@
 //! Computes NetworkPolicy and distributes it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use antrea_controller::{Process, config::ControllerConfig, run};
 use antrea_runtime::{config, install_crypto_provider, logging, signals};
@@ -22,8 +22,18 @@ struct Args {
     log_format: logging::Format,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
+    match start(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
     install_crypto_provider();
     let log = logging::init("antrea-controller", &args.log_level, args.log_format)?;
     let config: ControllerConfig = match &args.config {

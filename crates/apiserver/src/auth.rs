@@ -47,7 +47,7 @@ impl Auth {
         if let Some(trust) = &peer.front_proxy
             && let Some(user) = forwarded(trust, headers)
         {
-            return Ok(user);
+            return Ok(with_authenticated(user));
         }
         if let Some(user) = &peer.user {
             return Ok(with_authenticated(user.clone()));
@@ -130,10 +130,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// Adds the group that every authenticated user is in, as all Kubernetes API servers do. The front proxy
+/// may speak for the anonymous user, who is not.
 fn with_authenticated(mut user: User) -> User {
-    const GROUP: &str = "system:authenticated";
-    if !user.groups.iter().any(|group| group == GROUP) {
-        user.groups.push(GROUP.to_owned());
+    let known = ["system:authenticated", "system:unauthenticated"];
+    if user.name != "system:anonymous" && !user.groups.iter().any(|group| known.contains(&group.as_str())) {
+        user.groups.push(known[0].to_owned());
     }
     user
 }
@@ -251,10 +253,14 @@ mod tests {
         let proxy = Peer { front_proxy: Some(Arc::new(trust)), user: None };
         let alice = auth.authenticate(&proxy, &sent).await.unwrap();
         assert_eq!(
-            (alice.name.as_str(), alice.groups.as_slice()),
-            ("alice", &["dev".to_owned(), "ops".to_owned()][..])
+            (alice.name.as_str(), alice.groups.join(",")),
+            ("alice", "dev,ops,system:authenticated".to_owned())
         );
         assert_eq!(alice.extra["acme.com/project"], ["p1"]);
+        let anonymous =
+            headers(&[("x-remote-user", "system:anonymous"), ("x-remote-group", "system:unauthenticated")]);
+        let nobody = auth.authenticate(&proxy, &anonymous).await.unwrap();
+        assert_eq!(nobody.groups, ["system:unauthenticated"]);
         // The proxy itself, without a user to speak for, is nobody.
         assert_eq!(auth.authenticate(&proxy, &HeaderMap::new()).await.unwrap_err().code, 401);
     }

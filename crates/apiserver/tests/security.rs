@@ -52,7 +52,8 @@ async fn strangers_are_refused_on_every_path() {
         Method::HEAD,
         Method::OPTIONS,
     ];
-    let strangers: [(&str, Vec<(&str, &str)>, u16); 6] = [
+    type Stranger = (&'static str, Vec<(&'static str, &'static str)>, u16);
+    let strangers: [Stranger; 6] = [
         ("no credentials", vec![], 401),
         ("an invalid token", vec![("authorization", "Bearer wrong")], 401),
         ("basic auth", vec![("authorization", "Basic YWdlbnQ6eA==")], 401),
