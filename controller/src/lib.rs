@@ -13,6 +13,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use antrea_api::controlplane;
 use antrea_runtime::{
     client, health::Readiness, logging::LogHandle, metrics::Metrics, supervise::Supervisor,
 };
@@ -199,7 +200,7 @@ fn certificates(config: &ControllerConfig, process: &Process, client: Client) ->
         namespace: namespace.clone(),
         source,
         config_map: "antrea-ca".to_owned(),
-        selector: "app=antrea,served-by=antrea-controller".to_owned(),
+        api_services: vec![format!("{}.{}", controlplane::VERSION, controlplane::GROUP)],
         manager: MANAGER.to_owned(),
     }
 }

@@ -8,8 +8,8 @@ use k8s_openapi::{
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    Api, Client,
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,8 @@ use crate::{
 
 /// An issued certificate is replaced when it has less than this left.
 const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
-/// The CA is published again at this interval, should someone have changed it.
-const PUBLISH_EVERY: Duration = Duration::from_secs(120);
+/// The CA is looked after at this interval: an APIService that was made anew has none.
+const PUBLISH_EVERY: Duration = Duration::from_secs(30);
 /// Clients get this time to learn a new CA before a certificate of it is served.
 const SETTLE: Duration = Duration::from_secs(30);
 
@@ -53,8 +53,8 @@ pub struct CertManager {
     pub source: Source,
     /// ConfigMap that gets the CA under `ca.crt`.
     pub config_map: String,
-    /// Label selector of the APIServices that get the CA as `caBundle`.
-    pub selector: String,
+    /// Names of the APIServices that get the CA as `caBundle`.
+    pub api_services: Vec<String>,
     /// Field manager of every write.
     pub manager: String,
 }
@@ -152,7 +152,7 @@ impl CertManager {
         self.publish(&tls.cert().ca).await
     }
 
-    /// Writes the CA into the ConfigMap and into every selected APIService that holds another.
+    /// Writes the CA into the ConfigMap and into every APIService that holds another.
     ///
     /// # Errors
     /// The first failure; the rest is still attempted.
@@ -170,25 +170,22 @@ impl CertManager {
             .map(drop)
             .map_err(kube_error(format!("ConfigMap {}/{}", self.namespace, self.config_map)));
 
-        let services = Api::<APIService>::all(self.client.clone());
-        let listed = services
-            .list(&ListParams::default().labels(&self.selector))
-            .await
-            .map_err(kube_error("APIServices"))?;
-        for service in listed {
-            let name = service.name_any();
-            let spec = service.spec.unwrap_or_default();
-            if spec.ca_bundle.is_some_and(|bundle| bundle.0 == ca.as_bytes()) {
-                continue;
-            }
-            let patch = json!({ "spec": { "caBundle": ByteString(ca.as_bytes().to_vec()) } });
-            let params = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
-            let patched = services.patch(&name, &params, &Patch::Merge(&patch)).await;
-            if let Err(error) = patched.map_err(kube_error(format!("APIService {name}"))) {
-                result = result.and(Err(error));
-            }
+        for name in &self.api_services {
+            result = result.and(self.publish_to_api_service(name, ca).await);
         }
         result
+    }
+
+    async fn publish_to_api_service(&self, name: &str, ca: &str) -> Result<(), Error> {
+        let object = || format!("APIService {name}");
+        let services = Api::<APIService>::all(self.client.clone());
+        let service = services.get(name).await.map_err(kube_error(object()))?;
+        if service.spec.and_then(|spec| spec.ca_bundle).is_some_and(|bundle| bundle.0 == ca.as_bytes()) {
+            return Ok(());
+        }
+        let patch = json!({ "spec": { "caBundle": ByteString(ca.as_bytes().to_vec()) } });
+        let params = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
+        services.patch(name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(kube_error(object()))
     }
 
     async fn stored(&self, name: &str) -> Result<Option<ServingCert>, Error> {
