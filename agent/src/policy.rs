@@ -28,11 +28,15 @@ mod discovery;
 #[cfg(test)]
 mod fake;
 mod files;
+mod groups;
+mod handle;
 mod ids;
+mod metrics;
 mod pods;
 mod reconciler;
 mod report;
 mod rules;
 mod spec;
 
-pub use agent::{PolicyAgent, PolicyConfig, PolicyError, PolicyHandle, Prepared};
+pub use agent::{Ended, PolicyAgent, PolicyConfig};
+pub use handle::{PolicyError, PolicyHandle, Prepared};

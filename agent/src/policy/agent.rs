@@ -1,18 +1,15 @@
-//! The task that owns policy on this node, and the handle that the CNI server and bring-up have of it.
+//! The task that owns policy on this node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use antrea_flows::policy::RuleError;
-use antrea_flows::{Diff, Network, Owner};
+use antrea_api::controlplane::Event;
+use antrea_flows::Diff;
 use antrea_runtime::metrics::{self, Metrics};
-use futures::future::BoxFuture;
-use openflow::{Flow, FlowKey};
-use parking_lot::Mutex;
-use prometheus::IntGauge;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use openflow::Flow;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +17,12 @@ use super::cache::{CacheError, Kind, Save};
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::discovery::{self, Target};
 use super::files::{FileError, Files};
+use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
+use super::metrics::PolicyMetrics;
 use super::pods;
 use super::reconciler::Reconciler;
 use super::report::{self, Board};
-use crate::dataplane::{Dataplane, DataplaneError};
-use crate::interfaces::{AttachmentKey, PodInterface};
-use crate::node::NodeNetwork;
+use crate::dataplane::DataplaneError;
 use crate::status::{Health, Reporter};
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
@@ -70,157 +67,10 @@ impl PolicyConfig {
     }
 }
 
-/// Why policy is not in force.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum PolicyError {
-    /// The pipeline cannot hold the rules.
-    #[error("policy: {0}")]
-    Rule(#[from] RuleError),
-    /// The bridge did not take the flows.
-    #[error("policy: {0}")]
-    Dataplane(#[from] DataplaneError),
-    /// A pod before [`PolicyHandle::attach`].
-    #[error("policy: the node's network is not up")]
-    NotAttached,
-    /// The process ends.
-    #[error("policy: the agent is shutting down")]
-    Closed,
-}
-
 /// A part of the policy task ended although nobody asked it to.
 #[derive(Debug, thiserror::Error)]
 #[error("policy: {0}")]
 pub struct Ended(String);
-
-/// Where flows go.
-pub(crate) trait Sink: Send + Sync {
-    /// Makes these flows all that policy has.
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>>;
-    /// Changes some of them.
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>>;
-}
-
-impl Sink for Dataplane {
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(Dataplane::set(self, Owner::Policy, flows))
-    }
-
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(Dataplane::update(self, Owner::Policy, puts, gone))
-    }
-}
-
-/// The node's network, as far as policy has to do with it.
-pub(crate) struct Site {
-    pub(crate) pipeline: Arc<Network>,
-    pub(crate) sink: Box<dyn Sink>,
-    pub(crate) interfaces: Box<dyn Fn() -> Vec<PodInterface> + Send + Sync>,
-    /// Changes with the interfaces.
-    pub(crate) changes: watch::Receiver<usize>,
-}
-
-type Reply = oneshot::Sender<Result<(), PolicyError>>;
-
-pub(crate) enum Request {
-    Attach(Site, Reply),
-    Prepare(Reply),
-}
-
-#[derive(Debug, Default)]
-struct PreparedPods {
-    pods: Mutex<BTreeMap<AttachmentKey, PodInterface>>,
-    changed: Notify,
-}
-
-/// Handle to policy; clones share the task.
-#[derive(Clone)]
-pub struct PolicyHandle {
-    requests: mpsc::Sender<Request>,
-    prepared: Arc<PreparedPods>,
-}
-
-impl std::fmt::Debug for PolicyHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PolicyHandle").field("prepared", &self.prepared.pods.lock().len()).finish()
-    }
-}
-
-/// Keeps policy prepared for a pod. Drop it when the pod is remembered ([`NodeNetwork::remember`]) or has
-/// failed: policy then goes by what is remembered.
-#[derive(Debug)]
-#[must_use = "policy is prepared for the pod only as long as this lives"]
-pub struct Prepared {
-    key: AttachmentKey,
-    prepared: Arc<PreparedPods>,
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        self.prepared.pods.lock().remove(&self.key);
-        self.prepared.changed.notify_one();
-    }
-}
-
-impl PolicyHandle {
-    /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has
-    /// not started. Waits until the controller has said everything or, 5 s after the start, until what it
-    /// said in the agent's last life is loaded.
-    ///
-    /// # Errors
-    /// The flows were not taken.
-    pub async fn attach(&self, network: Arc<NodeNetwork>) -> Result<(), PolicyError> {
-        let site = Site {
-            pipeline: Arc::new(network.dataplane.network().clone()),
-            sink: Box::new(network.dataplane.clone()),
-            changes: network.interface_count(),
-            interfaces: Box::new(move || network.interfaces()),
-        };
-        self.request(|reply| Request::Attach(site, reply)).await
-    }
-
-    /// Installs the flows of all policies that select a pod which is about to be connected. To be called
-    /// before the pod's own flows are installed.
-    ///
-    /// # Errors
-    /// The flows were not taken: the pod must not be connected.
-    pub async fn prepare_pod(&self, pod: &PodInterface) -> Result<Prepared, PolicyError> {
-        let key = (pod.container_id.clone(), pod.ifname.clone());
-        self.prepared.pods.lock().insert(key.clone(), pod.clone());
-        let guard = Prepared { key, prepared: self.prepared.clone() };
-        self.request(Request::Prepare).await.map(|()| guard)
-    }
-
-    async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(make(reply)).await.map_err(|_| PolicyError::Closed)?;
-        answer.await.map_err(|_| PolicyError::Closed)?
-    }
-}
-
-#[derive(Clone, Debug)]
-struct PolicyMetrics {
-    policies: IntGauge,
-    rules: [IntGauge; 2],
-}
-
-impl PolicyMetrics {
-    fn new(metrics: &Metrics) -> metrics::Result<Self> {
-        Ok(Self {
-            policies: metrics
-                .gauge("antrea_agent_networkpolicy_count", "Number of NetworkPolicies on local Node.")?,
-            rules: [
-                metrics.gauge(
-                    "antrea_agent_ingress_networkpolicy_rule_count",
-                    "Number of ingress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
-                )?,
-                metrics.gauge(
-                    "antrea_agent_egress_networkpolicy_rule_count",
-                    "Number of egress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
-                )?,
-            ],
-        })
-    }
-}
 
 /// Policy on this node; [`Self::run`] has to be spawned.
 #[expect(missing_debug_implementations, reason = "kube's client has none")]
@@ -231,6 +81,9 @@ pub struct PolicyAgent {
     board: Board,
     state: State,
 }
+
+/// What was to be saved, and whether it is.
+type Saved = (Vec<Save>, Result<(), FileError>);
 
 /// What the main loop owns.
 struct State {
@@ -249,7 +102,7 @@ struct State {
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
     files: Files,
-    saving: Option<JoinHandle<(Vec<Save>, Result<(), FileError>)>>,
+    saving: Option<JoinHandle<Saved>>,
     /// Files of objects that are gone since the last life were removed.
     tidied: bool,
     board: Board,
@@ -314,7 +167,7 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        Ok((PolicyHandle { requests, prepared }, agent))
+        Ok((PolicyHandle::new(requests, prepared), agent))
     }
 
     /// Runs until `shutdown`. The controller may be away for ever.
@@ -563,12 +416,7 @@ impl State {
     async fn keep_house(&mut self) -> Result<(), Ended> {
         if let Some(reconciler) = &self.reconciler {
             let counts = reconciler.cache.counts();
-            let rules = reconciler.rule_counts();
-            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-            self.metrics.policies.set(number(counts[0]));
-            for (gauge, count) in self.metrics.rules.iter().zip(rules) {
-                gauge.set(number(count));
-            }
+            self.metrics.set(counts[0], reconciler.rule_counts());
             let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
             self.reporter.update(|facts| facts.policies = counts);
         }
@@ -585,7 +433,7 @@ impl State {
         }
         let heard = self.commits() > 0;
         let unsaved = self.reconciler.as_ref().is_some_and(|reconciler| reconciler.cache.has_unsaved());
-        if self.saving.is_some() || !heard || !(unsaved || !self.tidied) {
+        if self.saving.is_some() || !heard || (!unsaved && self.tidied) {
             return Ok(());
         }
         let tidy = !std::mem::replace(&mut self.tidied, true);
@@ -625,7 +473,7 @@ impl State {
 
 enum Change {
     Begin(Kind),
-    Event(Kind, antrea_api::controlplane::Event),
+    Event(Kind, Box<Event>),
     Abandon,
 }
 
@@ -633,7 +481,7 @@ impl Change {
     fn apply(self, reconciler: &mut Reconciler) -> Result<(), CacheError> {
         match self {
             Self::Begin(kind) => reconciler.cache.begin(kind),
-            Self::Event(kind, event) => reconciler.cache.apply(kind, event)?,
+            Self::Event(kind, event) => reconciler.cache.apply(kind, *event)?,
             Self::Abandon => reconciler.cache.abandon(),
         }
         Ok(())

@@ -1,11 +1,17 @@
-use antrea_api::controlplane::{Event, GroupEvent};
+use antrea_api::controlplane::GroupEvent;
 use antrea_api::k8s::Object;
-use antrea_flows::FlowStore;
+use antrea_flows::{FlowStore, Owner};
+use futures::future::BoxFuture;
 use http::StatusCode;
+use openflow::{Flow, FlowKey};
+use parking_lot::Mutex;
+
+use crate::interfaces::PodInterface;
 
 use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
 use super::super::client::Identity;
 use super::super::fake::{Fake, eventually};
+use super::super::handle::Sink;
 use super::super::pods::tests::interface;
 use super::super::reconciler::tests::network;
 use super::*;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use antrea_api::controlplane::{self, Event, GroupEvent, GroupMember, ObjectReference};
 use antrea_api::k8s::{Object, ObjectMeta};
 
+use super::groups::{Group, Groups};
 use super::spec::{Member, MemberKey, Policy};
 
 /// Objects of one kind that a node may have. Far above any real number; a controller that sends more is
@@ -91,99 +92,6 @@ enum Unsaved {
     Gone,
 }
 
-/// A group.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    members: HashMap<MemberKey, Member>,
-    /// Addresses, with the number of members that have each: pods on the host's network share theirs.
-    ips: HashMap<IpAddr, u32>,
-    /// The controller took it back, but a policy in force names it.
-    doomed: bool,
-}
-
-impl Group {
-    /// Its members.
-    pub(crate) fn members(&self) -> &HashMap<MemberKey, Member> {
-        &self.members
-    }
-
-    /// Its addresses, each once.
-    pub(crate) fn ips(&self) -> impl Iterator<Item = &IpAddr> {
-        self.ips.keys()
-    }
-
-    /// Whether a member has this address.
-    pub(crate) fn contains(&self, ip: &IpAddr) -> bool {
-        self.ips.contains_key(ip)
-    }
-
-    /// Takes a member out; addresses that nobody has then are put into `touched`.
-    fn remove(&mut self, key: &MemberKey, touched: &mut HashSet<IpAddr>) -> Option<Member> {
-        let old = self.members.remove(key)?;
-        for ip in &old.ips {
-            if let Some(count) = self.ips.get_mut(ip) {
-                *count -= 1;
-                if *count == 0 {
-                    self.ips.remove(ip);
-                    touched.insert(*ip);
-                }
-            }
-        }
-        Some(old)
-    }
-
-    /// Puts a member in; addresses that nobody had are put into `touched`.
-    fn insert(&mut self, key: MemberKey, member: Member, touched: &mut HashSet<IpAddr>) -> Option<Member> {
-        let old = self.remove(&key, touched);
-        for ip in &member.ips {
-            let count = self.ips.entry(*ip).or_insert(0);
-            *count += 1;
-            if *count == 1 {
-                touched.insert(*ip);
-            }
-        }
-        self.members.insert(key, member);
-        old
-    }
-}
-
-/// The groups of one kind.
-#[derive(Debug)]
-struct Groups {
-    kind: Kind,
-    by_name: HashMap<Arc<str>, Group>,
-    /// Policies that name a group, in force or held.
-    users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
-}
-
-impl Groups {
-    fn new(kind: Kind) -> Self {
-        Self { kind, by_name: HashMap::new(), users: HashMap::new() }
-    }
-
-    fn is_there(&self, name: &str) -> bool {
-        self.by_name.get(name).is_some_and(|group| !group.doomed)
-    }
-
-    fn users(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.users.get(name).into_iter().flatten()
-    }
-
-    fn index(&mut self, policy: &Arc<str>, before: &BTreeSet<Arc<str>>, after: &BTreeSet<Arc<str>>) {
-        for group in before.difference(after) {
-            if let Some(users) = self.users.get_mut(group) {
-                users.remove(policy);
-                if users.is_empty() {
-                    self.users.remove(group);
-                }
-            }
-        }
-        for group in after.difference(before) {
-            self.users.entry(group.clone()).or_default().insert(policy.clone());
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Entry {
     /// In force.
@@ -214,7 +122,7 @@ struct Staged {
 }
 
 /// See the module's description.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Cache {
     policies: HashMap<Arc<str>, Entry>,
     address: Groups,
@@ -226,21 +134,6 @@ pub(crate) struct Cache {
     commits: u64,
     changes: Changes,
     unsaved: HashMap<(Kind, Arc<str>), Unsaved>,
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self {
-            policies: HashMap::new(),
-            address: Groups::new(Kind::AddressGroups),
-            applied_to: Groups::new(Kind::AppliedToGroups),
-            pod_groups: HashMap::new(),
-            staged: HashMap::new(),
-            commits: 0,
-            changes: Changes::default(),
-            unsaved: HashMap::new(),
-        }
-    }
 }
 
 impl Cache {

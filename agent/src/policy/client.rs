@@ -149,7 +149,7 @@ pub(crate) enum Update {
     /// A list begins.
     Begin(Kind),
     /// An event of a watch.
-    Event(Kind, Event),
+    Event(Kind, Box<Event>),
     /// All watches are open.
     Up,
     /// There is no session any more.
@@ -372,7 +372,7 @@ impl Client {
                         synced.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                self.send(Update::Event(kind, event)).await?;
+                self.send(Update::Event(kind, Box::new(event))).await?;
             }
         }
     }

@@ -63,7 +63,8 @@ impl Running {
         let (mut seen, mut bookmarks) = (Vec::new(), 0);
         while bookmarks < 3 {
             let update = self.next().await;
-            bookmarks += usize::from(matches!(update, Update::Event(_, Event::Bookmark)));
+            bookmarks +=
+                usize::from(matches!(&update, Update::Event(_, event) if **event == Event::Bookmark));
             seen.push(update);
         }
         seen
@@ -81,8 +82,8 @@ impl Running {
     async fn event(&mut self) -> Event {
         loop {
             match self.next().await {
-                Update::Event(_, Event::Bookmark) => {}
-                Update::Event(_, event) => return event,
+                Update::Event(_, event) if *event == Event::Bookmark => {}
+                Update::Event(_, event) => return *event,
                 Update::Down(error) => panic!("{error}"),
                 _ => {}
             }
@@ -266,7 +267,9 @@ async fn a_slow_reader_holds_the_controller_back_and_loses_nothing() {
     assert_eq!(client.updates.len(), QUEUE);
     let seen = client.list().await;
     assert_eq!(
-        seen.iter().filter(|update| matches!(update, Update::Event(_, Event::Policy(_)))).count(),
+        seen.iter()
+            .filter(|update| matches!(update, Update::Event(_, event) if matches!(**event, Event::Policy(_))))
+            .count(),
         2000
     );
 }

@@ -1,0 +1,109 @@
+//! Groups: members, their addresses, and which policies name them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::spec::{Member, MemberKey};
+
+/// A group.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(super) members: HashMap<MemberKey, Member>,
+    /// Addresses, with the number of members that have each: pods on the host's network share theirs.
+    pub(super) ips: HashMap<IpAddr, u32>,
+    /// The controller took it back, but a policy in force names it.
+    pub(super) doomed: bool,
+}
+
+impl Group {
+    /// Its members.
+    pub(crate) fn members(&self) -> &HashMap<MemberKey, Member> {
+        &self.members
+    }
+
+    /// Its addresses, each once.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = &IpAddr> {
+        self.ips.keys()
+    }
+
+    /// Whether a member has this address.
+    pub(crate) fn contains(&self, ip: &IpAddr) -> bool {
+        self.ips.contains_key(ip)
+    }
+
+    /// Takes a member out; addresses that nobody has then are put into `touched`.
+    pub(super) fn remove(&mut self, key: &MemberKey, touched: &mut HashSet<IpAddr>) -> Option<Member> {
+        let old = self.members.remove(key)?;
+        for ip in &old.ips {
+            if let Some(count) = self.ips.get_mut(ip) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ips.remove(ip);
+                    touched.insert(*ip);
+                }
+            }
+        }
+        Some(old)
+    }
+
+    /// Puts a member in; addresses that nobody had are put into `touched`.
+    pub(super) fn insert(
+        &mut self,
+        key: MemberKey,
+        member: Member,
+        touched: &mut HashSet<IpAddr>,
+    ) -> Option<Member> {
+        let old = self.remove(&key, touched);
+        for ip in &member.ips {
+            let count = self.ips.entry(*ip).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                touched.insert(*ip);
+            }
+        }
+        self.members.insert(key, member);
+        old
+    }
+}
+
+/// The groups of one kind.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// The groups.
+    pub(super) by_name: HashMap<Arc<str>, Group>,
+    /// Policies that name a group, in force or held.
+    pub(super) users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+}
+
+impl Groups {
+    /// Whether the controller wants the group here.
+    pub(super) fn is_there(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|group| !group.doomed)
+    }
+
+    /// Policies that name a group.
+    pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.users.get(name).into_iter().flatten()
+    }
+
+    /// A policy names the groups `after` now, and `before` until now.
+    pub(super) fn index(
+        &mut self,
+        policy: &Arc<str>,
+        before: &BTreeSet<Arc<str>>,
+        after: &BTreeSet<Arc<str>>,
+    ) {
+        for group in before.difference(after) {
+            if let Some(users) = self.users.get_mut(group) {
+                users.remove(policy);
+                if users.is_empty() {
+                    self.users.remove(group);
+                }
+            }
+        }
+        for group in after.difference(before) {
+            self.users.entry(group.clone()).or_default().insert(policy.clone());
+        }
+    }
+}

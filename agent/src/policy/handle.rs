@@ -1,0 +1,146 @@
+//! The handle that the CNI server and bring-up have of policy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use antrea_flows::policy::RuleError;
+use antrea_flows::{Network, Owner};
+use futures::future::BoxFuture;
+use openflow::{Flow, FlowKey};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::interfaces::{AttachmentKey, PodInterface};
+use crate::node::NodeNetwork;
+
+/// Why policy is not in force.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The pipeline cannot hold the rules.
+    #[error("policy: {0}")]
+    Rule(#[from] RuleError),
+    /// The bridge did not take the flows.
+    #[error("policy: {0}")]
+    Dataplane(#[from] DataplaneError),
+    /// A pod before [`PolicyHandle::attach`].
+    #[error("policy: the node's network is not up")]
+    NotAttached,
+    /// The process ends.
+    #[error("policy: the agent is shutting down")]
+    Closed,
+}
+
+/// Where flows go.
+pub(super) trait Sink: Send + Sync {
+    /// Makes these flows all that policy has.
+    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+    /// Changes some of them.
+    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+}
+
+impl Sink for Dataplane {
+    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(Dataplane::set(self, Owner::Policy, flows))
+    }
+
+    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(Dataplane::update(self, Owner::Policy, puts, gone))
+    }
+}
+
+/// The node's network, as far as policy has to do with it.
+pub(super) struct Site {
+    pub(super) pipeline: Arc<Network>,
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) interfaces: Box<dyn Fn() -> Vec<PodInterface> + Send + Sync>,
+    /// Changes with the interfaces.
+    pub(super) changes: watch::Receiver<usize>,
+}
+
+/// Tells the caller.
+pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
+
+/// What a caller wants.
+pub(super) enum Request {
+    /// See [`PolicyHandle::attach`].
+    Attach(Site, Reply),
+    /// The pods that are about to be connected changed.
+    Prepare(Reply),
+}
+
+/// Pods that are about to be connected.
+#[derive(Debug, Default)]
+pub(super) struct PreparedPods {
+    pub(super) pods: Mutex<BTreeMap<AttachmentKey, PodInterface>>,
+    pub(super) changed: Notify,
+}
+
+/// Handle to policy; clones share the task.
+#[derive(Clone)]
+pub struct PolicyHandle {
+    requests: mpsc::Sender<Request>,
+    prepared: Arc<PreparedPods>,
+}
+
+impl std::fmt::Debug for PolicyHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PolicyHandle").field("prepared", &self.prepared.pods.lock().len()).finish()
+    }
+}
+
+/// Keeps policy prepared for a pod. Drop it when the pod is remembered ([`NodeNetwork::remember`]) or has
+/// failed: policy then goes by what is remembered.
+#[derive(Debug)]
+#[must_use = "policy is prepared for the pod only as long as this lives"]
+pub struct Prepared {
+    key: AttachmentKey,
+    prepared: Arc<PreparedPods>,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.prepared.pods.lock().remove(&self.key);
+        self.prepared.changed.notify_one();
+    }
+}
+
+impl PolicyHandle {
+    pub(super) fn new(requests: mpsc::Sender<Request>, prepared: Arc<PreparedPods>) -> Self {
+        Self { requests, prepared }
+    }
+
+    /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has
+    /// not started. Waits until the controller has said everything or, 5 s after the start, until what it
+    /// said in the agent's last life is loaded.
+    ///
+    /// # Errors
+    /// The flows were not taken.
+    pub async fn attach(&self, network: Arc<NodeNetwork>) -> Result<(), PolicyError> {
+        let site = Site {
+            pipeline: Arc::new(network.dataplane.network().clone()),
+            sink: Box::new(network.dataplane.clone()),
+            changes: network.interface_count(),
+            interfaces: Box::new(move || network.interfaces()),
+        };
+        self.request(|reply| Request::Attach(site, reply)).await
+    }
+
+    /// Installs the flows of all policies that select a pod which is about to be connected. To be called
+    /// before the pod's own flows are installed.
+    ///
+    /// # Errors
+    /// The flows were not taken: the pod must not be connected.
+    pub async fn prepare_pod(&self, pod: &PodInterface) -> Result<Prepared, PolicyError> {
+        let key = (pod.container_id.clone(), pod.ifname.clone());
+        self.prepared.pods.lock().insert(key.clone(), pod.clone());
+        let guard = Prepared { key, prepared: self.prepared.clone() };
+        self.request(Request::Prepare).await.map(|()| guard)
+    }
+
+    pub(super) async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(make(reply)).await.map_err(|_| PolicyError::Closed)?;
+        answer.await.map_err(|_| PolicyError::Closed)?
+    }
+}

@@ -1,0 +1,43 @@
+//! Metrics, under upstream's names.
+
+use antrea_runtime::metrics::{self, Metrics};
+use prometheus::IntGauge;
+
+/// Counts of policies and rules.
+#[derive(Clone, Debug)]
+pub(super) struct PolicyMetrics {
+    policies: IntGauge,
+    rules: [IntGauge; 2],
+}
+
+impl PolicyMetrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// A name is taken.
+    pub(super) fn new(metrics: &Metrics) -> metrics::Result<Self> {
+        Ok(Self {
+            policies: metrics
+                .gauge("antrea_agent_networkpolicy_count", "Number of NetworkPolicies on local Node.")?,
+            rules: [
+                metrics.gauge(
+                    "antrea_agent_ingress_networkpolicy_rule_count",
+                    "Number of ingress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
+                )?,
+                metrics.gauge(
+                    "antrea_agent_egress_networkpolicy_rule_count",
+                    "Number of egress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
+                )?,
+            ],
+        })
+    }
+
+    /// Sets them; `rules` are ingress and egress.
+    pub(super) fn set(&self, policies: usize, rules: [usize; 2]) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.policies.set(number(policies));
+        for (gauge, count) in self.rules.iter().zip(rules) {
+            gauge.set(number(count));
+        }
+    }
+}
