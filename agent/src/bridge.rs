@@ -211,7 +211,15 @@ pub async fn ensure(
     let gateway_ofport =
         vswitch.wait_ofport(&config.host_gateway, OFPORT_TIMEOUT).await.map_err(port_failed)?;
     let tunnel_ofport = if with_tunnel {
-        Some(vswitch.wait_ofport(TUNNEL_PORT, OFPORT_TIMEOUT).await.map_err(port_failed)?)
+        let ofport = vswitch.wait_ofport(TUNNEL_PORT, OFPORT_TIMEOUT).await;
+        // ovs-vswitchd lists types that its kernel may still lack, such as STT.
+        Some(ofport.map_err(|error| {
+            let name = tunnel_type.ovs_type();
+            BringUpError::new(
+                "UnsupportedTunnelType",
+                format!("tunnelType {name} cannot be used here: {error}"),
+            )
+        })?)
     } else {
         None
     };
@@ -254,10 +262,8 @@ fn tunnel_port(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType
     if datapath == Datapath::Userspace {
         return spec;
     }
-    let mut options = BTreeMap::from([
-        ("key".to_owned(), "flow".to_owned()),
-        ("remote_ip".to_owned(), "flow".to_owned()),
-    ]);
+    let mut options =
+        BTreeMap::from([("key".to_owned(), "flow".to_owned()), ("remote_ip".to_owned(), "flow".to_owned())]);
     if config.tunnel_port != 0 && tunnel_type != TunnelType::Gre {
         options.insert("dst_port".to_owned(), config.tunnel_port.to_string());
     }
@@ -279,7 +285,10 @@ async fn ensure_vxlan(netlink: &Netlink, inputs: &BridgeInputs<'_>) -> Result<()
     let port = inputs.config.tunnel_port(TunnelType::Vxlan);
     if let Some(link) = netlink.link(TUNNEL_PORT).await? {
         let same = link.vxlan.as_ref().is_some_and(|vxlan| {
-            vxlan.vni == 0 && vxlan.port == port && vxlan.local == Some(inputs.transport_ip) && !vxlan.learning
+            vxlan.vni == 0
+                && vxlan.port == port
+                && vxlan.local == Some(inputs.transport_ip)
+                && !vxlan.learning
         });
         if same {
             if link.mtu != inputs.mtu {

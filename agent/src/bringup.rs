@@ -23,6 +23,7 @@ use crate::interfaces::{InterfaceStore, PodInterface};
 use crate::metrics::AgentMetrics;
 use crate::node::{NodeNetwork, NodeParts, POD_LINK_GROUP, allocations};
 use crate::peers::{Peer, Underlay};
+use crate::policy::PolicyHandle;
 use crate::status::{NetworkFacts, Reporter};
 use crate::subnet::{gateway_net, gateway_of};
 
@@ -51,6 +52,8 @@ pub struct Inputs<'a> {
     pub netlink: &'a Netlink,
     /// OVSDB.
     pub vswitch: &'a Vswitch,
+    /// Policy.
+    pub policy: &'a PolicyHandle,
     /// Where facts go.
     pub reporter: &'a Reporter,
     /// Metrics.
@@ -144,6 +147,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             netlink: (*netlink).clone(),
             vswitch: (*vswitch).clone(),
             dataplane,
+            policy: inputs.policy.clone(),
             host_local: HostLocal {
                 folders: inputs.paths.cni_bin.clone(),
                 data_dir: inputs.paths.cni_data.clone(),
@@ -177,14 +181,17 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     })
 }
 
-/// Stages the flows of the node and of the pods that it remembers.
+/// Stages the flows of the node, of policy, and of the pods that the node remembers, in this order: no pod
+/// is connected before what isolates it.
 ///
 /// # Errors
-/// Two owners that want different things: a pod whose port or address another has.
-pub async fn stage(network: &NodeNetwork) -> Result<(), BringUpError> {
+/// Two owners that want different things, or the agent is shutting down.
+pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
     let dataplane = &network.dataplane;
     dataplane.set(Owner::Node, antrea_flows::node(dataplane.network())).await.map_err(failed)?;
+    let policy = network.policy.attach(network.clone()).await;
+    policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.
         if let Err(error) = dataplane.install_pod(&pod).await {
@@ -353,5 +360,8 @@ async fn remove_leftovers(network: &NodeNetwork) {
 
 /// Families that the node's pods have.
 pub fn families(subnets: &[IpNet]) -> Vec<Family> {
-    Family::BOTH.into_iter().filter(|family| subnets.iter().any(|net| Family::from(*net) == *family)).collect()
+    Family::BOTH
+        .into_iter()
+        .filter(|family| subnets.iter().any(|net| Family::from(*net) == *family))
+        .collect()
 }

@@ -4,10 +4,10 @@
 //! minute, for kube-proxy, firewalls and people write to the same tables.
 
 use ipnet::IpNet;
-use netcfg::iptables::{Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
 use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
+use netcfg::iptables::{Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
 use netcfg::sysctl::Sysctl;
-use netcfg::{Family, Netlink, NetcfgErrors};
+use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::node::POD_LINK_GROUP;
 
@@ -65,7 +65,12 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
     rules.jump(Table::Raw, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
     rules.jump(Table::Filter, "FORWARD", "ANTREA-FORWARD", "Antrea: jump to Antrea forwarding rules");
     rules.jump(Table::Nat, "POSTROUTING", "ANTREA-POSTROUTING", "Antrea: jump to Antrea postrouting rules");
-    rules.jump(Table::Mangle, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
+    rules.jump(
+        Table::Mangle,
+        "POSTROUTING",
+        "ANTREA-POSTROUTING",
+        "Antrea: jump to Antrea postrouting rules",
+    );
 
     if config.userspace {
         // OVS reads these links through packet sockets. The host's stack sees the same packets, and
@@ -90,9 +95,11 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
             );
         }
     }
+    // After kube-proxy's translation in OUTPUT, so that a process that reaches a pod by its ClusterIP is
+    // known as local too.
     rules.rule(
         Table::Mangle,
-        "ANTREA-OUTPUT",
+        "ANTREA-POSTROUTING",
         Rule::new(Target::or_mark(0x8000_0000))
             .out_iface(gateway)
             .src_type(netcfg::iptables::AddrType::Local)

@@ -32,6 +32,7 @@ use antrea_agent::node::NodeNetwork;
 use antrea_agent::nodes::{Nodes, watch_nodes};
 use antrea_agent::peering::Peering;
 use antrea_agent::peers::Peer;
+use antrea_agent::policy::{PolicyAgent, PolicyConfig, PolicyHandle};
 use antrea_agent::status::{self, Health, Identity, Reporter};
 use antrea_runtime::health::Readiness;
 use antrea_runtime::metrics::Metrics;
@@ -73,6 +74,9 @@ struct Args {
     /// host-local's data, where it is not /var/lib/cni/networks.
     #[arg(long)]
     cni_data_dir: Option<PathBuf>,
+    /// Folder that keeps what the controller said last, for a start without it.
+    #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
+    policy_dir: PathBuf,
     /// error, warn, info, debug, trace, or a number as klog has it; before the configuration's.
     #[arg(long, short = 'v', alias = "v", env = "LOG_LEVEL")]
     log_level: Option<String>,
@@ -100,7 +104,8 @@ async fn run(args: Args) -> Result<()> {
     let log = logging::init("antrea-agent", level, format.parse()?)?;
     config.validate().with_context(|| args.config.display().to_string())?;
 
-    let kubeconfig = Some(Path::new(&config.client_connection.kubeconfig)).filter(|p| !p.as_os_str().is_empty());
+    let kubeconfig =
+        Some(Path::new(&config.client_connection.kubeconfig)).filter(|p| !p.as_os_str().is_empty());
     let server = Some(config.kube_api_server_override.as_str()).filter(|url| !url.is_empty());
     let client = antrea_runtime::client::connect(kubeconfig, server).await?;
 
@@ -119,6 +124,16 @@ async fn run(args: Args) -> Result<()> {
     let (nodes, node_changes) = watch::channel(None);
     tasks.spawn_abortable("nodes", watch_nodes(client.clone(), nodes));
 
+    let policy_config = PolicyConfig::new(
+        client.clone(),
+        args.node_name.clone(),
+        args.pod_namespace.clone(),
+        reporter.clone(),
+    );
+    let policy_config = PolicyConfig { folder: args.policy_dir, ..policy_config };
+    let (policy, policy_agent) = PolicyAgent::new(policy_config, &metrics)?;
+    tasks.spawn("policy", policy_agent.run(shutdown.clone()));
+
     let (network, network_state) = watch::channel(None);
     let cni_socket = PathBuf::from(&config.cni_socket);
     let cni_shutdown = shutdown.clone();
@@ -134,16 +149,11 @@ async fn run(args: Args) -> Result<()> {
         api_port: config.api_port,
         api_ca: cert.ca.clone().into_bytes(),
     };
-    let state = ApiState {
-        reporter: reporter.clone(),
-        identity: identity.clone(),
-        network: network_state,
-        log,
-    };
+    let state =
+        ApiState { reporter: reporter.clone(), identity: identity.clone(), network: network_state, log };
     let server_metrics = ServerMetrics::new(&metrics, [])?;
     let routes = api::routes(state, ready, live, config.enable_prometheus_metrics.then_some(metrics));
-    let serving =
-        api::serve(config.api_port, cert, client.clone(), routes, server_metrics, shutdown.clone());
+    let serving = api::serve(config.api_port, cert, client.clone(), routes, server_metrics, shutdown.clone());
     tasks.spawn("api", serving);
     tasks.spawn_abortable("status", status::publish(client, identity, reporter.subscribe()));
 
@@ -153,6 +163,7 @@ async fn run(args: Args) -> Result<()> {
         node_name: args.node_name,
         netlink: Netns::current()?.spawn_netlink().await?,
         vswitch,
+        policy,
         reporter,
         metrics: agent_metrics,
         shutdown: shutdown.clone(),
@@ -185,6 +196,7 @@ struct Agent {
     node_name: String,
     netlink: Netlink,
     vswitch: Vswitch,
+    policy: PolicyHandle,
     reporter: Reporter,
     metrics: AgentMetrics,
     shutdown: CancellationToken,
@@ -239,7 +251,8 @@ impl Agent {
             let message = format!("Node {} has no pod subnet or no address yet", self.node_name);
             facts.network = Health::bad("NodeIncomplete", message);
         });
-        let own = |nodes: &Option<Nodes>| nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
+        let own =
+            |nodes: &Option<Nodes>| nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
         let state = nodes.wait_for(|nodes| own(nodes).is_some()).await.context("watch on nodes ended")?;
         own(&state).context("node vanished")
     }
@@ -255,6 +268,7 @@ impl Agent {
             node: own,
             netlink: &self.netlink,
             vswitch: &self.vswitch,
+            policy: &self.policy,
             reporter: &self.reporter,
             metrics: &self.metrics,
             shutdown: &self.shutdown,
@@ -299,7 +313,8 @@ impl Agent {
     async fn moved(&self, mut nodes: watch::Receiver<Option<Nodes>>, own: &Peer) -> Result<()> {
         loop {
             nodes.changed().await.context("watch on nodes ended")?;
-            let now = nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
+            let now =
+                nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
             if let Some(now) = now
                 && *now != *own
             {

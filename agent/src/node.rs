@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::cni::ipam::HostLocal;
 use crate::dataplane::Dataplane;
 use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
+use crate::policy::PolicyHandle;
 
 /// Device group of every link that this agent makes: what carries it and is no port of the bridge is
 /// left over. On the userspace datapath it also marks the links whose packets only OVS may handle.
@@ -35,6 +36,8 @@ pub struct NodeNetwork {
     pub vswitch: Vswitch,
     /// The bridge's flows.
     pub dataplane: Dataplane,
+    /// Policy.
+    pub policy: PolicyHandle,
     /// IPAM.
     pub host_local: HostLocal,
     /// Where the host's /proc is mounted.
@@ -56,6 +59,7 @@ pub struct NodeParts {
     pub netlink: Netlink,
     pub vswitch: Vswitch,
     pub dataplane: Dataplane,
+    pub policy: PolicyHandle,
     pub host_local: HostLocal,
     pub host_proc_path_prefix: String,
     pub userspace: bool,
@@ -72,6 +76,7 @@ impl NodeNetwork {
             netlink,
             vswitch,
             dataplane,
+            policy,
             host_local,
             host_proc_path_prefix,
             userspace,
@@ -85,6 +90,7 @@ impl NodeNetwork {
             netlink,
             vswitch,
             dataplane,
+            policy,
             host_local,
             host_proc_path_prefix,
             userspace,

@@ -232,7 +232,17 @@ impl Lab {
         ovs.start_vswitchd().unwrap();
         let pod_cidr = format!("10.244.{number}.0/24");
         let api_port = 10_350;
-        self.nodes.push(LabNode { name, netns, ip, pod_cidr, ovs, dir, api_port, agent: None, pods: Vec::new() });
+        self.nodes.push(LabNode {
+            name,
+            netns,
+            ip,
+            pod_cidr,
+            ovs,
+            dir,
+            api_port,
+            agent: None,
+            pods: Vec::new(),
+        });
         self.publish_node(number - 1);
         number - 1
     }
@@ -260,7 +270,7 @@ impl Lab {
         let file = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            "clusters": [{"name": "lab", "cluster": {"server": server}}],
+            "clusters": [{"name": "lab", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
             "users": [{"name": "lab", "user": {}}],
         });
         std::fs::write(&kubeconfig, file.to_string()).unwrap();
@@ -285,6 +295,8 @@ impl Lab {
             .arg(&file)
             .arg("--cni-data-dir")
             .arg(node.dir.join("ipam"))
+            .arg("--policy-dir")
+            .arg(node.dir.join("networkpolicy"))
             .arg("--cni-bin-dir")
             .arg(plugins())
             .env("NODE_NAME", &node.name)

@@ -21,6 +21,7 @@ use super::naming::{self, PodArgs, format_mac};
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
 use crate::interfaces::PodInterface;
 use crate::node::{NodeNetwork, POD_LINK_GROUP};
+use crate::policy::Prepared;
 use crate::subnet::{gateway_net, gateway_of};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
@@ -121,9 +122,10 @@ pub async fn add(node: &Arc<NodeNetwork>, call: &Call) -> Result<CniResult, Atta
     }
     let mut done = Vec::new();
     match attach(node, call, &mut done).await {
-        Ok(interface) => {
+        Ok((interface, prepared)) => {
             let result = result_of(node, &interface);
             node.remember(interface);
+            drop(prepared);
             Ok(result)
         }
         Err(error) => {
@@ -142,7 +144,7 @@ async fn attach(
     node: &Arc<NodeNetwork>,
     call: &Call,
     done: &mut Vec<Done>,
-) -> Result<PodInterface, AttachError> {
+) -> Result<(PodInterface, Prepared), AttachError> {
     let pod = call.pod();
     let host_ifname = call.host_ifname();
     let netns = open_netns(node, &call.netns)?;
@@ -174,10 +176,12 @@ async fn attach(
     let interface = PodInterface { ofport: ofport?, ..interface };
     container?;
 
+    // What isolates the pod goes in before what connects it.
+    let prepared = node.policy.prepare_pod(&interface).await.map_err(configure)?;
     done.push(Done::Flows);
     node.dataplane.install_pod(&interface).await.map_err(configure)?;
     announce(&interface, netns);
-    Ok(interface)
+    Ok((interface, prepared))
 }
 
 async fn create_veth(

@@ -63,7 +63,8 @@ impl CniResult {
     /// # Errors
     /// An address, gateway, route or index that is malformed.
     pub fn parse(value: &Value) -> Result<Self, MalformedResult> {
-        let malformed = |field: &str, value: &Value| MalformedResult(format!("{field}: {value} is malformed"));
+        let malformed =
+            |field: &str, value: &Value| MalformedResult(format!("{field}: {value} is malformed"));
         let list = |key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
         let interfaces = list("interfaces")
             .into_iter()
@@ -90,7 +91,11 @@ impl CniResult {
                 Some(_) => return Err(malformed("ips.interface", &item)),
                 None => None,
             };
-            ips.push(IpConfig { address, gateway: parse_gateway("ips.gateway", &item, "gateway")?, interface });
+            ips.push(IpConfig {
+                address,
+                gateway: parse_gateway("ips.gateway", &item, "gateway")?,
+                interface,
+            });
         }
         let mut routes = Vec::new();
         for item in list("routes") {
@@ -152,8 +157,16 @@ mod tests {
     fn sample() -> CniResult {
         CniResult {
             interfaces: vec![
-                Interface { name: "web-1a2b3c".into(), mac: "02:00:00:00:00:01".into(), sandbox: String::new() },
-                Interface { name: "eth0".into(), mac: "02:00:00:00:00:02".into(), sandbox: "/run/netns/x".into() },
+                Interface {
+                    name: "web-1a2b3c".into(),
+                    mac: "02:00:00:00:00:01".into(),
+                    sandbox: String::new(),
+                },
+                Interface {
+                    name: "eth0".into(),
+                    mac: "02:00:00:00:00:02".into(),
+                    sandbox: "/run/netns/x".into(),
+                },
             ],
             ips: vec![
                 IpConfig {

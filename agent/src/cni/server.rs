@@ -127,10 +127,9 @@ impl CniService {
     }
 
     async fn status(&self) -> Result<Vec<u8>, AttachError> {
-        self.network(Duration::ZERO).await.map_err(|error| AttachError {
-            code: ErrorCode::PluginNotAvailable,
-            message: error.message,
-        })?;
+        self.network(Duration::ZERO)
+            .await
+            .map_err(|error| AttachError { code: ErrorCode::PluginNotAvailable, message: error.message })?;
         Ok(Vec::new())
     }
 
@@ -176,8 +175,8 @@ fn read(request: CniCmdRequest) -> Result<(Call, NetworkConfiguration), AttachEr
     let args = request
         .cni_args
         .ok_or_else(|| AttachError::new(ErrorCode::DecodingFailure, "request without cni_args"))?;
-    let configuration: NetworkConfiguration = serde_json::from_slice(&args.network_configuration)
-        .map_err(|error| {
+    let configuration: NetworkConfiguration =
+        serde_json::from_slice(&args.network_configuration).map_err(|error| {
             AttachError::new(ErrorCode::DecodingFailure, format!("network configuration: {error}"))
         })?;
     if !SPEC_VERSIONS.contains(&configuration.cni_version.as_str()) {

@@ -127,7 +127,7 @@ async fn an_agent_killed_during_add_leaves_nothing() {
     let keeper = lab.add_pod(0, "keeper");
     let before = traces(&lab, 0);
     // An ADD takes some tens of milliseconds: kill at points spread over it.
-    for delay in (0..60).step_by(4) {
+    for delay in (0..40).step_by(4) {
         let netns = lab.pod_netns(0, &format!("k{delay}"));
         let id = format!("k{delay}-id");
         let add = {

@@ -1,0 +1,158 @@
+//! 5,000 NetworkPolicies with 10 peers each on one node: from rules to installed flows, against ovs-ofctl
+//! with the same flows.
+//!
+//! No two policies share a peer, which is the most flows that so many peers can be. Policies apply to the 110
+//! pods that a node has at most, in turn.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use antrea_flows::config::{Datapath, EncapMode, Gateway, NodeConfig, Tunnel, TunnelKind};
+use antrea_flows::policy::{
+    Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, RuleChange, Service,
+};
+use antrea_flows::{Network, Round};
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use openflow::multipart::FlowFilter;
+use openflow::{Flow, FlowMod, MacAddr, Message};
+use ovs::testing::TestOvs;
+use ovs::vswitch::{BridgeSpec, FailMode};
+use ovs::{OfConfig, OfSession, Vswitch};
+use tokio_util::sync::CancellationToken;
+
+use crate::report::{Figure, Goal, Report, median};
+
+const POLICIES: u32 = 5_000;
+const PEERS: u32 = 10;
+const PODS: u32 = 110;
+const ROUNDS: usize = 3;
+const BRIDGE: &str = "br-int";
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn network() -> anyhow::Result<Network> {
+    let node = NodeConfig {
+        datapath: Datapath::Userspace,
+        encap_mode: EncapMode::Encap,
+        gateway: Gateway {
+            ofport: 0x8001,
+            mac: MacAddr([0x0a, 0, 0, 0, 1, 1]),
+            ips: vec!["10.244.1.1".parse()?],
+        },
+        tunnel: Some(Tunnel { ofport: 0x8000, kind: TunnelKind::KernelVxlan }),
+        pod_cidrs: vec!["10.244.1.0/24".parse()?],
+        service_cidrs: vec!["10.96.0.0/12".parse()?],
+        antrea_policy: true,
+    };
+    Ok(Network::new(node, Round(1)))
+}
+
+/// Ingress of one policy: its pod, ten addresses of its own, TCP port 80.
+fn rule(number: u32) -> Rule {
+    let pod = number % PODS;
+    let pod_ip = IpAddr::V4(Ipv4Addr::from(0x0af4_0100 + 2 + pod));
+    let peers =
+        (0..PEERS).map(|peer| IpNet::from(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number * PEERS + peer))));
+    Rule {
+        id: number + 1,
+        direction: Direction::In,
+        class: Class::K8s,
+        action: Action::Allow,
+        pods: BTreeMap::from([(pod + 1, [pod_ip].into_iter().collect())]),
+        peers: Peers::Of(peers.collect()),
+        services: vec![Service::to(Protocol::Tcp, PortRange::single(80))],
+    }
+}
+
+/// Measures the realization of policies.
+///
+/// # Errors
+/// The switch refuses the flows, or the two ways install different ones.
+pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("abf").tempdir_in("/tmp")?;
+    let ovs = TestOvs::start(dir.path(), None)?;
+    let cancel = CancellationToken::new();
+    let _guard = cancel.clone().drop_guard();
+    let (vswitch, _) = Vswitch::spawn(ovs.db_sock(), cancel.clone());
+    vswitch.wait_synced(LIMIT).await?;
+    let bridge = BridgeSpec {
+        name: BRIDGE.to_owned(),
+        datapath_type: "dummy".to_owned(),
+        protocols: vec!["OpenFlow15".to_owned()],
+        fail_mode: Some(FailMode::Secure),
+        ..BridgeSpec::default()
+    };
+    vswitch.ensure_bridge(&bridge).await?;
+    vswitch.wait_applied(LIMIT).await?;
+    let (of, _) = OfSession::spawn(ovs.mgmt_sock(BRIDGE), OfConfig::default(), cancel);
+    of.wait_connected(LIMIT).await?;
+
+    let network = network()?;
+    let rules = || (0..POLICIES).map(rule).map(RuleChange::Upsert);
+    let mut realizer = Realizer::new(&network);
+    realizer.apply(rules())?;
+    let wanted = realizer.flows();
+    let mut text = String::new();
+    for flow in &wanted {
+        writeln!(text, "{flow}")?;
+    }
+    let file = dir.path().join("flows.txt");
+    std::fs::write(&file, text)?;
+    let file = file.to_str().context("temporary path is no text")?;
+    report.say(&format!("{POLICIES} policies of {PEERS} peers are {} flows", wanted.len()));
+
+    let clear = || of.send_barriered(vec![FlowMod::delete_by_cookie(0, 0).into()]);
+    let (mut computing, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for turn in 0..2 {
+            clear().await?;
+            let own = (round + turn) % 2 == 0;
+            let begin = Instant::now();
+            if own {
+                let diff = Realizer::new(&network).apply(rules())?;
+                computing.push(begin.elapsed().as_secs_f64());
+                of.bundle(diff.into_flow_mods().into_iter().map(Message::from).collect()).await?;
+                ours.push(begin.elapsed().as_secs_f64());
+            } else {
+                ovs.ofctl(&["--bundle", "add-flows"], BRIDGE, &[file])?;
+                theirs.push(begin.elapsed().as_secs_f64());
+            }
+            if round == 0 {
+                let mut found: Vec<Flow> =
+                    of.flows(FlowFilter::all()).await?.into_iter().map(|entry| entry.flow).collect();
+                found.sort();
+                let mut wanted = wanted.clone();
+                wanted.sort();
+                let who = if own { "our bundle" } else { "ovs-ofctl" };
+                ensure!(
+                    found.len() == wanted.len(),
+                    "{who} installed {} of {} flows",
+                    found.len(),
+                    wanted.len()
+                );
+                let differing = found.iter().zip(&wanted).find(|(found, wanted)| found != wanted);
+                ensure!(differing.is_none(), "{who} installed other flows: {differing:?}");
+            }
+        }
+        report.say(&format!(
+            "round {} of {ROUNDS}: {:.2} and {:.2} s",
+            round + 1,
+            ours[round],
+            theirs[round]
+        ));
+    }
+    let flows = wanted.len() as f64;
+    let (ours, theirs) = (median(&ours), median(&theirs));
+    let peer = format!("{} flows; peer: ovs-ofctl --bundle add-flows with them", wanted.len());
+    let name = "5,000 policies of 10 peers, rules to installed flows";
+    report.add(Figure::new(name, "s", ours).peer(theirs).goal(Goal::RatioAtMost(1.0)).note(peer.clone()));
+    report.add(
+        Figure::new("5,000 policies of 10 peers, flows per second", "1/s", flows / ours)
+            .peer(flows / theirs)
+            .note(peer),
+    );
+    report.add(Figure::new("5,000 policies of 10 peers, rules to flows alone", "s", median(&computing)));
+    Ok(())
+}

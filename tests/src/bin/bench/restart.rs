@@ -1,0 +1,78 @@
+//! What restarts cost: an agent's, and a crash of ovs-vswitchd.
+
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, LabNode};
+use antrea_tests::traffic::{Pinger, ping, quick_ping};
+use anyhow::{bail, ensure};
+use serde_json::json;
+
+use crate::report::{Figure, Goal, Report, median};
+
+const AGENT_ROUNDS: usize = 5;
+const OVS_ROUNDS: usize = 3;
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Measures restarts.
+///
+/// # Errors
+/// Something does not come back.
+pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
+    let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
+    let (a, c) = (lab.add_pod(0, "a"), lab.add_pod(1, "c"));
+    ensure!(ping(&a.netns, c.ip, 56, true), "no traffic to begin with");
+
+    let pinger = Pinger::start(&a.netns, c.ip, 120);
+    let mut times = Vec::new();
+    for round in 1..=AGENT_ROUNDS {
+        let begin = Instant::now();
+        lab.nodes[0].stop_agent();
+        lab.start_agent(0);
+        ready(&lab.nodes[0]).await?;
+        times.push(begin.elapsed().as_secs_f64());
+        report
+            .say(&format!("agent restart {round} of {AGENT_ROUNDS}: {:.3} s", begin.elapsed().as_secs_f64()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let count = pinger.stop();
+    ensure!(count.sent > 100, "only {} pings were sent", count.sent);
+    let lost = f64::from(count.sent - count.received);
+    report.add(Figure::new("agent restart: SIGTERM to ready, median", "s", median(&times)));
+    report.add(
+        Figure::new(format!("agent restart: 10 ms pings lost in {AGENT_ROUNDS} restarts"), "pings", lost)
+            .goal(Goal::AtMost(0.0))
+            .note(format!("of {} sent", count.sent)),
+    );
+
+    let mut times = Vec::new();
+    for round in 1..=OVS_ROUNDS {
+        lab.nodes[0].ovs.kill_vswitchd()?;
+        lab.nodes[0].ovs.start_vswitchd()?;
+        let up = Instant::now();
+        while !quick_ping(&a.netns, c.ip) {
+            ensure!(up.elapsed() < LIMIT, "no traffic {LIMIT:?} after ovs-vswitchd is up");
+        }
+        times.push(up.elapsed().as_secs_f64());
+        report
+            .say(&format!("ovs-vswitchd crash {round} of {OVS_ROUNDS}: {:.3} s", up.elapsed().as_secs_f64()));
+    }
+    let worst = times.iter().copied().fold(0.0, f64::max);
+    let name = "ovs-vswitchd killed: up to traffic between nodes, worst of 3";
+    report.add(Figure::new(name, "s", worst).goal(Goal::Below(2.0)));
+    Ok(())
+}
+
+/// Waits until STATUS says that pods can be attached.
+async fn ready(node: &LabNode) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    loop {
+        let (output, text) = node.cni("STATUS", "", "", "1.1.0", None);
+        if output.status.success() {
+            return Ok(());
+        }
+        if begin.elapsed() > LIMIT {
+            bail!("the agent of {} is not ready: {text}", node.name);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
