@@ -1,5 +1,7 @@
 //! Schemas and CEL rules as an API server would judge them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use antrea_crds::AntreaInstallation;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};

@@ -96,7 +96,7 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
         verdicts.into_iter().map(|(type_, verdict)| condition(&previous, seen, type_, verdict)).collect();
     // While a spec is refused or only looked at, the one that is applied is an earlier one.
     let applied =
-        seen.refused.is_none() && seen.apply_error.is_none() && !(seen.paused && !seen.pending.is_empty());
+        seen.refused.is_none() && seen.apply_error.is_none() && (!seen.paused || seen.pending.is_empty());
     AntreaInstallationStatus {
         observed_generation: if applied { seen.generation } else { previous.observed_generation },
         version,

@@ -86,11 +86,18 @@ pub fn fingerprint(metadata: &ObjectMeta) -> String {
     }
 }
 
+/// Takes an object into the state.
+type Apply<K> = Box<dyn Fn(&mut State, &K) + Send>;
+/// Forgets the object of a name.
+type Remove = Box<dyn Fn(&mut State, &str) + Send>;
+/// Names of the objects that the state knows.
+type Names = Box<dyn Fn(&State) -> Vec<String> + Send>;
+
 /// How one kind is folded into the state.
 struct Fold<K> {
-    apply: Box<dyn Fn(&mut State, &K) + Send>,
-    remove: Box<dyn Fn(&mut State, &str) + Send>,
-    names: Box<dyn Fn(&State) -> Vec<String> + Send>,
+    apply: Apply<K>,
+    remove: Remove,
+    names: Names,
 }
 
 /// Starts every watch. `ready` is held back until each has listed once, but for AntreaAgentInfos, whose

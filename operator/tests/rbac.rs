@@ -1,5 +1,7 @@
 //! The operator's own role allows what the operator does, and no more than it needs.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::{fs, path::Path};
 
 use antrea_crds::AntreaInstallationSpec;

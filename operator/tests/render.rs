@@ -1,5 +1,7 @@
 //! What the operator would apply, compared with golden files.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use std::collections::BTreeSet;
 
 use antrea_crds::AntreaInstallationSpec;

@@ -62,10 +62,7 @@ fn delegation() -> [Value; 2] {
 fn agent_cluster_rules() -> Vec<Value> {
     let mut rules = vec![
         rule("", &["nodes"], READ),
-        // Annotations node.antrea.io/*: what peers have to know about this Node.
-        rule("", &["nodes"], &["patch"]),
-        rule("", &["pods", "namespaces", "services"], READ),
-        rule("discovery.k8s.io", &["endpointslices"], READ),
+        // The controller creates and deletes them, one per Node.
         rule("crd.antrea.io", &["antreaagentinfos"], &["get", "list", "watch", "update", "patch"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], READ),
         rule("controlplane.antrea.io", &["networkpolicies/status", "nodestatssummaries"], &["create"]),
@@ -75,7 +72,11 @@ fn agent_cluster_rules() -> Vec<Value> {
 }
 
 fn agent_rules() -> Vec<Value> {
-    vec![named("", &["configmaps"], &["antrea-ca"], READ)]
+    vec![
+        // Where the controller is, and what vouches for it.
+        rule("discovery.k8s.io", &["endpointslices"], READ),
+        named("", &["configmaps"], &["antrea-ca"], READ),
+    ]
 }
 
 fn controller_cluster_rules() -> Vec<Value> {
@@ -83,42 +84,18 @@ fn controller_cluster_rules() -> Vec<Value> {
         AGGREGATED_APIS.iter().map(|(group, version)| format!("{version}.{group}")).collect();
     let apis: Vec<&str> = apis.iter().map(String::as_str).collect();
     let mut rules = vec![
-        rule("", &["nodes", "pods", "namespaces", "services"], READ),
-        rule("discovery.k8s.io", &["endpointslices"], READ),
+        rule("", &["nodes", "pods", "namespaces"], READ),
         rule("networking.k8s.io", &["networkpolicies"], READ),
         rule(
             "crd.antrea.io",
             &["antreaagentinfos", "antreacontrollerinfos"],
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
-        rule(
-            "crd.antrea.io",
-            &["clusternetworkpolicies", "networkpolicies", "tiers", "clustergroups", "groups"],
-            READ,
-        ),
-        rule("crd.antrea.io", &["tiers"], &["create", "update"]),
-        rule(
-            "crd.antrea.io",
-            &[
-                "clusternetworkpolicies/status",
-                "networkpolicies/status",
-                "clustergroups/status",
-                "groups/status",
-            ],
-            &["update", "patch"],
-        ),
-        rule("events.k8s.io", &["events"], &["create", "patch"]),
         // Publishes the CA of its serving certificate.
         named(
             "apiregistration.k8s.io",
             &["apiservices"],
             &apis,
-            &["get", "list", "watch", "update", "patch"],
-        ),
-        named(
-            "admissionregistration.k8s.io",
-            &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
-            &["crdmutator.antrea.io", "crdvalidator.antrea.io", "labelsmutator.antrea.io"],
             &["get", "list", "watch", "update", "patch"],
         ),
     ];
