@@ -109,7 +109,9 @@ struct Store(Arc<Hub<Arc<Item>>>);
 impl Storage for Store {
     fn watch(&self, selection: &Selection) -> Result<Subscription, Failure> {
         let node = selection.fields.get("nodeName").map(|node| node.as_str().into());
-        Ok(self.0.subscribe(Filter { node, ..Filter::default() }, |group| vec![Arc::clone(group)]))
+        let filter = Filter { node, name: selection.name.clone(), ..Filter::default() };
+        let wanted = selection.name.as_deref().is_none_or(|name| name == "g");
+        Ok(self.0.subscribe(filter, |group| wanted.then(|| Arc::clone(group)).into_iter().collect()))
     }
 
     /// Whatever is created adds a member to the group.
