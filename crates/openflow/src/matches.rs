@@ -109,10 +109,16 @@ impl Match {
             }
             Field::NwTos => self.insert_plain(Field::IpDscp, (value & 0xff) >> 2, Field::IpDscp.full_mask()),
             Field::VlanTci => {
-                self.insert_plain(Field::VlanVid, value & 0x1fff, mask & 0x1fff);
+                self.insert(Field::VlanVid, value & 0x1fff, mask & 0x1fff);
                 // Without a header there is no priority to look at.
                 if mask & 0xe000 != 0 && value & mask & 0x1fff != 0 {
                     self.insert_plain(Field::VlanPcp, value >> 13 & 7, 7);
+                }
+            }
+            Field::VlanVid => {
+                self.insert_plain(field, value, mask);
+                if self.get(field).is_some_and(|m| m.mask & 0x1000 != 0 && m.value & 0x1000 == 0) {
+                    self.remove(Field::VlanPcp);
                 }
             }
             Field::VlanPcp => {

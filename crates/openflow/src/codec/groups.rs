@@ -102,6 +102,13 @@ fn read_bucket(reader: &mut Reader) -> ReadResult<Bucket> {
     Ok(bucket)
 }
 
+/// Only buckets of select groups have a weight.
+fn without_weights(group: &mut Group) {
+    if group.kind != GroupType::Select {
+        group.buckets.iter_mut().for_each(|b| b.weight = 0);
+    }
+}
+
 fn put_selection(out: &mut BytesMut, group: &Group) -> WriteResult<()> {
     let Some(selection) = &group.selection else { return Ok(()) };
     out.property(EXPERIMENTER, |out| {
@@ -109,7 +116,7 @@ fn put_selection(out: &mut BytesMut, group: &Group) -> WriteResult<()> {
         out.put_u32(1); // NTRT_SELECTION_METHOD
         out.zeros(4);
         let mut method = [0; 16];
-        for (to, from) in method.iter_mut().take(15).zip(selection.method.bytes()) {
+        for (to, from) in method.iter_mut().zip(selection.method.bytes()) {
             *to = from;
         }
         out.put_slice(&method);
@@ -184,6 +191,9 @@ pub(super) fn read_mod(reader: &mut Reader) -> ReadResult<GroupMod> {
         0x8000 => GroupCommand::AddOrModify,
         other => return at.fail("group-mod", Problem::BadValue(other.into())),
     };
+    if !matches!(command, GroupCommand::InsertBucket(_)) {
+        without_weights(&mut group);
+    }
     Ok(GroupMod { command, group })
 }
 
@@ -214,6 +224,7 @@ pub(super) fn read_desc(reader: &mut Reader) -> ReadResult<Group> {
     body.skip("group", 6)?;
     group.buckets = body.part("buckets", length)?.all(read_bucket)?;
     read_properties(&mut body, &mut group)?;
+    without_weights(&mut group);
     Ok(group)
 }
 

@@ -224,9 +224,10 @@ fn put_nicira(out: &mut BytesMut, subtype: u32) {
 }
 
 fn put_error(out: &mut BytesMut, error: &ErrorMsg) {
-    out.put_u16(if error.experimenter == 0 { error.kind } else { ET_EXPERIMENTER });
+    let kind = if error.experimenter == 0 { error.kind } else { ET_EXPERIMENTER };
+    out.put_u16(kind);
     out.put_u16(error.code);
-    if error.experimenter != 0 {
+    if kind == ET_EXPERIMENTER {
         out.put_u32(error.experimenter);
     }
     out.extend_from_slice(&error.data);

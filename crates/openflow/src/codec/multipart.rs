@@ -203,7 +203,7 @@ pub(super) fn put_reply(out: &mut BytesMut, more: bool, reply: &MultipartReply) 
 
 fn put_text(out: &mut BytesMut, text: &str, len: usize) {
     let bytes = text.as_bytes();
-    let used = bytes.len().min(len.saturating_sub(1));
+    let used = bytes.len().min(len);
     out.extend_from_slice(bytes.get(..used).unwrap_or_default());
     out.zeros(len - used);
 }

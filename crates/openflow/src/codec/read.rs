@@ -104,11 +104,16 @@ impl Reader {
         Ok(bytes.iter().fold(0, |value, byte| value << 8 | u128::from(*byte)))
     }
 
-    /// A text in a field of `len` bytes, ended by a zero byte or the field's end.
+    /// A text in a field of `len` bytes, ended by a zero byte or the field's end. If it is not UTF-8, question
+    /// marks stand for its bytes that are not ASCII.
     pub(super) fn text(&mut self, what: &'static str, len: usize) -> Result<String> {
         let bytes = self.take(what, len)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        Ok(String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned())
+        let text = bytes.get(..end).unwrap_or_default();
+        Ok(match std::str::from_utf8(text) {
+            Ok(t) => t.to_owned(),
+            Err(_) => text.iter().map(|b| if b.is_ascii() { char::from(*b) } else { '?' }).collect(),
+        })
     }
 
     /// Reads structures until nothing is left.

@@ -119,7 +119,10 @@ impl<'a> MatchParser<'a> {
         {
             self.out.insert(Field::ArpOp, p.value, u128::MAX);
         }
-        Ok(self.out)
+        match self.out.unmet_prerequisite() {
+            Some(f) => Err(ParseError::new("match", f.name(), "needs a match on the protocol that has it")),
+            None => Ok(self.out),
+        }
     }
 }
 
