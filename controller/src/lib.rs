@@ -11,7 +11,7 @@
 //! - Fail static: a watch that fails or an API server that is away changes nothing that is computed.
 //! - The controller reaches the API server without any Service network.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use antrea_api::controlplane;
 use antrea_runtime::{
@@ -20,7 +20,7 @@ use antrea_runtime::{
 use anyhow::Context;
 use apiserver_kit::{
     api::Api,
-    auth::Auth,
+    auth::{Auth, local_token},
     gate,
     metrics::ServerMetrics,
     publish::{CertManager, Source},
@@ -44,6 +44,9 @@ use config::ControllerConfig;
 
 /// Field manager of everything that the controller writes.
 pub const MANAGER: &str = "antrea-controller";
+
+/// Where antctl in the same Pod finds its token.
+const LOCAL_TOKEN: &str = "/var/run/antrea/apiserver/loopback-client-token";
 
 /// Interval at which objects are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
@@ -122,7 +125,7 @@ pub async fn run(
     let server_metrics = ServerMetrics::new(&metrics, plurals)?;
     let api = policy::api(Api::new(VERSION, server_metrics.clone()), &hub);
     let routes = server::routes(&config, metrics, log, ready).merge(api.router());
-    let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
+    let app = gate::protect(routes, authentication(client), server_metrics);
     let listener = listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
     tasks.spawn("api server", serve::serve(listener, tls, app, shutdown.clone()));
@@ -142,6 +145,18 @@ async fn count(hub: Arc<policy::PolicyHub>, counts: watch::Sender<info::Counts>)
         let now = policy::counts(&hub);
         counts.send_if_modified(|last| std::mem::replace(last, now) != now);
         tokio::time::sleep(COUNT_EVERY).await;
+    }
+}
+
+/// Delegated to the API server; antctl in the same Pod uses a token of its own.
+fn authentication(client: Client) -> Auth {
+    let auth = Auth::new(Arc::new(KubeReviewer::new(client)));
+    match local_token(Path::new(LOCAL_TOKEN)) {
+        Ok(token) => auth.with_local_token(&token),
+        Err(error) => {
+            tracing::warn!(path = LOCAL_TOKEN, %error, "antctl in this Pod has no token");
+            auth
+        }
     }
 }
 
