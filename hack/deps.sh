@@ -7,7 +7,9 @@ packages=(
 	buildah:buildah conntrack:conntrack containerd:containerd curl:curl ethtool:ethtool gcc:gcc git:git
 	ip:iproute2 ipset:ipset iperf3:iperf3 iptables:iptables jq:jq make:make mmdebstrap:mmdebstrap
 	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl ovs-vswitchd:openvswitch-switch
-	ping:iputils-ping ps:procps runc:runc socat:socat tcpdump:tcpdump
+	ping:iputils-ping ps:procps runc:runc shellcheck:shellcheck socat:socat tcpdump:tcpdump
+	qemu-system-x86_64:qemu-system-x86 mksquashfs:squashfs-tools cpio:cpio busybox:busybox-static kmod:kmod
+	xz:xz-utils
 )
 
 install() {

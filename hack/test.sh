@@ -1,6 +1,58 @@
 #!/bin/bash
-# All tests.
+# All tests, the cheap ones first:
+#   check     formatting, lints, generated files, licences and sources of dependencies
+#   unit      every crate: unit, property, golden; real Open vSwitch; root tests in namespaces of their own
+#   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
+#   kernel    the same on the kernel datapath, in a virtual machine
+#   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
+# test.sh STAGE... runs only these.
 . "$(dirname "$0")/lib.sh"
 cd "$REPO"
-hack/check.sh
-cargo test --workspace
+need_root
+export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
+stages=("$@")
+((${#stages[@]})) || stages=(check unit node kernel cluster)
+
+wanted() { [[ " ${stages[*]} " == *" $1 "* ]]; }
+
+stage() {
+	wanted "$1" || return 1
+	say "$1: $2"
+}
+
+hack/deps.sh
+if wanted node || wanted kernel; then
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni)
+	export ANTREA_CNI_PLUGINS
+fi
+
+if stage check 'formatting, lints, generated files'; then
+	hack/check.sh
+	cargo run -q -p xtask -- generate --check
+fi
+
+if stage unit 'every crate'; then
+	cargo test --workspace --exclude antrea-tests
+	cargo test -p antrea-tests --lib
+fi
+
+if wanted node || wanted kernel; then
+	say 'building the node suite'
+	cargo build -p antrea-agent -p antrea-cni
+	export ANTREA_BIN=$REPO/target/debug
+	suite=$(cargo test -p antrea-tests --test node --no-run --message-format=json 2>/dev/null |
+		jq -r 'select(.executable != null and .target.name == "node") | .executable')
+fi
+
+if stage node 'two nodes as namespaces, userspace datapath'; then
+	"$suite" --test-threads=1
+fi
+
+if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine'; then
+	hack/kernel-suite.sh "$suite" connectivity::encap spoofing restart::an_agent
+fi
+
+if stage cluster 'a real two-node Kubernetes'; then
+	hack/e2e.sh
+fi
+say "passed: ${stages[*]}"

@@ -5,6 +5,7 @@
 #   tools.sh agnhost      the server and client of the Kubernetes e2e tests
 #   tools.sh e2e          e2e.test and ginkgo
 #   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
+#   tools.sh deny         cargo-deny, from crates.io
 # Prints the folder that holds them.
 . "$(dirname "$0")/lib.sh"
 
@@ -70,7 +71,19 @@ cni() {
 	echo "$bin"
 }
 
+deny() {
+	local version=0.20.2
+	local root=$CACHE/cargo-deny-$version
+	if [[ ! -x $root/bin/cargo-deny ]]; then
+		say "building cargo-deny $version (first time only)"
+		with_log "$CACHE/cargo-deny.log" nice -n 10 cargo install cargo-deny --version "$version" --locked \
+			--root "$root" --target-dir "$CACHE/build/cargo-deny"
+		rm -rf "$CACHE/build/cargo-deny"
+	fi
+	echo "$root/bin"
+}
+
 case ${1:-} in
-kubernetes | agnhost | e2e | cni) "$1" ;;
-*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | cni | deny) "$1" ;;
+*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
