@@ -22,6 +22,8 @@
 //! pod's binding to a node to its event; a kubelet needs longer to make the pod's sandbox.
 
 mod agent;
+#[cfg(test)]
+mod bridge_tests;
 mod cache;
 mod client;
 mod discovery;

@@ -514,4 +514,4 @@ fn reason(error: &ClientError) -> Option<&'static str> {
 
 #[cfg(test)]
 #[path = "agent_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -143,6 +143,11 @@ fn objects() -> Vec<Event> {
     ]
 }
 
+/// An agent that goes by the controller alone; it ends with the test.
+pub(crate) fn start(folder: &std::path::Path, target: Target) -> PolicyHandle {
+    Node::start(folder, target, LONG).handle
+}
+
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,15 +30,9 @@ pub(crate) struct Board(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    wanted: Mutex<HashMap<Arc<str>, Realised>>,
+    /// Policies in force.
+    wanted: Mutex<HashMap<Arc<str>, Arc<Policy>>>,
     changed: Notify,
-}
-
-/// Generation that is in force, and what of it could not be realised.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Realised {
-    generation: i64,
-    problems: String,
 }
 
 impl Board {
@@ -47,24 +41,21 @@ impl Board {
         let mut wanted = self.0.wanted.lock();
         for (name, policy) in policies {
             match policy {
-                Some(policy) => wanted.insert(
-                    name,
-                    Realised { generation: policy.generation, problems: policy.problems.join("; ") },
-                ),
+                Some(policy) => wanted.insert(name, policy),
                 None => wanted.remove(&name),
             };
         }
         self.0.changed.notify_one();
     }
 
-    fn differing(&self, sent: &mut HashMap<Arc<str>, Realised>) -> Vec<(Arc<str>, Realised)> {
+    /// What is not sent yet. A policy that went and came back is another one, for the controller forgot what
+    /// it was told: so pointers are compared.
+    fn differing(&self, sent: &mut HashMap<Arc<str>, Arc<Policy>>) -> Vec<Arc<Policy>> {
         let wanted = self.0.wanted.lock();
         sent.retain(|name, _| wanted.contains_key(name));
-        wanted
-            .iter()
-            .filter(|(name, realised)| sent.get(*name) != Some(*realised))
-            .map(|(name, realised)| (name.clone(), realised.clone()))
-            .collect()
+        let is_sent =
+            |policy: &&Arc<Policy>| sent.get(&policy.name).is_some_and(|sent| Arc::ptr_eq(sent, policy));
+        wanted.values().filter(|policy| !is_sent(policy)).cloned().collect()
     }
 }
 
@@ -80,22 +71,19 @@ pub(crate) async fn run(board: Board, node: String, mut sessions: watch::Receive
         let session = sessions.borrow_and_update().clone();
         let mut failed = None;
         if let Some(session) = session {
-            let posts = board.differing(&mut sent).into_iter().map(|(name, realised)| {
+            let posts = board.differing(&mut sent).into_iter().map(|policy| {
                 let (session, node) = (&session, &node);
                 async move {
-                    let result = post(session, node, &name, &realised).await;
-                    (name, realised, result)
+                    let result = post(session, node, &policy).await;
+                    (policy, result)
                 }
             });
             let mut results = futures::stream::iter(posts).buffer_unordered(PARALLEL);
-            while let Some((name, realised, result)) = results.next().await {
+            while let Some((policy, result)) = results.next().await {
                 match result {
-                    Ok(()) => {
-                        sent.insert(name, realised);
-                    }
-                    // It is gone, and its deletion is on the way to us.
-                    Err(ClientError::Refused { code: StatusCode::NOT_FOUND, .. }) => {
-                        sent.insert(name, realised);
+                    // Not found: it is gone, and its deletion is on the way to us.
+                    Ok(()) | Err(ClientError::Refused { code: StatusCode::NOT_FOUND, .. }) => {
+                        sent.insert(policy.name.clone(), policy);
                     }
                     Err(error) => failed = Some(error),
                 }
@@ -122,15 +110,39 @@ pub(crate) async fn run(board: Board, node: String, mut sessions: watch::Receive
     }
 }
 
-async fn post(session: &Session, node: &str, name: &str, realised: &Realised) -> Result<(), ClientError> {
+async fn post(session: &Session, node: &str, policy: &Policy) -> Result<(), ClientError> {
+    let name = &*policy.name;
     let status = NetworkPolicyStatus {
         metadata: ObjectMeta::named(name),
         nodes: vec![NetworkPolicyNodeStatus {
             node_name: node.to_owned(),
-            generation: realised.generation,
-            realization_failure: !realised.problems.is_empty(),
-            message: realised.problems.clone(),
+            generation: policy.generation,
+            realization_failure: !policy.problems.is_empty(),
+            message: policy.problems.join("; "),
         }],
     };
     session.post(&format!("/apis/{API_VERSION}/networkpolicies/{name}/status"), status.seal()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cache::tests::policy;
+    use super::*;
+
+    #[test]
+    fn tells_again_of_a_policy_that_went_and_came_back() {
+        let (board, mut sent) = (Board::default(), HashMap::new());
+        let read = || Arc::new(Policy::read(&policy("P", 1, "a", &[])));
+        let policy = read();
+        board.update([(policy.name.clone(), Some(policy.clone()))]);
+        for _ in 0..2 {
+            assert_eq!(board.differing(&mut sent), [policy.clone()]);
+        }
+        sent.insert(policy.name.clone(), policy.clone());
+        board.update([(policy.name.clone(), Some(policy.clone()))]);
+        assert!(board.differing(&mut sent).is_empty());
+        board.update([(policy.name.clone(), None)]);
+        board.update([(policy.name.clone(), Some(read()))]);
+        assert_eq!(board.differing(&mut sent).len(), 1);
+    }
 }

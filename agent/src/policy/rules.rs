@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::{
     Action, Class, Direction, NamedPort, NamedService, Peers, PodIps, Rule, Service, resolve_named_ports,
 };
@@ -38,16 +39,21 @@ pub(crate) fn pods(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> BTreeMa
 
 type Applied<'a> = BTreeMap<u32, (&'a PodIps, &'a [NamedPort])>;
 
+/// Should two pods have one port (see [`LocalPods::set`]), the first by name decides what named ports mean.
 fn applied<'a>(spec: &RuleSpec, cache: &'a Cache, local: &'a LocalPods) -> Applied<'a> {
-    let mut applied = Applied::new();
+    let mut applied: BTreeMap<u32, (&'a ObjectReference, &'a PodIps, &'a [NamedPort])> = BTreeMap::new();
     for group in spec.applied_to.iter().filter_map(|name| cache.applied_to_group(name)) {
         for (key, member) in group.members() {
-            if let MemberKey::Pod(pod) = key {
-                applied.extend(local.get(pod).map(|(ofport, ips)| (ofport, (ips, &*member.ports))));
+            let MemberKey::Pod(pod) = key else { continue };
+            for (ofport, ips) in local.get(pod) {
+                let known = applied.entry(ofport).or_insert((pod, ips, &member.ports));
+                if pod < known.0 {
+                    *known = (pod, ips, &member.ports);
+                }
             }
         }
     }
-    applied
+    applied.into_iter().map(|(ofport, (_, ips, ports))| (ofport, (ips, ports))).collect()
 }
 
 /// The variants of a rule, none if it applies to no pod of this node. Groups that are not there allow nothing.

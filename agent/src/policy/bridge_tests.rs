@@ -1,0 +1,181 @@
+//! Policy against a real Open vSwitch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antrea_api::controlplane::Event;
+use antrea_runtime::metrics::Metrics;
+use openflow::{Match, multipart::FlowFilter};
+use ovs::Vswitch;
+use ovs::of::{OfConfig, OfHandle, OfSession};
+use ovs::testing::TestOvs;
+use ovs::vswitch::{BridgeSpec, FailMode};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::agent::tests::start;
+use super::cache::tests::{address_group, address_patch, applied_to_group, member, policy};
+use super::fake::Fake;
+use super::handle::{PolicyHandle, Request, Site};
+use super::pods::tests::interface;
+use super::reconciler::tests::network;
+use crate::dataplane::Dataplane;
+use crate::interfaces::PodInterface;
+use crate::metrics::AgentMetrics;
+use crate::status::Reporter;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A bridge with a dataplane that has not started.
+struct Rig {
+    session: OfHandle,
+    dataplane: Dataplane,
+    changes: watch::Sender<usize>,
+    interfaces: Arc<Mutex<Vec<PodInterface>>>,
+    cancel: CancellationToken,
+    _guard: DropGuard,
+    _ovs: TestOvs,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("policy-ovs-").tempdir_in("/tmp").unwrap();
+        let ovs = TestOvs::start(dir.path(), None).unwrap();
+        let cancel = CancellationToken::new();
+        let (vswitch, _) = Vswitch::spawn(ovs.db_sock(), cancel.clone());
+        vswitch.wait_synced(LIMIT).await.unwrap();
+        let bridge = BridgeSpec {
+            name: "br0".to_owned(),
+            datapath_type: "dummy".to_owned(),
+            protocols: vec!["OpenFlow15".to_owned()],
+            fail_mode: Some(FailMode::Secure),
+            ..BridgeSpec::default()
+        };
+        vswitch.ensure_bridge(&bridge).await.unwrap();
+        vswitch.wait_applied(LIMIT).await.unwrap();
+        let (session, _) = OfSession::spawn(ovs.mgmt_sock("br0"), OfConfig::default(), cancel.clone());
+        session.wait_connected(LIMIT).await.unwrap();
+        let metrics = AgentMetrics::new(&Metrics::empty()).unwrap();
+        let (dataplane, task) =
+            Dataplane::new(session.clone(), Arc::new(network()), Reporter::default(), metrics);
+        tokio::spawn(task.run(cancel.clone()));
+        Self {
+            session,
+            dataplane,
+            changes: watch::Sender::new(0),
+            interfaces: Arc::default(),
+            _guard: cancel.clone().drop_guard(),
+            cancel,
+            _ovs: ovs,
+            _dir: dir,
+        }
+    }
+
+    async fn attach(&self, policy: &PolicyHandle) {
+        let interfaces = self.interfaces.clone();
+        let site = Site {
+            pipeline: Arc::new(network()),
+            sink: Box::new(self.dataplane.clone()),
+            interfaces: Box::new(move || interfaces.lock().clone()),
+            changes: self.changes.subscribe(),
+        };
+        policy.request(|reply| Request::Attach(site, reply)).await.unwrap();
+    }
+
+    async fn count(&self) -> usize {
+        self.session.flows(FlowFilter::all()).await.unwrap().len()
+    }
+
+    async fn wait_for(&self, count: usize) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let found = self.count().await;
+            if found == count {
+                return;
+            }
+            assert!(Instant::now() < end, "{found} flows instead of {count}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn policies(count: usize, peers: usize) -> Vec<Event> {
+    let mut events = vec![applied_to_group("a", &["web-0"])];
+    for n in 0..count {
+        let members =
+            (0..peers).map(|m| member(&format!("x{m}"), &[&format!("10.{m}.{}.{}", n / 250, n % 250)]));
+        events.push(address_group(&format!("g{n}"), members.collect()));
+        events.push(Event::Policy(policy(&format!("P{n}"), 1, "a", &[&format!("g{n}")])));
+    }
+    events
+}
+
+/// Flows of `policies`: one for each peer, a conjunction and two metric flows for each rule; the pod's own
+/// matches are shared by 1024 rules.
+fn expected(count: usize, peers: usize) -> usize {
+    1 + (count + 1).div_ceil(1024) + count * (peers + 3)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
+    let (rig, folder) = (Rig::new().await, tempfile::tempdir().unwrap());
+    let fake = Fake::start(policies(100, 10)).await;
+    let agent = start(folder.path(), fake.target());
+    rig.interfaces.lock().push(interface("web-0", 21, "10.0.0.21"));
+    let before = rig.count().await;
+    rig.attach(&agent).await;
+    assert_eq!(rig.count().await, before, "staged only");
+    rig.dataplane.start().await.unwrap();
+    assert_eq!(rig.count().await, expected(100, 10));
+
+    fake.send(&address_patch("g5", vec![], vec![member("new", &["10.99.0.1"])]));
+    rig.wait_for(expected(100, 10) + 1).await;
+    fake.send(&address_patch("g5", vec![member("new", &[])], vec![]));
+    rig.wait_for(expected(100, 10)).await;
+    let prepared = agent.prepare_pod(&interface("web-0", 22, "10.0.0.22")).await.unwrap();
+    assert_eq!(rig.count().await, expected(100, 10) + 2, "isolation and a share in every rule");
+    drop(prepared);
+    rig.wait_for(expected(100, 10)).await;
+    fake.send(&Event::PolicyDeleted("P7".into()));
+    rig.wait_for(expected(99, 10)).await;
+    rig.dataplane.verify().await.unwrap();
+    assert_eq!(rig.count().await, expected(99, 10));
+    rig.cancel.cancel();
+}
+
+/// Figures, not a test: `cargo test --release -p antrea-agent --lib -- --ignored --nocapture measure`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn measure_5000_policies_of_10_peers() {
+    let (rig, folder) = (Rig::new().await, tempfile::tempdir().unwrap());
+    let fake = Fake::start(policies(5000, 10)).await;
+    rig.interfaces.lock().push(interface("web-0", 21, "10.0.0.21"));
+    let begin = Instant::now();
+    let agent = start(folder.path(), fake.target());
+    rig.attach(&agent).await;
+    let received = begin.elapsed();
+    rig.dataplane.start().await.unwrap();
+    let installed = begin.elapsed();
+    let flows = rig.count().await;
+    assert_eq!(flows, expected(5000, 10));
+    eprintln!("{flows} flows: received and computed {received:?}, installed {installed:?}");
+    let mut times = Vec::new();
+    for n in 0..50 {
+        let ip = format!("10.99.0.{n}");
+        let begin = Instant::now();
+        fake.send(&address_patch("g5", vec![], vec![member(&format!("n{n}"), &[&ip])]));
+        let filter = FlowFilter {
+            matches: Match::new().nw_src(ip.parse::<std::net::IpAddr>().unwrap()),
+            ..FlowFilter::all()
+        };
+        while rig.session.flows(filter.clone()).await.unwrap().is_empty() {}
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    eprintln!("event to flow: p50 {:?}, p99 {:?}", times[25], times[49]);
+    let rss = std::fs::read_to_string("/proc/self/status").unwrap();
+    eprintln!("{}", rss.lines().find(|line| line.starts_with("VmHWM")).unwrap());
+    rig.cancel.cancel();
+}
