@@ -5,7 +5,7 @@ use std::time::Duration;
 use antrea_crds::{
     AntreaControllerInfo, CONTROLLER_INFO_NAME, ControllerCondition, ControllerConditionType, ControllerInfo,
 };
-use antrea_runtime::{backoff::Backoff, health::Readiness};
+use antrea_runtime::{backoff::Backoff, client::describe, health::Readiness};
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, Client,
@@ -87,7 +87,11 @@ impl Publisher {
                 }
                 Err(error) => {
                     let pause = backoff.next_delay();
-                    tracing::warn!(%error, ?pause, "AntreaControllerInfo not written: trying again");
+                    tracing::warn!(
+                        error = describe(&error),
+                        ?pause,
+                        "AntreaControllerInfo not written: trying again"
+                    );
                     pause
                 }
             };

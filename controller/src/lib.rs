@@ -181,7 +181,10 @@ async fn initial_trust(client: &Client) -> ClientTrust {
     match tokio::time::timeout(Duration::from_secs(10), trust::fetch(client)).await {
         Ok(Ok(trust)) => trust,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "client CAs cannot be read: only tokens authenticate for now");
+            tracing::warn!(
+                error = client::describe(&error),
+                "client CAs cannot be read: only tokens authenticate for now"
+            );
             ClientTrust::default()
         }
         Err(_) => {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fmt::Debug, pin::Pin, time::Duration};
 
 use antrea_crds::{AgentInfo, AntreaAgentInfo};
-use antrea_runtime::{backoff::Backoff, health::BlockReady};
+use antrea_runtime::{backoff::Backoff, client::describe, health::BlockReady};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -172,7 +172,7 @@ async fn apply(api: &Api<AntreaAgentInfo>, plan: Plan) -> usize {
                 Ok(_) => tracing::info!(node = name, "AntreaAgentInfo created"),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => {
-                    tracing::warn!(node = name, %error, "AntreaAgentInfo not created");
+                    tracing::warn!(node = name, error = describe(&error), "AntreaAgentInfo not created");
                     return 1;
                 }
             }
@@ -192,7 +192,7 @@ async fn apply(api: &Api<AntreaAgentInfo>, plan: Plan) -> usize {
                 Ok(_) => tracing::info!(node = name, "AntreaAgentInfo deleted"),
                 Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
                 Err(error) => {
-                    tracing::warn!(node = name, %error, "AntreaAgentInfo not deleted");
+                    tracing::warn!(node = name, error = describe(&error), "AntreaAgentInfo not deleted");
                     return 1;
                 }
             }

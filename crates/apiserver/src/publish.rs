@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use antrea_runtime::client::describe;
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Secret},
@@ -84,7 +85,7 @@ pub enum Error {
 }
 
 fn kube_error(object: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
-    move |error| Error::Kube { object: object.into(), message: error.to_string() }
+    move |error| Error::Kube { object: object.into(), message: describe(&error) }
 }
 
 impl CertManager {
@@ -209,7 +210,7 @@ impl CertManager {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let params = PatchParams::apply(&self.manager).force();
         if let Err(error) = secrets.patch(name, &params, &Patch::Apply(&secret)).await {
-            tracing::warn!(secret = name, %error, "the serving certificate is not stored");
+            tracing::warn!(secret = name, error = describe(&error), "the serving certificate is not stored");
         }
     }
 

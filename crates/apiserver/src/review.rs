@@ -1,5 +1,6 @@
 //! Delegated decisions: TokenReview and SubjectAccessReview.
 
+use antrea_runtime::client::describe;
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
@@ -57,7 +58,7 @@ impl Reviewer for KubeReviewer {
             let answer = Api::all(self.client.clone())
                 .create(&PostParams::default(), &review)
                 .await
-                .map_err(|e| Error { review: "TokenReview", message: e.to_string() })?;
+                .map_err(|e| Error { review: "TokenReview", message: describe(&e) })?;
             let Some(status) = answer.status.filter(|s| s.authenticated == Some(true)) else {
                 return Ok(None);
             };
@@ -82,7 +83,7 @@ impl Reviewer for KubeReviewer {
             let answer = Api::all(self.client.clone())
                 .create(&PostParams::default(), &review)
                 .await
-                .map_err(|e| Error { review: "SubjectAccessReview", message: e.to_string() })?;
+                .map_err(|e| Error { review: "SubjectAccessReview", message: describe(&e) })?;
             let status = answer.status.unwrap_or_default();
             if status.allowed && status.denied != Some(true) {
                 return Ok(Ok(()));

@@ -68,6 +68,26 @@ pub async fn connect(kubeconfig: Option<&Path>, override_url: Option<&str>) -> R
     Ok(Client::try_from(config(kubeconfig, override_url).await?)?)
 }
 
+/// A client's error in one line: what the API server said, without the whole Status around it.
+pub fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut cause = std::error::Error::source(other);
+            while let Some(error) = cause {
+                let next = error.to_string();
+                if !text.contains(&next) {
+                    text.push_str(": ");
+                    text.push_str(&next);
+                }
+                cause = error.source();
+            }
+            text
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
