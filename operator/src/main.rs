@@ -11,12 +11,18 @@ use antrea_operator::{
     watches::{self, Shared},
 };
 use antrea_runtime::{
-    client, health::Readiness, http, install_crypto_provider, lease, logging, metrics::Metrics, signals,
-    supervise::Supervisor,
+    client,
+    health::Readiness,
+    http, install_crypto_provider, lease, logging,
+    metrics::Metrics,
+    signals,
+    supervise::{self, Supervisor},
 };
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use tokio_util::sync::CancellationToken;
 
 /// Version of this build.
 const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
@@ -161,31 +167,68 @@ async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
     let router = http::health_router(ready.clone(), Readiness::new()).merge(http::metrics_router(metrics));
     tasks.spawn("http", http::serve(run.bind_address, router, shutdown.clone()));
 
-    let mut elector = lease::Elector::new(
-        client.clone(),
-        lease::Config::new(&run.namespace, "antrea-operator", &run.identity),
-    );
-    let settings = Settings {
-        facts,
-        operator_version: VERSION.to_owned(),
-        grace: SignedDuration::from_secs(run.failure_grace),
+    let operator = Operator {
+        client,
+        ready,
+        metrics: own,
+        lease: lease::Config::new(&run.namespace, "antrea-operator", &run.identity),
+        settings: Settings {
+            facts,
+            operator_version: VERSION.to_owned(),
+            grace: SignedDuration::from_secs(run.failure_grace),
+        },
     };
-    let token = shutdown.clone();
-    // A process that waits for leadership is ready: it does what it is there for.
     tasks.spawn("leader", async move {
+        while !shutdown.is_cancelled() {
+            match operator.lead(&shutdown).await {
+                // An API server that was away takes leadership with it; everything begins anew.
+                Err(supervise::Error::Failed { name: LEASE, cause }) => {
+                    tracing::warn!(cause, "no longer leading")
+                }
+                other => return other,
+            }
+        }
+        Ok(())
+    });
+    tasks.run().await?;
+    Ok(())
+}
+
+/// Task that holds the Lease.
+const LEASE: &str = "lease";
+
+/// What it takes to lead.
+struct Operator {
+    client: Client,
+    ready: Readiness,
+    metrics: OperatorMetrics,
+    lease: lease::Config,
+    settings: Settings,
+}
+
+impl Operator {
+    /// Waits for leadership and leads until `shutdown` or until leadership is lost. A process that waits is
+    /// ready: it does what it is there for.
+    async fn lead(&self, shutdown: &CancellationToken) -> Result<(), supervise::Error> {
+        let mut elector = lease::Elector::new(self.client.clone(), self.lease.clone());
         tokio::select! {
-            () = token.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return Ok(()),
             () = elector.acquire() => {}
         }
-        own.leader.set(1);
-        let mut led = Supervisor::new(token.child_token());
-        let holding = token.clone();
-        led.spawn("lease", async move { elector.hold(holding).await });
+        self.metrics.leader.set(1);
+        let mut tasks = Supervisor::new(shutdown.child_token());
+        tasks.spawn(LEASE, elector.hold(shutdown.clone()));
         let shared = Shared::new(Timestamp::now());
-        watches::spawn(&mut led, &client, &shared, &ready);
-        let context = Arc::new(Context::new(client, shared, settings, own, &run.identity));
-        let stop = led.token().clone();
-        led.spawn("controller", async move {
+        watches::spawn(&mut tasks, &self.client, &shared, &self.ready);
+        let context = Arc::new(Context::new(
+            self.client.clone(),
+            shared,
+            self.settings.clone(),
+            self.metrics.clone(),
+            &self.lease.identity,
+        ));
+        let (stop, ready) = (tasks.token().clone(), self.ready.clone());
+        tasks.spawn("controller", async move {
             // Decisions on half a view of the cluster could replace what is healthy.
             while !ready.is_ready() {
                 tokio::select! {
@@ -195,8 +238,8 @@ async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
             }
             controller::run(context, stop).await
         });
-        led.run().await
-    });
-    tasks.run().await?;
-    Ok(())
+        let result = tasks.run().await;
+        self.metrics.leader.set(0);
+        result
+    }
 }
