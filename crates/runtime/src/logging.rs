@@ -97,11 +97,12 @@ fn filter(level: &str) -> Result<EnvFilter, Error> {
     {
         return Err(Error::Level(level.to_owned()));
     }
-    // Below trace the HTTP/2 and TLS internals only bury our own lines.
-    let directives = if directives == "debug" {
-        "debug,h2=info,hyper=info,hyper_util=info,rustls=info,tower=info"
-    } else {
-        directives
+    let directives = match directives {
+        // kube logs every failed attempt before it returns the error, which we log with its meaning.
+        "error" | "warn" | "info" => format!("{directives},kube_client=off"),
+        // Below trace the HTTP/2 and TLS internals only bury our own lines.
+        "debug" => "debug,h2=info,hyper=info,hyper_util=info,rustls=info,tower=info".to_owned(),
+        other => other.to_owned(),
     };
     EnvFilter::try_new(directives).map_err(|_| Error::Level(level.to_owned()))
 }
@@ -149,9 +150,12 @@ mod tests {
 
     #[test]
     fn takes_levels_numbers_and_filters() {
-        for (given, shown) in
-            [("info", "info"), ("0", "info"), ("6", "trace"), ("warn,kube=debug", "kube=debug,warn")]
-        {
+        for (given, shown) in [
+            ("info", "kube_client=off,info"),
+            ("0", "kube_client=off,info"),
+            ("6", "trace"),
+            ("warn,kube=debug", "kube=debug,warn"),
+        ] {
             assert_eq!(filter(given).unwrap().to_string(), shown);
         }
         assert!(filter("4").unwrap().to_string().contains("debug"));
