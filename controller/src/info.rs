@@ -18,6 +18,8 @@ use crate::{MANAGER, Process, VERSION};
 
 /// The object is written at least this often; a reader takes an older one for dead.
 pub const HEARTBEAT: Duration = Duration::from_secs(60);
+/// Longest pause after a failure: a condition that changed while the API server was away is told soon.
+const RETRY: Duration = Duration::from_secs(5);
 /// Changes are collected for this long before they are written.
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Numbers move all the time in a busy cluster: they alone are written no more often than this.
@@ -76,7 +78,7 @@ impl Publisher {
     /// Never ends. Failures are logged and tried again.
     pub async fn run(mut self) {
         let mut changes = self.health.subscribe();
-        let mut backoff = Backoff::new(Duration::from_secs(1), HEARTBEAT);
+        let mut backoff = Backoff::new(Duration::from_secs(1), RETRY);
         loop {
             changes.mark_unchanged();
             let counts = *self.counts.borrow_and_update();

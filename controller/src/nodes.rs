@@ -5,7 +5,11 @@
 use std::{collections::BTreeSet, fmt::Debug, pin::Pin, time::Duration};
 
 use antrea_crds::{AgentInfo, AntreaAgentInfo};
-use antrea_runtime::{backoff::Backoff, client::describe, health::BlockReady};
+use antrea_runtime::{
+    backoff::Backoff,
+    client::{WatchBackoff, describe},
+    health::BlockReady,
+};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -149,7 +153,7 @@ where
 {
     let id = |object: PartialObjectMeta<K>| (object.name_any(), object.uid().unwrap_or_default());
     watcher(Api::<PartialObjectMeta<K>>::all(client), watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .map(move |event| {
             event.map(|event| match event {
                 watcher::Event::Apply(object) => watcher::Event::Apply(id(object)),

@@ -3,7 +3,10 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use antrea_policy::{Index, k8s};
-use antrea_runtime::health::{BlockReady, Readiness};
+use antrea_runtime::{
+    client::{WATCH_PAUSE, WatchBackoff, describe_watch},
+    health::{BlockReady, Readiness},
+};
 use futures::{Stream, StreamExt};
 use kube::{
     Api, Client, ResourceExt,
@@ -22,7 +25,7 @@ const BATCH: usize = 500;
 const TOLERATED: u32 = 3;
 /// A broken watch that has not failed again for this long has recovered, though nothing came through.
 /// Longer than the longest pause between two attempts.
-const QUIET: Duration = Duration::from_secs(45);
+const QUIET: Duration = WATCH_PAUSE.saturating_mul(3);
 
 /// An input of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +133,7 @@ fn watch<T: Input>(
     problems: &Readiness,
 ) -> impl Future<Output = ()> + Send + use<T> {
     let api = Api::<Watched<T>>::all(client.clone());
-    let events = watcher(api, watcher::Config::default().page_size(500)).default_backoff();
+    let events = watcher(api, watcher::Config::default().page_size(500)).backoff(WatchBackoff::default());
     feed::<T>(events, Arc::clone(hub), ready.block(T::FEED.name()), problems.clone())
 }
 
@@ -173,9 +176,9 @@ pub(super) async fn feed<T: Input>(
                             tracing::warn!(%error, "{name} keeps failing; what is computed stays");
                             problems.block(name)
                         });
-                        block.set_reason(error.to_string());
+                        block.set_reason(describe_watch(&error));
                     } else if let Some(block) = &starting {
-                        block.set_reason(error.to_string());
+                        block.set_reason(describe_watch(&error));
                     }
                 }
             }

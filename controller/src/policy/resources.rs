@@ -31,7 +31,6 @@ pub const NETWORK_POLICIES: Resource = Resource {
     singular: "networkpolicy",
     kind: "NetworkPolicy",
     description: "NetworkPolicy is a computed policy: what nodes enforce for the policy that it comes from.",
-    short_names: &["netpol"],
     columns: &[
         Column::new("Source", "string", "The policy that it comes from."),
         Column::new("Applied To", "integer", "Number of AppliedToGroups."),

@@ -1,5 +1,6 @@
 //! Follows ConfigMap `kube-system/extension-apiserver-authentication`.
 
+use antrea_runtime::client::WatchBackoff;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -56,7 +57,7 @@ pub async fn fetch(client: &Client) -> kube::Result<ClientTrust> {
 /// last trust stays.
 pub async fn follow(client: Client, tls: Tls) {
     let api = Api::<ConfigMap>::namespaced(client, NAMESPACE);
-    let mut events = std::pin::pin!(watcher::watch_object(api, NAME).default_backoff());
+    let mut events = std::pin::pin!(watcher::watch_object(api, NAME).backoff(WatchBackoff::default()));
     while let Some(event) = events.next().await {
         match event {
             Ok(Some(map)) => {

@@ -1,8 +1,13 @@
 //! Connection to the Kubernetes API server that works before any Service network exists.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
+
+use crate::backoff::Backoff;
 
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,40 @@ pub async fn connect(kubeconfig: Option<&Path>, override_url: Option<&str>) -> R
     Ok(Client::try_from(config(kubeconfig, override_url).await?)?)
 }
 
+/// Pauses of a watch that fails: from half a second to five, so that what happened while the API server
+/// was away is known soon after it is back. After a minute without a failure it starts over; sooner it
+/// does not, as a watch that lists well and then fails at once would list a large cluster all the time.
+#[derive(Debug)]
+pub struct WatchBackoff {
+    delays: Backoff,
+    last: Option<Instant>,
+}
+
+/// Longest pause of [`WatchBackoff`].
+pub const WATCH_PAUSE: Duration = Duration::from_secs(5);
+
+impl Default for WatchBackoff {
+    fn default() -> Self {
+        Self { delays: Backoff::new(Duration::from_millis(500), WATCH_PAUSE), last: None }
+    }
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if self.last.replace(now).is_some_and(|last| now - last > Duration::from_secs(60)) {
+            self.delays.reset();
+        }
+        Some(self.delays.next_delay())
+    }
+}
+
+impl kube::runtime::utils::Backoff for WatchBackoff {
+    fn reset(&mut self) {}
+}
+
 /// A client's error in one line: what the API server said, without the whole Status around it.
 pub fn describe(error: &kube::Error) -> String {
     match error {
@@ -88,11 +127,36 @@ pub fn describe(error: &kube::Error) -> String {
     }
 }
 
+/// A watch's error in one line.
+pub fn describe_watch(error: &kube::runtime::watcher::Error) -> String {
+    use kube::runtime::watcher::Error;
+    match error {
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
+            describe(error)
+        }
+        Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn watches_pause_no_longer_than_five_seconds() {
+        let mut pauses = WatchBackoff::default();
+        let first = pauses.next().unwrap();
+        assert!(first <= Duration::from_millis(500));
+        kube::runtime::utils::Backoff::reset(&mut pauses);
+        assert!(pauses.next().unwrap() > first, "one success is not enough to start over");
+        let later: Vec<_> = pauses.by_ref().take(10).collect();
+        assert!(later.iter().all(|pause| *pause <= WATCH_PAUSE) && later[9] >= WATCH_PAUSE * 3 / 4);
+        pauses.last = Instant::now().checked_sub(Duration::from_secs(61));
+        assert!(pauses.next().unwrap() <= Duration::from_millis(500));
+    }
 
     #[tokio::test]
     async fn reads_a_kubeconfig_and_overrides_the_server() {
