@@ -3,7 +3,7 @@
 #   images.sh project   antrea-agent, antrea-controller, antrea-operator
 #   images.sh test      pause, agnhost, toolbox
 # Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:bookworm-slim to start from a
-# registry's image instead of one made by mmdebstrap.
+# registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
 . "$(dirname "$0")/lib.sh"
 
 IMAGES=$CACHE/images
@@ -84,9 +84,10 @@ test_images() {
 
 project_images() {
 	say 'building the release binaries'
-	local packages=() binary release=$REPO/target/$TARGET/release
+	local packages=() binary release=${ANTREA_RELEASE:-$REPO/target/$TARGET/release}
 	for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
-	(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
+	[[ -n ${ANTREA_RELEASE:-} ]] ||
+		(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
 		die 'cargo build failed'
 	say 'building the images'
 	local tag agent name
