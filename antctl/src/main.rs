@@ -1,2 +1,67 @@
-//! Command line client of controller and agents.
-fn main() {}
+//! antctl: looks at Antrea and sets log levels.
+//!
+//! ```text
+//!  in the controller's container ─ local token ──────────► controller's API, 127.0.0.1:10349
+//!  in an agent's container ─────── ServiceAccount token ─► that agent's API, 127.0.0.1:10350
+//!  anywhere ────────────────────── kubeconfig or ServiceAccount ─► Kubernetes API server
+//!                                    Info objects, controlplane.antrea.io
+//! ```
+//!
+//! Invariants:
+//! - A token that is worth something elsewhere goes only to a server whose certificate was verified.
+//! - What is asked for goes to stdout, all else to stderr; the exit code is 0 only if all was found.
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use antrea_runtime::install_crypto_provider;
+use anyhow::{Context, bail};
+
+mod cli;
+mod connect;
+mod get;
+mod output;
+#[cfg(test)]
+mod tests;
+
+use cli::{Args, Verb};
+use connect::{Clients, Environment};
+
+fn main() -> ExitCode {
+    let environment = Environment::detect();
+    let args = cli::parse(environment.place);
+    let done =
+        start(&args, environment).and_then(|text| match std::io::stdout().write_all(text.as_bytes()) {
+            // The reader has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.context("write to stdout"),
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("antctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
+    install_crypto_provider();
+    let clients = Clients { environment, kubeconfig: args.kubeconfig.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let limit = Duration::from_secs(args.timeout);
+    runtime.block_on(async {
+        match tokio::time::timeout(limit, run(&args.verb, &clients)).await {
+            Ok(result) => result,
+            Err(_) => bail!("no answer within {} s; --timeout allows more", args.timeout),
+        }
+    })
+}
+
+/// What to print.
+async fn run(verb: &Verb, clients: &Clients) -> anyhow::Result<String> {
+    match verb {
+        Verb::Version { output } => get::version(clients).await?.render(*output),
+        Verb::Get { resource, output } => get::resource(clients, resource).await?.render(*output),
+        Verb::LogLevel { level } => get::log_level(clients, level.as_deref()).await,
+    }
+}

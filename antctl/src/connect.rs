@@ -1,0 +1,236 @@
+//! Who is asked, and with which credentials.
+
+use std::{env, path::PathBuf};
+
+use antrea_crds::AntreaAgentInfo;
+use antrea_runtime::{client, config};
+use anyhow::{Context, anyhow, bail};
+use http::{Method, Request};
+use kube::{Api, Client, Config};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
+
+/// Where antctl runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The controller's container.
+    Controller,
+    /// An agent's container.
+    Agent,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+/// What follows from where antctl runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Environment {
+    /// Where that is.
+    pub(crate) place: Place,
+    /// The Node, empty outside of Antrea's Pods.
+    pub(crate) node: String,
+    /// Configuration of the component in this container.
+    pub(crate) configuration: PathBuf,
+    /// The controller's token for tools in its Pod.
+    pub(crate) token: PathBuf,
+}
+
+impl Environment {
+    /// From `POD_NAME` and `NODE_NAME`, which Antrea's manifests set.
+    pub(crate) fn detect() -> Self {
+        let pod = env::var("POD_NAME").unwrap_or_default();
+        let (place, file) = match () {
+            () if pod.starts_with("antrea-controller") => (Place::Controller, "antrea-controller.conf"),
+            () if pod.starts_with("antrea-agent") => (Place::Agent, "antrea-agent.conf"),
+            () => (Place::Elsewhere, ""),
+        };
+        Self {
+            place,
+            node: env::var("NODE_NAME").unwrap_or_default(),
+            configuration: PathBuf::from("/etc/antrea").join(file),
+            token: "/var/run/antrea/apiserver/loopback-client-token".into(),
+        }
+    }
+}
+
+/// The keys of a component's configuration that say where servers are.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Configuration {
+    client_connection: ClientConnection,
+    #[serde(rename = "kubeAPIServerOverride")]
+    api_server: String,
+    api_port: u16,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ClientConnection {
+    kubeconfig: PathBuf,
+}
+
+/// A server that answers requests.
+pub(crate) struct Server {
+    /// Its client.
+    pub(crate) client: Client,
+    /// What it is, for messages.
+    kind: Kind,
+}
+
+enum Kind {
+    Cluster,
+    Controller { port: u16 },
+    Agent { port: u16 },
+}
+
+/// Makes clients as they are needed.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Where antctl runs.
+    pub(crate) environment: Environment,
+    /// `--kubeconfig`.
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+impl Clients {
+    /// Where antctl runs.
+    pub(crate) fn place(&self) -> Place {
+        self.environment.place
+    }
+
+    /// The Node of the agent in this container.
+    pub(crate) fn node(&self) -> anyhow::Result<&str> {
+        match self.environment.node.as_str() {
+            "" => bail!("NODE_NAME is not set in this container, so the agent's Node is unknown"),
+            node => Ok(node),
+        }
+    }
+
+    /// The Kubernetes API server.
+    pub(crate) async fn cluster(&self) -> anyhow::Result<Server> {
+        let client = Client::try_from(self.cluster_config().await?)?;
+        Ok(Server { client, kind: Kind::Cluster })
+    }
+
+    /// The component in this container.
+    pub(crate) async fn local(&self) -> anyhow::Result<Server> {
+        match self.place() {
+            Place::Controller => self.controller(),
+            Place::Agent => self.agent().await,
+            Place::Elsewhere => {
+                bail!("this works only in a container of Antrea: run antctl there with kubectl exec")
+            }
+        }
+    }
+
+    async fn cluster_config(&self) -> anyhow::Result<Config> {
+        let mut found = if self.kubeconfig.is_some() {
+            client::config(self.kubeconfig.as_deref(), None).await?
+        } else if self.place() == Place::Elsewhere {
+            let advice = "no cluster is known: name a kubeconfig with --kubeconfig or KUBECONFIG";
+            Config::infer().await.context(advice)?
+        } else {
+            let configured = self.configuration()?;
+            let file = Some(configured.client_connection.kubeconfig).filter(|f| !f.as_os_str().is_empty());
+            let server = Some(configured.api_server).filter(|server| !server.is_empty());
+            client::config(file.as_deref(), server.as_deref()).await?
+        };
+        found.default_retry = false;
+        Ok(found)
+    }
+
+    fn configuration(&self) -> anyhow::Result<Configuration> {
+        let path = &self.environment.configuration;
+        if path.exists() { Ok(config::load(path)?) } else { Ok(Configuration::default()) }
+    }
+
+    fn controller(&self) -> anyhow::Result<Server> {
+        let path = &self.environment.token;
+        let token = std::fs::read_to_string(path)
+            .with_context(|| format!("token {}: is antrea-controller running here?", path.display()))?;
+        let port = match self.configuration()?.api_port {
+            0 => 10349,
+            port => port,
+        };
+        let mut config = Config::new(format!("https://127.0.0.1:{port}").parse()?);
+        // The token is good for the process that made it and nothing else, and that process holds the
+        // port. The CA would have to come from the API server, which this way does without.
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(token.into());
+        config.default_retry = false;
+        Ok(Server { client: Client::try_from(config)?, kind: Kind::Controller { port } })
+    }
+
+    /// The ServiceAccount's token opens more than the agent's API, so the agent has to prove itself.
+    async fn agent(&self) -> anyhow::Result<Server> {
+        let node = self.node()?;
+        let mut config = self.cluster_config().await?;
+        let cluster = self.cluster().await?;
+        let what = format!("AntreaAgentInfo {node}");
+        let info = Api::<AntreaAgentInfo>::all(cluster.client.clone()).get(node).await;
+        let info = info.map_err(|error| cluster.explain(&error, &what))?.spec;
+        let Some(bundle) = info.api_ca_bundle else {
+            bail!("{what} has no apiCABundle: the agent has not reported yet, see its log");
+        };
+        let certificates: Result<Vec<CertificateDer<'_>>, _> =
+            CertificateDer::pem_slice_iter(&bundle.0).collect();
+        let certificates =
+            certificates.map_err(|error| anyhow!("{what}: apiCABundle is not PEM: {error}"))?;
+        let port = u16::try_from(info.api_port).ok().filter(|port| *port != 0).unwrap_or(10350);
+        config.cluster_url = format!("https://127.0.0.1:{port}").parse()?;
+        config.root_cert = Some(certificates.iter().map(|der| der.to_vec()).collect());
+        config.root_cert_file = None;
+        config.accept_invalid_certs = false;
+        config.tls_server_name = None;
+        config.proxy_url = None;
+        Ok(Server { client: Client::try_from(config)?, kind: Kind::Agent { port } })
+    }
+}
+
+impl Server {
+    /// The body of the answer to a request without one.
+    ///
+    /// # Errors
+    /// Says who did not answer or refused, and what to do about it.
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<String> {
+        let what = format!("{method} {path}");
+        let request = Request::builder().method(method).uri(path).body(Vec::new())?;
+        self.client.request_text(request).await.map_err(|error| self.explain(&error, &what))
+    }
+
+    /// An error of a request for `what`, with what to do.
+    pub(crate) fn explain(&self, error: &kube::Error, what: &str) -> anyhow::Error {
+        let said = client::describe(error);
+        let code = match error {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        };
+        let advice = match (&self.kind, code) {
+            (Kind::Cluster, None) => "is the API server reachable from here?".to_owned(),
+            (Kind::Cluster, Some(401)) => "the API server does not accept the credentials".to_owned(),
+            (Kind::Cluster, Some(403)) => "ask for a role that allows it".to_owned(),
+            (Kind::Cluster, Some(404)) => "is the name right, and Antrea installed?".to_owned(),
+            (Kind::Cluster, Some(502..=504)) => "the API server does not reach antrea-controller: see \
+                 kubectl get apiservice v1beta2.controlplane.antrea.io"
+                .to_owned(),
+            (Kind::Controller { port }, None) => {
+                format!("antrea-controller does not answer on port {port}: see its log")
+            }
+            (Kind::Controller { .. }, Some(401)) => {
+                "the token is of another antrea-controller: was it restarted just now?".to_owned()
+            }
+            (Kind::Agent { port }, None) => {
+                format!("antrea-agent does not answer on port {port}: see its log")
+            }
+            (Kind::Agent { .. }, Some(401)) => {
+                "the agent does not accept this Pod's ServiceAccount".to_owned()
+            }
+            (Kind::Agent { .. }, Some(403)) => {
+                "the agent refuses this Pod's ServiceAccount: bind it to a ClusterRole that allows the path \
+                 under nonResourceURLs"
+                    .to_owned()
+            }
+            _ => String::new(),
+        };
+        if advice.is_empty() { anyhow!("{what}: {said}") } else { anyhow!("{what}: {said} ({advice})") }
+    }
+}

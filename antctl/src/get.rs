@@ -1,0 +1,377 @@
+//! What each verb asks for and how it is shown.
+
+use antrea_api::{
+    controlplane::{API_VERSION, AddressGroup, AppliedToGroup, GroupMember, NetworkPolicy},
+    k8s::{Cell, Resource as _},
+};
+use antrea_crds::{
+    AgentConditionType, AntreaAgentInfo, AntreaControllerInfo, CONTROLLER_INFO_NAME, ControllerConditionType,
+    NetworkPolicyControllerInfo,
+};
+use anyhow::{Context, bail};
+use http::Method;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::{Api, api::ListParams};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::Resource,
+    connect::{Clients, Place},
+    output::{Output, address},
+};
+
+/// A heartbeat that is older says nothing any more. Agents and the controller beat every 60 s.
+const STALE_SECONDS: i64 = 180;
+
+/// Addresses that a cell names before it only counts.
+const SHOWN: usize = 3;
+
+/// Shows `resource`.
+pub(crate) async fn resource(clients: &Clients, resource: &Resource) -> anyhow::Result<Output> {
+    match resource {
+        Resource::ControllerInfo => controller_info(clients).await,
+        Resource::AgentInfo { node } => agent_info(clients, node.as_deref()).await,
+        Resource::PodInterface { name, namespace } => {
+            pod_interfaces(clients, name.as_deref(), namespace.as_deref()).await
+        }
+        Resource::NetworkPolicy { name, namespace } => {
+            network_policies(clients, name.as_deref(), namespace.as_deref()).await
+        }
+        Resource::AddressGroup { name } => address_groups(clients, name.as_deref()).await,
+        Resource::AppliedToGroup { name } => applied_to_groups(clients, name.as_deref()).await,
+        Resource::FeatureGates => feature_gates(clients).await,
+    }
+}
+
+/// Versions. The component's is left out, with a word on stderr, where it cannot be had.
+pub(crate) async fn version(clients: &Clients) -> anyhow::Result<Output> {
+    let own = env!("CARGO_PKG_VERSION");
+    let (component, found) = if clients.place() == Place::Agent {
+        ("agent", own_agent(clients).await.map(|info| info.spec.version))
+    } else {
+        ("controller", the_controller(clients).await.map(|info| info.spec.version))
+    };
+    let mut rows = vec![vec!["antctl".to_owned(), own.to_owned()]];
+    match found {
+        Ok(version) => rows.push(vec![component.to_owned(), version.trim_start_matches('v').to_owned()]),
+        Err(error) => eprintln!("antctl: the {component}'s version: {error:#}"),
+    }
+    let value = rows.iter().map(|row| (row[0].clone() + "Version", row[1].as_str().into()));
+    Ok(Output { columns: &["COMPONENT", "VERSION"], value: Value::Object(value.collect()), rows })
+}
+
+/// Shows the level, after setting it if one is given.
+pub(crate) async fn log_level(clients: &Clients, level: Option<&str>) -> anyhow::Result<String> {
+    let server = clients.local().await?;
+    let answer = match level {
+        None => server.ask(Method::GET, "/loglevel").await?,
+        Some(level) => server.ask(Method::PUT, &format!("/loglevel?level={}", escape(level))).await?,
+    };
+    Ok(format!("{}\n", answer.trim_end()))
+}
+
+/// Percent-encodes what may not stand in a query's value.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+async fn the_controller(clients: &Clients) -> anyhow::Result<AntreaControllerInfo> {
+    if clients.place() == Place::Agent {
+        bail!("controllerinfo is not for agents: run antctl in antrea-controller's container or elsewhere");
+    }
+    let cluster = clients.cluster().await?;
+    let found = Api::<AntreaControllerInfo>::all(cluster.client.clone()).get(CONTROLLER_INFO_NAME).await;
+    found.map_err(|error| cluster.explain(&error, "AntreaControllerInfo antrea-controller"))
+}
+
+async fn own_agent(clients: &Clients) -> anyhow::Result<AntreaAgentInfo> {
+    agent_of(clients, clients.node()?).await
+}
+
+async fn agent_of(clients: &Clients, node: &str) -> anyhow::Result<AntreaAgentInfo> {
+    let cluster = clients.cluster().await?;
+    let found = Api::<AntreaAgentInfo>::all(cluster.client.clone()).get(node).await;
+    found.map_err(|error| cluster.explain(&error, &format!("AntreaAgentInfo {node}")))
+}
+
+async fn controller_info(clients: &Clients) -> anyhow::Result<Output> {
+    let object = the_controller(clients).await?;
+    let info = &object.spec;
+    let condition =
+        info.controller_conditions.iter().find(|c| c.type_ == ControllerConditionType::ControllerHealthy);
+    let health = condition.map(|c| (c.status.as_str(), c.last_heartbeat_time.as_ref()));
+    let mut row = vec![name(info.pod_ref.as_ref()), name(info.node_ref.as_ref())];
+    row.extend(shown_health(health, Timestamp::now()));
+    row.extend(policy_counts(info.network_policy_controller_info.as_ref()));
+    row.extend([info.connected_agent_num.to_string(), info.version.clone()]);
+    Ok(Output {
+        columns: &[
+            "POD",
+            "NODE",
+            "STATUS",
+            "HEARTBEAT",
+            "NETWORK-POLICIES",
+            "ADDRESS-GROUPS",
+            "APPLIED-TO-GROUPS",
+            "CONNECTED-AGENTS",
+            "VERSION",
+        ],
+        value: serde_json::to_value(&object)?,
+        rows: vec![row],
+    })
+}
+
+async fn agent_info(clients: &Clients, node: Option<&str>) -> anyhow::Result<Output> {
+    let (objects, value) = match node {
+        None if clients.place() != Place::Agent => {
+            let cluster = clients.cluster().await?;
+            let found =
+                Api::<AntreaAgentInfo>::all(cluster.client.clone()).list(&ListParams::default()).await;
+            let mut items = found.map_err(|error| cluster.explain(&error, "AntreaAgentInfo"))?.items;
+            items.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+            let value = serde_json::to_value(&items)?;
+            (items, value)
+        }
+        _ => {
+            let object = match node {
+                Some(node) => agent_of(clients, node).await?,
+                None => own_agent(clients).await?,
+            };
+            let value = serde_json::to_value(&object)?;
+            (vec![object], value)
+        }
+    };
+    let now = Timestamp::now();
+    Ok(Output {
+        columns: &[
+            "POD",
+            "NODE",
+            "STATUS",
+            "HEARTBEAT",
+            "NODE-SUBNET",
+            "NETWORK-POLICIES",
+            "ADDRESS-GROUPS",
+            "APPLIED-TO-GROUPS",
+            "LOCAL-PODS",
+            "VERSION",
+        ],
+        rows: objects.iter().map(|object| agent_row(object, now)).collect(),
+        value,
+    })
+}
+
+fn agent_row(object: &AntreaAgentInfo, now: Timestamp) -> Vec<String> {
+    let info = &object.spec;
+    let condition = info.agent_conditions.iter().find(|c| c.type_ == AgentConditionType::AgentHealthy);
+    let health = condition.map(|c| (c.status.as_str(), c.last_heartbeat_time.as_ref()));
+    let mut row = vec![name(info.pod_ref.as_ref()), object.metadata.name.clone().unwrap_or_default()];
+    row.extend(shown_health(health, now));
+    row.push(info.node_subnets.join(","));
+    row.extend(policy_counts(info.network_policy_controller_info.as_ref()));
+    row.extend([info.local_pod_num.to_string(), info.version.clone()]);
+    row
+}
+
+fn name(reference: Option<&ObjectReference>) -> String {
+    reference.and_then(|reference| reference.name.clone()).unwrap_or_default()
+}
+
+/// Status and age of the heartbeat. A component that is gone cannot say so, only its heart stops.
+pub(crate) fn shown_health(condition: Option<(&str, Option<&Time>)>, now: Timestamp) -> [String; 2] {
+    let Some((status, Some(heartbeat))) = condition else { return ["Unknown".to_owned(), String::new()] };
+    let seconds = now.duration_since(heartbeat.0).as_secs().max(0);
+    let status = match status {
+        _ if seconds > STALE_SECONDS => "Unknown",
+        "True" => "Healthy",
+        "False" => "Unhealthy",
+        _ => "Unknown",
+    };
+    let age = match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    };
+    [status.to_owned(), age]
+}
+
+fn policy_counts(counts: Option<&NetworkPolicyControllerInfo>) -> [String; 3] {
+    let counts = counts.cloned().unwrap_or_default();
+    [counts.network_policy_num, counts.address_group_num, counts.applied_to_group_num].map(|n| n.to_string())
+}
+
+/// An entry of the agent's `/podinterfaces`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct PodInterface {
+    pod_name: String,
+    pod_namespace: String,
+    interface_name: String,
+    ips: Vec<String>,
+    mac: String,
+    of_port: u32,
+    #[serde(rename = "containerID")]
+    container_id: String,
+}
+
+async fn pod_interfaces(
+    clients: &Clients,
+    name: Option<&str>,
+    namespace: Option<&str>,
+) -> anyhow::Result<Output> {
+    if clients.place() != Place::Agent {
+        bail!("podinterface is known only to the agent of a Node: run antctl in its container");
+    }
+    let mut interfaces: Vec<PodInterface> = list(clients, "/podinterfaces").await?;
+    interfaces.retain(|interface| {
+        name.is_none_or(|name| name == interface.pod_name)
+            && namespace.is_none_or(|namespace| namespace == interface.pod_namespace)
+    });
+    found(&interfaces, "Pod on this Node", name, namespace)?;
+    interfaces.sort_by(|a, b| (&a.pod_namespace, &a.pod_name).cmp(&(&b.pod_namespace, &b.pod_name)));
+    let row = |interface: &PodInterface| {
+        vec![
+            interface.pod_namespace.clone(),
+            interface.pod_name.clone(),
+            interface.interface_name.clone(),
+            interface.ips.join(","),
+            interface.mac.clone(),
+            interface.of_port.to_string(),
+            interface.container_id.chars().take(12).collect(),
+        ]
+    };
+    Ok(Output {
+        columns: &["NAMESPACE", "NAME", "INTERFACE-NAME", "IP", "MAC", "OF-PORT", "CONTAINER-ID"],
+        rows: interfaces.iter().map(row).collect(),
+        value: json!(interfaces),
+    })
+}
+
+async fn feature_gates(clients: &Clients) -> anyhow::Result<Output> {
+    if clients.place() != Place::Controller {
+        bail!("featuregates are those of the controller: run antctl in antrea-controller's container");
+    }
+    let gates: Vec<Value> = list(clients, "/featuregates").await?;
+    let cell = |gate: &Value, key: &str| gate[key].as_str().unwrap_or_default().to_owned();
+    Ok(Output {
+        columns: &["COMPONENT", "FEATUREGATE", "STATUS", "VERSION"],
+        rows: gates
+            .iter()
+            .map(|gate| ["component", "name", "status", "version"].map(|key| cell(gate, key)).to_vec())
+            .collect(),
+        value: gates.into(),
+    })
+}
+
+/// A list that the component in this container serves at `path`.
+async fn list<T: DeserializeOwned>(clients: &Clients, path: &str) -> anyhow::Result<Vec<T>> {
+    let text = clients.local().await?.ask(Method::GET, path).await?;
+    // An empty collection of Go is null.
+    let items: Option<Vec<T>> = serde_json::from_str(&text).with_context(|| format!("answer of {path}"))?;
+    Ok(items.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    items: Vec<T>,
+}
+
+/// All objects of a resource of the controlplane API; for an agent, those that concern its Node.
+async fn computed<T: DeserializeOwned>(clients: &Clients, plural: &str) -> anyhow::Result<Vec<T>> {
+    let path = format!("/apis/{API_VERSION}/{plural}");
+    let text = match clients.place() {
+        Place::Controller => clients.local().await?.ask(Method::GET, &path).await?,
+        Place::Elsewhere => clients.cluster().await?.ask(Method::GET, &path).await?,
+        Place::Agent => {
+            let path = format!("{path}?fieldSelector=nodeName%3D{}", clients.node()?);
+            clients.cluster().await?.ask(Method::GET, &path).await?
+        }
+    };
+    let list: List<T> = serde_json::from_str(&text).with_context(|| format!("answer of {path}"))?;
+    Ok(list.items)
+}
+
+/// An error if something was asked for by name and is not there.
+fn found<T>(items: &[T], kind: &str, name: Option<&str>, namespace: Option<&str>) -> anyhow::Result<()> {
+    match (name, namespace) {
+        (Some(name), Some(namespace)) if items.is_empty() => {
+            bail!("no {kind} is named {name:?} in the Namespace {namespace:?}")
+        }
+        (Some(name), None) if items.is_empty() => bail!("no {kind} is named {name:?}"),
+        _ => Ok(()),
+    }
+}
+
+async fn network_policies(
+    clients: &Clients,
+    name: Option<&str>,
+    namespace: Option<&str>,
+) -> anyhow::Result<Output> {
+    let mut policies: Vec<NetworkPolicy> = computed(clients, "networkpolicies").await?;
+    let source = |policy: &NetworkPolicy| policy.source_ref.clone().unwrap_or_default();
+    policies.retain(|policy| {
+        name.is_none_or(|name| name == policy.metadata.name || name == source(policy).name)
+            && namespace.is_none_or(|namespace| namespace == source(policy).namespace)
+    });
+    found(&policies, "computed NetworkPolicy", name, namespace)?;
+    policies.sort_by_cached_key(|policy| (source(policy).namespace, source(policy).name));
+    Ok(Output {
+        columns: &["NAME", "SOURCE", "APPLIED-TO", "RULES"],
+        rows: policies.iter().map(|policy| row(&policy.metadata.name, policy.cells())).collect(),
+        value: json!(policies),
+    })
+}
+
+async fn address_groups(clients: &Clients, name: Option<&str>) -> anyhow::Result<Output> {
+    let mut groups: Vec<AddressGroup> = computed(clients, "addressgroups").await?;
+    groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
+    found(&groups, "AddressGroup", name, None)?;
+    groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    let shown = |group: &AddressGroup| {
+        let mut row = row(&group.metadata.name, group.cells());
+        row.push(addresses(&group.group_members));
+        row
+    };
+    Ok(Output {
+        columns: &["NAME", "MEMBERS", "PODS", "ADDRESSES"],
+        rows: groups.iter().map(shown).collect(),
+        value: json!(groups),
+    })
+}
+
+async fn applied_to_groups(clients: &Clients, name: Option<&str>) -> anyhow::Result<Output> {
+    let mut groups: Vec<AppliedToGroup> = computed(clients, "appliedtogroups").await?;
+    groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
+    found(&groups, "AppliedToGroup", name, None)?;
+    groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    Ok(Output {
+        columns: &["NAME", "MEMBERS", "PODS"],
+        rows: groups.iter().map(|group| row(&group.metadata.name, group.cells())).collect(),
+        value: json!(groups),
+    })
+}
+
+fn row(name: &str, cells: Vec<Cell>) -> Vec<String> {
+    let cells = cells.into_iter().map(|cell| match cell {
+        Cell::Text(text) => text,
+        Cell::Number(number) => number.to_string(),
+    });
+    [name.to_owned()].into_iter().chain(cells).collect()
+}
+
+fn addresses(members: &[GroupMember]) -> String {
+    let all: Vec<String> =
+        members.iter().flat_map(|m| &m.ips).filter_map(|ip| address(ip)).map(|ip| ip.to_string()).collect();
+    let mut text = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");
+    if all.len() > SHOWN {
+        text.push_str(&format!(",+{}", all.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,344 @@
+//! The verbs against servers in this process: a Kubernetes API server in plain HTTP, and the components'
+//! API behind the TLS and the access checks of the real ones.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use antrea_runtime::{client, install_crypto_provider, metrics::Metrics};
+use apiserver_kit::{
+    auth::{Auth, local_token},
+    cert::ServingCert,
+    gate,
+    metrics::ServerMetrics,
+    review::KubeReviewer,
+    serve,
+    tls::{ClientTrust, Tls},
+};
+use axum::{
+    Json, Router,
+    extract::{Path, RawQuery, State},
+    http::StatusCode,
+    routing::{get, post},
+};
+use clap::Parser;
+use k8s_openapi::{ByteString, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cli::{Args, Format, command},
+    connect::{Clients, Environment, Place},
+    get,
+    output::Output,
+    run,
+};
+
+/// What the fake API server holds.
+#[derive(Default)]
+struct Cluster {
+    agents: Vec<Value>,
+    /// Path that the only user of the components' APIs may use.
+    allowed: &'static str,
+    /// Answer of the controlplane API by plural; none means that the API is not there.
+    computed: Option<fn(&str, Option<String>) -> Value>,
+}
+
+struct Fixture {
+    directory: TempDir,
+    kubeconfig: PathBuf,
+}
+
+impl Fixture {
+    async fn new(cluster: Cluster) -> Self {
+        install_crypto_provider();
+        let directory = tempfile::tempdir().unwrap();
+        let address = api_server(cluster).await;
+        let kubeconfig = directory.path().join("kubeconfig");
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "clusters": [{"name": "k", "cluster": {"server": format!("http://{address}")}}],
+            "users": [{"name": "u", "user": {"token": "good"}}],
+        });
+        std::fs::write(&kubeconfig, text.to_string()).unwrap();
+        Self { directory, kubeconfig }
+    }
+
+    fn clients(&self, place: Place) -> Clients {
+        let environment = Environment {
+            place,
+            node: "n1".to_owned(),
+            configuration: self.directory.path().join("component.conf"),
+            token: self.directory.path().join("token"),
+        };
+        Clients { environment, kubeconfig: Some(self.kubeconfig.clone()) }
+    }
+
+    async fn run(&self, place: Place, line: &str) -> anyhow::Result<String> {
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        run(&args.verb, &self.clients(place)).await
+    }
+
+    async fn fails(&self, place: Place, line: &str) -> String {
+        format!("{:#}", self.run(place, line).await.unwrap_err())
+    }
+
+    /// A component's API over TLS, with access delegated to the fake API server.
+    async fn component(&self, cert: ServingCert, listener: TcpListener, token: Option<&str>) {
+        let level = get(async || "info").put(async |RawQuery(query): RawQuery| query.unwrap_or_default());
+        let interface = |pod: &str, ip: &str| {
+            json!({"podName": pod, "podNamespace": "shop", "interfaceName": format!("{pod}-1a2b"), "ips": [ip],
+                   "mac": "0a:00:00:00:00:01", "ofPort": 7, "containerID": "0123456789abcdef"})
+        };
+        let interfaces = json!([interface("web", "10.10.0.5"), interface("db", "10.10.0.4")]);
+        let gates =
+            json!([{"component": "controller", "name": "Egress", "status": "Disabled", "version": "BETA"}]);
+        let routes = Router::new()
+            .route("/loglevel", level)
+            .route("/podinterfaces", get(async move || Json(interfaces)))
+            .route("/featuregates", get(async move || Json(gates)))
+            .route("/apis/controlplane.antrea.io/v1beta2/networkpolicies", get(async || Json(policies())));
+        let reviewer = KubeReviewer::new(client::connect(Some(&self.kubeconfig), None).await.unwrap());
+        let mut auth = Auth::new(Arc::new(reviewer));
+        if let Some(token) = token {
+            auth = auth.with_local_token(token);
+        }
+        let metrics = ServerMetrics::new(&Metrics::empty(), []).unwrap();
+        let app = gate::protect(routes, auth, metrics);
+        let tls = Tls::new(cert, ClientTrust::default()).unwrap();
+        tokio::spawn(serve::serve(listener, tls, app, CancellationToken::new()));
+    }
+}
+
+async fn api_server(cluster: Cluster) -> SocketAddr {
+    let router = Router::new()
+        .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos", get(agents))
+        .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos/{name}", get(agent))
+        .route("/apis/controlplane.antrea.io/v1beta2/{plural}", get(computed))
+        .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review_token))
+        .route("/apis/authorization.k8s.io/v1/subjectaccessreviews", post(review_access))
+        .with_state(Arc::new(cluster));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+type Shared = State<Arc<Cluster>>;
+
+async fn agents(State(cluster): Shared) -> Json<Value> {
+    Json(
+        json!({"apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaAgentInfoList", "metadata": {}, "items": cluster.agents}),
+    )
+}
+
+async fn agent(State(cluster): Shared, Path(name): Path<String>) -> Result<Json<Value>, StatusCode> {
+    let found = cluster.agents.iter().find(|agent| agent["metadata"]["name"] == name.as_str());
+    found.cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn computed(
+    State(cluster): Shared,
+    Path(plural): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, StatusCode> {
+    cluster.computed.map(|answer| Json(answer(&plural, query))).ok_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+async fn review_token(Json(mut review): Json<Value>) -> Json<Value> {
+    let good = review["spec"]["token"] == "good";
+    review["status"] = json!({"authenticated": good, "user": {"username": "agent"}});
+    Json(review)
+}
+
+async fn review_access(State(cluster): Shared, Json(mut review): Json<Value>) -> Json<Value> {
+    let path = &review["spec"]["nonResourceAttributes"]["path"];
+    review["status"] = json!({"allowed": path == cluster.allowed});
+    Json(review)
+}
+
+fn agent_info(node: &str, heartbeat: Timestamp, port: u16, ca: &str) -> Value {
+    let condition = json!({"type": "AgentHealthy", "status": "True", "lastHeartbeatTime": Time(heartbeat)});
+    json!({
+        "apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaAgentInfo",
+        "metadata": {"name": node}, "version": "0.1.0", "podRef": {"name": format!("antrea-agent-{node}")},
+        "nodeSubnets": ["10.10.0.0/24"], "localPodNum": 3, "agentConditions": [condition],
+        "networkPolicyControllerInfo": {"networkPolicyNum": 2},
+        "apiPort": port, "apiCABundle": ByteString(ca.as_bytes().to_vec()),
+    })
+}
+
+fn policies() -> Value {
+    let policy = |uid: &str, namespace: &str, name: &str| {
+        json!({
+            "metadata": {"name": uid}, "appliedToGroups": ["g1"],
+            "rules": [{"direction": "In", "from": {"ipBlocks": [{"cidr": {"ip": "CgoAAA==", "prefixLength": 16}}]}}],
+            "sourceRef": {"type": "K8sNetworkPolicy", "namespace": namespace, "name": name},
+        })
+    };
+    json!({"items": [policy("u2", "shop", "deny"), policy("u1", "bank", "deny"), policy("u3", "shop", "allow")]})
+}
+
+fn certificate() -> ServingCert {
+    ServingCert::issue("antrea-agent", &["localhost".into(), "127.0.0.1".into()]).unwrap()
+}
+
+#[test]
+fn only_what_works_is_listed_and_the_unknown_is_refused() {
+    command(Place::Elsewhere).debug_assert();
+    for words in
+        ["get np -n shop -o yaml", "get atg x -k f", "get ag", "get ci", "get ai n1", "log-level debug"]
+    {
+        Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
+    }
+    for words in ["traceflow", "get ovsflows", "get np -o xml", "get ag -n shop", "version -t 0", "get", ""] {
+        let line = ["antctl"].into_iter().chain(words.split_whitespace());
+        assert!(Args::try_parse_from(line).is_err(), "{words}");
+    }
+    let listed = |place| {
+        let mut command = command(place);
+        let get = command.find_subcommand_mut("get").unwrap().render_help().to_string();
+        let get_lists = |name: &str| get.contains(&format!("\n  {name} "));
+        ["controllerinfo", "podinterface", "featuregates", "networkpolicy"].map(get_lists)
+    };
+    assert_eq!(listed(Place::Elsewhere), [true, false, false, true]);
+    assert_eq!(listed(Place::Agent), [false, true, false, true]);
+    assert_eq!(listed(Place::Controller), [true, false, true, true]);
+    assert!(!command(Place::Elsewhere).render_help().to_string().contains("log-level"));
+}
+
+#[test]
+fn forms_of_a_result() {
+    let value = json!([{"name": "a", "ips": ["CgoABQ==", "/QAAAAAAAAAAAAAAAAAAAQ=="]},
+                       {"cidr": {"ip": "CgoAAA==", "prefixLength": 16}, "ips": ["no base64"]}]);
+    let rows = vec![vec!["a".to_owned(), String::new()], vec!["longer".to_owned(), "2".to_owned()]];
+    let output = Output { columns: &["NAME", "N"], rows, value: value.clone() };
+    assert_eq!(output.render(Format::Table).unwrap(), "NAME     N\na        -\nlonger   2\n");
+    assert_eq!(output.render(Format::Raw).unwrap(), format!("{value}\n"));
+    let readable = json!([{"name": "a", "ips": ["10.10.0.5", "fd00::1"]}, {"cidr": "10.10.0.0/16", "ips": ["no base64"]}]);
+    let text = output.render(Format::Json).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), readable);
+    let text = output.render(Format::Yaml).unwrap();
+    assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), readable);
+}
+
+#[test]
+fn a_heart_that_stopped_is_not_healthy() {
+    let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
+    let at = |text: &str| Time(text.parse().unwrap());
+    let shown = |status, time: &Time| get::shown_health(Some((status, Some(time))), now).join(" ");
+    assert_eq!(shown("True", &at("2026-01-01T00:09:55Z")), "Healthy 5s");
+    assert_eq!(shown("False", &at("2026-01-01T00:07:30Z")), "Unhealthy 2m");
+    assert_eq!(shown("True", &at("2026-01-01T00:06:59Z")), "Unknown 3m");
+    assert_eq!(shown("True", &at("2025-12-29T00:00:00Z")), "Unknown 3d");
+    assert_eq!(get::shown_health(None, now), ["Unknown", ""]);
+}
+
+#[tokio::test]
+async fn agents_and_their_absence_through_the_api_server() {
+    let now = Timestamp::now();
+    let agents = vec![agent_info("n2", now, 0, ""), agent_info("n1", Timestamp::UNIX_EPOCH, 0, "")];
+    let fixture = Fixture::new(Cluster { agents, ..Cluster::default() }).await;
+    let text = fixture.run(Place::Elsewhere, "antctl get agentinfo").await.unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines[1][..3], ["antrea-agent-n1", "n1", "Unknown"]);
+    assert_eq!(lines[2][..3], ["antrea-agent-n2", "n2", "Healthy"]);
+    assert_eq!(lines[2][4..], ["10.10.0.0/24", "2", "0", "0", "3", "0.1.0"]);
+    let own = fixture.run(Place::Agent, "antctl get agentinfo -o raw").await.unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&own).unwrap()["metadata"]["name"], "n1");
+    let version = fixture.run(Place::Agent, "antctl version -o raw").await.unwrap();
+    assert_eq!(version, "{\"agentVersion\":\"0.1.0\",\"antctlVersion\":\"0.1.0\"}\n");
+    let error = fixture.fails(Place::Elsewhere, "antctl get agentinfo n9").await;
+    assert!(error.starts_with("AntreaAgentInfo n9: ") && error.contains("Antrea installed?"), "{error}");
+    let error = fixture.fails(Place::Elsewhere, "antctl get np").await;
+    assert!(error.contains("/networkpolicies: ") && error.contains("kubectl get apiservice"), "{error}");
+    for line in ["antctl get podinterface", "antctl get featuregates", "antctl log-level"] {
+        let error = fixture.fails(Place::Elsewhere, line).await;
+        assert!(error.contains("container"), "{line}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn computed_objects_are_filtered() {
+    let computed = Some(
+        (|plural: &str, query| match (plural, query.as_deref()) {
+            ("networkpolicies", None) => policies(),
+            ("networkpolicies", Some("fieldSelector=nodeName%3Dn1")) => {
+                json!({"items": [policies()["items"][2]]})
+            }
+            _ => {
+                let member =
+                    |n| json!({"pod": {"name": format!("p{n}"), "namespace": "shop"}, "ips": ["CgoABQ=="]});
+                json!({"items": [{"metadata": {"name": "g1"}, "groupMembers": [member(1), member(2)]}]})
+            }
+        }) as fn(&str, Option<String>) -> Value,
+    );
+    let fixture = Fixture::new(Cluster { computed, ..Cluster::default() }).await;
+    let text = fixture.run(Place::Elsewhere, "antctl get np").await.unwrap();
+    let names: Vec<&str> = text.lines().skip(1).map(|line| &line[..2]).collect();
+    assert_eq!(names, ["u1", "u3", "u2"], "{text}");
+    let text = fixture.run(Place::Elsewhere, "antctl get np deny -n shop").await.unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines, [["u2", "K8sNetworkPolicy:shop/deny", "1", "1"]], "{text}");
+    let text = fixture.run(Place::Agent, "antctl get np").await.unwrap();
+    assert!(text.contains("u3") && text.lines().count() == 2, "{text}");
+    let error = fixture.fails(Place::Elsewhere, "antctl get np deny -n nowhere").await;
+    assert_eq!(error, "no computed NetworkPolicy is named \"deny\" in the Namespace \"nowhere\"");
+    let text = fixture.run(Place::Elsewhere, "antctl get ag").await.unwrap();
+    assert!(text.ends_with("g1     2         shop/p1,shop/p2   10.10.0.5,10.10.0.5\n"), "{text}");
+    let text = fixture.run(Place::Elsewhere, "antctl get atg g1 -o json").await.unwrap();
+    let groups: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(groups[0]["groupMembers"][1]["pod"]["name"], "p2");
+    assert!(fixture.fails(Place::Elsewhere, "antctl get atg g2").await.contains("g2"));
+}
+
+#[tokio::test]
+async fn the_agent_proves_itself_and_may_refuse() {
+    let (cert, other) = (certificate(), certificate());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let agents = vec![agent_info("n1", Timestamp::now(), port, &cert.ca)];
+    let fixture = Fixture::new(Cluster { agents, allowed: "/podinterfaces", ..Cluster::default() }).await;
+    fixture.component(cert, listener, None).await;
+    let text = fixture.run(Place::Agent, "antctl get podinterface").await.unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1], ["shop", "db", "db-1a2b", "10.10.0.4", "0a:00:00:00:00:01", "7", "0123456789ab"]);
+    assert_eq!((lines.len(), lines[2][1]), (3, "web"));
+    let text = fixture.run(Place::Agent, "antctl get podinterface web -n shop").await.unwrap();
+    assert!(text.contains("web-1a2b") && !text.contains("db-1a2b"), "{text}");
+    assert!(fixture.fails(Place::Agent, "antctl get podinterface nobody").await.contains("\"nobody\""));
+    let error = fixture.fails(Place::Agent, "antctl log-level debug").await;
+    assert!(error.contains("cannot put path \"/loglevel\"") && error.contains("ServiceAccount"), "{error}");
+
+    let impostor = vec![agent_info("n1", Timestamp::now(), port, &other.ca)];
+    let fixture = Fixture::new(Cluster { agents: impostor, ..Cluster::default() }).await;
+    let error = fixture.fails(Place::Agent, "antctl get podinterface").await;
+    assert!(error.contains("certificate") && error.contains("see its log"), "{error}");
+}
+
+#[tokio::test]
+async fn the_controllers_local_token_opens_its_api() {
+    let fixture = Fixture::new(Cluster::default()).await;
+    let error = fixture.fails(Place::Controller, "antctl log-level").await;
+    assert!(error.contains("token") && error.contains("antrea-controller running"), "{error}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let clients = fixture.clients(Place::Controller);
+    std::fs::write(&clients.environment.configuration, format!("apiPort: {port}\nselfSignedCert: true\n"))
+        .unwrap();
+    let token = local_token(&clients.environment.token).unwrap();
+    fixture.component(certificate(), listener, Some(&token)).await;
+
+    assert_eq!(fixture.run(Place::Controller, "antctl log-level").await.unwrap(), "info\n");
+    let set = fixture.run(Place::Controller, "antctl log-level info,antrea=debug").await.unwrap();
+    assert_eq!(set, "level=info%2Cantrea%3Ddebug\n");
+    let gates = fixture.run(Place::Controller, "antctl get featuregates").await.unwrap();
+    assert!(gates.ends_with("controller   Egress        Disabled   BETA\n"), "{gates}");
+    let yaml = fixture.run(Place::Controller, "antctl get np allow -o yaml").await.unwrap();
+    assert!(yaml.contains("cidr: 10.10.0.0/16"), "{yaml}");
+    local_token(&clients.environment.token).unwrap();
+    let error = fixture.fails(Place::Controller, "antctl log-level").await;
+    assert!(error.contains("Unauthorized") && error.contains("restarted"), "{error}");
+}
