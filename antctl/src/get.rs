@@ -19,6 +19,7 @@ use crate::{
     cli::Resource,
     connect::{Clients, Place},
     output::{Output, address},
+    told,
 };
 
 /// A heartbeat that is older says nothing any more. Agents and the controller beat every 60 s.
@@ -55,7 +56,7 @@ pub(crate) async fn version(clients: &Clients) -> anyhow::Result<Output> {
     let mut rows = vec![vec!["antctl".to_owned(), own.to_owned()]];
     match found {
         Ok(version) => rows.push(vec![component.to_owned(), version.trim_start_matches('v').to_owned()]),
-        Err(error) => eprintln!("antctl: the {component}'s version: {error:#}"),
+        Err(error) => eprintln!("antctl: the {component}'s version: {}", told(&error)),
     }
     let value = rows.iter().map(|row| (row[0].clone() + "Version", row[1].as_str().into()));
     Ok(Output { columns: &["COMPONENT", "VERSION"], value: Value::Object(value.collect()), rows })

@@ -9,7 +9,8 @@
 //!
 //! Invariants:
 //! - A token that is worth something elsewhere goes only to a server whose certificate was verified.
-//! - What is asked for goes to stdout, all else to stderr; the exit code is 0 only if all was found.
+//! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had; of
+//!   `version` antctl's own is enough.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("antctl: {error:#}");
+            eprintln!("antctl: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -54,6 +55,15 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
             Ok(result) => result,
             Err(_) => bail!("no answer within {} s; --timeout allows more", args.timeout),
         }
+    })
+}
+
+/// An error with its causes in one line, leaving out those that others quote already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match () {
+        () if text.is_empty() => cause,
+        () if text.contains(&cause) => text,
+        () => format!("{text}: {cause}"),
     })
 }
 

@@ -31,7 +31,7 @@ use crate::{
     connect::{Clients, Environment, Place},
     get,
     output::Output,
-    run,
+    run, told,
 };
 
 /// What the fake API server holds.
@@ -81,7 +81,7 @@ impl Fixture {
     }
 
     async fn fails(&self, place: Place, line: &str) -> String {
-        format!("{:#}", self.run(place, line).await.unwrap_err())
+        told(&self.run(place, line).await.unwrap_err())
     }
 
     /// A component's API over TLS, with access delegated to the fake API server.
@@ -115,6 +115,7 @@ async fn api_server(cluster: Cluster) -> SocketAddr {
     let router = Router::new()
         .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos", get(agents))
         .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos/{name}", get(agent))
+        .route("/apis/crd.antrea.io/v1beta1/antreacontrollerinfos/antrea-controller", get(controller))
         .route("/apis/controlplane.antrea.io/v1beta2/{plural}", get(computed))
         .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review_token))
         .route("/apis/authorization.k8s.io/v1/subjectaccessreviews", post(review_access))
@@ -136,6 +137,17 @@ async fn agents(State(cluster): Shared) -> Json<Value> {
 async fn agent(State(cluster): Shared, Path(name): Path<String>) -> Result<Json<Value>, StatusCode> {
     let found = cluster.agents.iter().find(|agent| agent["metadata"]["name"] == name.as_str());
     found.cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn controller() -> Json<Value> {
+    let condition =
+        json!({"type": "ControllerHealthy", "status": "False", "lastHeartbeatTime": Time(Timestamp::now())});
+    Json(json!({
+        "apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaControllerInfo",
+        "metadata": {"name": "antrea-controller"}, "version": "v0.1.0", "nodeRef": {"name": "n1"},
+        "networkPolicyControllerInfo": {"networkPolicyNum": 2, "addressGroupNum": 4, "appliedToGroupNum": 3},
+        "connectedAgentNum": 5, "controllerConditions": [condition],
+    }))
 }
 
 async fn computed(
@@ -224,6 +236,12 @@ fn forms_of_a_result() {
 }
 
 #[test]
+fn causes_are_told_once() {
+    let error = anyhow::anyhow!("refused").context("connect: refused").context("GET /x");
+    assert_eq!(told(&error), "GET /x: connect: refused");
+}
+
+#[test]
 fn a_heart_that_stopped_is_not_healthy() {
     let now: Timestamp = "2026-01-01T00:10:00Z".parse().unwrap();
     let at = |text: &str| Time(text.parse().unwrap());
@@ -250,6 +268,12 @@ async fn agents_and_their_absence_through_the_api_server() {
     assert_eq!(serde_json::from_str::<Value>(&own).unwrap()["metadata"]["name"], "n1");
     let version = fixture.run(Place::Agent, "antctl version -o raw").await.unwrap();
     assert_eq!(version, "{\"agentVersion\":\"0.1.0\",\"antctlVersion\":\"0.1.0\"}\n");
+    let text = fixture.run(Place::Elsewhere, "antctl get controllerinfo").await.unwrap();
+    let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[..3].join(" "), row[4..].join(" ")), ("- n1 Unhealthy".into(), "2 4 3 5 v0.1.0".into()));
+    let version = fixture.run(Place::Controller, "antctl version").await.unwrap();
+    assert!(version.ends_with("\ncontroller   0.1.0\n"), "{version}");
+    assert!(fixture.fails(Place::Agent, "antctl get controllerinfo").await.contains("not for agents"));
     let error = fixture.fails(Place::Elsewhere, "antctl get agentinfo n9").await;
     assert!(error.starts_with("AntreaAgentInfo n9: ") && error.contains("Antrea installed?"), "{error}");
     let error = fixture.fails(Place::Elsewhere, "antctl get np").await;
