@@ -90,15 +90,15 @@ project_images() {
 		(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
 		die 'cargo build failed'
 	say 'building the images'
-	local tag agent name
+	local tag agent
 	tag=$(image_tag "$release")
 	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni} "$release"/antrea-{agent,cni} "$release/antctl")
 	mkdir "$agent/cni-plugins"
 	cp "$(cni_bin)"/{host-local,portmap,bandwidth,loopback} "$agent/cni-plugins/"
 	image agent "docker.io/antrea/antrea-agent:$tag" "$agent"
-	for name in controller operator; do
-		image "$name" "docker.io/antrea/antrea-$name:$tag" "$(context "$name" "$release/antrea-$name")"
-	done
+	image controller "docker.io/antrea/antrea-controller:$tag" \
+		"$(context controller "$release/antrea-controller" "$release/antctl")"
+	image operator "docker.io/antrea/antrea-operator:$tag" "$(context operator "$release/antrea-operator")"
 }
 
 # The workspace's version, and a hash of all that goes into the images: a changed binary has a new
