@@ -136,7 +136,7 @@ mod tests {
         let policy = read();
         board.update([(policy.name.clone(), Some(policy.clone()))]);
         for _ in 0..2 {
-            assert_eq!(board.differing(&mut sent), [policy.clone()]);
+            assert_eq!(board.differing(&mut sent), std::slice::from_ref(&policy));
         }
         sent.insert(policy.name.clone(), policy.clone());
         board.update([(policy.name.clone(), Some(policy.clone()))]);
