@@ -1,5 +1,30 @@
 #!/bin/bash
-# All measurements.
+# All measurements: a table, and target/bench.json.
+#   bench.sh                         everything, about ten minutes
+#   bench.sh --only SECTION[,...]    some of it
+#   bench.sh --list                  the sections
+# Set ANTREA_BIN to a folder of binaries to measure others than this checkout's release builds.
 . "$(dirname "$0")/lib.sh"
+
+TARGET=x86_64-unknown-linux-musl
+BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
+
 cd "$REPO"
-cargo bench --workspace
+say 'building antrea-bench'
+# The product aborts on a panic; the measuring program has to unwind to remove its namespaces.
+CARGO_PROFILE_RELEASE_PANIC=unwind cargo build --release -p antrea-tests --bin antrea-bench >&2 ||
+	die 'cargo build failed'
+bench=$REPO/target/release/antrea-bench
+[[ ${1:-} != --list ]] || exec "$bench" --list
+
+need_root
+if [[ -z ${ANTREA_BIN:-} ]]; then
+	say 'building the release binaries'
+	packages=()
+	for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
+	cargo build --release --target "$TARGET" "${packages[@]}" >&2 || die 'cargo build failed'
+	export ANTREA_BIN=$REPO/target/$TARGET/release
+fi
+ANTREA_CNI_PLUGINS=$("$REPO/hack/tools.sh" cni)
+export ANTREA_CNI_PLUGINS ANTREA_CACHE=$CACHE
+exec "$bench" "$@"

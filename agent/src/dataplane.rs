@@ -117,7 +117,12 @@ impl Dataplane {
     ///
     /// # Errors
     /// As for [`Self::set`].
-    pub async fn update(&self, owner: Owner, puts: Vec<Flow>, gone: Vec<FlowKey>) -> Result<(), DataplaneError> {
+    pub async fn update(
+        &self,
+        owner: Owner,
+        puts: Vec<Flow>,
+        gone: Vec<FlowKey>,
+    ) -> Result<(), DataplaneError> {
         self.request(Change::Update(owner, puts, gone)).await
     }
 
@@ -182,12 +187,31 @@ pub struct Task {
     metrics: AgentMetrics,
 }
 
+/// How to return an owner to what it had: of a large owner only what was touched is kept.
+#[derive(Debug)]
+struct Back {
+    puts: Vec<Flow>,
+    gone: Vec<FlowKey>,
+}
+
+impl Back {
+    fn of(store: &FlowStore, owner: &Owner, touched: impl IntoIterator<Item = FlowKey>) -> Self {
+        let mut back = Self { puts: Vec::new(), gone: Vec::new() };
+        for key in touched {
+            match store.get(owner, &key) {
+                Some(flow) => back.puts.push(flow),
+                None => back.gone.push(key),
+            }
+        }
+        back
+    }
+}
+
 /// A request whose difference is in the store and not yet in the bridge.
 #[derive(Debug)]
 struct Pending {
     owner: Owner,
-    /// What the owner had, to go back to.
-    before: Vec<Flow>,
+    back: Back,
     diff: Diff,
     reply: Reply,
 }
@@ -239,14 +263,16 @@ impl Task {
         for Request { change, reply } in requests {
             let (owner, result) = match change {
                 Change::Set(owner, flows) => {
-                    let before = self.store.of(&owner);
-                    let result = self.store.set(&owner, flows).map(|diff| (before, diff));
+                    let held = self.store.of(&owner);
+                    let keys = held.iter().chain(&flows).map(Flow::key);
+                    let back = Back::of(&self.store, &owner, keys);
+                    let result = self.store.set(&owner, flows).map(|diff| (back, diff));
                     (owner, result)
                 }
                 Change::Update(owner, puts, gone) => {
-                    // Only what is touched is needed to go back.
-                    let before = self.store.of(&owner);
-                    let result = self.store.update(&owner, puts, gone).map(|diff| (before, diff));
+                    let keys = puts.iter().map(Flow::key).chain(gone.iter().cloned());
+                    let back = Back::of(&self.store, &owner, keys);
+                    let result = self.store.update(&owner, puts, gone).map(|diff| (back, diff));
                     (owner, result)
                 }
                 Change::Start => {
@@ -265,7 +291,7 @@ impl Task {
                 }
             };
             match result {
-                Ok((before, diff)) => pending.push(Pending { owner, before, diff, reply }),
+                Ok((back, diff)) => pending.push(Pending { owner, back, diff, reply }),
                 Err(conflict) => {
                     let _ = reply.send(Err(Box::new(conflict).into()));
                 }
@@ -317,7 +343,8 @@ impl Task {
 
     /// Returns the store to what the bridge still has, and tells the caller.
     fn back(&mut self, request: Pending, error: OfError) {
-        if let Err(conflict) = self.store.set(&request.owner, request.before) {
+        let Back { puts, gone } = request.back;
+        if let Err(conflict) = self.store.update(&request.owner, puts, gone) {
             tracing::error!(%conflict, "cannot go back");
         }
         let _ = request.reply.send(Err(Box::new(error).into()));
@@ -386,7 +413,9 @@ impl Task {
         timer.done(result.is_ok());
         let health = match &result {
             Ok(()) => Health::Good,
-            Err(error) => Health::bad("FlowsDiffer", format!("{size} flows differ, the first {first}: {error}")),
+            Err(error) => {
+                Health::bad("FlowsDiffer", format!("{size} flows differ, the first {first}: {error}"))
+            }
         };
         self.reporter.update(|facts| facts.flows = health);
         result

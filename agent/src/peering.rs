@@ -61,7 +61,9 @@ impl Peering {
             let Some(flow_peer) = wiring.flows else { continue };
             wanted.insert(peer.name.clone());
             let flows = antrea_flows::peer(self.network.dataplane.network(), &flow_peer);
-            if let Err(error) = self.network.dataplane.set(Owner::Peer(peer.name.as_str().into()), flows).await {
+            if let Err(error) =
+                self.network.dataplane.set(Owner::Peer(peer.name.as_str().into()), flows).await
+            {
                 problems.push(format!("flows of node {}: {error}", peer.name));
             }
         }

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use antrea_flows::{Via, tunnel_mac, VIRTUAL_MAC};
+use antrea_flows::{VIRTUAL_MAC, Via, tunnel_mac};
 use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use netcfg::MacAddr;
 use netcfg::nl::neigh::{FdbEntry, Neighbour};
 use netcfg::nl::route::Route;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::config::EncapMode;
@@ -96,7 +96,8 @@ impl Peer {
         }
         let mut pod_cidrs = Vec::new();
         for text in texts {
-            let cidr: IpNet = text.parse().map_err(|_| bad("spec.podCIDRs", format!("{text:?} is no CIDR")))?;
+            let cidr: IpNet =
+                text.parse().map_err(|_| bad("spec.podCIDRs", format!("{text:?} is no CIDR")))?;
             pod_cidrs.push(cidr.trunc());
         }
         let annotated = node.metadata.annotations.as_ref().and_then(|a| a.get(TRANSPORT_ADDRESSES));
@@ -109,15 +110,20 @@ impl Peer {
         if let Some(list) = annotated {
             for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
                 push(text.parse().map_err(|_| {
-                    bad("metadata.annotations[node.antrea.io/transport-addresses]", format!("{text:?} is no address"))
+                    bad(
+                        "metadata.annotations[node.antrea.io/transport-addresses]",
+                        format!("{text:?} is no address"),
+                    )
                 })?);
             }
         } else {
             let addresses = node.status.addresses.iter().flatten();
             for address in addresses.filter(|address| address.type_ == "InternalIP") {
-                push(address.address.parse().map_err(|_| {
-                    bad("status.addresses", format!("{:?} is no address", address.address))
-                })?);
+                push(
+                    address.address.parse().map_err(|_| {
+                        bad("status.addresses", format!("{:?} is no address", address.address))
+                    })?,
+                );
             }
         }
         if pod_cidrs.is_empty() || transport_ips.is_empty() {

@@ -176,8 +176,9 @@ fn roles_are_narrow() {
                 !text.contains("escalate") && !text.contains("bind\"") && !text.contains("impersonate"),
                 "{text}"
             );
-            let secrets = rule["resources"].as_array().unwrap().contains(&json!("secrets"));
-            if secrets {
+            let resources = rule["resources"].as_array();
+            assert!(resources.is_some() || rule["nonResourceURLs"].is_array(), "{text}");
+            if resources.is_some_and(|resources| resources.contains(&json!("secrets"))) {
                 assert_eq!(object.kind.kind, "Role", "Secrets are read in one namespace only");
                 assert!(rule.get("resourceNames").is_some() || rule["verbs"] == json!(["create"]), "{text}");
             }

@@ -305,6 +305,12 @@ impl FlowStore {
             .collect()
     }
 
+    /// The flow with this key, if `owner` wants it.
+    pub fn get(&self, owner: &Owner, key: &FlowKey) -> Option<Flow> {
+        let entry = self.flows.get(key)?;
+        entry.owners.contains(owner).then(|| entry.body.join(key))
+    }
+
     /// Number of flows that `owner` wants.
     pub fn count_of(&self, owner: &Owner) -> usize {
         self.owned.get(owner).map_or(0, HashSet::len)
