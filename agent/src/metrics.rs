@@ -89,7 +89,7 @@ impl AgentMetrics {
     pub fn flow_counts(&self, pipeline: &Pipeline, counts: &BTreeMap<u8, i32>) {
         for (number, name) in pipeline.names() {
             let count = counts.get(&number).copied().unwrap_or(0);
-            self.flows.with_label_values(&[number.to_string().as_str(), name.as_ref()]).set(count.into());
+            self.flows.with_label_values(&[number.to_string().as_str(), name]).set(count.into());
         }
         self.total_flows.set(counts.values().map(|count| i64::from(*count)).sum());
     }

@@ -29,8 +29,7 @@ pub(crate) fn call(request: &Request) -> Result<Vec<u8>, CniError> {
 
 async fn send(request: &Request) -> Result<Vec<u8>, CniError> {
     let mut client = CniClient::new(connect(&request.socket).await?);
-    let message =
-        tonic::Request::new(CniCmdRequest { cni_args: Some(request.args.clone()) });
+    let message = tonic::Request::new(CniCmdRequest { cni_args: Some(request.args.clone()) });
     let answer = match request.command {
         Command::Add => client.cmd_add(message).await,
         Command::Check => client.cmd_check(message).await,
@@ -61,11 +60,15 @@ fn read(answer: Result<Response<CniCmdResponse>, Status>, socket: &str) -> Resul
             let response = response.into_inner();
             match response.error {
                 None => Ok(response.cni_result),
-                Some(error) => Err(CniError { code: error.code, message: error.message, details: String::new() }),
+                Some(error) => {
+                    Err(CniError { code: error.code, message: error.message, details: String::new() })
+                }
             }
         }
         Err(status) => Err(match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => unavailable(socket, status.message()),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                unavailable(socket, status.message())
+            }
             Code::Unimplemented => CniError::new(
                 ErrorCode::IncompatibleApiVersion,
                 format!("the agent at {socket} does not know this call: {}", status.message()),

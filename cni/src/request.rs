@@ -151,7 +151,10 @@ impl Request {
             network_configuration: configuration.to_vec(),
         };
         if !args.container_id.is_empty() && !is_identifier(&args.container_id) {
-            return Err(CniError::environment(format!("CNI_CONTAINERID {:?} is malformed", args.container_id)));
+            return Err(CniError::environment(format!(
+                "CNI_CONTAINERID {:?} is malformed",
+                args.container_id
+            )));
         }
         if !args.ifname.is_empty() && !is_interface_name(&args.ifname) {
             return Err(CniError::environment(format!("CNI_IFNAME {:?} is malformed", args.ifname)));
@@ -259,7 +262,8 @@ mod tests {
 
     #[test]
     fn refuses_malformed_names() {
-        for (key, value) in [("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "a/b"), ("CNI_IFNAME", "0123456789abcdef")]
+        for (key, value) in
+            [("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "a/b"), ("CNI_IFNAME", "0123456789abcdef")]
         {
             let environment: Vec<_> =
                 add().into_iter().map(|(k, v)| (k, if k == key { value } else { v })).collect();

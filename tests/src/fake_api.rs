@@ -60,9 +60,9 @@ struct Target {
 impl Target {
     fn parse(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let prefix = match parts.first()? {
-            &"api" => 2,
-            &"apis" => 3,
+        let prefix = match *parts.first()? {
+            "api" => 2,
+            "apis" => 3,
             _ => return None,
         };
         let (group, rest) = parts.split_at_checked(prefix)?;

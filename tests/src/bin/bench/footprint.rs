@@ -47,8 +47,8 @@ pub(crate) async fn memory(report: Report) -> anyhow::Result<()> {
 
     for node in &lab.nodes {
         let name = format!("resident memory, antrea-agent of {}, idle", node.name);
-        let value = resident(node.agent_pid()).with_context(|| name.clone())?;
-        report.add(Figure::new(name, "MB", value).goal(Goal::AtMost(20.0)));
+        let (value, note) = resident(node.agent_pid()).with_context(|| name.clone())?;
+        report.add(Figure::new(name, "MB", value).goal(Goal::AtMost(20.0)).note(note));
     }
     for (daemon, started) in running {
         let name = format!("resident memory, {}, idle", daemon.name);
@@ -58,7 +58,7 @@ pub(crate) async fn memory(report: Report) -> anyhow::Result<()> {
             resident(child.id().context("no process id")?)
         });
         report.add(match value {
-            Ok(value) => Figure::new(name, "MB", value).goal(Goal::AtMost(daemon.goal)),
+            Ok((value, note)) => Figure::new(name, "MB", value).goal(Goal::AtMost(daemon.goal)).note(note),
             Err(error) => Figure::missing(name, "MB", format!("{error:#}")).goal(Goal::AtMost(daemon.goal)),
         });
     }
@@ -138,26 +138,33 @@ async fn start(lab: &Lab, daemon: &Daemon, folder: &Path) -> anyhow::Result<Chil
     }
 }
 
-/// VmRSS in MB (10⁶ octets).
-fn resident(pid: u32) -> anyhow::Result<f64> {
+/// VmRSS, and how much of it is the process's own rather than pages of its file, in MB (10⁶ octets).
+fn resident(pid: u32) -> anyhow::Result<(f64, String)> {
     let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let field = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .with_context(|| format!("no VmRSS in {path}"))?;
-    let kibibytes: f64 = field.trim().trim_end_matches(" kB").parse().with_context(|| path.clone())?;
-    Ok(kibibytes * 1024.0 / 1e6)
+    let field = |name: &str| -> anyhow::Result<f64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = value.with_context(|| format!("no {name} in {path}"))?;
+        let kibibytes: f64 = value.trim().trim_end_matches(" kB").parse().with_context(|| path.clone())?;
+        Ok(kibibytes * 1024.0 / 1e6)
+    };
+    let note = format!("RssAnon {:.1} MB, RssFile {:.1} MB", field("RssAnon")?, field("RssFile")?);
+    Ok((field("VmRSS")?, note))
 }
 
 /// Measures files.
 ///
 /// # Errors
-/// A binary is missing.
+/// An image cannot be read.
 pub(crate) async fn sizes(report: Report) -> anyhow::Result<()> {
+    let agent = binary("antrea-agent");
+    let folder = agent.parent().context("the agent is in no folder")?;
     for name in ["antrea-agent", "antrea-cni", "antrea-controller", "antrea-operator", "antctl"] {
-        let size = std::fs::metadata(binary(name))?.len();
-        report.add(Figure::new(format!("size, binary {name}"), "MB", megabytes(size)));
+        let title = format!("size, binary {name}");
+        report.add(match std::fs::metadata(folder.join(name)) {
+            Ok(file) => Figure::new(title, "MB", megabytes(file.len())),
+            Err(error) => Figure::missing(title, "MB", format!("{}: {error}", folder.join(name).display())),
+        });
     }
     let cache = std::env::var_os("ANTREA_CACHE").map(PathBuf::from);
     let home =

@@ -20,6 +20,8 @@ use crate::report::{Figure, Goal, Report, median};
 
 const SECONDS: u32 = 3;
 const RUNS: usize = 3;
+/// Octets of a small datagram's payload.
+const SMALL: f64 = 64.0;
 const LIMIT: Duration = Duration::from_secs(20);
 const BRIDGE: &str = "br-bare";
 const TUNNEL: &str = "bare-tun0";
@@ -159,8 +161,8 @@ async fn iperf3(client: &str, server: &str, to: IpAddr, load: Load) -> anyhow::R
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     };
-    // Serves one client and ends; its report says what arrived.
-    let server = command(server).args(["-s", "-1"]).spawn().context("iperf3")?;
+    // Its report is in the client's; some end late or never after that, so it is killed.
+    let mut server = command(server).args(["-s", "-1"]).stdout(Stdio::null()).spawn().context("iperf3")?;
     let seconds = SECONDS.to_string();
     let arguments: &[&str] = match load {
         Load::Tcp => &[],
@@ -168,11 +170,11 @@ async fn iperf3(client: &str, server: &str, to: IpAddr, load: Load) -> anyhow::R
     };
     let to = to.to_string();
     let begin = Instant::now();
-    loop {
+    let output = loop {
         let run = command(client).args(["-c", &to, "-t", &seconds]).args(arguments).output();
         let output = tokio::time::timeout(LIMIT, run).await.context("iperf3 hangs")??;
         if output.status.success() {
-            break;
+            break output.stdout;
         }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // The server is not listening yet.
@@ -180,17 +182,13 @@ async fn iperf3(client: &str, server: &str, to: IpAddr, load: Load) -> anyhow::R
             bail!("iperf3 -c {to}: {text}{}", String::from_utf8_lossy(&output.stderr));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let output =
-        tokio::time::timeout(LIMIT, server.wait_with_output()).await.context("iperf3 -s hangs")??;
-    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
-    let sum = match load {
-        Load::Tcp => &report["end"]["sum_received"],
-        Load::SmallUdp => &report["end"]["sum"],
     };
+    server.kill().await.context("iperf3 -s")?;
+    let report: Value = serde_json::from_slice(&output).context("iperf3's report")?;
+    let sum = &report["end"]["sum_received"];
     let number = |key: &str| sum[key].as_f64().with_context(|| format!("no {key} in iperf3's report {sum}"));
     Ok(match load {
         Load::Tcp => number("bits_per_second")? / 1e9,
-        Load::SmallUdp => (number("packets")? - number("lost_packets")?) / number("seconds")? / 1e3,
+        Load::SmallUdp => number("bytes")? / SMALL / number("seconds")? / 1e3,
     })
 }
