@@ -139,8 +139,7 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
         let mut task = tokio::spawn((section.run)(report.clone()));
         let outcome = tokio::select! {
             outcome = &mut task => outcome,
-            signal = tokio::signal::ctrl_c() => {
-                signal?;
+            () = interrupted() => {
                 task.abort();
                 let _ = task.await;
                 bail!("interrupted in section {}", section.name);
@@ -159,6 +158,20 @@ async fn measure(args: &Args) -> anyhow::Result<bool> {
     println!("{}", report.table());
     println!("figures: {}", args.json.display());
     Ok(complete)
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 fn panic_text(error: JoinError) -> String {
