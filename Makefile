@@ -1,7 +1,7 @@
 # `make up` gives a two-node Kubernetes with this project as its network, `make down` takes it away.
 # What the targets do is in hack/; settings are listed at the top of hack/cluster.sh.
 
-.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load test bench check e2e-tools
+.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load test bench check deny e2e-tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,9 @@ e2e-tools: ## build e2e.test and ginkgo into the cache and print their folder
 
 check: ## formatting and lints of Rust and shell
 	@hack/check.sh
+
+deny: ## licences, sources and bans of dependencies (builds cargo-deny the first time)
+	@"$$(hack/tools.sh deny)/cargo-deny" --all-features check bans licenses sources
 
 test: ## all tests
 	@hack/test.sh
