@@ -46,9 +46,6 @@ use ovs::Vswitch;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Pause before bring-up is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
