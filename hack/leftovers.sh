@@ -5,19 +5,22 @@
 # LEFTOVERS_IGNORE is an extended regular expression for lines that something else is known to change.
 set -euo pipefail
 
-# Processes by program, not by pid; without kernel threads, which are children of process 2, and
-# without the session that this runs in. Daemons have sessions of their own.
+# Processes by program, not by pid; without kernel threads, which are children of process 2, without
+# the session that this runs in (daemons have sessions of their own), and without those that have ended
+# and wait for process 1 to take note, which is not ours to hurry.
 processes() {
 	local own
 	own=$(ps -o sid= -p $$)
-	ps -eww -o sid= -o ppid= -o pid= -o args= |
-		awk -v own="$own" '$1 != own + 0 && $2 != 2 && $3 != 2 { $1 = $2 = $3 = ""; print substr($0, 4, 200) }'
+	ps -eww -o stat= -o sid= -o ppid= -o pid= -o args= |
+		awk -v own="$own" '$1 !~ /^Z/ && $2 != own + 0 && $3 != 2 && $4 != 2 {
+			$1 = $2 = $3 = $4 = ""; print substr($0, 5, 200) }'
 }
 
 # How many there are of each kind. Processes come and go under find's feet.
 namespaces() {
-	{ find /proc/[0-9]*/ns/{net,mnt,uts,pid} -maxdepth 0 -exec readlink {} + 2>/dev/null || true; } |
-		sort -u | sed 's/:.*//' | uniq -c
+	ps -eo stat=,pid= | awk '$1 !~ /^Z/ { for (n = split("net mnt uts pid", kind); n; n--)
+			print "/proc/" $2 "/ns/" kind[n] }' |
+		{ xargs readlink 2>/dev/null || true; } | sort -u | sed 's/:.*//' | uniq -c
 }
 
 # Without counters. An empty chain of a legacy table comes into being when it is looked at.
