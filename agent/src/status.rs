@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use sha1::{Digest, Sha1};
 use tokio::sync::watch;
 
 /// Upstream's interval.
@@ -267,8 +268,8 @@ pub async fn publish(
 
 /// A number from 0.25 to 1 that follows from the node's name.
 fn spread(node: &str) -> f64 {
-    let sum = node.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-    0.25 + 0.75 * f64::from(sum % 1000) / 1000.0
+    let digest = Sha1::digest(node.as_bytes());
+    0.25 + 0.75 * f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX)
 }
 
 async fn write(
