@@ -1,7 +1,6 @@
 //! The agent's API: health for kubelet, metrics for Prometheus, and what antctl shows. Everything but
 //! health is behind authentication and authorization by the API server.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,10 +12,9 @@ use apiserver_kit::auth::Auth;
 use apiserver_kit::cert::ServingCert;
 use apiserver_kit::metrics::ServerMetrics;
 use apiserver_kit::review::KubeReviewer;
-use apiserver_kit::status::Failure;
 use apiserver_kit::tls::{ClientTrust, Tls};
-use apiserver_kit::{gate, serve};
-use axum::extract::{Query, State};
+use apiserver_kit::{gate, loglevel, serve};
+use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use k8s_openapi::jiff::Timestamp;
@@ -44,7 +42,7 @@ pub struct ApiState {
 /// Routes under upstream's paths.
 pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Option<Metrics>) -> Router {
     let mut router = health_router(ready, live)
-        .route("/loglevel", get(log_level).put(set_log_level).with_state(state.log.clone()))
+        .merge(loglevel::router(state.log.clone()))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state));
     if let Some(metrics) = metrics {
@@ -78,20 +76,6 @@ pub async fn serve(
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
     serve::serve(listener, tls, app, shutdown).await?;
     Ok(())
-}
-
-async fn log_level(State(log): State<LogHandle>) -> String {
-    log.level()
-}
-
-async fn set_log_level(
-    State(log): State<LogHandle>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Result<String, Failure> {
-    let level = query.get("level").ok_or_else(|| Failure::bad_request("parameter level is missing"))?;
-    log.set_level(level).map_err(Failure::bad_request)?;
-    tracing::info!(level, "log level changed");
-    Ok(log.level())
 }
 
 async fn agent_info(State(state): State<ApiState>) -> Json<Value> {

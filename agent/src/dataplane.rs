@@ -359,6 +359,11 @@ impl Task {
             // The bridge may have lost everything: this brings the difference along.
             return self.synchronise(false).await;
         }
+        self.commit(diff).await
+    }
+
+    /// Sends a difference as one bundle, and counts it.
+    async fn commit(&self, diff: Diff) -> Result<(), OfError> {
         let (adds, mods, deletes) = (diff.adds.len(), diff.mods.len(), diff.deletes.len());
         let messages: Vec<_> = diff.into_flow_mods().into_iter().map(Message::from).collect();
         let timer = self.metrics.flow_ops(adds, mods, deletes);
@@ -406,11 +411,7 @@ impl Task {
         } else {
             tracing::info!(flows = size, held = installed.len(), "bringing the bridge up to date");
         }
-        let (adds, mods, deletes) = (diff.adds.len(), diff.mods.len(), diff.deletes.len());
-        let messages: Vec<_> = diff.into_flow_mods().into_iter().map(Message::from).collect();
-        let timer = self.metrics.flow_ops(adds, mods, deletes);
-        let result = self.session.bundle(messages).await;
-        timer.done(result.is_ok());
+        let result = self.commit(diff).await;
         let health = match &result {
             Ok(()) => Health::Good,
             Err(error) => {

@@ -22,6 +22,7 @@ pub mod cert;
 mod discovery;
 pub mod gate;
 pub mod hub;
+pub mod loglevel;
 pub mod metrics;
 pub mod object;
 mod openapi;
