@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# Who reaches whom, from where the other one sees it: pods, nodes, the world outside. Sourced by
+# hack/e2e.sh.
+
+pod_to_pod() {
+	local case from to
+	for case in "same left $ONE" "across left $TWO" "same right $TWO" "across right $ONE"; do
+		read -r case from to <<<"$case"
+		quietly in_pod "$from" curl -sSf -m 5 "http://$to:8080/hostname" || fail "no TCP from $from to $to"
+		[[ -n $(udp "$from" "$to" 8081 hostname) ]] || fail "no UDP from $from to $to"
+		quietly in_pod "$from" ping -c 3 -i 0.2 -W 2 "$to" || fail "no ICMP from $from to $to"
+		# No address is translated between pods.
+		[[ $(in_pod "$from" curl -sf -m 5 "http://$to:8080/clientip") == "$(address "$from"):"* ]] ||
+			fail "$to does not see the address of $from"
+	done
+	ok 'pod to pod on the same node and across nodes: TCP, UDP, ICMP, own address as source'
+}
+
+pod_to_world() {
+	local pod node seen
+	for pod in left right; do
+		node=$NODE1
+		[[ $pod == left ]] || node=$NODE2
+		seen=$(in_pod "$pod" curl -sS -m 5 "http://$WORLD:18090/clientip") || fail "no TCP from $pod to the world"
+		[[ $seen == "$node:"* ]] || fail "the world sees $seen for $pod on $node by TCP"
+		seen=$(udp "$pod" "$WORLD" 18091 clientip)
+		[[ $seen == "$node:"* ]] || fail "the world sees $seen for $pod on $node by UDP"
+		# The world has no route to pods: an answer means that the source was the node's.
+		quietly in_pod "$pod" ping -c 3 -i 0.2 -W 2 "$WORLD" || fail "no ICMP from $pod to the world"
+	done
+	ok "pod to the world outside with its node's address as source: TCP, UDP, ICMP"
+}
+
+pod_to_node() {
+	local pod node
+	for pod in left right; do
+		for node in "$NODE1" "$NODE2"; do
+			quietly in_pod "$pod" curl -sSf -m 5 "http://$node:8090/hostname" || fail "no TCP from $pod to $node"
+			[[ -n $(udp "$pod" "$node" 8091 hostname) ]] || fail "no UDP from $pod to $node"
+			quietly in_pod "$pod" ping -c 3 -i 0.2 -W 2 "$node" || fail "no ICMP from $pod to $node"
+		done
+	done
+	ok 'pod to its own node and to the other: TCP, UDP, ICMP'
+}
+
+node_to_pod() {
+	local node pod
+	for node in node1 node2; do
+		for pod in "$ONE" "$TWO"; do
+			quietly in_node "$node" curl -sSf -m 5 "http://$pod:8080/hostname" || fail "no TCP from $node to $pod"
+			[[ -n $(in_node "$node" bash -c "echo hostname | socat -t 2 - UDP:$pod:8081") ]] ||
+				fail "no UDP from $node to $pod"
+			quietly in_node "$node" ping -c 3 -i 0.2 -W 2 "$pod" || fail "no ICMP from $node to $pod"
+		done
+	done
+	ok 'node to pods on itself and on the other: TCP, UDP, ICMP'
+}
+
+connectivity() {
+	pod_to_pod
+	pod_to_world
+	pod_to_node
+	node_to_pod
+}

@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# The AntreaInstallation: what is refused, what is put back, what happens to specs that cannot work, and
+# what is left when it is deleted. Sourced by hack/e2e.sh.
+
+refused_fields() {
+	local fields message
+	for fields in 'mtu: 100' 'tunnelType: IPIP' 'ovs: {gateway: name-that-is-too-long}' 'trafficEncapMode: Sometimes'; do
+		message=$(kubectl apply -f - 2>&1 <<-END
+			apiVersion: operator.antrea.io/v1alpha1
+			kind: AntreaInstallation
+			metadata: {name: default}
+			spec: {$fields}
+		END
+		) && fail "accepted: $fields"
+		[[ $message == *"${fields%%:*}"* ]] || fail "$fields is refused without being named: $message"
+	done
+	ok 'invalid fields are refused by name'
+}
+
+drift() {
+	kubectl -n kube-system set image daemonset/antrea-agent antrea-agent=example.invalid/evil:1 >/dev/null
+	wait_for 20 eval "! kubectl -n kube-system get daemonset antrea-agent -o yaml | grep -q evil" ||
+		fail 'drift was not put back'
+	wait_for 20 eval "kubectl get events -A -o yaml | grep -q 'kubectl-set'" || fail 'no event names who did it'
+	wait_for 60 settled || fail 'drift left something behind'
+	ok 'drift is put back and attributed'
+}
+
+# What Nodes and pods of ours are: it must not change while a spec is refused.
+footing() {
+	kubectl -n kube-system get daemonset/antrea-agent deployment/antrea-controller \
+		-o jsonpath='{range .items[*]}{.metadata.uid} {.metadata.generation}{"\n"}{end}'
+	kubectl -n kube-system get pods -l app=antrea \
+		-o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}' | sort
+}
+
+# impossible SPEC REGEX UNDO: Degraded by name; nothing changes; mended by UNDO.
+impossible() {
+	local before
+	before=$(footing)
+	patch_installation "$1"
+	wait_for 20 condition_matches Degraded "^True.*$2" || fail "$1: Degraded does not say $2: $(condition Degraded)"
+	condition_matches Degraded 'last good configuration' || fail "$1: nothing is said of what runs"
+	condition_matches Available '^True' || fail "$1: not Available: $(condition Available)"
+	pods_talk || fail "$1: pods do not talk any more"
+	[[ $(footing) == "$before" ]] || fail "$1 changed what runs: $(footing)"
+	patch_installation "$3"
+	wait_for 20 settled || fail "$1: no recovery: $(condition Degraded)"
+	[[ $(footing) == "$before" ]] || fail "after $1 something was replaced: $(footing)"
+}
+
+impossible_combinations() {
+	impossible '{"trafficEncapMode": "NoEncap", "tunnelType": "Geneve"}' 'spec.tunnelType' \
+		'{"trafficEncapMode": null, "tunnelType": null}'
+	impossible '{"serviceCIDRs": ["10.244.0.0/16"]}' 'spec.serviceCIDRs: 10.244.0.0/16 overlaps the Pod range .* of Node node1' \
+		'{"serviceCIDRs": null}'
+	impossible '{"ovs": {"datapath": "System"}}' 'spec.ovs.datapath: .*node1' '{"ovs": null}'
+	impossible '{"featureGates": {"NoSuchGate": true}}' 'spec.featureGates.NoSuchGate' '{"featureGates": null}'
+	ok 'impossible combinations are Degraded by name, what ran goes on untouched, and mending them mends it'
+	local tunnel
+	for tunnel in Geneve GRE STT; do
+		impossible "{\"tunnelType\": \"$tunnel\"}" "spec.tunnelType: $tunnel .*node1" '{"tunnelType": null}'
+	done
+	ok 'tunnels that the datapath of the nodes lacks (Geneve, GRE, STT) are Degraded by name'
+}
+
+# Images that no node can get: said by node and cause, and no pod is given up for them.
+missing_images() {
+	local before
+	before=$(footing)
+	patch_installation '{"images": {"agent": {"repository": "registry.invalid/antrea-agent", "tag": "none"}}}'
+	wait_for 60 condition_matches Degraded '^True.*node1.*(ErrImagePull|ImagePullBackOff).*registry.invalid' ||
+		fail "Degraded does not name node and image: $(condition Degraded)"
+	condition_matches Available '^True' || fail "not Available: $(condition Available)"
+	pods_talk || fail 'pods do not talk while an image is missing'
+	[[ $(footing | tail -n 3) == $(tail -n 3 <<<"$before") ]] || fail "a missing image ended a pod: $(footing)"
+	patch_installation '{"images": null}'
+	wait_for 60 settled || fail "no recovery: $(condition Degraded)"
+	[[ $(footing | tail -n 3) == $(tail -n 3 <<<"$before") ]] || fail "mending replaced a pod: $(footing)"
+	ok 'an agent image that cannot be pulled: Degraded names node and cause, every agent goes on'
+	patch_installation '{"images": {"controller": {"repository": "registry.invalid/antrea-controller", "tag": "none"}}}'
+	wait_for 60 condition_matches Degraded '^True.*(ErrImagePull|ImagePullBackOff).*registry.invalid' ||
+		fail "Degraded does not name the image: $(condition Degraded)"
+	kubectl get --raw /apis/controlplane.antrea.io/v1beta2/networkpolicies >/dev/null || fail 'the controller is gone'
+	patch_installation '{"images": null}'
+	wait_for 60 settled || fail "no recovery: $(condition Degraded)"
+	[[ $(footing | tail -n 3) == $(tail -n 3 <<<"$before") ]] || fail "mending replaced a pod: $(footing)"
+	ok 'a controller image that cannot be pulled: Degraded names the cause, the controller goes on'
+}
+
+# Everything that the operator made in the cluster, but for definitions and their objects.
+managed_objects() {
+	kubectl -n kube-system get daemonsets,deployments,pods,services,configmaps,serviceaccounts,roles,rolebindings \
+		-l app=antrea -o name
+	kubectl get clusterroles,clusterrolebindings,apiservices -l operator.antrea.io/installation -o name
+}
+
+removal() {
+	[[ $(managed_objects | wc -l) -gt 10 ]] || fail "too few objects are labelled: $(managed_objects)"
+	quietly timeout 150 kubectl delete antreainstallation default || fail 'the AntreaInstallation does not go away'
+	[[ -z $(managed_objects) ]] || fail "left after removal: $(managed_objects)"
+	ok 'deleting the AntreaInstallation removes all that it made in the cluster'
+	kubectl apply -f "$REPO/config/samples/antreainstallation.yaml" >/dev/null
+	wait_for 120 settled || fail 'it cannot be installed again'
+	wait_for 60 pods_talk || fail 'pods that lived through removal and installation do not talk'
+	ok 'installed again: the pods of before talk'
+}
+
+spec() {
+	refused_fields
+	drift
+	impossible_combinations
+	missing_images
+}
