@@ -17,9 +17,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+mod capabilities;
 mod info;
 pub mod installation;
 
+pub use capabilities::Capabilities;
 pub use info::{
     AgentCondition, AgentConditionType, AgentInfo, AntreaAgentInfo, AntreaControllerInfo,
     ControllerCondition, ControllerConditionType, ControllerInfo, NetworkInfo, NetworkPolicyControllerInfo,

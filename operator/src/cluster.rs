@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use antrea_crds::installation::{Toleration, TolerationEffect, TolerationOperator};
+use antrea_crds::{
+    Capabilities,
+    installation::{Toleration, TolerationEffect, TolerationOperator},
+};
 use ipnet::IpNet;
 use k8s_openapi::{
     api::core::v1::{Affinity, ContainerStatus, PodCondition, Taint},
@@ -374,6 +377,8 @@ pub struct Cluster {
     pub agent_pods: BTreeMap<String, Pod>,
     /// Controller's Pods by name.
     pub controller_pods: BTreeMap<String, Pod>,
+    /// What Nodes can do, as their agents told.
+    pub capabilities: BTreeMap<String, Capabilities>,
     /// What agents say is wrong, by Node, and since when we know.
     pub unhealthy: BTreeMap<String, (Trouble, Timestamp)>,
     /// The controller's Deployment.
@@ -395,6 +400,7 @@ impl Cluster {
         self.nodes.remove(name);
         self.vacated.remove(name);
         self.unhealthy.remove(name);
+        self.capabilities.remove(name);
     }
 
     /// Notes what the agent on `node` says of itself; `None` when it is well.

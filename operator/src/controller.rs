@@ -1,6 +1,7 @@
 //! The reconciler: reads, calls the pure functions, does what they say, writes the status.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -29,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FIELD_MANAGER,
     apply::{self, Applier},
+    capabilities,
     cluster::Trouble,
-    effective::{Effective, Facts, effective},
+    effective::{ConfigError, Effective, Facts, effective},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
     plan,
@@ -53,6 +55,9 @@ const FACTS_TTL: Duration = Duration::from_secs(300);
 
 /// Transient failures in a row that are not told in the status.
 const TRANSIENT: u32 = 3;
+
+/// What agents say of their Nodes is waited for this long after a start.
+const INFOS_WAIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// Everything is looked at again after this long even if nothing seems to happen.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -174,17 +179,43 @@ impl Context {
     async fn configuration(&self, cr: &AntreaInstallation) -> (Option<Effective>, Option<Trouble>) {
         let facts = self.facts().await;
         let running = cr.status.as_ref().and_then(|status| status.version.as_deref());
+        let last = cr.status.as_ref().and_then(|status| status.computed.as_deref());
         let refused = match effective(&cr.spec, &facts) {
             Err(error) => Trouble::new("InvalidConfiguration", error.to_string()),
-            Ok(config) => match plan::refuse(running, &config.version) {
-                None => return (Some(config), None),
-                Some(message) => Trouble::new("UpgradeRefused", message),
+            Ok(config) => match (plan::refuse(running, &config.version), self.impossible(&config, last)) {
+                (None, None) => return (Some(config), None),
+                (Some(message), _) => Trouble::new("UpgradeRefused", message),
+                (None, Some(error)) => Trouble::new("InvalidConfiguration", error.to_string()),
             },
         };
         // The last good one is in the status, complete: it needs no facts.
-        let last = cr.status.as_ref().and_then(|status| status.computed.as_deref());
         let last = last.and_then(|spec| effective(spec, &Facts::default()).ok());
         (last, Some(refused))
+    }
+
+    /// Why the Nodes cannot follow a configuration, unless they are told to already: then their agents say.
+    fn impossible(&self, config: &Effective, last: Option<&AntreaInstallationSpec>) -> Option<ConfigError> {
+        if last == Some(&config.to_spec()) {
+            return None;
+        }
+        self.shared.with(|state| {
+            let running: BTreeSet<&str> =
+                state.cluster.agent_pods.values().map(|pod| pod.node.as_str()).collect();
+            let mut nodes = state.cluster.capabilities.clone();
+            // What an agent said that is gone may not be true any more.
+            nodes.retain(|name, _| running.contains(name.as_str()));
+            capabilities::check(config, &nodes).err()
+        })
+    }
+
+    /// Whether a decision must wait for what running agents say of their Nodes. Not for long: if nobody can
+    /// list it, the definition may have to be applied first.
+    fn must_wait_for_infos(&self) -> bool {
+        !self.shared.infos_listed()
+            && self.shared.with(|state| {
+                let age = Timestamp::now().duration_since(state.cluster.started);
+                !state.cluster.agent_pods.is_empty() && age < INFOS_WAIT
+            })
     }
 
     async fn write_status(
@@ -243,6 +274,9 @@ impl Context {
             return self.uninstall(cr).await;
         }
         self.ensure_finalizer(cr).await?;
+        if self.must_wait_for_infos() {
+            return Ok(Action::requeue(Duration::from_millis(200)));
+        }
         let (config, refused) = self.configuration(cr).await;
         let paused = cr.spec.management_state == Some(ManagementState::Paused);
         let running = cr.status.as_ref().and_then(|status| status.version.clone());

@@ -17,7 +17,9 @@
 //! - Agents are replaced one Node at a time, by the operator, because a DaemonSet controller replaces
 //!   unavailable Pods without counting them.
 
+pub mod api;
 pub mod apply;
+pub mod capabilities;
 pub mod cluster;
 pub mod controller;
 pub mod effective;
@@ -34,6 +36,9 @@ pub mod watches;
 
 /// Namespace of everything namespaced that the operator installs, as upstream Antrea has it.
 pub const NAMESPACE: &str = "kube-system";
+
+/// Version of this build.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 /// Field manager of every server-side apply.
 pub const FIELD_MANAGER: &str = "antrea-operator";

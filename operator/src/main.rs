@@ -1,31 +1,28 @@
 //! Runs the whole life of one Antrea installation.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use antrea_crds::{AntreaInstallation, AntreaInstallationSpec};
 use antrea_operator::{
+    VERSION, api,
     controller::{self, Context, Settings},
     effective::{Facts, RelatedImages, effective},
-    metrics::OperatorMetrics,
+    metrics::{self, OperatorMetrics},
     render,
     watches::{self, Shared},
 };
 use antrea_runtime::{
     client,
     health::Readiness,
-    http, install_crypto_provider, lease, logging,
-    metrics::Metrics,
-    signals,
+    install_crypto_provider, lease, logging, signals,
     supervise::{self, Supervisor},
 };
 use anyhow::Context as _;
+use apiserver_kit::tls::{ClientTrust, Tls};
 use clap::{Parser, Subcommand};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
-
-/// Version of this build.
-const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 /// Antrea operator: installs, upgrades, watches over and removes Antrea.
 #[derive(Parser)]
@@ -85,9 +82,9 @@ struct Run {
     /// Kubeconfig to use in place of the Pod's ServiceAccount.
     #[arg(long, env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
-    /// Where health and metrics are served over plain HTTP.
-    #[arg(long, default_value = "127.0.0.1:10352")]
-    bind_address: SocketAddr,
+    /// Port for health and metrics, over TLS; metrics for those whom the API server lets read them.
+    #[arg(long, default_value_t = 10352)]
+    api_port: u16,
     /// Name of this process among those that compete for leadership.
     #[arg(long, env = "POD_NAME", default_value = "antrea-operator")]
     identity: String,
@@ -159,18 +156,28 @@ fn spec(file: Option<PathBuf>) -> anyhow::Result<AntreaInstallationSpec> {
 async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
     let shutdown = signals::shutdown()?;
     let client = client::connect(run.kubeconfig.as_deref(), facts.api_server.as_deref()).await?;
-    let metrics = Metrics::new("antrea_operator", VERSION)?;
-    let own = OperatorMetrics::new(&metrics)?;
+    let metrics = metrics::register()?;
     let ready = Readiness::new();
 
     let mut tasks = Supervisor::new(shutdown.clone());
-    let router = http::health_router(ready.clone(), Readiness::new()).merge(http::metrics_router(metrics));
-    tasks.spawn("http", http::serve(run.bind_address, router, shutdown.clone()));
+    let certificates = api::certificates(client.clone(), &run.namespace);
+    let tls = Tls::new(certificates.bootstrap().await?, ClientTrust::default())?;
+    let app = api::app(api::delegated(client.clone()), metrics.registry, metrics.server, ready.clone());
+    tasks.spawn("api", api::serve(run.api_port, tls.clone(), app, shutdown.clone()));
+    tasks.spawn_abortable(
+        "certificate expiry",
+        api::watch_expiry(client.clone(), tls.clone(), metrics.certificates),
+    );
+    let stop = shutdown.clone();
+    tasks.spawn_abortable("certificates", async move {
+        certificates.run(tls, stop).await;
+        Ok::<_, std::convert::Infallible>(())
+    });
 
     let operator = Operator {
         client,
         ready,
-        metrics: own,
+        metrics: metrics.operator,
         lease: lease::Config::new(&run.namespace, "antrea-operator", &run.identity),
         settings: Settings {
             facts,

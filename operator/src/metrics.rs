@@ -2,7 +2,10 @@
 
 use antrea_crds::installation::AntreaInstallationStatus;
 use antrea_runtime::metrics::{Metrics, Result};
+use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use crate::VERSION;
 
 /// Buckets for the duration of a reconciliation in seconds.
 const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -24,6 +27,33 @@ pub struct OperatorMetrics {
     pub replaced: IntCounter,
     /// 1 while this process leads.
     pub leader: IntGauge,
+}
+
+/// What makes up the operator's `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The registry.
+    pub registry: Metrics,
+    /// The operator's own.
+    pub operator: OperatorMetrics,
+    /// The port's.
+    pub server: ServerMetrics,
+    /// Of the port's certificate and of the controller's CA.
+    pub certificates: CertificateExpiry,
+}
+
+/// Registers every metric of the operator.
+///
+/// # Errors
+/// Two have the same name.
+pub fn register() -> Result<Registered> {
+    let registry = Metrics::new("antrea_operator", VERSION)?;
+    Ok(Registered {
+        operator: OperatorMetrics::new(&registry)?,
+        server: ServerMetrics::new(&registry, [])?,
+        certificates: CertificateExpiry::new(&registry, "antrea_operator")?,
+        registry,
+    })
 }
 
 impl OperatorMetrics {

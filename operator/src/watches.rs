@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use antrea_crds::{AgentConditionType, AntreaAgentInfo};
+use antrea_crds::{AgentConditionType, AntreaAgentInfo, Capabilities};
 use antrea_runtime::{
     backoff::Backoff,
     health::{BlockReady, Readiness},
@@ -48,6 +48,7 @@ pub struct State {
 pub struct Shared {
     state: Arc<std::sync::Mutex<State>>,
     changed: Arc<Notify>,
+    infos: Readiness,
 }
 
 impl Shared {
@@ -66,6 +67,11 @@ impl Shared {
     /// Completes when something changed since it completed last.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Whether what agents say of themselves has been listed.
+    pub fn infos_listed(&self) -> bool {
+        self.infos.is_ready()
     }
 
     /// Says that something changed.
@@ -142,7 +148,10 @@ pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &R
     }
     let api = Api::<AntreaAgentInfo>::all(client.clone());
     let config = watcher::Config::default().page_size(200);
-    tasks.spawn_abortable("watch agent infos", follow(api, config, shared.clone(), None, infos()));
+    tasks.spawn_abortable(
+        "watch agent infos",
+        follow(api, config, shared.clone(), Some(shared.infos.block("agent infos")), infos()),
+    );
 }
 
 /// Never ends: errors are logged and the watch goes on.
@@ -239,10 +248,21 @@ fn infos() -> Fold<AntreaAgentInfo> {
                 let reason = if condition.reason.is_empty() { "AgentUnhealthy" } else { &condition.reason };
                 Trouble::new(reason, condition.message.clone())
             });
-            state.cluster.set_health(&info.name_any(), trouble, Timestamp::now());
+            let name = info.name_any();
+            state.cluster.set_health(&name, trouble, Timestamp::now());
+            match Capabilities::from_annotations(info.annotations()) {
+                Some(capabilities) => state.cluster.capabilities.insert(name, capabilities),
+                None => state.cluster.capabilities.remove(&name),
+            };
         }),
-        remove: Box::new(|state, name| state.cluster.set_health(name, None, Timestamp::now())),
-        names: Box::new(|state| state.cluster.unhealthy.keys().cloned().collect()),
+        remove: Box::new(|state, name| {
+            state.cluster.set_health(name, None, Timestamp::now());
+            state.cluster.capabilities.remove(name);
+        }),
+        names: Box::new(|state| {
+            let Cluster { unhealthy, capabilities, .. } = &state.cluster;
+            unhealthy.keys().chain(capabilities.keys()).cloned().collect()
+        }),
     }
 }
 

@@ -1,5 +1,9 @@
-//! DaemonSet `antrea-agent`: the agent, Open vSwitch beside it, and an init container that installs the
-//! CNI plugin on the Node.
+//! DaemonSet `antrea-agent`: the agent, Open vSwitch beside it, and init containers that load kernel modules
+//! and install the CNI plugin on the Node.
+//!
+//! No container is privileged. Each has the capabilities that it uses, a read-only root file system, the
+//! runtime's seccomp profile and only those of the Node's folders that it reads or writes. The node suite
+//! runs agent and Open vSwitch with exactly these capabilities on both datapaths.
 
 use serde_json::{Value, json};
 
@@ -23,13 +27,28 @@ const HOST_PATHS: &[(&str, &str, &str)] = &[
     ("host-cni-conf", "/etc/cni/net.d", "DirectoryOrCreate"),
     ("host-lib-modules", "/lib/modules", "DirectoryOrCreate"),
     ("host-dev-net", "/dev/net", "DirectoryOrCreate"),
+    ("host-proc-sys-net", "/proc/sys/net", "Directory"),
     ("xtables-lock", "/run/xtables.lock", "FileOrCreate"),
 ];
+
+/// Capabilities of the container antrea-agent. NET_ADMIN: links, routes, iptables, ipsets, and writing below
+/// /proc/sys/net; NET_RAW: gratuitous ARP, and the legacy iptables' socket; SYS_ADMIN: entering Pods'
+/// namespaces (setns).
+pub const AGENT_CAPABILITIES: &[&str] = &["NET_ADMIN", "NET_RAW", "SYS_ADMIN"];
+
+/// Capabilities of the container antrea-ovs. NET_ADMIN: the kernel's datapath, taps; NET_RAW: packet sockets
+/// of the userspace datapath.
+pub const OVS_CAPABILITIES: &[&str] = &["NET_ADMIN", "NET_RAW"];
+
+/// Where the agent finds what is `/proc/sys` on the Node: the runtime mounts the container's own read-only.
+/// Its entries are those of the network namespace of whoever opens them, in Pods' namespaces too.
+const SYSCTL_DIR: &str = "/host/proc/sys";
 
 pub(super) fn daemon_set(config: &Effective, configuration: &Configuration) -> Object {
     let pod = json!({
         "terminationGracePeriodSeconds": 10,
-        "initContainers": [install_cni(config)],
+        "securityContext": pod_security(),
+        "initContainers": [load_modules(config), install_cni(config)],
         "containers": [agent(config), ovs(config)],
         "volumes": volumes(),
     });
@@ -43,6 +62,38 @@ pub(super) fn daemon_set(config: &Effective, configuration: &Configuration) -> O
     managed(&object::DAEMON_SET, AGENT, json!({"spec": spec})).label("component", AGENT)
 }
 
+/// What all containers of a Pod on the Node have in common.
+pub(super) fn pod_security() -> Value {
+    json!({
+        "seccompProfile": {"type": "RuntimeDefault"},
+        // Where SELinux is on, no confined type may write the Node's folders and /proc/sys/net; this is
+        // the one that a privileged container would get. Elsewhere it means nothing.
+        "seLinuxOptions": {"type": "spc_t", "level": "s0"},
+    })
+}
+
+/// The security context of a container that runs as root with these capabilities and no others.
+pub(super) fn confined(capabilities: &[&str]) -> Value {
+    json!({
+        "readOnlyRootFilesystem": true,
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"], "add": capabilities},
+    })
+}
+
+/// Loads the kernel's Open vSwitch modules, so that no container that goes on running may load any.
+fn load_modules(config: &Effective) -> Value {
+    json!({
+        "name": "load-modules",
+        "image": config.agent_image,
+        "imagePullPolicy": pull_policy(config.pull_policy),
+        "command": ["load_modules"],
+        "resources": {"requests": {"cpu": "10m"}},
+        "securityContext": confined(&["SYS_MODULE"]),
+        "volumeMounts": [{"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true}],
+    })
+}
+
 fn install_cni(config: &Effective) -> Value {
     json!({
         "name": "install-cni",
@@ -50,12 +101,8 @@ fn install_cni(config: &Effective) -> Value {
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": ["install_cni"],
         "resources": {"requests": {"cpu": "100m"}},
-        "securityContext": {
-            "readOnlyRootFilesystem": true,
-            "allowPrivilegeEscalation": false,
-            // Some distributions give /opt/cni/bin to a user other than root.
-            "capabilities": {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]},
-        },
+        // Some distributions give /opt/cni/bin to a user other than root.
+        "securityContext": confined(&["CHOWN", "DAC_OVERRIDE", "FOWNER"]),
         "volumeMounts": [
             {"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true},
             {"name": "host-cni-bin", "mountPath": "/host/opt/cni/bin"},
@@ -70,13 +117,11 @@ fn agent(config: &Effective) -> Value {
         "image": config.agent_image,
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [AGENT],
-        "args": ["--config", "/etc/antrea/antrea-agent.conf"],
+        "args": ["--config", "/etc/antrea/antrea-agent.conf", "--sysctl-dir", SYSCTL_DIR],
         "env": environment(config, &config.agent),
         "ports": [{"name": "api", "containerPort": AGENT_PORT, "hostPort": AGENT_PORT, "protocol": "TCP"}],
         "resources": resources(&config.agent.resources),
-        // Container runtimes mount /proc/sys read-only unless a container is privileged, and the agent
-        // sets sysctls of the Node and of Pods.
-        "securityContext": {"privileged": true, "readOnlyRootFilesystem": true},
+        "securityContext": confined(AGENT_CAPABILITIES),
         "livenessProbe": probe("/livez", json!({"initialDelaySeconds": 10, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 5})),
         // Agents of a large cluster take a while to reconnect when the controller restarts.
         "readinessProbe": probe("/readyz", json!({"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 8})),
@@ -88,7 +133,7 @@ fn agent(config: &Effective) -> Value {
             {"name": "host-var-run-netns", "mountPath": "/var/run/netns", "mountPropagation": "HostToContainer"},
             {"name": "host-var-lib-cni", "mountPath": "/var/lib/cni"},
             {"name": "host-cni-bin", "mountPath": "/opt/cni/bin", "readOnly": true},
-            {"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true},
+            {"name": "host-proc-sys-net", "mountPath": format!("{SYSCTL_DIR}/net")},
             {"name": "xtables-lock", "mountPath": "/run/xtables.lock"},
             {"name": "tmp", "mountPath": "/tmp"},
         ],
@@ -103,16 +148,7 @@ fn ovs(config: &Effective) -> Value {
         "command": ["start_ovs"],
         "env": [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
         "resources": resources(&config.ovs_resources),
-        "securityContext": {
-            "readOnlyRootFilesystem": true,
-            "capabilities": {
-                "drop": ["ALL"],
-                // SYS_ADMIN: datapath's generic netlink families; SYS_MODULE: loads the kernel's modules;
-                // NET_RAW: packet sockets of the userspace datapath; IPC_LOCK and SYS_NICE: keep
-                // ovs-vswitchd in memory and on time.
-                "add": ["DAC_OVERRIDE", "IPC_LOCK", "NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_MODULE", "SYS_NICE"],
-            },
-        },
+        "securityContext": confined(OVS_CAPABILITIES),
         "livenessProbe": {
             "exec": {"command": ["ovs-vsctl", "--timeout=10", "--no-wait", "get", "Open_vSwitch", ".", "ovs_version"]},
             "initialDelaySeconds": 10, "periodSeconds": 30, "timeoutSeconds": 15, "failureThreshold": 5,
@@ -121,8 +157,6 @@ fn ovs(config: &Effective) -> Value {
             {"name": "host-var-run-antrea", "mountPath": "/var/run/openvswitch", "subPath": "openvswitch"},
             // The database outlives the Pod, and with it ports and their numbers.
             {"name": "host-var-lib-antrea", "mountPath": "/etc/openvswitch", "subPath": "openvswitch"},
-            {"name": "host-var-run-netns", "mountPath": "/var/run/netns", "mountPropagation": "HostToContainer"},
-            {"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true},
             {"name": "host-dev-net", "mountPath": "/dev/net"},
             {"name": "tmp", "mountPath": "/tmp"},
         ],

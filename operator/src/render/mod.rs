@@ -17,6 +17,7 @@ mod config;
 mod controller;
 mod rbac;
 
+pub use agent::{AGENT_CAPABILITIES, OVS_CAPABILITIES};
 pub use api::AGGREGATED_APIS;
 
 /// Name of the DaemonSet, of its ServiceAccount and of its roles.
