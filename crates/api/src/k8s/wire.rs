@@ -66,6 +66,12 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
+    /// Whether nothing after it in the stream can be found. All other errors are of one frame, and the next one
+    /// can be read.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::TooLong(_))
+    }
+
     /// Malformed `what`.
     pub fn malformed(what: impl Into<Cow<'static, str>>, error: impl std::fmt::Display) -> Self {
         Self::Malformed { what: what.into(), message: error.to_string() }
@@ -226,10 +232,11 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete event, or `None` until more is received. After an error the stream is of no use.
+    /// The next complete event, or `None` until more is received.
     ///
     /// # Errors
-    /// A frame that is too long or malformed.
+    /// A frame that is malformed: it is skipped. Or one that is too long: then the stream is of no use any more,
+    /// see [`DecodeError::is_fatal`].
     pub fn next_event(&mut self) -> Result<Option<(EventType, Unknown)>, DecodeError> {
         let Some((head, _)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*head) as usize;
@@ -302,6 +309,17 @@ mod tests {
         assert!(matches!(refuse(b"\0\0\0\x02\x0a\x05"), DecodeError::Malformed { .. }));
         assert!(matches!(refuse(b"\0\0\0\x03\x0a\x01X"), DecodeError::EventType(_)));
         assert_eq!(refuse(b"\0\0\0\x07\x0a\x05ADDED"), DecodeError::Magic);
+    }
+
+    #[test]
+    fn a_malformed_frame_is_skipped() {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(b"\0\0\0\x02\x0a\x05");
+        decoder.push(&frame(EventType::Added, &Status::default().seal()));
+        assert!(decoder.next_event().is_err_and(|error| !error.is_fatal()));
+        assert_eq!(decoder.next_event().unwrap().unwrap().0, EventType::Added);
+        decoder.push(b"\xff\xff\xff\xff");
+        assert!(decoder.next_event().is_err_and(|error| error.is_fatal()));
     }
 
     proptest! {
