@@ -28,6 +28,7 @@ fi
 
 if stage check 'formatting, lints, generated files'; then
 	hack/check.sh
+	make -s deny
 	cargo run -q -p xtask -- generate --check
 fi
 
@@ -38,7 +39,7 @@ fi
 
 if wanted node || wanted kernel; then
 	say 'building the node suite'
-	cargo build -p antrea-agent -p antrea-cni
+	cargo build -p antrea-agent -p antrea-cni -p antrea-controller
 	export ANTREA_BIN=$REPO/target/debug
 	suite=$(cargo test -p antrea-tests --test node --no-run --message-format=json 2>/dev/null |
 		jq -r 'select(.executable != null and .target.name == "node") | .executable')
