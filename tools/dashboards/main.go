@@ -16,7 +16,8 @@ func read(path string) error {
 		return err
 	}
 	var board dashboard.Dashboard
-	if err := board.UnmarshalJSONStrict(raw); err != nil {
+	// What it returns is never nil: an empty list says that all is well.
+	if err := board.UnmarshalJSONStrict(raw); err != nil && err.Error() != "" {
 		return err
 	}
 	return board.Validate()

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-/// Where runbook pages are; a page has the name of its alert.
-const RUNBOOKS: &str = "https://github.com/antrea-io/antrea-rs/blob/main/docs/runbooks";
+/// Where runbook pages are unless somebody says otherwise; a page has the name of its alert.
+pub const RUNBOOKS: &str = "https://github.com/antrea-io/antrea-rs/blob/main/docs/runbooks";
 
 /// How urgent an alert is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Severity {
 }
 
 impl Alert {
-    fn json(&self) -> Value {
+    fn json(&self, runbooks: &str) -> Value {
         let mut rule = json!({
             "alert": self.name,
             "expr": self.expr,
@@ -53,7 +53,7 @@ impl Alert {
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": format!("{RUNBOOKS}/{}.md", self.name),
+                "runbook_url": format!("{}/{}.md", runbooks.trim_end_matches('/'), self.name),
             },
         });
         if self.minutes > 0 {
@@ -63,15 +63,14 @@ impl Alert {
     }
 }
 
-/// The rules as Prometheus and a PrometheusRule have them: `{"groups": [...]}`.
-pub fn rules() -> Value {
-    let groups: Vec<Value> = alerts()
-        .into_iter()
-        .map(|(name, alerts)| {
-            json!({"name": name, "rules": alerts.iter().map(Alert::json).collect::<Vec<_>>()})
-        })
-        .collect();
-    json!({ "groups": groups })
+/// The rules as Prometheus and a PrometheusRule have them: `{"groups": [...]}`. Runbook pages are in the folder
+/// `runbooks`, a URL.
+pub fn rules(runbooks: &str) -> Value {
+    let group = |(name, alerts): (&str, Vec<Alert>)| {
+        let rules: Vec<Value> = alerts.iter().map(|alert| alert.json(runbooks)).collect();
+        json!({"name": name, "rules": rules})
+    };
+    json!({"groups": alerts().into_iter().map(group).collect::<Vec<_>>()})
 }
 
 /// All alerts by group.
@@ -123,6 +122,15 @@ fn availability() -> Vec<Alert> {
                 or Prometheus does not find it.",
         },
         Alert {
+            name: "AntreaCertificateExpiry",
+            severity: Severity::Warning,
+            expr: "{__name__=~\"antrea_(agent|controller|operator)_certificate_expiration_timestamp_seconds\"} - time() < 1209600",
+            minutes: 60,
+            summary: "Certificate {{ $labels.certificate }} of {{ $labels.job }} expires soon.",
+            description: "The certificate {{ $labels.certificate }} of {{ $labels.job }} ({{ $labels.instance }}) expires \
+                in {{ $value | humanizeDuration }}. It should have been renewed by now.",
+        },
+        Alert {
             name: "AntreaVersionSkew",
             severity: Severity::Warning,
             expr: "count(count by (version) ({__name__=~\"antrea_(agent|controller)_build_info\"})) > 1",
@@ -135,6 +143,33 @@ fn availability() -> Vec<Alert> {
 
 fn agent() -> Vec<Alert> {
     vec![
+        Alert {
+            name: "AntreaAgentUnhealthy",
+            severity: Severity::Warning,
+            expr: "antrea_agent_condition{type=\"AgentHealthy\"} == 0",
+            minutes: 5,
+            summary: "The agent on {{ $labels.instance }} is not well.",
+            description: "The agent on {{ $labels.instance }} has been saying for 5 minutes that something is wrong. The \
+                condition AgentHealthy of its AntreaAgentInfo names what.",
+        },
+        Alert {
+            name: "AntreaDatapathSelfTestFailing",
+            severity: Severity::Critical,
+            expr: "sum by (instance) (increase(antrea_agent_datapath_self_test_failures_total[5m])) > 2",
+            minutes: 0,
+            summary: "The datapath on {{ $labels.instance }} does not forward.",
+            description: "Test frames that the agent on {{ $labels.instance }} sends through its bridge do not come back. \
+                Pods there are probably cut off.",
+        },
+        Alert {
+            name: "AntreaConntrackNearlyFull",
+            severity: Severity::Warning,
+            expr: "antrea_agent_conntrack_total_connection_count / antrea_agent_conntrack_max_connection_count > 0.8",
+            minutes: 5,
+            summary: "Connection tracking on {{ $labels.instance }} is nearly full.",
+            description: "{{ $value | humanizePercentage }} of the connection tracking table on {{ $labels.instance }} \
+                is taken. When it is full, new connections of all Pods there fail.",
+        },
         Alert {
             name: "AntreaOVSFlowOpsErrors",
             severity: Severity::Warning,
@@ -167,6 +202,15 @@ fn agent() -> Vec<Alert> {
 
 fn controller() -> Vec<Alert> {
     vec![
+        Alert {
+            name: "AntreaControllerUnhealthy",
+            severity: Severity::Warning,
+            expr: "antrea_controller_condition{type=\"ControllerHealthy\"} == 0",
+            minutes: 5,
+            summary: "The Antrea controller is not well.",
+            description: "The controller has been saying for 5 minutes that something is wrong. The condition \
+                ControllerHealthy of the AntreaControllerInfo names what.",
+        },
         Alert {
             name: "AntreaControllerQueueStuck",
             severity: Severity::Critical,

@@ -16,9 +16,11 @@
 pub mod alerts;
 mod board;
 mod boards;
+#[cfg(feature = "check")]
+pub mod check;
 mod panel;
 
-pub use alerts::{Alert, Severity, alerts, rules};
+pub use alerts::{Alert, RUNBOOKS, Severity, alerts, rules};
 pub use board::{Board, Variable};
 pub use boards::boards;
 pub use panel::{Kind, Panel, Target};

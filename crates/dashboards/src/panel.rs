@@ -225,8 +225,12 @@ impl Panel {
                 "justifyMode": "auto",
                 "orientation": "auto",
                 "textMode": "auto",
+                "wideLayout": true,
+                "showPercentChange": false,
+                "percentChangeColorMode": "standard",
             }),
             Kind::Table => json!({
+                "frameIndex": 0,
                 "showHeader": true,
                 "cellHeight": "sm",
                 "sortBy": [],

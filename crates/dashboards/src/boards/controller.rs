@@ -14,8 +14,33 @@ pub(super) fn board() -> Board {
         title: "Antrea / Controller",
         description: "Computation of policy and its way to the agents.",
         every: "antrea_controller_network_policy_processed",
-        rows: vec![("Policy computation", computation()), process()],
+        rows: vec![("Health", health()), ("Policy computation", computation()), ("API", api()), process()],
     }
+}
+
+fn health() -> Vec<Panel> {
+    vec![
+        Panel::lines(
+            "Conditions",
+            "1 while a condition is true. The AntreaControllerInfo has reason and message.",
+        )
+        .query("min by (type) (antrea_controller_condition{@})", "{{type}}"),
+        Panel::lines("Connected agents", "Agents that watch for policy.")
+            .query("sum(antrea_controller_connected_agent_count{@})", "agents"),
+    ]
+}
+
+fn api() -> Vec<Panel> {
+    vec![
+        Panel::lines("Requests", "Requests to the controller's API, by verb and HTTP status.")
+            .unit("reqps")
+            .query(
+                "sum by (verb, code) (rate(apiserver_request_total{@}[$__rate_interval]))",
+                "{{verb}} {{code}}",
+            ),
+        Panel::lines("Watches", "Open watches by resource; each agent has one of each.")
+            .query("sum by (resource) (apiserver_registered_watchers{@})", "{{resource}}"),
+    ]
 }
 
 /// One query per kind.

@@ -7,7 +7,12 @@ pub(super) fn board() -> Board {
         title: "Antrea / Operator",
         description: "What the operator does and what it sees.",
         every: "antrea_operator_leader",
-        rows: vec![("Installation", installation()), ("Work", work()), process()],
+        rows: vec![
+            ("Installation", installation()),
+            ("Work", work()),
+            ("Certificates", vec![certificates()]),
+            process(),
+        ],
     }
 }
 
@@ -67,4 +72,14 @@ fn work() -> Vec<Panel> {
             "{{kind}}",
         ),
     ]
+}
+
+fn certificates() -> Panel {
+    Panel::lines(
+        "Time left",
+        "Until a certificate that the operator sees expires. It is renewed long before.",
+    )
+    .width(24)
+    .unit("s")
+    .query("antrea_operator_certificate_expiration_timestamp_seconds{@} - time()", "{{certificate}}")
 }

@@ -27,9 +27,9 @@ fn health() -> Vec<Panel> {
         )
         .query("sum(antrea_operator_nodes{@, state=\"desired\"}) - count(antrea_agent_build_info{@})", "")
         .bad_from(1.0),
-        Panel::number("Agents ready", "Agents that are ready, as the operator sees it.")
-            .query("sum(antrea_operator_nodes{@, state=\"ready\"})", "")
-            .good_from(1.0),
+        Panel::number("Unhealthy agents", "Agents that say that something is wrong; their AntreaAgentInfo says what.")
+            .query("count(antrea_agent_condition{@, type=\"AgentHealthy\"} == 0) or vector(0)", "")
+            .bad_from(1.0),
         Panel::number("Controllers", "Controllers that Prometheus reaches.")
             .query("count(antrea_controller_build_info{@})", "")
             .good_from(1.0),

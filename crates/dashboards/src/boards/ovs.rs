@@ -7,7 +7,7 @@ pub(super) fn board() -> Board {
         title: "Antrea / OVS datapath",
         description: "Flows of Open vSwitch: how many, where, how fast they change, and whether they hold.",
         every: "antrea_agent_ovs_total_flow_count",
-        rows: vec![("Flows", flows()), ("Changes", changes())],
+        rows: vec![("Flows", flows()), ("Changes", changes()), ("Connections", connections())],
     }
 }
 
@@ -49,5 +49,19 @@ fn changes() -> Vec<Panel> {
         .width(24)
         .unit("cps")
         .query("rate(antrea_agent_ovs_flow_repairs_total{@}[$__rate_interval])", "{{instance}}"),
+    ]
+}
+
+fn connections() -> Vec<Panel> {
+    vec![
+        Panel::lines("Tracked connections", "Entries of the connection tracking table, of Antrea's zones and of all.")
+            .query("antrea_agent_conntrack_total_connection_count{@}", "all {{instance}}")
+            .query("antrea_agent_conntrack_antrea_connection_count{@}", "Antrea's {{instance}}"),
+        Panel::lines("Table in use", "Share of the connection tracking table that is taken. New connections fail at 100 %.")
+            .unit("percentunit")
+            .query(
+                "antrea_agent_conntrack_total_connection_count{@} / antrea_agent_conntrack_max_connection_count{@}",
+                "{{instance}}",
+            ),
     ]
 }
