@@ -4,4 +4,4 @@
 cd "$REPO"
 cargo fmt --all --check
 cargo clippy --workspace --all-targets -- -D warnings
-shellcheck -x -P hack hack/*.sh hack/e2e/*.sh build/{agent-root.sh,start_ovs,install_cni} .ci/run
+shellcheck -x -P hack hack/*.sh hack/e2e/*.sh build/{agent-root.sh,start_ovs,install_cni,load_modules} .ci/run

@@ -92,7 +92,7 @@ project_images() {
 	say 'building the images'
 	local tag agent
 	tag=$(image_tag "$release")
-	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni} "$release"/antrea-{agent,cni} "$release/antctl")
+	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni,load_modules} "$release"/antrea-{agent,cni} "$release/antctl")
 	mkdir "$agent/cni-plugins"
 	cp "$(cni_bin)"/{host-local,portmap,bandwidth,loopback} "$agent/cni-plugins/"
 	image agent "docker.io/antrea/antrea-agent:$tag" "$agent"
@@ -107,7 +107,7 @@ image_tag() {
 	local release=$1 version
 	version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
 	echo "v$version-dev-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
-		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni} "$REPO/tools/cni/go.mod")"
+		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni,load_modules} "$REPO/tools/cni/go.mod")"
 }
 
 case ${1:-} in

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use netcfg::nl::link::{Link, VxlanSpec};
+use netcfg::sysctl::Tree;
 use netcfg::{MacAddr, Netlink};
 use ovs::Vswitch;
 use ovs::vswitch::{BridgeSpec, FailMode, InterfaceKind, OpenVswitchInfo, PortSpec};
@@ -153,6 +154,8 @@ pub struct BridgeInputs<'a> {
     pub transport_ip: IpAddr,
     /// MTU of pods and gateway.
     pub mtu: u32,
+    /// Where the kernel's parameters are written.
+    pub sysctls: &'a Tree,
     /// Names of the pipeline's tables.
     pub tables: Vec<(u8, String)>,
 }
@@ -294,7 +297,7 @@ async fn ensure_vxlan(netlink: &Netlink, inputs: &BridgeInputs<'_>) -> Result<()
             if link.mtu != inputs.mtu {
                 netlink.set_mtu(TUNNEL_PORT, inputs.mtu).await?;
             }
-            quiet_link(netlink, TUNNEL_PORT).await?;
+            quiet_link(netlink, inputs.sysctls, TUNNEL_PORT).await?;
             return Ok(netlink.set_up(TUNNEL_PORT).await?);
         }
         netlink.delete_link(TUNNEL_PORT).await?;
@@ -307,7 +310,7 @@ async fn ensure_vxlan(netlink: &Netlink, inputs: &BridgeInputs<'_>) -> Result<()
         ..VxlanSpec::new(TUNNEL_PORT, 0, inputs.transport_ip)
     };
     netlink.create_vxlan(&spec).await?;
-    quiet_link(netlink, TUNNEL_PORT).await?;
+    quiet_link(netlink, inputs.sysctls, TUNNEL_PORT).await?;
     Ok(netlink.set_up(TUNNEL_PORT).await?)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use antrea_flows::{Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
+use netcfg::sysctl::Tree;
 use netcfg::{Family, Netlink, Netns};
 use ovs::Vswitch;
 use ovs::of::{OfConfig, OfSession};
@@ -37,6 +38,8 @@ pub struct Paths {
     pub cni_bin: Vec<PathBuf>,
     /// host-local's data; `None` = its default.
     pub cni_data: Option<PathBuf>,
+    /// Where the kernel's parameters are written.
+    pub sysctls: Tree,
 }
 
 /// What bring-up needs.
@@ -122,7 +125,13 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         .into_iter()
         .map(|(number, name)| (number, name.to_string()))
         .collect();
-    let bridge_inputs = BridgeInputs { config, transport_ip: transport.address.addr(), mtu, tables };
+    let bridge_inputs = BridgeInputs {
+        config,
+        transport_ip: transport.address.addr(),
+        mtu,
+        sysctls: &inputs.paths.sysctls,
+        tables,
+    };
     let bridge = bridge::ensure(vswitch, netlink, &bridge_inputs, datapath, tunnel_type).await?;
     configure_gateway(netlink, &bridge, node, mtu).await?;
 
@@ -153,6 +162,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
                 data_dir: inputs.paths.cni_data.clone(),
             },
             host_proc_path_prefix: config.host_proc_path_prefix.clone(),
+            sysctls: inputs.paths.sysctls.clone(),
             userspace: datapath == Datapath::Userspace,
         },
         interfaces,

@@ -6,7 +6,7 @@
 use ipnet::IpNet;
 use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
 use netcfg::iptables::{Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
-use netcfg::sysctl::Sysctl;
+use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::node::POD_LINK_GROUP;
@@ -167,6 +167,7 @@ pub struct HostNetwork {
     netlink: Netlink,
     tables: Vec<Iptables>,
     sets: Ipsets,
+    sysctls: Tree,
 }
 
 impl HostNetwork {
@@ -174,12 +175,12 @@ impl HostNetwork {
     ///
     /// # Errors
     /// Neither variant is there.
-    pub async fn new(netlink: Netlink, families: &[Family]) -> netcfg::Result<Self> {
+    pub async fn new(netlink: Netlink, families: &[Family], sysctls: Tree) -> netcfg::Result<Self> {
         let netns = netlink.netns().clone();
         let backend = Backend::detect(&netns).await?;
         tracing::info!(?backend, "iptables");
         let tables = families.iter().map(|family| Iptables::new(netns.clone(), backend, *family)).collect();
-        Ok(Self { netlink, tables, sets: Ipsets::new(netns) })
+        Ok(Self { netlink, tables, sets: Ipsets::new(netns), sysctls })
     }
 
     /// Makes the host what `config` says. Goes on after a failure. Returns whether anything was changed.
@@ -190,7 +191,7 @@ impl HostNetwork {
         let mut errors = NetcfgErrors::new();
         let mut changed = false;
         if let Some(settings) = errors.check(sysctls(config)) {
-            let written = errors.check_all(netcfg::sysctl::ensure(self.netlink.netns(), settings).await);
+            let written = errors.check_all(self.sysctls.ensure(self.netlink.netns(), settings).await);
             changed |= written.is_some_and(|written| !written.is_empty());
         }
         // Sets first: a rule cannot refer to one that is not there.

@@ -41,6 +41,7 @@ use antrea_runtime::{logging, signals};
 use anyhow::{Context, Result};
 use apiserver_kit::metrics::ServerMetrics;
 use clap::Parser;
+use netcfg::sysctl::Tree;
 use netcfg::{Netlink, Netns};
 use ovs::Vswitch;
 use tokio::sync::watch;
@@ -71,6 +72,10 @@ struct Args {
     /// host-local's data, where it is not /var/lib/cni/networks.
     #[arg(long)]
     cni_data_dir: Option<PathBuf>,
+    /// Where the kernel's parameters can be written: /proc/sys is read-only in a container without
+    /// privileges.
+    #[arg(long, default_value = "/proc/sys")]
+    sysctl_dir: PathBuf,
     /// Folder that keeps what the controller said last, for a start without it.
     #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
     policy_dir: PathBuf,
@@ -156,7 +161,11 @@ async fn run(args: Args) -> Result<()> {
 
     let agent = Agent {
         config,
-        paths: Paths { cni_bin: args.cni_bin_dir, cni_data: args.cni_data_dir },
+        paths: Paths {
+            cni_bin: args.cni_bin_dir,
+            cni_data: args.cni_data_dir,
+            sysctls: Tree::new(args.sysctl_dir),
+        },
         node_name: args.node_name,
         netlink: Netns::current()?.spawn_netlink().await?,
         vswitch,
@@ -275,9 +284,13 @@ impl Agent {
             tokio::spawn(task.run(self.shutdown.clone()));
         }
         bringup::stage(&wired.network).await?;
-        let host_network = HostNetwork::new(self.netlink.clone(), &bringup::families(&own.pod_cidrs))
-            .await
-            .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
+        let host_network = HostNetwork::new(
+            self.netlink.clone(),
+            &bringup::families(&own.pod_cidrs),
+            self.paths.sysctls.clone(),
+        )
+        .await
+        .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
         let mut peering = Peering {
             network: wired.network.clone(),
             underlay: wired.underlay.clone(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netcfg::Netlink;
-use netcfg::sysctl::Sysctl;
+use netcfg::sysctl::{Sysctl, Tree};
 use ovs::Vswitch;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub struct NodeNetwork {
     pub host_local: HostLocal,
     /// Where the host's /proc is mounted.
     pub host_proc_path_prefix: String,
+    /// Where the kernel's parameters are written.
+    pub sysctls: Tree,
     /// Whether OVS forwards in userspace.
     pub userspace: bool,
     interfaces: Mutex<InterfaceStore>,
@@ -62,6 +64,7 @@ pub struct NodeParts {
     pub policy: PolicyHandle,
     pub host_local: HostLocal,
     pub host_proc_path_prefix: String,
+    pub sysctls: Tree,
     pub userspace: bool,
 }
 
@@ -79,6 +82,7 @@ impl NodeNetwork {
             policy,
             host_local,
             host_proc_path_prefix,
+            sysctls,
             userspace,
         } = parts;
         let count = watch::Sender::new(interfaces.len());
@@ -93,6 +97,7 @@ impl NodeNetwork {
             policy,
             host_local,
             host_proc_path_prefix,
+            sysctls,
             userspace,
             interfaces: Mutex::new(interfaces),
             count,
@@ -148,7 +153,7 @@ impl NodeNetwork {
     /// # Errors
     /// The setting cannot be written.
     pub async fn quiet_host_link(&self, link: &str) -> Result<(), netcfg::NetcfgErrors> {
-        if self.userspace { quiet_link(&self.netlink, link).await } else { Ok(()) }
+        if self.userspace { quiet_link(&self.netlink, &self.sysctls, link).await } else { Ok(()) }
     }
 }
 
@@ -156,10 +161,14 @@ impl NodeNetwork {
 ///
 /// # Errors
 /// The setting cannot be written.
-pub async fn quiet_link(netlink: &Netlink, link: &str) -> netcfg::Result<(), netcfg::NetcfgErrors> {
+pub async fn quiet_link(
+    netlink: &Netlink,
+    sysctls: &Tree,
+    link: &str,
+) -> netcfg::Result<(), netcfg::NetcfgErrors> {
     // 8: answer no ARP request, whatever address it asks for (Documentation/networking/ip-sysctl).
     let settings = [(Sysctl::arp_ignore(link)?, "8"), (Sysctl::disable_ipv6(link)?, "1")];
-    netcfg::sysctl::ensure(netlink.netns(), settings).await.map(drop)
+    sysctls.ensure(netlink.netns(), settings).await.map(drop)
 }
 
 /// host-local's records: address and attachment. Its files hold the container's id and the link's name,

@@ -1,6 +1,15 @@
 //! Kernel parameters below `/proc/sys`, read before they are written.
+//!
+//! A [`Tree`] says where they are mounted: in a container without privileges `/proc/sys` is read-only, and a
+//! bind mount of the host's `/proc/sys/net` elsewhere is not. Either shows the parameters of the namespace
+//! of whoever looks, not of whoever mounted it, so one tree serves every namespace.
 
-use std::{fmt, fs, io::Write, path::PathBuf};
+use std::{
+    fmt, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{Error, NetcfgErrors, Netns, Result};
 
@@ -63,25 +72,6 @@ impl Sysctl {
     pub fn disable_ipv6(iface: &str) -> Result<Self> {
         Self::ipv6_conf(iface, "disable_ipv6")
     }
-
-    /// The file.
-    pub fn path(&self) -> PathBuf {
-        let mut path = PathBuf::from("/proc/sys");
-        path.extend(&self.0);
-        path
-    }
-
-    /// Reads the value in the calling thread's namespace.
-    fn read_here(&self) -> Result<String> {
-        let text =
-            fs::read_to_string(self.path()).map_err(|e| Error::io(format!("read sysctl {self}"), e))?;
-        Ok(text.trim().to_owned())
-    }
-
-    fn write_here(&self, value: &str) -> Result<()> {
-        let write = || fs::OpenOptions::new().write(true).open(self.path())?.write_all(value.as_bytes());
-        write().map_err(|e| Error::io(format!("write sysctl {self} = {value}"), e))
-    }
 }
 
 impl fmt::Display for Sysctl {
@@ -97,38 +87,85 @@ impl fmt::Display for Sysctl {
     }
 }
 
-/// Reads a parameter inside a namespace, trimmed.
-pub async fn read(netns: &Netns, sysctl: &Sysctl) -> Result<String> {
-    let sysctl = sysctl.clone();
-    netns.run(move || sysctl.read_here()).await?
+/// Where the kernel's parameters are mounted. Cloning is cheap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree(Arc<Path>);
+
+impl Default for Tree {
+    /// `/proc/sys`.
+    fn default() -> Self {
+        Self::new("/proc/sys")
+    }
 }
 
-/// Gives parameters the desired values inside a namespace, writing only those that differ. Goes on after a
-/// failure. Returns the ones written.
-pub async fn ensure(
-    netns: &Netns,
-    desired: impl IntoIterator<Item = (Sysctl, impl fmt::Display)>,
-) -> Result<Vec<Sysctl>, NetcfgErrors> {
-    let desired: Vec<_> = desired.into_iter().map(|(sysctl, value)| (sysctl, value.to_string())).collect();
-    netns
-        .run(move || {
-            let mut errors = NetcfgErrors::new();
-            let mut written = Vec::new();
-            for (sysctl, value) in desired {
-                match sysctl.read_here() {
-                    // Several values in one parameter are separated by a tab when read.
-                    Ok(now) if now.split_whitespace().eq(value.split_whitespace()) => {}
-                    Ok(_) => {
-                        if errors.check(sysctl.write_here(&value)).is_some() {
-                            written.push(sysctl);
+impl Tree {
+    /// A tree whose `net` is at `ROOT/net`.
+    pub fn new(root: impl AsRef<Path>) -> Self {
+        Self(root.as_ref().into())
+    }
+
+    /// The file of a parameter.
+    pub fn path(&self, sysctl: &Sysctl) -> PathBuf {
+        let mut path = self.0.to_path_buf();
+        path.extend(&sysctl.0);
+        path
+    }
+
+    /// Reads a parameter inside a namespace, trimmed.
+    ///
+    /// # Errors
+    /// There is no such parameter, or the namespace cannot be entered.
+    pub async fn read(&self, netns: &Netns, sysctl: &Sysctl) -> Result<String> {
+        let (this, sysctl) = (self.clone(), sysctl.clone());
+        netns.run(move || this.read_here(&sysctl)).await?
+    }
+
+    /// Gives parameters the desired values inside a namespace, writing only those that differ. Goes on after
+    /// a failure. Returns the ones written.
+    ///
+    /// # Errors
+    /// Everything that could not be read or written.
+    pub async fn ensure(
+        &self,
+        netns: &Netns,
+        desired: impl IntoIterator<Item = (Sysctl, impl fmt::Display)>,
+    ) -> Result<Vec<Sysctl>, NetcfgErrors> {
+        let this = self.clone();
+        let desired: Vec<_> =
+            desired.into_iter().map(|(sysctl, value)| (sysctl, value.to_string())).collect();
+        netns
+            .run(move || {
+                let mut errors = NetcfgErrors::new();
+                let mut written = Vec::new();
+                for (sysctl, value) in desired {
+                    match this.read_here(&sysctl) {
+                        // Several values in one parameter are separated by a tab when read.
+                        Ok(now) if now.split_whitespace().eq(value.split_whitespace()) => {}
+                        Ok(_) => {
+                            if errors.check(this.write_here(&sysctl, &value)).is_some() {
+                                written.push(sysctl);
+                            }
                         }
+                        Err(error) => errors.push(error),
                     }
-                    Err(error) => errors.push(error),
                 }
-            }
-            errors.finish(written)
-        })
-        .await?
+                errors.finish(written)
+            })
+            .await?
+    }
+
+    /// Reads the value in the calling thread's namespace.
+    fn read_here(&self, sysctl: &Sysctl) -> Result<String> {
+        let text = fs::read_to_string(self.path(sysctl))
+            .map_err(|e| Error::io(format!("read sysctl {sysctl}"), e))?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn write_here(&self, sysctl: &Sysctl, value: &str) -> Result<()> {
+        let write =
+            || fs::OpenOptions::new().write(true).open(self.path(sysctl))?.write_all(value.as_bytes());
+        write().map_err(|e| Error::io(format!("write sysctl {sysctl} = {value}"), e))
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +175,9 @@ mod tests {
     #[test]
     fn dots_in_interface_names_are_kept() {
         let sysctl = Sysctl::rp_filter("eth0.100").unwrap();
-        assert_eq!(sysctl.path(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.100/rp_filter"));
+        let path = |tree: Tree| tree.path(&sysctl).display().to_string();
+        assert_eq!(path(Tree::default()), "/proc/sys/net/ipv4/conf/eth0.100/rp_filter");
+        assert_eq!(path(Tree::new("/host/proc/sys")), "/host/proc/sys/net/ipv4/conf/eth0.100/rp_filter");
         assert_eq!(sysctl.to_string(), "net.ipv4.conf.eth0/100.rp_filter");
         for bad in ["", "..", "a/b"] {
             assert!(Sysctl::rp_filter(bad).is_err(), "{bad:?}");

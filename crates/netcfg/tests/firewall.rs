@@ -15,7 +15,7 @@ use netcfg::{
         AddrType, Backend, CtState, Iptables, NatTo, Ports, Proto, RejectWith, Rule, Ruleset, SetDir, Table,
         Target, cleanup_all,
     },
-    sysctl::{self, Sysctl},
+    sysctl::{Sysctl, Tree},
 };
 use nix::errno::Errno;
 
@@ -471,26 +471,27 @@ async fn sysctls_are_written_only_when_they_differ() {
             (Sysctl::disable_ipv6("eth0.100").unwrap(), 1),
         ]
     };
-    let outside = sysctl::read(&netcfg::Netns::current().unwrap(), &Sysctl::ipv4_forward()).await.unwrap();
+    let outside =
+        Tree::default().read(&netcfg::Netns::current().unwrap(), &Sysctl::ipv4_forward()).await.unwrap();
     host.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0").await;
-    let written = sysctl::ensure(&host.ns, want()).await.unwrap();
+    let written = Tree::default().ensure(&host.ns, want()).await.unwrap();
     assert!(written.len() >= 5, "{written:?}");
-    assert!(sysctl::ensure(&host.ns, want()).await.unwrap().is_empty());
+    assert!(Tree::default().ensure(&host.ns, want()).await.unwrap().is_empty());
     assert_eq!(host.sh("cat /proc/sys/net/ipv4/conf/eth0.100/rp_filter").await.trim(), "2");
     assert_eq!(host.sh("sysctl -n net.ipv4.ip_forward net.ipv6.conf.all.forwarding").await, "1\n1\n");
     assert_eq!(
-        sysctl::read(&netcfg::Netns::current().unwrap(), &Sysctl::ipv4_forward()).await.unwrap(),
+        Tree::default().read(&netcfg::Netns::current().unwrap(), &Sysctl::ipv4_forward()).await.unwrap(),
         outside
     );
     let ports = [(Sysctl::new(["net", "ipv4", "ip_local_port_range"]).unwrap(), "20000 30000")];
-    assert_eq!(sysctl::ensure(&host.ns, ports.clone()).await.unwrap().len(), 1);
-    assert!(sysctl::ensure(&host.ns, ports).await.unwrap().is_empty());
+    assert_eq!(Tree::default().ensure(&host.ns, ports.clone()).await.unwrap().len(), 1);
+    assert!(Tree::default().ensure(&host.ns, ports).await.unwrap().is_empty());
     let bad = [
         (Sysctl::rp_filter("nosuch0").unwrap(), 1),
         (Sysctl::rp_filter("eth0.100").unwrap(), 1),
         (Sysctl::ipv4_conf("eth0.100", "nosuch").unwrap(), 1),
     ];
-    let errors = sysctl::ensure(&host.ns, bad).await.unwrap_err();
+    let errors = Tree::default().ensure(&host.ns, bad).await.unwrap_err();
     assert_eq!(errors.errors().len(), 2);
     assert!(errors.errors()[0].is_not_found());
     assert!(errors.to_string().contains("net.ipv4.conf.nosuch0.rp_filter"), "{errors}");

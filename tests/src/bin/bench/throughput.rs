@@ -10,7 +10,7 @@ use antrea_tests::traffic::ping;
 use anyhow::{Context, bail, ensure};
 use netcfg::nl::link::{VethSpec, VxlanSpec};
 use netcfg::nl::neigh::FdbEntry;
-use netcfg::sysctl::Sysctl;
+use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{MacAddr, Netlink, Netns};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -151,7 +151,7 @@ async fn bare_container(
 /// As the agent's links on the userspace datapath: the kernel takes no part in what passes.
 async fn quiet(netlink: &Netlink, link: &str) -> anyhow::Result<()> {
     let settings = [(Sysctl::arp_ignore(link)?, "8"), (Sysctl::disable_ipv6(link)?, "1")];
-    netcfg::sysctl::ensure(netlink.netns(), settings).await?;
+    Tree::default().ensure(netlink.netns(), settings).await?;
     Ok(())
 }
 
