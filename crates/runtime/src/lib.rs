@@ -26,6 +26,7 @@ pub mod logging;
 pub mod metrics;
 pub mod signals;
 pub mod supervise;
+pub mod tolerant;
 
 /// Installs `ring` as the process's rustls provider. Further calls do nothing.
 pub fn install_crypto_provider() {
