@@ -34,13 +34,26 @@ pub enum Error {
 /// # Errors
 /// The file is unreadable or [invalid](parse).
 pub fn load<T: DeserializeOwned + Serialize>(path: &Path) -> Result<T, Error> {
+    let (config, unknown) = read(path)?;
+    report(path, &unknown);
+    Ok(config)
+}
+
+/// Reads `path`, as [`parse`] does, for who sets up the log by it.
+///
+/// # Errors
+/// The file is unreadable or [invalid](parse).
+pub fn read<T: DeserializeOwned + Serialize>(path: &Path) -> Result<(T, Vec<String>), Error> {
     let text =
         std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let (config, unknown) = parse(&path.display().to_string(), &text)?;
+    parse(&path.display().to_string(), &text)
+}
+
+/// Logs keys of `path` that nobody knows.
+pub fn report(path: &Path, unknown: &[String]) {
     for key in unknown {
         tracing::warn!(key, file = %path.display(), "unknown configuration key is ignored");
     }
-    Ok(config)
 }
 
 /// Parses `text` and returns the configuration with the paths of unknown keys (`a.b.c`).

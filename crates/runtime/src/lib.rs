@@ -1,4 +1,4 @@
-//! What every daemon needs around its work: logs, signals, readiness, metrics, tasks, configuration.
+//! What every daemon needs around its work: logs, spans, signals, readiness, metrics, tasks, configuration.
 //!
 //! ```text
 //! main ─► init crypto, logging ─► Supervisor ─┬─ task "node watch"
@@ -22,11 +22,20 @@ pub mod config;
 pub mod health;
 pub mod http;
 pub mod lease;
+pub mod level;
 pub mod logging;
 pub mod metrics;
 pub mod signals;
 pub mod supervise;
 pub mod tolerant;
+#[cfg(feature = "otlp")]
+pub mod trace;
+
+/// For [`trace_span!`].
+#[doc(hidden)]
+pub mod reexport {
+    pub use tracing;
+}
 
 /// Installs `ring` as the process's rustls provider. Further calls do nothing.
 pub fn install_crypto_provider() {

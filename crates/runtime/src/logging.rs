@@ -7,8 +7,17 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt as fmt_layer, layer::SubscriberExt, reload, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    fmt as fmt_layer,
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
 };
+
+/// Target of spans that are for export. The log does not show them, whatever its level: they cost nothing
+/// where nothing is exported.
+pub const SPANS: &str = "antrea::trace";
 
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,6 +145,7 @@ pub fn init_with(
             .with_writer(std::io::stderr)
             .boxed(),
     };
+    let filter_layer = filter_layer.and(filter_fn(|metadata| metadata.target() != SPANS));
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> =
         vec![lines.with_filter(filter_layer).boxed()];
     layers.extend(extra);
@@ -170,8 +180,51 @@ mod tests {
         assert!(!tracing::enabled!(tracing::Level::DEBUG));
         handle.set_level("trace").unwrap();
         assert!(tracing::enabled!(tracing::Level::DEBUG));
+        assert!(!tracing::enabled!(target: SPANS, tracing::Level::INFO), "nothing is exported");
         assert!(handle.set_level("loud").is_err());
         assert_eq!(handle.level(), "trace");
         assert!(matches!(init("test", "info", Format::Text), Err(Error::Initialised)));
+    }
+
+    /// The file is replaced as the kubelet replaces a ConfigMap's: by renaming a symbolic link.
+    #[tokio::test]
+    async fn the_level_follows_a_file() {
+        let (_layer, reload) = reload::Layer::<EnvFilter, Registry>::new(filter("info").unwrap());
+        let handle = LogHandle { reload, level: Arc::new(Mutex::new("info".to_owned())) };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.conf");
+        let put = |text: &str| {
+            let data =
+                tempfile::NamedTempFile::new_in(folder.path()).unwrap().into_temp_path().keep().unwrap();
+            std::fs::write(&data, text).unwrap();
+            let link = folder.path().join("..data_tmp");
+            std::os::unix::fs::symlink(data, &link).unwrap();
+            std::fs::rename(link, &file).unwrap();
+        };
+        put("logLevel: info\nx: 1\n");
+        let follower = crate::level::Follower::new(handle.clone(), &file, "info");
+        let task = tokio::spawn(follower.run(std::time::Duration::from_millis(5)));
+        let level = async |wanted: &str| {
+            let reached = async {
+                while handle.level() != wanted {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            let limit = std::time::Duration::from_secs(30);
+            tokio::time::timeout(limit, reached).await.unwrap_or_else(|_| panic!("never {wanted}"));
+        };
+        // Set by hand, it stays until the file says something new.
+        handle.set_level("warn").unwrap();
+        put("logLevel: info\nx: 2\n");
+        put("logLevel: debug\n");
+        level("debug").await;
+        put("logLevel: loud\n");
+        put("logLevel: [\n");
+        put("logLevel: error\n");
+        level("error").await;
+        std::fs::remove_file(&file).unwrap();
+        put("logLevel: trace\n");
+        level("trace").await;
+        task.abort();
     }
 }
