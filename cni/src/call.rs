@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use antrea_api::cni::cni_client::CniClient;
+use antrea_api::cni::span::PluginSpan;
 use antrea_api::cni::{CniCmdRequest, CniCmdResponse, ErrorCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -15,21 +16,24 @@ use crate::request::{CniError, Command, Request};
 /// told to try again, so that a hung agent never holds a sandbox for ever.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends the request and returns what to print.
+/// Sends the request, with what is known of the plugin's span, and returns what to print.
 ///
 /// # Errors
 /// The agent's own error, or TRY_AGAIN_LATER (11) where the agent could not be reached.
-pub(crate) fn call(request: &Request) -> Result<Vec<u8>, CniError> {
+pub(crate) fn call(request: &Request, span: Option<PluginSpan>) -> Result<Vec<u8>, CniError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| CniError::io(format!("cannot start the runtime: {error}")))?
-        .block_on(send(request))
+        .block_on(send(request, span))
 }
 
-async fn send(request: &Request) -> Result<Vec<u8>, CniError> {
+async fn send(request: &Request, span: Option<PluginSpan>) -> Result<Vec<u8>, CniError> {
     let mut client = CniClient::new(connect(&request.socket).await?);
-    let message = tonic::Request::new(CniCmdRequest { cni_args: Some(request.args.clone()) });
+    let mut message = tonic::Request::new(CniCmdRequest { cni_args: Some(request.args.clone()) });
+    if let Some(span) = span {
+        span.write(message.metadata_mut());
+    }
     let answer = match request.command {
         Command::Add => client.cmd_add(message).await,
         Command::Check => client.cmd_check(message).await,

@@ -4,6 +4,8 @@
 #![allow(missing_docs, reason = "the generated items are documented in the .proto file")]
 #![allow(unreachable_pub, clippy::doc_markdown, reason = "generated code")]
 
+pub mod span;
+
 tonic::include_proto!("antrea_io.antrea.pkg.apis.cni.v1beta1");
 
 /// Where the agent listens. Upstream's path: a plugin of theirs finds our agent and the reverse.

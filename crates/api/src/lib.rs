@@ -9,3 +9,4 @@ pub mod controlplane;
 pub mod k8s;
 #[cfg(feature = "apis")]
 pub mod stats;
+pub mod trace;

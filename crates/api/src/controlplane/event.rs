@@ -67,6 +67,13 @@ impl Event {
     }
 }
 
+impl Event {
+    /// Metadata of an object, whatever its kind; none if it is malformed.
+    pub fn metadata(object: &Unknown) -> Option<ObjectMeta> {
+        <Meta as prost::Message>::decode(object.raw.clone()).ok().map(|meta| meta.metadata)
+    }
+}
+
 fn group<G: Object, P>(deleted: bool, object: &Unknown) -> Result<GroupEvent<G, P>, DecodeError> {
     if deleted { name(object).map(GroupEvent::Deleted) } else { object.decode().map(GroupEvent::Added) }
 }
