@@ -8,6 +8,7 @@ mod frame;
 mod groups;
 mod learn;
 mod messages;
+mod monitor;
 mod multipart;
 mod nicira;
 mod oxm;

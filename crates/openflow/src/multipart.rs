@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::message::PortDesc;
-use crate::{Flow, Group, Match, Meter, PortNo};
+use crate::{Flow, Group, Match, Meter, PortNo, Xid};
 
 /// A request for state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum MultipartRequest {
     MeterStats(Option<u32>),
     /// What meters can do.
     MeterFeatures,
+    /// From now on, changes of flows as they happen (`OFPMP_FLOW_MONITOR`, Open vSwitch 2.17).
+    FlowMonitor(FlowMonitor),
     /// Another request: type and body.
     Unknown(u16, Bytes),
 }
@@ -113,6 +115,8 @@ pub enum MultipartReply {
     MeterDesc(Vec<Meter>),
     /// Counters of meters.
     MeterStats(Vec<MeterStats>),
+    /// Changes of flows. They come with the transaction id of the request at first, later with 0.
+    FlowMonitor(Vec<FlowUpdate>),
     /// Another reply: type and body.
     Unknown(u16, Bytes),
 }
@@ -259,4 +263,103 @@ pub struct MeterStats {
     pub duration: (u32, u32),
     /// Packets and bytes of each band.
     pub bands: Vec<(u64, u64)>,
+}
+
+/// A request to be told of changes of flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowMonitor {
+    /// Number of the monitor on this connection.
+    pub id: u32,
+    /// What to do with the monitor.
+    pub command: MonitorCommand,
+    /// `OFPFMF_*` bits, the constants below.
+    pub flags: u16,
+    /// One table; `None` all.
+    pub table: Option<u8>,
+    /// Only flows that output here.
+    pub out_port: Option<PortNo>,
+    /// Only flows that use this group.
+    pub out_group: Option<u32>,
+    /// Only flows at least as specific as this.
+    pub matches: Match,
+}
+
+impl FlowMonitor {
+    /// Begin with the flows that exist.
+    pub const INITIAL: u16 = 1;
+    /// Tell of flows that are added.
+    pub const ADD: u16 = 1 << 1;
+    /// Tell of flows that are removed.
+    pub const REMOVED: u16 = 1 << 2;
+    /// Tell of flows that are changed.
+    pub const MODIFY: u16 = 1 << 3;
+    /// Include actions.
+    pub const INSTRUCTIONS: u16 = 1 << 4;
+    /// Tell changes made over this connection in full, not as [`FlowUpdate::Abbreviated`].
+    pub const NO_ABBREV: u16 = 1 << 5;
+    /// Tell only of changes made over this connection.
+    pub const ONLY_OWN: u16 = 1 << 6;
+
+    /// Tells of every later change of any flow, without actions; changes made over the same connection come
+    /// abbreviated.
+    pub fn all(id: u32) -> FlowMonitor {
+        FlowMonitor {
+            id,
+            command: MonitorCommand::Add,
+            flags: Self::ADD | Self::REMOVED | Self::MODIFY,
+            table: None,
+            out_port: None,
+            out_group: None,
+            matches: Match::new(),
+        }
+    }
+}
+
+/// What to do with a monitor (`OFPFMC_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonitorCommand {
+    /// Start it.
+    Add,
+    /// Change it.
+    Modify,
+    /// End it.
+    Delete,
+    /// Another number.
+    Other(u8),
+}
+
+/// One thing that a monitor tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlowUpdate {
+    /// A flow is there, came, went or changed.
+    Flow {
+        /// Which of these.
+        event: FlowEvent,
+        /// Why it was removed, `OFPRR_*`; 0 otherwise.
+        reason: u8,
+        /// The flow; without actions unless the monitor asks for them. Its flags and importance are not told.
+        flow: Flow,
+    },
+    /// This connection's message with this transaction id changed flows.
+    Abbreviated(Xid),
+    /// Too much waits to be sent: what happens from now on is not told.
+    Paused,
+    /// What happens from now on is told again. Flows that were removed meanwhile have been told; those that
+    /// came or changed follow.
+    Resumed,
+    /// Another event: number and body.
+    Unknown(u16, Bytes),
+}
+
+/// What happened to a flow (`OFPFME_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowEvent {
+    /// It was there when the monitor began.
+    Initial,
+    /// It was added.
+    Added,
+    /// It was removed.
+    Removed,
+    /// It was changed.
+    Modified,
 }

@@ -466,6 +466,38 @@ fn printed_by_ofp_print() -> Result<()> {
             ],
         ),
         (
+            Message::MultipartRequest(multipart::MultipartRequest::FlowMonitor(multipart::FlowMonitor {
+                table: Some(3),
+                out_port: Some(PortNo(7)),
+                matches: Match::new().arp(),
+                ..multipart::FlowMonitor::all(9)
+            })),
+            vec!["id=9", "flags=add,delete,modify", "out_port=7", "table=3", "arp"],
+        ),
+        (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::FlowMonitor(vec![
+                    multipart::FlowUpdate::Flow {
+                        event: multipart::FlowEvent::Added,
+                        reason: 0,
+                        flow: "cookie=0x9,table=3,priority=7,tcp actions=drop".parse()?,
+                    },
+                    multipart::FlowUpdate::Flow {
+                        event: multipart::FlowEvent::Removed,
+                        reason: 2,
+                        flow: Flow::new(4, 5).matching(Match::new().arp()),
+                    },
+                    multipart::FlowUpdate::Abbreviated(Xid(0x1234)),
+                ]),
+            },
+            vec![
+                "event=ADDED table=3 cookie=0x9 tcp",
+                "event=DELETED reason=delete table=4",
+                "event=ABBREV xid=0x1234",
+            ],
+        ),
+        (
             Message::MultipartReply {
                 more: false,
                 body: MultipartReply::TableFeatures(vec![multipart::TableFeatures {

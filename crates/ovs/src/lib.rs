@@ -27,6 +27,7 @@
 
 pub mod backoff;
 pub mod connect;
+pub mod ctl;
 pub mod db;
 pub mod of;
 #[cfg(feature = "testing")]

@@ -33,6 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct TestOvs {
     dir: PathBuf,
     netns: Option<String>,
+    confinement: Vec<String>,
     db_server: Option<Child>,
     vswitchd: Option<Child>,
 }
@@ -55,8 +56,13 @@ impl TestOvs {
     /// As [`TestOvs::start`].
     pub fn start_db_only(dir: &Path, netns: Option<&str>) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let mut ovs =
-            Self { dir: dir.to_owned(), netns: netns.map(str::to_owned), db_server: None, vswitchd: None };
+        let mut ovs = Self {
+            dir: dir.to_owned(),
+            netns: netns.map(str::to_owned),
+            confinement: Vec::new(),
+            db_server: None,
+            vswitchd: None,
+        };
         let db = ovs.dir.join("conf.db");
         if !db.exists() {
             ovs.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str(), OsStr::new(SCHEMA)])?;
@@ -64,6 +70,11 @@ impl TestOvs {
         ovs.start_db()?;
         ovs.vsctl(&["--no-wait", "init"])?;
         Ok(ovs)
+    }
+
+    /// Daemons that are started from here on have these capabilities and no others, as in a container.
+    pub fn confine(&mut self, capabilities: &[&str]) {
+        self.confinement = confinement(capabilities);
     }
 
     /// The run directory.
@@ -118,11 +129,15 @@ impl TestOvs {
     /// As [`TestOvs::start`].
     pub fn start_vswitchd(&mut self) -> io::Result<()> {
         let dir = self.dir.display();
-        let args =
-            [format!("unix:{dir}/db.sock"), format!("--unixctl={dir}/vs.ctl"), "--enable-dummy".to_owned()];
+        let args = [
+            format!("unix:{dir}/db.sock"),
+            format!("--pidfile={dir}/ovs-vswitchd.pid"),
+            "--enable-dummy".to_owned(),
+        ];
         let child = self.spawn("ovs-vswitchd", &args)?;
+        let control = control_socket(child.id());
         self.vswitchd = Some(child);
-        self.wait_socket("ovs-vswitchd", "vs.ctl")
+        self.wait_socket("ovs-vswitchd", &control)
     }
 
     /// Kills ovsdb-server without warning.
@@ -171,7 +186,8 @@ impl TestOvs {
     /// # Errors
     /// As [`TestOvs::vsctl`].
     pub fn appctl(&self, args: &[&str]) -> io::Result<String> {
-        let target = self.dir.join("vs.ctl");
+        let pid = self.vswitchd_pid().ok_or_else(|| io::Error::other("ovs-vswitchd does not run"))?;
+        let target = self.dir.join(control_socket(pid));
         let all: Vec<&OsStr> =
             [OsStr::new("-t"), target.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).collect();
         self.run("ovs-appctl", &all)
@@ -206,7 +222,10 @@ impl TestOvs {
 
     fn spawn(&self, program: &str, args: &[String]) -> io::Result<Child> {
         let log = self.log(program);
-        self.command(program)
+        let mut words = self.confinement.iter().map(String::as_str).chain([program]);
+        let mut command = self.command(words.next().unwrap_or(program));
+        command
+            .args(words)
             .args(args)
             .arg(format!("--log-file={}", log.display()))
             .arg("-vconsole:off")
@@ -233,6 +252,26 @@ impl TestOvs {
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         Err(io::Error::other(format!("{program} does not serve {}: {}", path.display(), tail.join(" | "))))
     }
+}
+
+/// The words before a command that give it these capabilities (`NET_ADMIN`) and no others: what a container
+/// runtime does for `drop: [ALL]` with `allowPrivilegeEscalation: false`.
+#[must_use]
+pub fn confinement(capabilities: &[&str]) -> Vec<String> {
+    let kept: String = capabilities.iter().map(|name| format!(",+{}", name.to_lowercase())).collect();
+    [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+        &format!("--bounding-set=-all{kept}"),
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn control_socket(pid: u32) -> String {
+    format!("ovs-vswitchd.{pid}.ctl")
 }
 
 fn kill(child: &mut Option<Child>) -> io::Result<()> {

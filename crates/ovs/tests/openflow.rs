@@ -14,7 +14,8 @@ use bytes::Bytes;
 use common::{Fixture, LIMIT, dummy_bridge, start};
 use openflow::{
     Action, Bucket, ControllerAction, Field, Flow, FlowFlags, FlowMod, Group, GroupMod, GroupType, Match,
-    Message, Meter, MeterCommand, PacketOut, PortNo, SubField, multipart::FlowFilter,
+    Message, Meter, MeterCommand, PacketOut, PortNo, SubField,
+    multipart::{FlowEvent, FlowFilter, FlowMonitor, FlowUpdate, MultipartReply, MultipartRequest},
 };
 use ovs::{
     OfConfig, OfError, OfHandle, OfSession, OfState,
@@ -410,6 +411,61 @@ async fn survives_kill_and_restart_of_the_switch() {
         setup.of.bundle(adds((0..100).map(flow))).await.unwrap();
         assert_eq!(setup.ofctl_flows().len(), 100);
     }
+}
+
+/// Waits until the bridge has handled everything sent so far, and has told what it had to tell.
+async fn settled(of: &OfHandle) {
+    of.table_stats().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    of.table_stats().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_flows_that_others_change_are_told_of() {
+    let mut setup = setup_with(OfConfig { flow_monitor: true, ..config() }).await;
+    let mut changes = setup.of.foreign_changes();
+    setup.of.bundle(adds((0..20_000).map(flow))).await.unwrap();
+    setup.of.send_barriered(vec![FlowMod::delete_strict(&flow(7)).into()]).await.unwrap();
+    settled(&setup.of).await;
+    assert_eq!(*changes.borrow_and_update(), 0, "own changes");
+
+    for (command, args) in [
+        ("add-flow", ["table=9,priority=9,ip,actions=drop"]),
+        ("mod-flows", ["table=9,actions=NORMAL"]),
+        ("del-flows", ["table=9"]),
+    ] {
+        setup.fixture.ovs.ofctl(&[command], BRIDGE, &args).unwrap();
+        tokio::time::timeout(LIMIT, changes.changed()).await.expect(command).unwrap();
+        changes.mark_unchanged();
+    }
+    // More than what the bridge keeps for a receiver that does not read: nothing is lost, or it says so.
+    setup.fixture.ovs.ofctl(&["del-flows"], BRIDGE, &[]).unwrap();
+    tokio::time::timeout(LIMIT, changes.changed()).await.unwrap().unwrap();
+    settled(&setup.of).await;
+    println!("20,000 flows deleted by another: {} updates", *changes.borrow_and_update());
+
+    // What a monitor tells of a flow is that flow.
+    let sent =
+        Flow::new(3, 77).cookie(0x99).idle_timeout(500).matching(Match::new().tcp()).action(Action::DecTtl);
+    setup.of.bundle(adds([sent.clone()])).await.unwrap();
+    let existing = FlowMonitor {
+        flags: FlowMonitor::INITIAL | FlowMonitor::INSTRUCTIONS | FlowMonitor::ADD,
+        table: Some(3),
+        ..FlowMonitor::all(2)
+    };
+    let parts = setup.of.multipart(MultipartRequest::FlowMonitor(existing)).await.unwrap();
+    let told = FlowUpdate::Flow { event: FlowEvent::Initial, reason: 0, flow: sent };
+    assert_eq!(parts, [MultipartReply::FlowMonitor(vec![told])]);
+
+    let mut state = setup.of.state();
+    setup.fixture.ovs.kill_vswitchd().unwrap();
+    tokio::time::timeout(LIMIT, state.wait_for(|state| !state.is_connected())).await.unwrap().unwrap();
+    setup.fixture.ovs.start_vswitchd().unwrap();
+    setup.of.wait_connected(LIMIT).await.unwrap();
+    settled(&setup.of).await;
+    changes.mark_unchanged();
+    setup.fixture.ovs.ofctl(&["add-flow"], BRIDGE, &["table=9,priority=9,ip,actions=drop"]).unwrap();
+    tokio::time::timeout(LIMIT, changes.changed()).await.expect("monitored again after a reconnect").unwrap();
 }
 
 #[tokio::test]

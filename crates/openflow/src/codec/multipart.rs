@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::actions::{put_instructions, read_instructions};
 use super::groups;
+use super::monitor;
 use super::oxm::{put_match, read_match};
 use super::read::{Reader, Result as ReadResult};
 use super::write::{Result as WriteResult, Write};
@@ -28,6 +29,7 @@ const METER_FEATURES: u16 = 11;
 const TABLE_FEATURES: u16 = 12;
 const PORT_DESC: u16 = 13;
 const TABLE_DESC: u16 = 14;
+const FLOW_MONITOR: u16 = 16;
 const FLOW_STATS: u16 = 17;
 
 /// `OFPG_ALL`, `OFPM_ALL`.
@@ -69,6 +71,10 @@ pub(super) fn put_request(out: &mut BytesMut, request: &MultipartRequest) -> Wri
         MultipartRequest::MeterDesc(meter) => id(out, METER_DESC, meter.unwrap_or(ALL_METERS)),
         MultipartRequest::MeterStats(meter) => id(out, METER_STATS, meter.unwrap_or(ALL_METERS)),
         MultipartRequest::MeterFeatures => begin(out, METER_FEATURES),
+        MultipartRequest::FlowMonitor(request) => {
+            begin(out, FLOW_MONITOR);
+            monitor::put_request(out, request)?;
+        }
         MultipartRequest::Unknown(kind, body) => {
             begin(out, *kind);
             out.extend_from_slice(body);
@@ -122,6 +128,7 @@ pub(super) fn read_request(reader: &mut Reader) -> ReadResult<MultipartRequest> 
         METER_DESC => MultipartRequest::MeterDesc(id(reader, ALL_METERS)?),
         METER_STATS => MultipartRequest::MeterStats(id(reader, ALL_METERS)?),
         METER_FEATURES => MultipartRequest::MeterFeatures,
+        FLOW_MONITOR => MultipartRequest::FlowMonitor(monitor::read_request(reader)?),
         other => MultipartRequest::Unknown(other, reader.rest()),
     })
 }
@@ -141,6 +148,7 @@ pub(super) fn put_reply(out: &mut BytesMut, more: bool, reply: &MultipartReply) 
         MultipartReply::GroupStats(_) => GROUP_STATS,
         MultipartReply::MeterDesc(_) => METER_DESC,
         MultipartReply::MeterStats(_) => METER_STATS,
+        MultipartReply::FlowMonitor(_) => FLOW_MONITOR,
         MultipartReply::Unknown(kind, _) => *kind,
     });
     out.put_u16(u16::from(more));
@@ -194,6 +202,9 @@ pub(super) fn put_reply(out: &mut BytesMut, more: bool, reply: &MultipartReply) 
         MultipartReply::GroupStats(all) => all.iter().try_for_each(|stats| put_group_stats(out, stats)),
         MultipartReply::MeterDesc(all) => all.iter().try_for_each(|meter| groups::put_meter(out, meter)),
         MultipartReply::MeterStats(all) => all.iter().try_for_each(|stats| put_meter_stats(out, stats)),
+        MultipartReply::FlowMonitor(all) => {
+            all.iter().try_for_each(|update| monitor::put_update(out, update))
+        }
         MultipartReply::Unknown(_, body) => {
             out.extend_from_slice(body);
             Ok(())
@@ -253,6 +264,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> ReadResult<(bool, MultipartRepl
         GROUP_STATS => MultipartReply::GroupStats(reader.all(read_group_stats)?),
         METER_DESC => MultipartReply::MeterDesc(reader.all(groups::read_meter)?),
         METER_STATS => MultipartReply::MeterStats(reader.all(read_meter_stats)?),
+        FLOW_MONITOR => MultipartReply::FlowMonitor(reader.all(monitor::read_update)?),
         other => MultipartReply::Unknown(other, reader.rest()),
     };
     Ok((more, reply))

@@ -7,7 +7,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use openflow::{
-    DecodeError, Features, Message, PacketIn2, PacketInFormat, SwitchConfig, Xid, multipart::MultipartReply,
+    DecodeError, Features, Message, PacketIn2, PacketInFormat, SwitchConfig, Xid,
+    multipart::{FlowMonitor, FlowUpdate, MultipartReply, MultipartRequest},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
@@ -31,6 +32,9 @@ const WRITE_LOW: usize = 64 << 10;
 const WRITE_HIGH: usize = 256 << 10;
 /// Queries without full answer above which no further command is taken from the queue.
 const MAX_PENDING: usize = 64;
+
+/// Number of the flow monitor; there is one.
+const MONITOR: u32 = 1;
 
 type QueryReply = oneshot::Sender<Result<Vec<MultipartReply>, OfError>>;
 
@@ -153,6 +157,13 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
 
     /// Serves requests until the connection is lost or no handle is left.
     pub(super) async fn serve(&mut self, queues: &mut Queues) -> End {
+        if self.config.flow_monitor {
+            // Not part of the greeting: a bridge that cannot do this is still of use.
+            let request = MultipartRequest::FlowMonitor(FlowMonitor::all(MONITOR));
+            if let Err(error) = self.send(&Message::MultipartRequest(request)) {
+                return End::Lost(error);
+            }
+        }
         let error = loop {
             match self.pump(Some(queues)).await {
                 Ok(true) => {}
@@ -348,6 +359,14 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
             return Ok(());
         }
         match message {
+            Message::MultipartReply { body: MultipartReply::FlowMonitor(updates), .. }
+                if !self.pending.contains_key(&xid) =>
+            {
+                let foreign = updates.iter().filter(|update| is_foreign(update)).count() as u64;
+                if foreign > 0 {
+                    self.shared.foreign_changes.send_modify(|count| *count += foreign);
+                }
+            }
             Message::MultipartReply { more, body } => {
                 if let Some(pending) = self.pending.get_mut(&xid) {
                     pending.parts.push(body);
@@ -367,4 +386,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
         }
         Ok(())
     }
+}
+
+/// Whether the update says, or may say, that somebody else changed a flow.
+fn is_foreign(update: &FlowUpdate) -> bool {
+    !matches!(update, FlowUpdate::Abbreviated(_) | FlowUpdate::Paused)
 }

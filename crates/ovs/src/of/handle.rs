@@ -307,6 +307,13 @@ impl OfHandle {
         self.shared.events.subscribe()
     }
 
+    /// Counts flows that somebody else changed, with [`super::OfConfig::flow_monitor`]; what happened while the bridge
+    /// could not tell counts as one. Nothing is counted between two connections.
+    #[must_use]
+    pub fn foreign_changes(&self) -> watch::Receiver<u64> {
+        self.shared.foreign_changes.subscribe()
+    }
+
     fn check_connected(&self) -> Result<(), OfError> {
         match &*self.shared.state.borrow() {
             OfState::Connected { .. } => Ok(()),

@@ -52,6 +52,9 @@ pub struct OfConfig {
     pub asynchronous: Option<AsyncConfig>,
     /// Packet-ins kept for a slow receiver; further ones are dropped and counted.
     pub packet_in_queue: usize,
+    /// Have the bridge tell of flows that others change ([`OfHandle::foreign_changes`]). Open vSwitch can since 2.17;
+    /// an older one's refusal is logged and nothing is told.
+    pub flow_monitor: bool,
 }
 
 impl Default for OfConfig {
@@ -65,6 +68,7 @@ impl Default for OfConfig {
             controller_id: None,
             asynchronous: None,
             packet_in_queue: 1024,
+            flow_monitor: false,
         }
     }
 }
@@ -107,6 +111,7 @@ pub(super) struct Shared {
     pub(super) packet_in_receiver: Mutex<Option<mpsc::Receiver<PacketIn2>>>,
     pub(super) packet_ins_dropped: AtomicU64,
     pub(super) events: broadcast::Sender<Arc<Message>>,
+    pub(super) foreign_changes: watch::Sender<u64>,
 }
 
 /// Starts sessions.
@@ -136,6 +141,7 @@ impl OfSession {
             packet_in_receiver: Mutex::new(Some(packet_in_receiver)),
             packet_ins_dropped: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
+            foreign_changes: watch::Sender::new(0),
         });
         let config = Arc::new(config);
         let queues = Queues { commands: command_queue, batches: batch_queue };
