@@ -5,12 +5,9 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use nix::{
-    ifaddrs::getifaddrs,
-    sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, send, socket},
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
 
-use crate::{Error, MacAddr, Netns, Result};
+use crate::{Error, MacAddr, Netns, Result, frames::link_address};
 
 /// ff02::1, all nodes of the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -24,17 +21,7 @@ pub async fn announce(netns: &Netns, iface: &str, ips: &[IpAddr]) -> Result<()> 
 
 fn announce_here(iface: &str, ips: &[IpAddr]) -> Result<()> {
     let what = |step: &str| format!("announce addresses on {iface}: {step}");
-    // The list holds one AF_PACKET entry per link, whatever its addresses and state.
-    let link: LinkAddr = getifaddrs()
-        .map_err(|e| Error::errno_of(what("list links"), e))?
-        .filter(|entry| entry.interface_name == iface)
-        .find_map(|entry| entry.address?.as_link_addr().copied())
-        .ok_or_else(|| Error::LinkNotFound(iface.to_owned()))?;
-    let mac = link.addr().filter(|_| link.halen() == 6).map(MacAddr).ok_or_else(|| Error::Invalid {
-        what: "interface for announcements",
-        value: iface.to_owned(),
-        reason: "not an Ethernet interface",
-    })?;
+    let (link, mac) = link_address(iface)?;
     // Protocol 0: the socket sends and never receives; a frame's own type is taken.
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|e| Error::errno_of(what("open packet socket"), e))?;

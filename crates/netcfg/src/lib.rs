@@ -11,6 +11,7 @@
 //! - [`iptables`] and [`ipset`] – typed rules and sets, compared with what the save tools print and applied in
 //!   bulk by the restore tools, through the backend (nft or legacy) that the node uses.
 //! - [`sysctl`] – kernel parameters, read before they are written.
+//! - [`FrameSocket`] – frames of a protocol of our own on a link.
 //! - [`garp`] – gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! Invariants:
@@ -24,6 +25,7 @@
 
 mod error;
 mod family;
+mod frames;
 pub mod garp;
 pub mod ipset;
 pub mod iptables;
@@ -35,6 +37,7 @@ pub mod sysctl;
 
 pub use error::{Error, NetcfgErrors, Result};
 pub use family::Family;
+pub use frames::FrameSocket;
 pub use mac::MacAddr;
 pub use netns::{Netns, NetnsId};
 pub use nl::{
