@@ -5,8 +5,8 @@
 
 AGNHOST=registry.k8s.io/e2e-test-images/agnhost:2.56
 TOOLBOX=docker.io/antrea/toolbox:dev
-# An address behind the host, on no link that a node has: the world outside.
-WORLD=198.51.100.1
+# The host is no node, and has no route to pods: the world outside.
+WORLD=$HOST_IP
 passed=0
 figures=()
 
@@ -87,13 +87,14 @@ server() {
 	END
 }
 
-# node_server NAME NODE: the same in the node's own network.
+# node_server NAME NODE: the same in the node's own network. A UDP server that listens on every address would
+# answer from the one that is closest to the pod, which is not the one that was asked.
 node_server() {
 	pod "$1" "$2" 'hostNetwork: true' <<-END
 		- name: agnhost
 		  image: $AGNHOST
 		  imagePullPolicy: Never
-		  command: [/agnhost, netexec, --http-port=8090, --udp-port=8091]
+		  command: [/agnhost, netexec, --http-port=8090, --udp-port=8091, --udp-listen-addresses=$(node_ip "$2")]
 	END
 }
 
@@ -124,8 +125,7 @@ make_pods() {
 
 # A listener in the world outside, which tells its peers' addresses: TCP 8080, UDP 8081.
 world_up() {
-	ip addr replace "$WORLD/32" dev "$UNDERLAY"
-	start world "$("$REPO/hack/tools.sh" agnhost)/agnhost" netexec --http-port=18090 --udp-port=18091
+	running world || start world "$("$REPO/hack/tools.sh" agnhost)/agnhost" netexec --http-port=18090 --udp-port=18091
 	wait_for 10 curl -sf -m 2 "http://$WORLD:18090/hostname" || die 'the listener outside does not answer'
 }
 
