@@ -15,9 +15,9 @@ use kube::{
 use serde_json::Value;
 
 use crate::{
-    APPLIED_ANNOTATION, FIELD_MANAGER, NAMESPACE,
+    APPLIED_ANNOTATION, FIELD_MANAGER,
     fields::{self, Difference},
-    object::{KINDS, Key, Kind, Object},
+    object::{self, Key, Kind, Object},
     plan::{Action, Change, Class},
     render,
     watches::fingerprint,
@@ -80,10 +80,10 @@ impl Applier {
         Self { client, applied: Applied::new() }
     }
 
-    fn api(&self, kind: &Kind) -> Api<DynamicObject> {
+    fn api(&self, kind: &Kind, key: &Key) -> Api<DynamicObject> {
         let resource = kind.api_resource();
         if kind.namespaced {
-            Api::namespaced_with(self.client.clone(), NAMESPACE, &resource)
+            Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
         } else {
             Api::all_with(self.client.clone(), &resource)
         }
@@ -118,7 +118,7 @@ impl Applier {
         }
         let wanted: std::collections::BTreeSet<Key> = objects.iter().map(Object::key).collect();
         for key in owned.keys().filter(|key| !wanted.contains(*key)) {
-            let Some(kind) = KINDS.iter().find(|kind| kind.kind == key.kind) else { continue };
+            let Some(kind) = object::kind(key.kind) else { continue };
             // Removing a definition removes every object of it.
             if kind.kind == crate::object::CRD.kind {
                 continue;
@@ -147,7 +147,7 @@ impl Applier {
         class: Class,
     ) -> Result<Option<Planned<'a>>, Error> {
         let key = object.key();
-        let api = self.api(object.kind);
+        let api = self.api(object.kind, &key);
         let fail = |action| move |source| Error { action, key: object.key(), source };
         let change = |action, class, fields, drift| Change {
             key: key.clone(),
@@ -200,7 +200,7 @@ impl Applier {
         };
         let key = object.key();
         let result = self
-            .api(object.kind)
+            .api(object.kind, &key)
             .patch(&object.name, &params(), &Patch::Apply(&object.body))
             .await
             .map_err(|source| Error { action: "apply", key: key.clone(), source })?;
@@ -224,13 +224,13 @@ impl Applier {
     /// # Errors
     /// The API server refused it.
     pub async fn delete(&mut self, key: &Key) -> Result<(), Error> {
-        let Some(kind) = KINDS.iter().find(|kind| kind.kind == key.kind) else { return Ok(()) };
+        let Some(kind) = object::kind(key.kind) else { return Ok(()) };
         self.applied.remove(key);
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
             ..DeleteParams::default()
         };
-        match self.api(kind).delete(&key.name, &params).await {
+        match self.api(kind, key).delete(&key.name, &params).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(Error { action: "delete", key: key.clone(), source }),

@@ -39,17 +39,19 @@ pub struct Kind {
 }
 
 macro_rules! kinds {
-    ($($name:ident = $group:literal / $version:literal $kind:literal $plural:literal $namespaced:literal $stage:ident;)*) => {
+    ($(#[$doc:meta])* $list:ident: $($name:ident = $group:literal / $version:literal $kind:literal $plural:literal $namespaced:literal $stage:ident;)*) => {
         $(#[doc = concat!("`", $kind, "`.")]
         pub static $name: Kind = Kind {
             group: $group, version: $version, kind: $kind, plural: $plural, namespaced: $namespaced, stage: Stage::$stage,
         };)*
-        /// Every kind, in the order in which objects are applied.
-        pub static KINDS: &[&Kind] = &[$(&$name),*];
+        $(#[$doc])*
+        pub static $list: &[&Kind] = &[$(&$name),*];
     };
 }
 
 kinds! {
+    /// Kinds that every cluster has, in the order in which objects are applied.
+    KINDS:
     CRD = "apiextensions.k8s.io"/"v1" "CustomResourceDefinition" "customresourcedefinitions" false Crds;
     SERVICE_ACCOUNT = ""/"v1" "ServiceAccount" "serviceaccounts" true Base;
     CLUSTER_ROLE = "rbac.authorization.k8s.io"/"v1" "ClusterRole" "clusterroles" false Base;
@@ -61,6 +63,18 @@ kinds! {
     API_SERVICE = "apiregistration.k8s.io"/"v1" "APIService" "apiservices" false Base;
     DEPLOYMENT = "apps"/"v1" "Deployment" "deployments" true Controller;
     DAEMON_SET = "apps"/"v1" "DaemonSet" "daemonsets" true Agents;
+}
+
+kinds! {
+    /// Kinds that a cluster has once somebody installs them.
+    MONITORING_KINDS:
+    SERVICE_MONITOR = "monitoring.coreos.com"/"v1" "ServiceMonitor" "servicemonitors" true Base;
+    PROMETHEUS_RULE = "monitoring.coreos.com"/"v1" "PrometheusRule" "prometheusrules" true Base;
+}
+
+/// The kind of that name, if the operator manages it.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().chain(MONITORING_KINDS).copied().find(|kind| kind.kind == name)
 }
 
 impl Kind {
@@ -144,9 +158,23 @@ impl Object {
         self
     }
 
+    /// Adds an annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.body["metadata"]["annotations"][key] = value.into();
+        self
+    }
+
+    /// Puts it into a namespace other than [`NAMESPACE`].
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.body["metadata"]["namespace"] = namespace.into();
+        self
+    }
+
     /// Its name in the cluster.
     pub fn key(&self) -> Key {
-        let namespace = if self.kind.namespaced { NAMESPACE.to_owned() } else { String::new() };
+        let namespace = self.body["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
         Key { kind: self.kind.kind, namespace, name: self.name.clone() }
     }
 

@@ -54,7 +54,7 @@ impl Server {
     fn owned(&self) -> BTreeMap<Key, String> {
         let stored = self.0.lock().unwrap();
         let entry = |object: &Value| {
-            let kind = KINDS.iter().find(|kind| object["kind"] == kind.kind).unwrap();
+            let kind = object::kind(object["kind"].as_str().unwrap()).unwrap();
             let key = Key {
                 kind: kind.kind,
                 namespace: object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned(),
@@ -229,4 +229,14 @@ async fn errors_name_the_object_and_the_cause() {
         error.to_string(),
         "get ConfigMap kube-system/antrea-config: spec.selector: field is immutable"
     );
+}
+
+#[tokio::test]
+async fn an_object_moves_to_another_namespace() {
+    let server = Server::default();
+    let mut applier = server.applier();
+    converge(&mut applier, &server, &[config("1")]).await;
+    converge(&mut applier, &server, &[config("1").in_namespace("monitoring")]).await;
+    let left: Vec<String> = server.0.lock().unwrap().objects.keys().cloned().collect();
+    assert_eq!(left, ["/api/v1/namespaces/monitoring/configmaps/antrea-config"]);
 }
