@@ -1,0 +1,105 @@
+//! Holds the shipped monitoring objects against a real Prometheus.
+//!
+//! ```text
+//! config  ServiceMonitors ─► prometheus.yml, as Prometheus's operator would write it
+//! verify  every panel's query and every alert's input ─► Prometheus ─► must have data
+//! plot    every panel's query ─► Prometheus ─► one picture per board
+//! ```
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use dashboards::check::Variables;
+
+mod client;
+mod config;
+mod plot;
+mod verify;
+
+/// Checks Antrea's boards, alerts and ServiceMonitors against a real Prometheus.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the configuration that Prometheus's operator would make of ServiceMonitors.
+    Config {
+        /// `kubectl get servicemonitors -A -o json`.
+        #[arg(long)]
+        service_monitors: PathBuf,
+        #[command(flatten)]
+        setup: config::Setup,
+    },
+    /// Ask for everything that boards and alerts ask for; fail if anything has no data.
+    Verify {
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Draw every board.
+    Plot {
+        #[command(flatten)]
+        server: Server,
+        /// Folder for the pictures.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+/// Which Prometheus, and what a reader of the boards would have chosen.
+#[derive(clap::Args)]
+struct Server {
+    /// URL of Prometheus.
+    #[arg(long, default_value = "http://127.0.0.1:9090")]
+    prometheus: String,
+    /// Seconds between scrapes; Grafana's rate interval is four times that.
+    #[arg(long, default_value_t = 5)]
+    interval: u64,
+    /// Seconds to look back.
+    #[arg(long, default_value_t = 300)]
+    range: u64,
+}
+
+impl Server {
+    fn variables(&self) -> Variables {
+        Variables {
+            rate_interval: format!("{}s", self.interval * 4),
+            range: format!("{}s", self.range),
+            selection: ".+".into(),
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<bool> {
+    match cli.command {
+        Command::Config { service_monitors, setup } => {
+            let text = std::fs::read_to_string(&service_monitors)
+                .with_context(|| format!("read {}", service_monitors.display()))?;
+            let list = serde_json::from_str(&text)
+                .with_context(|| format!("parse {}", service_monitors.display()))?;
+            let made = config::prometheus(&list, &setup)?;
+            writeln!(std::io::stdout(), "{made:#}")?;
+            Ok(true)
+        }
+        Command::Verify { server } => verify::run(&server).await,
+        Command::Plot { server, out } => {
+            plot::run(&server, &out).await?;
+            Ok(true)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
