@@ -1,7 +1,6 @@
 //! The agent's API: health for kubelet, metrics for Prometheus, and what antctl shows. Everything but
 //! health is behind authentication and authorization by the API server.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use antrea_runtime::health::Readiness;
@@ -19,7 +18,6 @@ use axum::routing::get;
 use axum::{Json, Router};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cni::naming::format_mac;
@@ -73,7 +71,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let tls = Tls::new(cert, ClientTrust::default())?;
     let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), metrics);
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
+    let listener = serve::listen(port).await?;
     serve::serve(listener, tls, app, shutdown).await?;
     Ok(())
 }

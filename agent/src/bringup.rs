@@ -141,10 +141,19 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     flow_config.tunnel = bridge.tunnel_ofport.map(|ofport| Tunnel { ofport, kind });
 
     let socket = PathBuf::from(&config.ovs_run_dir).join(format!("{}.mgmt", config.ovs_bridge));
-    let (session, _) = OfSession::spawn(socket, OfConfig::default(), inputs.shutdown.clone());
+    let (session, _) = OfSession::spawn(
+        socket,
+        OfConfig { flow_monitor: true, ..OfConfig::default() },
+        inputs.shutdown.clone(),
+    );
     let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
-    let (dataplane, task) =
-        Dataplane::new(session, flow_network, inputs.reporter.clone(), inputs.metrics.clone());
+    let (dataplane, task) = Dataplane::new(
+        session,
+        config.ovs_bridge.clone(),
+        flow_network,
+        inputs.reporter.clone(),
+        inputs.metrics.clone(),
+    );
 
     let interfaces = remembered(inputs).await?;
     let network = Arc::new(NodeNetwork::new(

@@ -3,7 +3,8 @@
 //! ```text
 //!  install_pod ─┐                       ┌─► one bundle ─► ovs-vswitchd
 //!  set_peers   ─┼─► queue ─► FlowStore ─┤
-//!  policy      ─┘                       └◄─ dump, compare, repair (on connect and every minute)
+//!  policy      ─┘                       └◄─ dump, compare, repair (on connect, after a change by others,
+//!                                            every minute)
 //! ```
 //!
 //! One task owns the store and the session. It takes whatever waits in its queue together, so that many
@@ -11,7 +12,7 @@
 //! with what OVS holds replaces the flows of an earlier process in one transaction, and no packet meets
 //! a half-filled pipeline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,21 +20,20 @@ use antrea_flows::{Conflict, Diff, FlowStore, Network, Owner};
 use openflow::multipart::FlowFilter;
 use openflow::{Flow, FlowKey, Message};
 use ovs::of::{OfError, OfHandle, OfState};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::interfaces::PodInterface;
 use crate::metrics::AgentMetrics;
 use crate::status::{Health, Reporter};
+use crate::verification::{Outcome, Schedule};
 
 /// Callers that wait beyond this see back-pressure.
 const QUEUE: usize = 256;
 
 /// Requests that one bundle takes together.
 const BATCH: usize = 64;
-
-/// How often installed flows are compared with intended ones.
-const VERIFY: Duration = Duration::from_secs(60);
 
 /// How long a change waits for a lost session before its caller is told.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -79,9 +79,10 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Makes a dataplane and the task that has to be run for it.
+    /// Makes a dataplane and the task that has to be run for it. `bridge` is a name for people.
     pub fn new(
         session: OfHandle,
+        bridge: String,
         network: Arc<Network>,
         reporter: Reporter,
         metrics: AgentMetrics,
@@ -94,6 +95,9 @@ impl Dataplane {
             queue,
             started: false,
             generation: 0,
+            schedule: Schedule::new(Instant::now()),
+            counted: Vec::new(),
+            bridge,
             reporter,
             metrics,
         };
@@ -183,6 +187,10 @@ pub struct Task {
     started: bool,
     /// Connection that the bridge was last brought up to date on.
     generation: u64,
+    schedule: Schedule,
+    /// Flow counts by table that were told last.
+    counted: Vec<usize>,
+    bridge: String,
     reporter: Reporter,
     metrics: AgentMetrics,
 }
@@ -218,15 +226,23 @@ struct Pending {
 
 impl Task {
     /// Serves requests until all handles are gone or `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
+        // On its own, for a request may wait for a lost session.
+        let connection = follow_connection(self.session.state(), self.reporter.clone());
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = connection => {}
+            () = self.serve_all() => {}
+        }
+    }
+
+    async fn serve_all(mut self) {
         let mut state = self.session.state();
-        let mut verify = tokio::time::interval(VERIFY);
-        verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut foreign = self.session.foreign_changes();
         let mut batch = Vec::new();
         loop {
-            self.report(&state.borrow_and_update());
+            let verifiable = self.started && state.borrow_and_update().is_connected();
             tokio::select! {
-                () = shutdown.cancelled() => return,
                 changed = state.changed() => {
                     if changed.is_err() {
                         return;
@@ -235,10 +251,15 @@ impl Task {
                         self.reconnected().await;
                     }
                 }
-                _ = verify.tick(), if self.started => {
-                    if state.borrow().is_connected() {
-                        let _ = self.synchronise(true).await;
+                changed = foreign.changed(), if self.started => {
+                    if changed.is_err() {
+                        return;
                     }
+                    self.schedule.suspect(Instant::now());
+                }
+                () = tokio::time::sleep_until(self.schedule.due()), if verifiable => {
+                    // What it came to is in the status.
+                    let _ = self.synchronise(true).await;
                 }
                 count = self.queue.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -248,14 +269,6 @@ impl Task {
                 }
             }
         }
-    }
-
-    fn report(&self, state: &OfState) {
-        let health = match state {
-            OfState::Connected { .. } => Health::Good,
-            OfState::Disconnected { error } => Health::bad("OpenflowDisconnected", error),
-        };
-        self.reporter.update(|facts| facts.openflow = health);
     }
 
     async fn serve(&mut self, requests: Vec<Request>) {
@@ -363,12 +376,13 @@ impl Task {
     }
 
     /// Sends a difference as one bundle, and counts it.
-    async fn commit(&self, diff: Diff) -> Result<(), OfError> {
+    async fn commit(&mut self, diff: Diff) -> Result<(), OfError> {
         let (adds, mods, deletes) = (diff.adds.len(), diff.mods.len(), diff.deletes.len());
         let messages: Vec<_> = diff.into_flow_mods().into_iter().map(Message::from).collect();
         let timer = self.metrics.flow_ops(adds, mods, deletes);
         let result = self.session.bundle(messages).await;
         timer.done(result.is_ok());
+        self.count_tables();
         result
     }
 
@@ -393,49 +407,79 @@ impl Task {
     /// Brings the bridge from whatever it holds to the store. `expected` says that no difference should
     /// be found: one that is counts as drift.
     async fn synchronise(&mut self, expected: bool) -> Result<(), OfError> {
+        let begin = Instant::now();
+        let mut outcome = Outcome::Unknown;
+        let result = self.compare(expected, &mut outcome).await;
+        let cost = begin.elapsed();
+        self.metrics.verified(cost);
+        self.schedule.compared(Instant::now(), cost, &outcome);
+        if let Some(health) = outcome.health(&self.bridge) {
+            self.reporter.update(|facts| facts.flows = health);
+        }
+        result
+    }
+
+    async fn compare(&mut self, expected: bool, outcome: &mut Outcome) -> Result<(), OfError> {
         let generation = self.session.wait_connected(CONNECT_WAIT).await?;
         let installed = self.session.flows(FlowFilter::all()).await?;
         let diff = self.store.diff_against(installed.iter().map(|entry| &entry.flow));
         let expected = expected && generation == self.generation;
         self.generation = generation;
         self.count_tables();
+        *outcome = Outcome::Same;
         if diff.is_empty() {
-            self.reporter.update(|facts| facts.flows = Health::Good);
             return Ok(());
         }
-        let size = diff.len();
-        let first = describe(&diff);
+        let (flows, first) = (diff.len(), describe(&diff));
         if expected {
-            tracing::warn!(flows = size, first, "flows differ from what was installed, repairing");
-            self.metrics.drift(size);
+            tracing::warn!(flows, first, "flows differ from what was installed, repairing");
+            self.metrics.drift(flows);
         } else {
-            tracing::info!(flows = size, held = installed.len(), "bringing the bridge up to date");
+            tracing::info!(flows, held = installed.len(), "bringing the bridge up to date");
         }
+        drop(installed);
         let result = self.commit(diff).await;
-        let health = match &result {
-            Ok(()) => Health::Good,
-            Err(error) => {
-                Health::bad("FlowsDiffer", format!("{size} flows differ, the first {first}: {error}"))
-            }
-        };
-        self.reporter.update(|facts| facts.flows = health);
+        match &result {
+            Ok(()) if expected => *outcome = Outcome::Repaired { flows, first },
+            Ok(()) => {}
+            Err(error) => *outcome = Outcome::Differs { flows, first, error: error.to_string() },
+        }
         result
     }
 
-    fn count_tables(&self) {
-        let counts = self.store.all().iter().fold(std::collections::BTreeMap::new(), |mut counts, flow| {
-            *counts.entry(flow.table).or_insert(0) += 1;
-            counts
-        });
-        let named: std::collections::BTreeMap<String, i32> = self
-            .network
-            .pipeline
-            .names()
-            .into_iter()
-            .map(|(number, name)| (name.to_string(), counts.get(&number).copied().unwrap_or(0)))
-            .collect();
-        self.metrics.flow_counts(&self.network.pipeline, &counts);
+    /// Tells how many flows each table has, if that changed.
+    fn count_tables(&mut self) {
+        let names = self.network.pipeline.names();
+        let counts: Vec<usize> = names.iter().map(|(number, _)| self.store.count_in(*number)).collect();
+        if counts == self.counted {
+            return;
+        }
+        let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        let named = names.iter().zip(&counts).map(|((_, name), count)| ((*name).to_owned(), number(*count)));
+        let named: BTreeMap<String, i32> = named.collect();
+        self.metrics.flow_counts(names.into_iter().zip(counts.iter().copied()));
         self.reporter.update(|facts| facts.flow_table = named);
+        self.counted = counts;
+    }
+}
+
+/// Passes the OpenFlow session's state on.
+async fn follow_connection(mut state: watch::Receiver<OfState>, reporter: Reporter) {
+    loop {
+        let health = match &*state.borrow_and_update() {
+            OfState::Connected { .. } => Health::Good,
+            OfState::Disconnected { error } => Health::bad(
+                "OpenflowDisconnected",
+                format!(
+                    "{error}; flows cannot be changed, so new pods and policies wait: see whether ovs-vswitchd runs in \
+                     the container antrea-ovs"
+                ),
+            ),
+        };
+        reporter.update(|facts| facts.openflow = health);
+        if state.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod bringup;
 pub mod cni;
 pub mod config;
+pub mod conntrack;
 pub mod dataplane;
 pub mod hostnet;
 pub mod interfaces;
@@ -14,5 +15,11 @@ pub mod nodes;
 pub mod peering;
 pub mod peers;
 pub mod policy;
+pub mod publish;
+pub mod selftest;
 pub mod status;
 pub mod subnet;
+pub mod verification;
+
+/// Version of this build.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

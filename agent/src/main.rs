@@ -27,23 +27,23 @@ use antrea_agent::bringup::{self, Inputs, Paths, Wired};
 use antrea_agent::cni::server;
 use antrea_agent::config::AgentConfig;
 use antrea_agent::hostnet::HostNetwork;
-use antrea_agent::metrics::AgentMetrics;
+use antrea_agent::metrics::{self, AgentMetrics};
 use antrea_agent::node::NodeNetwork;
 use antrea_agent::nodes::{Nodes, watch_nodes};
 use antrea_agent::peering::Peering;
 use antrea_agent::peers::Peer;
 use antrea_agent::policy::{PolicyAgent, PolicyConfig, PolicyHandle};
-use antrea_agent::status::{self, Health, Identity, Reporter};
+use antrea_agent::status::{Health, Identity, Reporter};
+use antrea_agent::{conntrack, publish, selftest};
 use antrea_runtime::health::Readiness;
-use antrea_runtime::metrics::Metrics;
 use antrea_runtime::supervise::Supervisor;
 use antrea_runtime::{logging, signals};
 use anyhow::{Context, Result};
-use apiserver_kit::metrics::ServerMetrics;
 use clap::Parser;
 use netcfg::sysctl::Tree;
 use netcfg::{Netlink, Netns};
 use ovs::Vswitch;
+use ovs::db::SessionState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -114,8 +114,7 @@ async fn run(args: Args) -> Result<()> {
     let shutdown = signals::shutdown()?;
     let mut tasks = Supervisor::new(shutdown.clone());
     let reporter = Reporter::default();
-    let metrics = Metrics::new("antrea_agent", env!("CARGO_PKG_VERSION"))?;
-    let agent_metrics = AgentMetrics::new(&metrics)?;
+    let metrics = metrics::register()?;
 
     let (ready, live) = (Readiness::new(), Readiness::new());
     let not_up = ready.block("network");
@@ -133,7 +132,7 @@ async fn run(args: Args) -> Result<()> {
         reporter.clone(),
     );
     let policy_config = PolicyConfig { folder: args.policy_dir, ..policy_config };
-    let (policy, policy_agent) = PolicyAgent::new(policy_config, &metrics)?;
+    let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
     tasks.spawn("policy", policy_agent.run(shutdown.clone()));
 
     let (network, network_state) = watch::channel(None);
@@ -153,11 +152,13 @@ async fn run(args: Args) -> Result<()> {
     };
     let state =
         ApiState { reporter: reporter.clone(), identity: identity.clone(), network: network_state, log };
-    let server_metrics = ServerMetrics::new(&metrics, [])?;
-    let routes = api::routes(state, ready, live, config.enable_prometheus_metrics.then_some(metrics));
-    let serving = api::serve(config.api_port, cert, client.clone(), routes, server_metrics, shutdown.clone());
+    metrics.certificate.set("api", cert.expires_at());
+    let exposed = config.enable_prometheus_metrics.then_some(metrics.registry);
+    let routes = api::routes(state, ready, live, exposed);
+    let serving = api::serve(config.api_port, cert, client.clone(), routes, metrics.server, shutdown.clone());
     tasks.spawn("api", serving);
-    tasks.spawn_abortable("status", status::publish(client, identity, reporter.subscribe()));
+    tasks.spawn_abortable("status", publish::publish(client, identity, reporter.clone()));
+    tasks.spawn_abortable("conditions", publish::measure(reporter.subscribe(), metrics.agent.clone()));
 
     let agent = Agent {
         config,
@@ -171,7 +172,7 @@ async fn run(args: Args) -> Result<()> {
         vswitch,
         policy,
         reporter,
-        metrics: agent_metrics,
+        metrics: metrics.agent,
         shutdown: shutdown.clone(),
     };
     tasks.spawn_abortable("network", async move { agent.run(node_changes, network, not_up).await });
@@ -187,7 +188,17 @@ async fn follow_ovsdb(vswitch: Vswitch, reporter: Reporter) -> Result<(), std::c
         let health = if *connected.borrow_and_update() {
             Health::Good
         } else {
-            Health::bad("OVSDBDisconnected", format!("{:?}", *vswitch.state().borrow()))
+            let cause = match &*vswitch.state().borrow() {
+                SessionState::Disconnected { error } => error.to_string(),
+                SessionState::Synced { .. } => "not synchronised yet".to_owned(),
+            };
+            Health::bad(
+                "OVSDBDisconnected",
+                format!(
+                    "{cause}; ports cannot be changed, so new pods wait: see whether ovsdb-server runs in the \
+                         container antrea-ovs"
+                ),
+            )
         };
         reporter.update(|facts| facts.ovsdb = health);
         if connected.changed().await.is_err() {
@@ -244,10 +255,15 @@ impl Agent {
         peering.known.extend(nodes.borrow().iter().flat_map(|nodes| nodes.keys().cloned()));
         let counts = self.follow_counts(&wired.network);
         let moved = self.moved(nodes.clone(), &own);
+        let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
+        let run_dir = PathBuf::from(&self.config.ovs_run_dir);
+        let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
             () = peering.run(nodes, self.shutdown.clone()) => Ok(()),
             () = counts => Ok(()),
             change = moved => change,
+            never = self_test => match never {},
+            never = conntrack => match never {},
         }
     }
 

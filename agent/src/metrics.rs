@@ -1,11 +1,20 @@
 //! Metrics, under upstream's names.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use antrea_flows::Pipeline;
+use antrea_crds::AgentCondition;
 use antrea_runtime::metrics::{self, MILLISECOND_BUCKETS, Metrics};
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use crate::policy::PolicyMetrics;
+
+/// Buckets for a comparison of flows: a few hundred flows take milliseconds, 100,000 a second.
+const VERIFICATION_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Buckets for a frame's way through the datapath.
+const SELF_TEST_SECONDS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
 /// The agent's metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -20,6 +29,58 @@ pub struct AgentMetrics {
     errors: IntCounterVec,
     latency: HistogramVec,
     drift: IntCounter,
+    verification: Histogram,
+    /// Of the datapath's self-test.
+    pub self_test: SelfTestMetrics,
+    /// Of connection tracking.
+    pub conntrack: ConntrackMetrics,
+    conditions: IntGaugeVec,
+}
+
+/// What the datapath's self-test counts.
+#[derive(Clone, Debug)]
+pub struct SelfTestMetrics {
+    time: Histogram,
+    failures: IntCounter,
+}
+
+/// Sizes of the connection tracking table.
+#[derive(Clone, Debug)]
+pub struct ConntrackMetrics {
+    total: IntGauge,
+    max: IntGauge,
+    /// Without labels: a gauge that can be absent.
+    antrea: IntGaugeVec,
+}
+
+/// What makes up the agent's `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// The registry.
+    pub registry: Metrics,
+    /// The agent's own.
+    pub agent: AgentMetrics,
+    /// Policy's.
+    pub policy: PolicyMetrics,
+    /// The API port's.
+    pub server: ServerMetrics,
+    /// Of the API port's certificate.
+    pub certificate: CertificateExpiry,
+}
+
+/// Registers every metric of the agent.
+///
+/// # Errors
+/// Two have the same name.
+pub fn register() -> metrics::Result<Registered> {
+    let registry = Metrics::new("antrea_agent", crate::VERSION)?;
+    Ok(Registered {
+        agent: AgentMetrics::new(&registry)?,
+        policy: PolicyMetrics::new(&registry)?,
+        server: ServerMetrics::new(&registry, [])?,
+        certificate: CertificateExpiry::new(&registry, "antrea_agent")?,
+        registry,
+    })
 }
 
 /// Measures one bundle.
@@ -65,6 +126,43 @@ impl AgentMetrics {
                 "antrea_agent_ovs_flow_repairs_total",
                 "Flows that differed from what the agent had installed and were repaired.",
             )?,
+            verification: metrics.histogram(
+                "antrea_agent_ovs_flow_verification_duration_seconds",
+                "Time that a comparison of installed flows with intended ones took, with the repair.",
+                VERIFICATION_SECONDS,
+            )?,
+            self_test: SelfTestMetrics {
+                time: metrics.histogram(
+                    "antrea_agent_datapath_self_test_duration_seconds",
+                    "Time that a test frame took through the gateway port into the bridge and back.",
+                    SELF_TEST_SECONDS,
+                )?,
+                failures: metrics.counter(
+                    "antrea_agent_datapath_self_test_failures_total",
+                    "Test frames into the bridge that did not come back.",
+                )?,
+            },
+            conntrack: ConntrackMetrics {
+                total: metrics.gauge(
+                    "antrea_agent_conntrack_total_connection_count",
+                    "Number of connections in the conntrack table.",
+                )?,
+                antrea: metrics.gauge_vec(
+                    "antrea_agent_conntrack_antrea_connection_count",
+                    "Number of connections in the Antrea zones of the conntrack table; absent with the kernel's \
+                     datapath, which does not count by zone.",
+                    &[],
+                )?,
+                max: metrics.gauge(
+                    "antrea_agent_conntrack_max_connection_count",
+                    "Size of the conntrack table.",
+                )?,
+            },
+            conditions: metrics.gauge_vec(
+                "antrea_agent_condition",
+                "1 while the condition of the AntreaAgentInfo is True, by type.",
+                &["type"],
+            )?,
         };
         for operation in ["add", "modify", "delete"] {
             made.ops.with_label_values(&[operation]);
@@ -85,13 +183,52 @@ impl AgentMetrics {
         self.drift.inc_by(flows as u64);
     }
 
-    /// Sets the flow counts.
-    pub fn flow_counts(&self, pipeline: &Pipeline, counts: &BTreeMap<u8, i32>) {
-        for (number, name) in pipeline.names() {
-            let count = counts.get(&number).copied().unwrap_or(0);
-            self.flows.with_label_values(&[number.to_string().as_str(), name]).set(count.into());
+    /// Records a comparison of flows.
+    pub fn verified(&self, took: Duration) {
+        self.verification.observe(took.as_secs_f64());
+    }
+
+    /// Sets the flow counts: number and name of each table, and how many flows it has.
+    pub fn flow_counts(&self, tables: impl IntoIterator<Item = ((u8, &'static str), usize)>) {
+        let mut total = 0;
+        for ((number, name), count) in tables {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.flows.with_label_values(&[number.to_string().as_str(), name]).set(count);
+            total += count;
         }
-        self.total_flows.set(counts.values().map(|count| i64::from(*count)).sum());
+        self.total_flows.set(total);
+    }
+
+    /// Shows conditions.
+    pub fn conditions(&self, conditions: &[AgentCondition]) {
+        for condition in conditions {
+            let gauge = self.conditions.with_label_values(&[condition.type_.name()]);
+            gauge.set(i64::from(condition.status == "True"));
+        }
+    }
+}
+
+impl ConntrackMetrics {
+    /// Sets the numbers of connections and the size of the table.
+    pub fn set(&self, total: i64, max: i64, antrea: Option<i64>) {
+        self.total.set(total);
+        self.max.set(max);
+        match antrea {
+            Some(count) => self.antrea.with_label_values::<&str>(&[]).set(count),
+            None => self.antrea.reset(),
+        }
+    }
+}
+
+impl SelfTestMetrics {
+    /// A frame came back after `time`.
+    pub fn passed(&self, time: Duration) {
+        self.time.observe(time.as_secs_f64());
+    }
+
+    /// A frame did not come back.
+    pub fn failed(&self) {
+        self.failures.inc();
     }
 }
 

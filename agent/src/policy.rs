@@ -42,3 +42,4 @@ mod spec;
 
 pub use agent::{Ended, PolicyAgent, PolicyConfig};
 pub use handle::{PolicyError, PolicyHandle, Prepared};
+pub use metrics::PolicyMetrics;

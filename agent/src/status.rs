@@ -6,28 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use antrea_crds::{
-    AgentCondition, AgentConditionType, AgentInfo, AntreaAgentInfo, NetworkInfo, NetworkPolicyControllerInfo,
-    OvsInfo,
+    AgentCondition, AgentConditionType, AgentInfo, NetworkInfo, NetworkPolicyControllerInfo, OvsInfo,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::PostParams;
-use kube::{Api, Client};
-use sha1::{Digest, Sha1};
 use tokio::sync::watch;
-
-/// Upstream's interval.
-const HEARTBEAT: Duration = Duration::from_secs(60);
-
-/// Changes that follow each other within this time are written together.
-const DEBOUNCE: Duration = Duration::from_millis(300);
-
-/// Wait after a write that failed, and for an object that the controller has not made yet.
-const RETRY: Duration = Duration::from_secs(3);
 
 /// Whether something works, and if not why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +35,8 @@ impl Health {
         Self::Bad { reason, message: message.to_string() }
     }
 
-    fn is_good(&self) -> bool {
+    /// Whether it works.
+    pub fn is_good(&self) -> bool {
         *self == Self::Good
     }
 }
@@ -63,12 +50,16 @@ pub struct Facts {
     pub ovsdb: Health,
     /// Of the OpenFlow session.
     pub openflow: Health,
+    /// Of the datapath's self-test.
+    pub datapath: Health,
     /// Of the last comparison of installed flows with intended ones.
     pub flows: Health,
     /// Of the host's routes and rules.
     pub host: Health,
     /// Of the policy watches on the controller.
     pub controller: Health,
+    /// Of writing to the API server.
+    pub api: Health,
     /// Open vSwitch's version.
     pub ovs_version: String,
     /// Flows by table name.
@@ -103,9 +94,11 @@ impl Default for Facts {
             network: Health::bad("Starting", "the node's network is being set up"),
             ovsdb: starting(),
             openflow: starting(),
+            datapath: Health::Good,
             flows: Health::Good,
             host: Health::Good,
             controller: starting(),
+            api: Health::Good,
             ovs_version: String::new(),
             flow_table: BTreeMap::new(),
             local_pods: 0,
@@ -159,10 +152,28 @@ impl Reporter {
 }
 
 /// The AgentHealthy condition: the first thing that is wrong, in the order in which one depends on another.
-fn overall(facts: &Facts) -> &Health {
+pub fn overall(facts: &Facts) -> &Health {
     // A bring-up that waits for OVSDB says less than OVSDB's own error.
-    let chain = [&facts.ovsdb, &facts.network, &facts.openflow, &facts.flows, &facts.host];
+    let Facts { ovsdb, network, openflow, datapath, flows, host, api, .. } = facts;
+    let chain = [ovsdb, network, openflow, datapath, flows, host, api];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
+}
+
+/// The conditions for these facts.
+pub fn conditions(facts: &Facts, now: Timestamp) -> Vec<AgentCondition> {
+    let condition = |type_, health: &Health| {
+        let (status, reason, message) = match health {
+            Health::Good => ("True", String::new(), String::new()),
+            Health::Bad { reason, message } => ("False", (*reason).to_owned(), message.clone()),
+        };
+        AgentCondition { type_, status: status.into(), last_heartbeat_time: Some(Time(now)), reason, message }
+    };
+    vec![
+        condition(AgentConditionType::AgentHealthy, overall(facts)),
+        condition(AgentConditionType::ControllerConnectionUp, &facts.controller),
+        condition(AgentConditionType::OvsdbConnectionUp, &facts.ovsdb),
+        condition(AgentConditionType::OpenflowConnectionUp, &facts.openflow),
+    ]
 }
 
 /// The object's fields for these facts.
@@ -173,16 +184,9 @@ pub fn compose(identity: &Identity, facts: &Facts, now: Timestamp) -> AgentInfo 
         namespace: namespace.map(str::to_owned),
         ..ObjectReference::default()
     };
-    let condition = |type_, health: &Health| {
-        let (status, reason, message) = match health {
-            Health::Good => ("True", String::new(), String::new()),
-            Health::Bad { reason, message } => ("False", (*reason).to_owned(), message.clone()),
-        };
-        AgentCondition { type_, status: status.into(), last_heartbeat_time: Some(Time(now)), reason, message }
-    };
     let [network_policy_num, address_group_num, applied_to_group_num] = facts.policies;
     AgentInfo {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: crate::VERSION.to_owned(),
         pod_ref: Some(reference("Pod", &identity.pod, Some(&identity.namespace))),
         node_ref: Some(reference("Node", &identity.node, None)),
         node_subnets: facts.network_info.iter().flat_map(|info| info.subnets.clone()).collect(),
@@ -197,12 +201,7 @@ pub fn compose(identity: &Identity, facts: &Facts, now: Timestamp) -> AgentInfo 
             applied_to_group_num,
         }),
         local_pod_num: facts.local_pods,
-        agent_conditions: vec![
-            condition(AgentConditionType::AgentHealthy, overall(facts)),
-            condition(AgentConditionType::ControllerConnectionUp, &facts.controller),
-            condition(AgentConditionType::OvsdbConnectionUp, &facts.ovsdb),
-            condition(AgentConditionType::OpenflowConnectionUp, &facts.openflow),
-        ],
+        agent_conditions: conditions(facts, now),
         api_port: identity.api_port.into(),
         api_ca_bundle: Some(k8s_openapi::ByteString(identity.api_ca.clone())),
         node_port_local_port_range: String::new(),
@@ -213,77 +212,6 @@ pub fn compose(identity: &Identity, facts: &Facts, now: Timestamp) -> AgentInfo 
             transport_interface_ips: info.transport_ips.clone(),
         }),
     }
-}
-
-/// Whether a change must be seen at once. Counts can wait for the next heartbeat.
-fn urgent(before: &Facts, after: &Facts) -> bool {
-    overall(before) != overall(after)
-        || before.controller != after.controller
-        || before.ovsdb != after.ovsdb
-        || before.openflow != after.openflow
-        || before.network_info != after.network_info
-}
-
-/// Keeps the object up to date: conditions at once, the rest with the heartbeat.
-///
-/// # Errors
-/// None: writes are retried for ever.
-pub async fn publish(
-    client: Client,
-    identity: Identity,
-    mut facts: watch::Receiver<Facts>,
-) -> Result<(), std::convert::Infallible> {
-    let api: Api<AntreaAgentInfo> = Api::all(client);
-    let mut object: Option<AntreaAgentInfo> = None;
-    // Agents that a rollout or a power cut starts together must not beat together for ever.
-    let mut wait = HEARTBEAT.mul_f64(spread(&identity.node));
-    loop {
-        let written = facts.borrow_and_update().clone();
-        match write(&api, &identity, &written, object.take()).await {
-            Ok(stored) => object = Some(stored),
-            Err(error) => {
-                tracing::debug!(%error, "AntreaAgentInfo not written");
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-        }
-        let beat = tokio::time::sleep(wait);
-        tokio::pin!(beat);
-        wait = HEARTBEAT;
-        loop {
-            tokio::select! {
-                () = &mut beat => break,
-                changed = facts.changed() => match changed {
-                    Ok(()) if urgent(&written, &facts.borrow()) => {
-                        tokio::time::sleep(DEBOUNCE).await;
-                        break;
-                    }
-                    Ok(()) => {}
-                    Err(_) => return Ok(()),
-                },
-            }
-        }
-    }
-}
-
-/// A number from 0.25 to 1 that follows from the node's name.
-fn spread(node: &str) -> f64 {
-    let digest = Sha1::digest(node.as_bytes());
-    0.25 + 0.75 * f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX)
-}
-
-async fn write(
-    api: &Api<AntreaAgentInfo>,
-    identity: &Identity,
-    facts: &Facts,
-    known: Option<AntreaAgentInfo>,
-) -> kube::Result<AntreaAgentInfo> {
-    let mut object = match known {
-        Some(object) => object,
-        None => api.get(&identity.node).await?,
-    };
-    object.spec = compose(identity, facts, Timestamp::now());
-    api.replace(&identity.node, &PostParams::default(), &object).await
 }
 
 #[cfg(test)]
@@ -337,22 +265,5 @@ mod tests {
         let info = compose(&identity(), &facts, Timestamp::UNIX_EPOCH);
         assert_eq!(condition(&info, AgentConditionType::AgentHealthy).status, "True");
         assert_eq!(condition(&info, AgentConditionType::ControllerConnectionUp).status, "False");
-    }
-
-    #[test]
-    fn counts_wait_and_conditions_do_not() {
-        let before = healthy();
-        let counts = Facts { local_pods: 3, ..healthy() };
-        assert!(!urgent(&before, &counts));
-        let broken = Facts { flows: Health::bad("FlowsDiffer", "2 flows repaired"), ..healthy() };
-        assert!(urgent(&before, &broken));
-    }
-
-    #[test]
-    fn heartbeats_are_spread() {
-        let spreads: Vec<_> = (0..100).map(|n| spread(&format!("node{n}"))).collect();
-        assert!(spreads.iter().all(|s| (0.25..=1.0).contains(s)));
-        assert!(spreads.iter().filter(|s| **s < 0.6).count() > 20);
-        assert!(spreads.iter().filter(|s| **s > 0.6).count() > 20);
     }
 }

@@ -11,18 +11,15 @@
 //! - Fail static: a watch that fails or an API server that is away changes nothing that is computed.
 //! - The controller reaches the API server without any Service network.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use antrea_api::controlplane;
-use antrea_runtime::{
-    client, health::Readiness, logging::LogHandle, metrics::Metrics, supervise::Supervisor,
-};
+use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor};
 use anyhow::Context;
 use apiserver_kit::{
     api::Api,
     auth::{Auth, local_token},
     gate,
-    metrics::ServerMetrics,
     publish::{CertManager, Source},
     review::KubeReviewer,
     serve,
@@ -30,12 +27,13 @@ use apiserver_kit::{
     trust,
 };
 use kube::Client;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
 pub mod features;
 pub mod info;
+pub mod metrics;
 pub mod nodes;
 pub mod policy;
 pub mod server;
@@ -91,7 +89,7 @@ pub async fn run(
     tracing::info!(version = VERSION, ?process, "antrea-controller starts");
     config.check();
     let client = client::connect(config.kubeconfig(), config.api_server()).await?;
-    let metrics = Metrics::new("antrea_controller", VERSION)?;
+    let metrics = metrics::register()?;
     let ready = Readiness::new();
     // What is wrong now; shown as the condition ControllerHealthy.
     let problems = Readiness::new();
@@ -103,30 +101,34 @@ pub async fn run(
     let mut tasks = Supervisor::new(shutdown.clone());
     let (counts, counts_seen) = watch::channel(info::Counts::default());
 
-    let hub = policy::hub(policy::PolicyMetrics::new(&metrics)?);
+    let hub = policy::hub(metrics.policy);
     for (name, feed) in policy::feeds(&client, &hub, &ready, &problems) {
         tasks.spawn_abortable(name, never_ends(feed));
     }
     let seen = Arc::clone(&hub);
     tasks.spawn_abortable("counts", never_ends(count(seen, counts)));
 
+    let status = metrics.status.follow(problems.clone(), counts_seen.clone());
+    tasks.spawn_abortable("status metrics", never_ends(status));
+
     let nodes = nodes::run(client.clone(), ready.block("nodes"));
     tasks.spawn_abortable("agent infos", never_ends(nodes));
     let publisher =
         info::Publisher::new(client.clone(), &process, config.api_port, problems.clone(), counts_seen);
     tasks.spawn_abortable("controller info", never_ends(publisher.run()));
+    tasks.spawn_abortable(
+        "certificate expiry",
+        never_ends(metrics::watch_expiry(tls.clone(), metrics.certificate)),
+    );
     let stop = shutdown.clone();
     let serving = tls.clone();
     tasks.spawn_abortable("certificates", never_ends(async move { certificates.run(serving, stop).await }));
     tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
 
-    let plurals =
-        [policy::NETWORK_POLICIES, policy::ADDRESS_GROUPS, policy::APPLIED_TO_GROUPS].map(|r| r.plural);
-    let server_metrics = ServerMetrics::new(&metrics, plurals)?;
-    let api = policy::api(Api::new(VERSION, server_metrics.clone()), &hub);
-    let routes = server::routes(&config, metrics, log, ready).merge(api.router());
-    let app = gate::protect(routes, authentication(client), server_metrics);
-    let listener = listen(config.api_port).await?;
+    let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub);
+    let routes = server::routes(&config, metrics.registry, log, ready).merge(api.router());
+    let app = gate::protect(routes, authentication(client), metrics.server);
+    let listener = serve::listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
     tasks.spawn("api server", serve::serve(listener, tls, app, shutdown.clone()));
     tasks.spawn("watches", async move {
@@ -164,16 +166,6 @@ fn authentication(client: Client) -> Auth {
 async fn never_ends(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
-}
-
-/// Both families where the host has IPv6, else IPv4.
-async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    let any6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-    if let Ok(listener) = TcpListener::bind(any6).await {
-        return Ok(listener);
-    }
-    let any4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
-    TcpListener::bind(any4).await.with_context(|| format!("listen on {any4}"))
 }
 
 /// Without the ConfigMap only bearer tokens authenticate, until it can be read.

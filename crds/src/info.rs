@@ -180,6 +180,18 @@ pub enum AgentConditionType {
     OpenflowConnectionUp,
 }
 
+impl AgentConditionType {
+    /// As in the object.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AgentHealthy => "AgentHealthy",
+            Self::ControllerConnectionUp => "ControllerConnectionUp",
+            Self::OvsdbConnectionUp => "OVSDBConnectionUp",
+            Self::OpenflowConnectionUp => "OpenflowConnectionUp",
+        }
+    }
+}
+
 /// Links and MTUs that carry Pod traffic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

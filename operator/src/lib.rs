@@ -18,6 +18,7 @@
 //!   unavailable Pods without counting them.
 
 pub mod api;
+pub mod api;
 pub mod apply;
 pub mod capabilities;
 pub mod cluster;
@@ -36,6 +37,9 @@ pub mod watches;
 
 /// Namespace of everything namespaced that the operator installs, as upstream Antrea has it.
 pub const NAMESPACE: &str = "kube-system";
+
+/// Version of this build.
+pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -1,4 +1,4 @@
-//! Generated files: CRDs and the flattened manifest.
+//! Generated files: CRDs, the flattened manifest, the table of metrics.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ struct Generated {
 pub(crate) fn write() -> Result<()> {
     let root = root();
     // The flattened manifest reads config/crd, so that comes first.
-    for stage in [crds, flattened] {
+    for stage in [crds, flattened, documents] {
         for file in stage(&root)? {
             let path = root.join(&file.path);
             if fs::read_to_string(&path).is_ok_and(|old| old == file.content) {
@@ -42,7 +42,7 @@ pub(crate) fn write() -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     let root = root();
     let mut stale = Vec::new();
-    for file in crds(&root)?.into_iter().chain(flattened(&root)?) {
+    for file in crds(&root)?.into_iter().chain(flattened(&root)?).chain(documents(&root)?) {
         if !fs::read_to_string(root.join(&file.path)).is_ok_and(|old| old == file.content) {
             stale.push(file.path.display().to_string());
         }
@@ -90,6 +90,10 @@ fn flattened(root: &Path) -> Result<Vec<Generated>> {
     let mut content = String::from(HEADER);
     append(&root.join("config/default"), &mut content)?;
     Ok(vec![Generated { path: "config/antrea-operator.yaml".into(), content }])
+}
+
+fn documents(_: &Path) -> Result<Vec<Generated>> {
+    Ok(vec![Generated { path: "docs/metrics.md".into(), content: crate::metrics::document()? }])
 }
 
 fn append(dir: &Path, out: &mut String) -> Result<()> {

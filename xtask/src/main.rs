@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 mod generate;
+mod metrics;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::Event;
 use antrea_flows::Diff;
-use antrea_runtime::metrics::{self, Metrics};
 use openflow::Flow;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -113,16 +112,13 @@ struct State {
 
 impl PolicyAgent {
     /// Makes policy's handle and task.
-    ///
-    /// # Errors
-    /// Metrics of these names exist.
-    pub fn new(config: PolicyConfig, metrics: &Metrics) -> metrics::Result<(PolicyHandle, Self)> {
+    pub fn new(config: PolicyConfig, metrics: PolicyMetrics) -> (PolicyHandle, Self) {
         let PolicyConfig { client, node, namespace, reporter, folder, token } = config;
         let identity = client::Identity { node, namespace: namespace.clone(), token };
         let (handle, mut agent) =
-            Self::wire(identity, Timing::default(), reporter, Files::new(folder), GRACE, metrics)?;
+            Self::wire(identity, Timing::default(), reporter, Files::new(folder), GRACE, metrics);
         agent.discovery = Some((client, namespace));
-        Ok((handle, agent))
+        (handle, agent)
     }
 
     fn wire(
@@ -131,8 +127,8 @@ impl PolicyAgent {
         reporter: Reporter,
         files: Files,
         grace: Duration,
-        metrics: &Metrics,
-    ) -> metrics::Result<(PolicyHandle, Self)> {
+        metrics: PolicyMetrics,
+    ) -> (PolicyHandle, Self) {
         let (requests, requests_queue) = mpsc::channel(REQUESTS);
         let (updates, updates_queue) = mpsc::channel(client::QUEUE);
         let prepared = Arc::new(PreparedPods::default());
@@ -163,11 +159,11 @@ impl PolicyAgent {
             tidied: false,
             board: board.clone(),
             reporter,
-            metrics: PolicyMetrics::new(metrics)?,
+            metrics,
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        Ok((PolicyHandle::new(requests, prepared), agent))
+        (PolicyHandle::new(requests, prepared), agent)
     }
 
     /// Runs until `shutdown`. The controller may be away for ever.

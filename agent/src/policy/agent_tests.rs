@@ -1,6 +1,7 @@
 use antrea_api::controlplane::GroupEvent;
 use antrea_api::k8s::Object;
 use antrea_flows::{FlowStore, Owner};
+use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use openflow::{Flow, FlowKey};
@@ -88,9 +89,9 @@ impl Node {
             ..Timing::default()
         };
         let (reporter, metrics) = (Reporter::default(), Metrics::empty());
+        let policy = PolicyMetrics::new(&metrics).unwrap();
         let files = Files::new(folder);
-        let (handle, agent) =
-            PolicyAgent::wire(identity, timing, reporter.clone(), files, grace, &metrics).unwrap();
+        let (handle, agent) = PolicyAgent::wire(identity, timing, reporter.clone(), files, grace, policy);
         agent.target.send_replace(target);
         let (shutdown, sender) = (CancellationToken::new(), agent.target.clone());
         let task = tokio::spawn(agent.run(shutdown.clone()));

@@ -79,8 +79,13 @@ impl Rig {
         let (session, _) = OfSession::spawn(ovs.mgmt_sock("br0"), OfConfig::default(), cancel.clone());
         session.wait_connected(LIMIT).await.unwrap();
         let metrics = AgentMetrics::new(&Metrics::empty()).unwrap();
-        let (dataplane, task) =
-            Dataplane::new(session.clone(), Arc::new(network()), Reporter::default(), metrics);
+        let (dataplane, task) = Dataplane::new(
+            session.clone(),
+            "br-int".to_owned(),
+            Arc::new(network()),
+            Reporter::default(),
+            metrics,
+        );
         tokio::spawn(task.run(cancel.clone()));
         Self {
             session,

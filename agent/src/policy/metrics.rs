@@ -5,7 +5,7 @@ use prometheus::IntGauge;
 
 /// Counts of policies and rules.
 #[derive(Clone, Debug)]
-pub(super) struct PolicyMetrics {
+pub struct PolicyMetrics {
     policies: IntGauge,
     rules: [IntGauge; 2],
 }
@@ -15,7 +15,7 @@ impl PolicyMetrics {
     ///
     /// # Errors
     /// A name is taken.
-    pub(super) fn new(metrics: &Metrics) -> metrics::Result<Self> {
+    pub fn new(metrics: &Metrics) -> metrics::Result<Self> {
         Ok(Self {
             policies: metrics
                 .gauge("antrea_agent_networkpolicy_count", "Number of NetworkPolicies on local Node.")?,
@@ -33,7 +33,7 @@ impl PolicyMetrics {
     }
 
     /// Sets them; `rules` are ingress and egress.
-    pub(super) fn set(&self, policies: usize, rules: [usize; 2]) {
+    pub fn set(&self, policies: usize, rules: [usize; 2]) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.policies.set(number(policies));
         for (gauge, count) in self.rules.iter().zip(rules) {

@@ -96,14 +96,14 @@ impl ServingCert {
             .map_err(|e| Error::Parse { what: "serving key", message: e.to_string() })
     }
 
+    /// When the leaf expires, in seconds since 1970; 0 when it cannot be read.
+    pub fn expires_at(&self) -> i64 {
+        first_expiry(&self.cert)
+    }
+
     /// Time until the leaf expires; zero when it has, or when it cannot be read.
     pub fn expires_in(&self) -> Duration {
-        let Some(leaf) = self.chain().ok().and_then(|chain| chain.into_iter().next()) else {
-            return Duration::ZERO;
-        };
-        let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&leaf) else { return Duration::ZERO };
-        let left = parsed.validity().not_after.timestamp() - unix_now();
-        Duration::from_secs(u64::try_from(left).unwrap_or(0))
+        Duration::from_secs(u64::try_from(self.expires_at() - unix_now()).unwrap_or(0))
     }
 
     /// Whether the leaf is valid for every one of `names`.
@@ -115,6 +115,16 @@ impl ServingCert {
                 .is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
         })
     }
+}
+
+/// When the first certificate of a PEM text expires, in seconds since 1970; 0 when it cannot be read.
+pub fn first_expiry(pem: &str) -> i64 {
+    let Some(first) = certificates("certificate", pem.as_bytes()).ok().and_then(|all| all.into_iter().next())
+    else {
+        return 0;
+    };
+    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(&first) else { return 0 };
+    parsed.validity().not_after.timestamp()
 }
 
 /// Reads every certificate of a PEM text.

@@ -52,6 +52,27 @@ impl ServerMetrics {
     }
 }
 
+/// When certificates expire.
+#[derive(Debug, Clone)]
+pub struct CertificateExpiry(IntGaugeVec);
+
+impl CertificateExpiry {
+    /// Registers `<component>_certificate_expiration_timestamp_seconds` with `metrics`.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn new(metrics: &Metrics, component: &str) -> Result<Self> {
+        let name = format!("{component}_certificate_expiration_timestamp_seconds");
+        let help = "When the certificate expires, in seconds since 1970; 0 if it cannot be read.";
+        metrics.gauge_vec(&name, help, &["certificate"]).map(Self)
+    }
+
+    /// Shows when a certificate expires, in seconds since 1970.
+    pub fn set(&self, certificate: &'static str, expires_at: i64) {
+        self.0.with_label_values(&[certificate]).set(expires_at);
+    }
+}
+
 /// A watch that is open.
 pub(crate) struct OpenWatch(prometheus::IntGauge);
 

@@ -1,6 +1,11 @@
 //! The accept loop: TLS handshake, peer judgement, HTTP/1.1 or HTTP/2.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{body::Body, response::Response};
 use http::Request;
@@ -24,6 +29,20 @@ const GRACE: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Handshakes and connections at the same time.
 const MAX_CONNECTIONS: usize = 16_384;
+
+/// A listener on every address of the host: of both families where it has IPv6, else of IPv4.
+///
+/// # Errors
+/// The port is taken.
+pub async fn listen(port: u16) -> io::Result<TcpListener> {
+    if let Ok(listener) = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        return Ok(listener);
+    }
+    let any4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    TcpListener::bind(any4)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("listen on {any4}: {error}")))
+}
 
 /// Serves `app` on `listener` over TLS until `shutdown` is cancelled. Each request carries a [`Peer`] and
 /// the client's [`SocketAddr`](std::net::SocketAddr) as extensions.

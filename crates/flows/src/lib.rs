@@ -37,7 +37,9 @@ pub use config::{
     Via, tunnel_mac,
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
-pub use feature::{Family, base, conntrack, gateway, peer, pod, security, service_cidrs, tunnel};
+pub use feature::{
+    Family, SELF_TEST_ETHERTYPE, base, conntrack, gateway, peer, pod, security, service_cidrs, tunnel,
+};
 
 pub use store::{Conflict, Diff, FlowStore, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};

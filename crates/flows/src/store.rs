@@ -1,6 +1,6 @@
 //! The flows that the switch shall hold, by owner, and how to get from one set to another.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet, hash_map};
@@ -165,6 +165,8 @@ struct Entry {
 pub struct FlowStore {
     flows: HashMap<Arc<FlowKey>, Entry, RandomState>,
     owned: HashMap<Owner, HashSet<Arc<FlowKey>, RandomState>, RandomState>,
+    /// Flows by table.
+    counts: BTreeMap<u8, usize>,
 }
 
 impl FlowStore {
@@ -181,6 +183,11 @@ impl FlowStore {
     /// Whether there are no flows.
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
+    }
+
+    /// Number of flows in a table.
+    pub fn count_in(&self, table: u8) -> usize {
+        self.counts.get(&table).copied().unwrap_or(0)
     }
 
     /// Makes `flows` all that `owner` wants. Flows that stay as they are are not in the difference.
@@ -220,6 +227,7 @@ impl FlowStore {
                     let shared = Arc::new(key);
                     diff.adds.push(body.join(&shared));
                     self.owned.entry_ref(owner).or_default().insert(Arc::clone(&shared));
+                    *self.counts.entry(shared.table).or_default() += 1;
                     self.flows.insert(shared, Entry { owners: SmallVec::from_iter([owner.clone()]), body });
                 }
             }
@@ -235,6 +243,9 @@ impl FlowStore {
                 entry.get_mut().owners.retain(|o| o != owner);
                 if entry.get().owners.is_empty() {
                     entry.remove();
+                    if let Some(count) = self.counts.get_mut(&key.table) {
+                        *count -= 1;
+                    }
                     diff.deletes.push(key);
                 }
             }

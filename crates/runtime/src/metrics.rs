@@ -1,8 +1,10 @@
 //! Prometheus metrics on a registry of our own, never the global one.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Registry, TextEncoder, core::Collector, proto::MetricType,
 };
 
 /// Buckets for durations in milliseconds, from 50 µs to 10 s.
@@ -19,6 +21,20 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    definitions: Arc<Mutex<Vec<Definition>>>,
+}
+
+/// What a metric is, whether or not it has a value yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels, in order.
+    pub labels: Vec<String>,
+    /// What it says.
+    pub help: String,
 }
 
 /// Result of a constructor.
@@ -31,7 +47,7 @@ impl Metrics {
     /// # Errors
     /// `component` is not fit to be a metric name.
     pub fn new(component: &str, version: &str) -> Result<Self> {
-        let metrics = Self { registry: Registry::new() };
+        let metrics = Self::empty();
         metrics.register(prometheus::process_collector::ProcessCollector::for_self())?;
         let info = metrics.gauge_vec(
             &format!("{component}_build_info"),
@@ -44,7 +60,7 @@ impl Metrics {
 
     /// A registry with nothing in it, for tests.
     pub fn empty() -> Self {
-        Self { registry: Registry::new() }
+        Self { registry: Registry::new(), definitions: Arc::default() }
     }
 
     /// Adds any collector.
@@ -52,7 +68,40 @@ impl Metrics {
     /// # Errors
     /// Its name is taken.
     pub fn register(&self, collector: impl Collector + 'static) -> Result<()> {
+        let kinds = collector.collect();
+        let kind = |name: &str| {
+            let family = kinds.iter().find(|family| family.name() == name)?;
+            Some(match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::HISTOGRAM => "histogram",
+                _ => "gauge",
+            })
+        };
+        self.define(&collector, kind);
         self.registry.register(Box::new(collector))
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, kind: &'static str, collector: C) -> Result<C> {
+        self.registry.register(Box::new(collector.clone()))?;
+        self.define(&collector, |_| Some(kind));
+        Ok(collector)
+    }
+
+    fn define(&self, collector: &impl Collector, kind: impl Fn(&str) -> Option<&'static str>) {
+        let mut definitions = self.definitions.lock().unwrap_or_else(PoisonError::into_inner);
+        definitions.extend(collector.desc().into_iter().map(|desc| Definition {
+            name: desc.fq_name.clone(),
+            kind: kind(&desc.fq_name).unwrap_or("gauge"),
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
+    }
+
+    /// Every metric that is registered, by name.
+    pub fn definitions(&self) -> Vec<Definition> {
+        let mut all = self.definitions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort();
+        all
     }
 
     /// The registry itself.
@@ -65,41 +114,31 @@ impl Metrics {
     /// # Errors
     /// The name is malformed or taken; so for the functions below.
     pub fn counter(&self, name: &str, help: &str) -> Result<IntCounter> {
-        let metric = IntCounter::with_opts(Opts::new(name, help))?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add("counter", IntCounter::with_opts(Opts::new(name, help))?)
     }
 
     /// A counter per label set.
     #[expect(clippy::missing_errors_doc, reason = "see counter")]
     pub fn counter_vec(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
-        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
     /// A gauge.
     #[expect(clippy::missing_errors_doc, reason = "see counter")]
     pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
-        let metric = IntGauge::with_opts(Opts::new(name, help))?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add("gauge", IntGauge::with_opts(Opts::new(name, help))?)
     }
 
     /// A gauge per label set.
     #[expect(clippy::missing_errors_doc, reason = "see counter")]
     pub fn gauge_vec(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
-        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add("gauge", IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     /// A histogram with the given upper bounds.
     #[expect(clippy::missing_errors_doc, reason = "see counter")]
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram> {
-        let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add("histogram", Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
     }
 
     /// A histogram per label set.
@@ -111,9 +150,10 @@ impl Metrics {
         labels: &[&str],
         buckets: &[f64],
     ) -> Result<HistogramVec> {
-        let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
-        self.register(metric.clone())?;
-        Ok(metric)
+        self.add(
+            "histogram",
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?,
+        )
     }
 
     /// All metrics in the text exposition format ([`CONTENT_TYPE`]).
@@ -146,5 +186,14 @@ mod tests {
         assert!(text.contains("sample_things_total 1"));
         assert!(text.contains("sample_ms_bucket{op=\"add\",le=\"5\"} 1"));
         assert!(text.contains("process_resident_memory_bytes"));
+
+        metrics.gauge_vec("sample_absent", "Nothing yet.", &["a", "b"]).unwrap();
+        let definitions = metrics.definitions();
+        let kind = |name: &str| definitions.iter().find(|one| one.name == name).map(|one| one.kind);
+        assert_eq!(kind("sample_things_total"), Some("counter"));
+        assert_eq!(kind("sample_ms"), Some("histogram"));
+        assert_eq!(kind("process_cpu_seconds_total"), Some("counter"));
+        let absent = definitions.iter().find(|one| one.name == "sample_absent").unwrap();
+        assert_eq!((absent.kind, absent.labels.len(), absent.help.as_str()), ("gauge", 2, "Nothing yet."));
     }
 }

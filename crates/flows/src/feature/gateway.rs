@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use openflow::{Action, CtState, Flow, Match};
+use openflow::{Action, CtState, Flow, Match, PortNo};
 
 use super::{
     Family, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, nd,
@@ -18,11 +18,23 @@ use crate::{
 /// Below the flows of this node's pods and peers, above the default route.
 const UNKNOWN_POD: u16 = 195;
 
+/// EtherType of the agent's self-test frames: IEEE 802 local experimental 1.
+pub const SELF_TEST_ETHERTYPE: u16 = 0x88b5;
+
 /// Flows between the bridge and the host.
 pub fn gateway(net: &Network) -> Vec<Flow> {
     let gw = &net.node.gateway;
     let flow = |table, priority, matches| net.flow(Category::PodConnectivity, table, priority, matches);
     let mut flows = Vec::new();
+    // A frame of the agent's self-test goes back to where it came from.
+    flows.push(
+        flow(
+            Table::PipelineRootClassifier,
+            NORMAL,
+            Match::new().in_port(gw.ofport).eth_type(SELF_TEST_ETHERTYPE),
+        )
+        .action(Action::Output(PortNo::IN_PORT)),
+    );
     for ip in &gw.ips {
         if let IpAddr::V4(v4) = ip {
             flows.push(

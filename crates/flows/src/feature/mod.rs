@@ -11,7 +11,7 @@ mod tunnel;
 
 pub use base::base;
 pub use conntrack::conntrack;
-pub use gateway::gateway;
+pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;
 pub use security::security;
