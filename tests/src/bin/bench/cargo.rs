@@ -77,12 +77,25 @@ fn seconds(text: &str) -> Option<f64> {
 /// # Errors
 /// The benchmark failed or writes something else.
 pub(crate) async fn shapes(report: Report) -> anyhow::Result<()> {
+    figures(report, "antrea-policy", "shapes").await
+}
+
+/// A thousand agents that watch.
+///
+/// # Errors
+/// The benchmark failed or writes something else.
+pub(crate) async fn watchers(report: Report) -> anyhow::Result<()> {
+    figures(report, "apiserver-kit", "watchers").await
+}
+
+/// Takes over the figures that a benchmark writes with `--json`.
+async fn figures(report: Report, package: &str, name: &str) -> anyhow::Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     let path = file.path().to_str().context("temporary path is no text")?;
-    bench("antrea-policy", "shapes", &["--json", path]).await?;
+    bench(package, name, &["--json", path]).await?;
     let text = std::fs::read_to_string(path)?;
-    let list: Vec<Value> = serde_json::from_str(&text).context("figures of the policy benchmark")?;
-    ensure!(!list.is_empty(), "the policy benchmark wrote no figures");
+    let list: Vec<Value> = serde_json::from_str(&text).with_context(|| format!("figures of {name}"))?;
+    ensure!(!list.is_empty(), "{name} wrote no figures");
     for item in list {
         let name = item["name"].as_str().context("a figure without a name")?;
         let value = item["value"].as_f64().with_context(|| format!("{name} has no value"))?;
