@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use antrea_api::features;
 use antrea_runtime::health::Readiness;
 use antrea_runtime::http::{health_router, metrics_router};
 use antrea_runtime::logging::LogHandle;
@@ -35,12 +36,16 @@ pub struct ApiState {
     pub network: NetworkState,
     /// The log level's handle.
     pub log: LogHandle,
+    /// Feature gates as they are.
+    pub gates: Vec<features::Status>,
 }
 
 /// Routes under upstream's paths.
 pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Option<Metrics>) -> Router {
+    let gates = state.gates.clone();
     let mut router = health_router(ready, live)
         .merge(loglevel::router(state.log.clone()))
+        .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state));
     if let Some(metrics) = metrics {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antrea_api::features::{self, Component};
 use antrea_flows::{Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
@@ -276,7 +277,7 @@ fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeCon
         pod_cidrs: node.pod_cidrs.clone(),
         // Checked when the configuration was read.
         service_cidrs: config.service_cidrs().unwrap_or_default(),
-        antrea_policy: config.feature_gates.get("AntreaPolicy").copied().unwrap_or(true),
+        antrea_policy: features::is_on(Component::Agent, "AntreaPolicy", &config.feature_gates),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use antrea_api::features;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -211,6 +212,10 @@ impl AgentConfig {
         }
         self.datapath()?;
         self.service_cidrs()?;
+        let (unknown, _) = features::problems(&self.feature_gates);
+        if !unknown.is_empty() {
+            return invalid("featureGates", unknown.join("; "));
+        }
         if self.default_mtu != 0 && !(576..=65_535).contains(&self.default_mtu) {
             return invalid("defaultMTU", format!("{} is not 0 or 576 to 65535", self.default_mtu));
         }
@@ -303,6 +308,10 @@ mod tests {
         config.ovs_datapath_type.clear();
         config.ovs_bridge = "a-name-that-is-too-long".into();
         assert_eq!(config.validate().unwrap_err().key, "ovsBridge");
+        config.ovs_bridge = "br-int".into();
+        config.feature_gates.insert("Nonsense".into(), false);
+        let error = config.validate().unwrap_err();
+        assert_eq!(error.to_string(), "featureGates: Nonsense: there is no such feature gate");
     }
 
     #[test]

@@ -35,6 +35,7 @@ use antrea_agent::peers::Peer;
 use antrea_agent::policy::{PolicyAgent, PolicyConfig, PolicyHandle};
 use antrea_agent::status::{Health, Identity, Reporter};
 use antrea_agent::{conntrack, publish, selftest};
+use antrea_api::features::{self, Component};
 use antrea_runtime::health::Readiness;
 use antrea_runtime::supervise::Supervisor;
 use antrea_runtime::{logging, signals};
@@ -150,8 +151,13 @@ async fn run(args: Args) -> Result<()> {
         api_port: config.api_port,
         api_ca: cert.ca.clone().into_bytes(),
     };
-    let state =
-        ApiState { reporter: reporter.clone(), identity: identity.clone(), network: network_state, log };
+    let state = ApiState {
+        reporter: reporter.clone(),
+        identity: identity.clone(),
+        network: network_state,
+        log,
+        gates: features::report(Component::Agent, &config.feature_gates),
+    };
     metrics.certificate.set("api", cert.expires_at());
     let exposed = config.enable_prometheus_metrics.then_some(metrics.registry);
     let routes = api::routes(state, ready, live, exposed);

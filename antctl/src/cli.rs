@@ -105,7 +105,7 @@ pub(crate) enum Resource {
         /// Only of this name.
         name: Option<String>,
     },
-    /// Feature gates of the controller.
+    /// Feature gates of the controller, or of the agent in whose container antctl runs.
     FeatureGates,
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn command(place: Place) -> Command {
     command.mut_subcommand("get", |mut get| {
         let elsewhere = [
             ("podinterface", place != Place::Agent),
-            ("featuregates", place != Place::Controller),
+            ("featuregates", place == Place::Elsewhere),
             ("controllerinfo", place == Place::Agent),
         ];
         for (name, hidden) in elsewhere {

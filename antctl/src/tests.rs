@@ -215,7 +215,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         ["controllerinfo", "podinterface", "featuregates", "networkpolicy"].map(get_lists)
     };
     assert_eq!(listed(Place::Elsewhere), [true, false, false, true]);
-    assert_eq!(listed(Place::Agent), [false, true, false, true]);
+    assert_eq!(listed(Place::Agent), [false, true, true, true]);
     assert_eq!(listed(Place::Controller), [true, false, true, true]);
     assert!(!command(Place::Elsewhere).render_help().to_string().contains("log-level"));
 }

@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use antrea_api::features;
 use serde::{Deserialize, Serialize};
-
-use crate::features;
 
 /// The configuration file. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -117,6 +116,11 @@ impl Default for ControllerConfig {
     }
 }
 
+/// The configuration names feature gates that do not exist.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("featureGates: {0}")]
+pub struct UnknownGates(String);
+
 impl ControllerConfig {
     /// The kubeconfig, if one is configured.
     pub fn kubeconfig(&self) -> Option<&Path> {
@@ -129,20 +133,21 @@ impl ControllerConfig {
         Some(self.kube_api_server_override.as_str()).filter(|address| !address.is_empty())
     }
 
-    /// Logs what is asked for and has no effect in this version.
-    pub fn check(&self) {
+    /// Refuses feature gates that do not exist, and logs what is asked for and has no effect in this version.
+    ///
+    /// # Errors
+    /// Names the gates.
+    pub fn check(&self) -> Result<(), UnknownGates> {
         for name in self.ignored() {
             tracing::warn!(key = name, "this setting has no effect in this version");
         }
+        let (unknown, _) = features::problems(&self.feature_gates);
+        if unknown.is_empty() { Ok(()) } else { Err(UnknownGates(unknown.join("; "))) }
     }
 
     fn ignored(&self) -> Vec<String> {
-        let mut ignored: Vec<String> = self
-            .feature_gates
-            .iter()
-            .filter(|(name, wanted)| features::effective(name) != Some(**wanted))
-            .map(|(name, _)| format!("featureGates.{name}"))
-            .collect();
+        let (_, gates) = features::problems(&self.feature_gates);
+        let mut ignored: Vec<String> = gates.iter().map(|name| format!("featureGates.{name}")).collect();
         let keys = [
             ("tlsCipherSuites", !self.tls_cipher_suites.is_empty()),
             ("tlsMinVersion", self.tls_min_version == "VersionTLS13"),
@@ -193,6 +198,12 @@ multicluster:
         assert_eq!(config.api_server(), Some("https://172.18.0.3:6443"));
         assert_eq!(config.kubeconfig(), None);
         assert_eq!(config.ignored(), ["featureGates.NodeIPAM"]);
+        assert_eq!(config.check(), Ok(()));
+        let (config, _) =
+            antrea_runtime::config::parse::<ControllerConfig>("conf", "featureGates: {egress: false}")
+                .unwrap();
+        let error = config.check().unwrap_err().to_string();
+        assert_eq!(error, "featureGates: egress: there is no such feature gate; did you mean Egress?");
         let (empty, _) = antrea_runtime::config::parse::<ControllerConfig>("conf", "").unwrap();
         assert_eq!(empty, ControllerConfig::default());
     }

@@ -31,7 +31,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
-pub mod features;
 pub mod info;
 pub mod metrics;
 pub mod nodes;
@@ -87,7 +86,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(version = VERSION, ?process, "antrea-controller starts");
-    config.check();
+    config.check()?;
     let client = client::connect(config.kubeconfig(), config.api_server()).await?;
     let metrics = metrics::register()?;
     let ready = Readiness::new();

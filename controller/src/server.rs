@@ -1,5 +1,6 @@
 //! Routes of the API port beside the aggregated API.
 
+use antrea_api::features::{self, Component};
 use antrea_runtime::{
     health::Readiness,
     http::{health_router, metrics_router},
@@ -9,14 +10,15 @@ use antrea_runtime::{
 use apiserver_kit::loglevel;
 use axum::{Json, Router, routing::get};
 
-use crate::{config::ControllerConfig, features};
+use crate::config::ControllerConfig;
 
 /// Health, metrics, log level and feature gates. They go behind [`apiserver_kit::gate::protect`].
 pub fn routes(config: &ControllerConfig, metrics: Metrics, log: LogHandle, ready: Readiness) -> Router {
     // What is wrong with the controller does not call for a restart, so livez stays true while it runs.
+    let gates = features::report(Component::Controller, &config.feature_gates);
     let mut router = health_router(ready, Readiness::new())
         .merge(loglevel::router(log))
-        .route("/featuregates", get(async || Json(features::GATES)));
+        .route("/featuregates", get(async move || Json(gates)));
     if config.enable_prometheus_metrics {
         router = router.merge(metrics_router(metrics));
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use antrea_api::features;
 use antrea_crds::installation::{
     AntreaInstallationSpec, Datapath, ImageOverride, Images, LogFormat, LogLevel, ManagementState,
     Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources, Toleration,
@@ -9,8 +10,6 @@ use antrea_crds::installation::{
 };
 use ipnet::IpNet;
 use serde_json::json;
-
-use crate::gates;
 
 /// What the operator knows besides the spec.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -165,8 +164,8 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         problems.add("spec.mtu", format!("{mtu} is less than the 1280 bytes that IPv6 needs"));
     }
     for (name, on) in &spec.feature_gates {
-        if let Some(message) = gates::refuse(name, *on) {
-            problems.add(&format!("spec.featureGates.{name}"), message);
+        if let Err(error) = features::check(name, *on) {
+            problems.add(&format!("spec.featureGates.{name}"), error.to_string());
         }
     }
     let bridge = ovs.bridge.unwrap_or_else(|| "br-int".into());

@@ -26,7 +26,6 @@ pub mod controller;
 pub mod effective;
 pub mod events;
 pub mod fields;
-pub mod gates;
 pub mod metrics;
 pub mod object;
 pub mod plan;

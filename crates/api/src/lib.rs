@@ -6,6 +6,8 @@ pub mod cni;
 #[cfg(feature = "apis")]
 pub mod controlplane;
 #[cfg(feature = "apis")]
+pub mod features;
+#[cfg(feature = "apis")]
 pub mod k8s;
 #[cfg(feature = "apis")]
 pub mod stats;

@@ -68,7 +68,7 @@ fn agent_cluster_rules() -> Vec<Value> {
         rule("controlplane.antrea.io", &["networkpolicies/status", "nodestatssummaries"], &["create"]),
     ];
     // antctl in the agent's container, on the agent's own API.
-    rules.push(json!({"nonResourceURLs": ["/loglevel", "/podinterfaces"], "verbs": ["get", "put"]}));
+    rules.push(json!({"nonResourceURLs": ["/featuregates", "/loglevel", "/podinterfaces"], "verbs": ["get", "put"]}));
     rules.extend(delegation());
     rules
 }

@@ -1,0 +1,253 @@
+//! Feature gates: the names that exist, upstream's stages and defaults, and what this version can do with them.
+//!
+//! This is the one list. The operator refuses by it what an AntreaInstallation asks for, agent and controller
+//! read their configuration by it, and both serve it under `/featuregates`, where antctl reads it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Who has a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// antrea-agent
+    Agent,
+    /// antrea-controller
+    Controller,
+}
+
+/// Upstream's maturity of a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// May change or go away.
+    Alpha,
+    /// Here to stay.
+    Beta,
+    /// Done; the gate remains for those who set it.
+    Ga,
+}
+
+/// What a component of this version does with a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Support {
+    /// The component has no such gate.
+    None,
+    /// The component's part of the feature is not implemented, and the gate is off.
+    Missing,
+    /// It is on or off as the configuration says.
+    Switch,
+}
+
+/// A feature gate of Antrea.
+#[derive(Debug)]
+pub struct Gate {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Upstream's stage.
+    pub stage: Stage,
+    /// Whether upstream has it on where nothing is configured.
+    pub default: bool,
+    agent: Support,
+    controller: Support,
+}
+
+/// A gate that cannot be set as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GateError {
+    /// The name is no gate's.
+    #[error("there is no such feature gate{}", .similar.map(|name| format!("; did you mean {name}?")).unwrap_or_default())]
+    Unknown {
+        /// A gate whose name differs in case only.
+        similar: Option<&'static str>,
+    },
+    /// Nothing of it is implemented.
+    #[error("this version does not implement the feature; it can only be off")]
+    Missing,
+}
+
+/// A gate as `/featuregates` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// `agent` or `controller`.
+    pub component: &'static str,
+    /// Name.
+    pub name: &'static str,
+    /// `Enabled` or `Disabled`.
+    pub status: &'static str,
+    /// `ALPHA`, `BETA`, or empty for GA.
+    pub version: &'static str,
+}
+
+impl Gate {
+    fn support(&self, component: Component) -> Support {
+        match component {
+            Component::Agent => self.agent,
+            Component::Controller => self.controller,
+        }
+    }
+
+    /// Whether the component has the feature on where the configuration says `wanted`.
+    fn is_on(&self, component: Component, wanted: Option<bool>) -> bool {
+        self.support(component) == Support::Switch && wanted.unwrap_or(self.default)
+    }
+}
+
+/// Checks what a configuration asks of a gate.
+///
+/// # Errors
+/// There is no such gate, or it cannot be switched on.
+pub fn check(name: &str, on: bool) -> Result<(), GateError> {
+    let Some(gate) = find(name) else {
+        let similar = GATES.iter().find(|gate| gate.name.eq_ignore_ascii_case(name));
+        return Err(GateError::Unknown { similar: similar.map(|gate| gate.name) });
+    };
+    let switch = [Component::Agent, Component::Controller].map(|component| gate.support(component));
+    if on && !switch.contains(&Support::Switch) { Err(GateError::Missing) } else { Ok(()) }
+}
+
+/// Whether `component` has the feature on. `wanted` is the configuration; an unknown name is off.
+pub fn is_on(component: Component, name: &str, wanted: &BTreeMap<String, bool>) -> bool {
+    find(name).is_some_and(|gate| gate.is_on(component, wanted.get(name).copied()))
+}
+
+/// The component's gates as they are, by name.
+pub fn report(component: Component, wanted: &BTreeMap<String, bool>) -> Vec<Status> {
+    let own = GATES.iter().filter(|gate| gate.support(component) != Support::None);
+    own.map(|gate| Status {
+        component: match component {
+            Component::Agent => "agent",
+            Component::Controller => "controller",
+        },
+        name: gate.name,
+        status: if gate.is_on(component, wanted.get(gate.name).copied()) { "Enabled" } else { "Disabled" },
+        version: match gate.stage {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+            Stage::Ga => "",
+        },
+    })
+    .collect()
+}
+
+/// Splits what a component's configuration file asks for into gates that do not exist, with what is wrong, and
+/// names of those that cannot be switched on.
+pub fn problems(wanted: &BTreeMap<String, bool>) -> (Vec<String>, Vec<&str>) {
+    let (mut unknown, mut ignored) = (Vec::new(), Vec::new());
+    for (name, on) in wanted {
+        match check(name, *on) {
+            Ok(()) => {}
+            Err(GateError::Missing) => ignored.push(name.as_str()),
+            Err(error) => unknown.push(format!("{name}: {error}")),
+        }
+    }
+    (unknown, ignored)
+}
+
+fn find(name: &str) -> Option<&'static Gate> {
+    GATES.iter().find(|gate| gate.name == name)
+}
+
+macro_rules! gates {
+    ($($name:literal $stage:ident $default:ident $agent:ident $controller:ident;)*) => {
+        /// Every gate of upstream Antrea 2.8, by name.
+        pub static GATES: &[Gate] = &[$(Gate {
+            name: $name,
+            stage: Stage::$stage,
+            default: gates!(@ $default),
+            agent: Support::$agent,
+            controller: Support::$controller,
+        }),*];
+    };
+    (@ on) => { true };
+    (@ off) => { false };
+}
+
+// Name, stage, upstream's default, agent, controller. AntreaPolicy is a switch in the agent alone: it decides on
+// the tables of the pipeline. There are no native policies yet.
+gates! {
+    "AdminNetworkPolicy"            Alpha off None    Missing;
+    "AntreaIPAM"                    Alpha off Missing Missing;
+    "AntreaNodeConfig"              Beta  on  Missing Missing;
+    "AntreaPolicy"                  Beta  on  Switch  Missing;
+    "AntreaProxy"                   Ga    on  Missing None;
+    "BGPPolicy"                     Alpha off Missing None;
+    "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
+    "ClusterNetworkPolicy"          Alpha off None    Missing;
+    "Egress"                        Beta  on  Missing Missing;
+    "EgressSeparateSubnet"          Beta  on  Missing None;
+    "EgressTrafficShaping"          Alpha off Missing None;
+    "EndpointSlice"                 Ga    on  Missing None;
+    "ExternalNode"                  Alpha off Missing Missing;
+    "FlowExporter"                  Alpha off Missing None;
+    "IPsecCertAuth"                 Alpha off Missing Missing;
+    "L7NetworkPolicy"               Alpha off Missing Missing;
+    "LoadBalancerModeDSR"           Alpha off Missing None;
+    "Multicast"                     Beta  on  Missing Missing;
+    "Multicluster"                  Alpha off Missing Missing;
+    "NFTablesHostNetworkMode"       Alpha off Missing None;
+    "NetworkPolicyStats"            Beta  on  Missing Missing;
+    "NodeIPAM"                      Beta  on  None    Missing;
+    "NodeLatencyMonitor"            Alpha off Missing Missing;
+    "NodeNetworkPolicy"             Alpha off Missing None;
+    "NodePortLocal"                 Ga    on  Missing None;
+    "PacketCapture"                 Alpha off Missing Missing;
+    "PreferSameTrafficDistribution" Alpha off Missing None;
+    "SecondaryNetwork"              Alpha off Missing None;
+    "ServiceExternalIP"             Beta  on  Missing Missing;
+    "ServiceTrafficDistribution"    Ga    on  Missing None;
+    "SupportBundleCollection"       Alpha off Missing Missing;
+    "TopologyAwareHints"            Ga    on  Missing None;
+    "Traceflow"                     Beta  on  Missing Missing;
+    "TrafficControl"                Alpha off Missing None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(list: &[(&str, bool)]) -> BTreeMap<String, bool> {
+        list.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect()
+    }
+
+    #[test]
+    fn refuses_what_is_unknown_or_missing() {
+        assert_eq!(check("AntreaPolicy", true), Ok(()));
+        assert_eq!(check("AntreaPolicy", false), Ok(()));
+        assert_eq!(check("Egress", false), Ok(()));
+        assert_eq!(check("Egress", true), Err(GateError::Missing));
+        let error = check("antreapolicy", true).unwrap_err().to_string();
+        assert_eq!(error, "there is no such feature gate; did you mean AntreaPolicy?");
+        assert_eq!(check("Nonsense", false).unwrap_err().to_string(), "there is no such feature gate");
+        let wanted = wanted(&[("Nonsense", false), ("Egress", true), ("Traceflow", false)]);
+        let (unknown, ignored) = problems(&wanted);
+        assert_eq!(unknown, ["Nonsense: there is no such feature gate"]);
+        assert_eq!(ignored, ["Egress"]);
+    }
+
+    #[test]
+    fn reports_what_is_rather_than_what_is_asked_for() {
+        let find = |component, wanted: &BTreeMap<String, bool>, name: &str| {
+            report(component, wanted).into_iter().find(|gate| gate.name == name).map(|gate| gate.status)
+        };
+        let none = BTreeMap::new();
+        assert_eq!(find(Component::Agent, &none, "AntreaPolicy"), Some("Enabled"));
+        assert_eq!(find(Component::Controller, &none, "AntreaPolicy"), Some("Disabled"));
+        assert_eq!(find(Component::Controller, &none, "TrafficControl"), None);
+        let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
+        assert_eq!(find(Component::Agent, &asked, "AntreaPolicy"), Some("Disabled"));
+        assert_eq!(find(Component::Agent, &asked, "Egress"), Some("Disabled"));
+        for component in [Component::Agent, Component::Controller] {
+            for gate in report(component, &asked) {
+                assert_eq!(is_on(component, gate.name, &asked), gate.status == "Enabled", "{}", gate.name);
+            }
+        }
+    }
+
+    #[test]
+    fn gates_are_sorted_and_somebodys() {
+        assert!(GATES.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(GATES.iter().all(|gate| gate.agent != Support::None || gate.controller != Support::None));
+        // Upstream's rule: what is done is on, what is new is off.
+        assert!(GATES.iter().all(|gate| gate.default == (gate.stage != Stage::Alpha)));
+    }
+}
