@@ -9,13 +9,14 @@ use antrea_runtime::{
 };
 use futures::{Stream, StreamExt};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     runtime::{WatchStreamExt, watcher},
 };
 
 use super::{
     PolicyHub,
     source::{Source, Watched},
+    undecoded::{self, Key, Undecoded},
     update,
 };
 
@@ -42,6 +43,18 @@ impl Feed {
     /// Number of inputs.
     pub const COUNT: u8 = 3;
 
+    pub(super) const ALL: [Self; Self::COUNT as usize] =
+        [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
+
+    /// The resource's name in the Kubernetes API.
+    pub(super) fn resource(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Namespaces => "namespaces",
+            Self::NetworkPolicies => "networkpolicies",
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Pods => "pod watch",
@@ -55,8 +68,14 @@ impl Feed {
 pub(super) trait Input: Source {
     const FEED: Feed;
     fn apply(&self, index: &mut Index);
-    fn delete(&self, index: &mut Index);
-    fn reset(objects: &[Self], index: &mut Index);
+    fn is_known(key: &Key, index: &Index) -> bool;
+    fn delete(key: &Key, index: &mut Index);
+    /// Takes in all that there are: `objects`, and those of `kept` as they are known.
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index);
+}
+
+fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
+    keys.iter().map(|(namespace, name)| (&**namespace, &**name))
 }
 
 impl Input for k8s::Pod {
@@ -66,12 +85,16 @@ impl Input for k8s::Pod {
         index.apply_pod(self);
     }
 
-    fn delete(&self, index: &mut Index) {
-        index.delete_pod(&self.namespace, &self.name);
+    fn is_known((namespace, name): &Key, index: &Index) -> bool {
+        index.has_pod(namespace, name)
     }
 
-    fn reset(objects: &[Self], index: &mut Index) {
-        index.reset_pods(objects);
+    fn delete((namespace, name): &Key, index: &mut Index) {
+        index.delete_pod(namespace, name);
+    }
+
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
+        index.reset_pods(objects.iter().copied(), borrowed(kept));
     }
 }
 
@@ -82,12 +105,16 @@ impl Input for k8s::Namespace {
         index.apply_namespace(self);
     }
 
-    fn delete(&self, index: &mut Index) {
-        index.delete_namespace(&self.name);
+    fn is_known((_, name): &Key, index: &Index) -> bool {
+        index.has_namespace(name)
     }
 
-    fn reset(objects: &[Self], index: &mut Index) {
-        index.reset_namespaces(objects);
+    fn delete((_, name): &Key, index: &mut Index) {
+        index.delete_namespace(name);
+    }
+
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
+        index.reset_namespaces(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
     }
 }
 
@@ -100,12 +127,16 @@ impl Input for k8s::NetworkPolicy {
         }
     }
 
-    fn delete(&self, index: &mut Index) {
-        index.delete_network_policy(&self.namespace, &self.name);
+    fn is_known((namespace, name): &Key, index: &Index) -> bool {
+        index.has_network_policy(namespace, name)
     }
 
-    fn reset(objects: &[Self], index: &mut Index) {
-        for error in index.reset_network_policies(objects) {
+    fn delete((namespace, name): &Key, index: &mut Index) {
+        index.delete_network_policy(namespace, name);
+    }
+
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
+        for error in index.reset_network_policies(objects.iter().copied(), borrowed(kept)) {
             tracing::warn!(%error, "a part of a policy is unusable");
         }
     }
@@ -149,8 +180,7 @@ pub(super) async fn feed<T: Input>(
     let mut starting = Some(starting);
     let mut problem: Option<BlockReady> = None;
     let mut failures = 0;
-    // Objects of a list that is being received.
-    let mut list: Vec<T> = Vec::new();
+    let mut received = Received { list: Vec::new(), undecoded: Undecoded::new(T::FEED.resource()) };
     let mut batches = pin!(events.ready_chunks(BATCH));
     loop {
         let batch = match tokio::time::timeout(QUIET, batches.next()).await {
@@ -183,43 +213,105 @@ pub(super) async fn feed<T: Input>(
                 }
             }
         }
-        if take_in(&hub, changes, &mut list) {
+        let complete = take_in(&hub, changes, &mut received);
+        received.undecoded.show(&problems);
+        if complete {
             starting = None;
             tracing::info!("{name}: complete list taken in");
         }
     }
 }
 
+/// What is kept between batches.
+struct Received<T> {
+    /// Objects of a list that is being received.
+    list: Vec<Arrived<T>>,
+    undecoded: Undecoded,
+}
+
+/// An object that came.
+enum Arrived<T> {
+    Decoded(Key, T),
+    /// If nothing is known of it, what was salvaged is taken in.
+    Undecoded(Key, Option<T>),
+}
+
+impl<T: Input> Arrived<T> {
+    /// The object, and what is wrong with it.
+    fn read(watched: Watched<T>) -> (Self, Option<String>) {
+        let key = watched.key();
+        match watched.object {
+            Ok(object) => (Self::Decoded(key, object), None),
+            Err(bad) => (Self::Undecoded(key, T::salvage(&bad.value)), Some(bad.error)),
+        }
+    }
+
+    fn key(&self) -> &Key {
+        match self {
+            Self::Decoded(key, _) | Self::Undecoded(key, _) => key,
+        }
+    }
+
+    fn apply(&self, index: &mut Index) {
+        match self {
+            Self::Decoded(_, object) => object.apply(index),
+            Self::Undecoded(key, Some(object)) if !T::is_known(key, index) => object.apply(index),
+            Self::Undecoded(..) => {}
+        }
+    }
+}
+
 /// Whether a list was completed.
-fn take_in<T: Input>(hub: &PolicyHub, events: Vec<watcher::Event<Watched<T>>>, list: &mut Vec<T>) -> bool {
+fn take_in<T: Input>(
+    hub: &PolicyHub,
+    events: Vec<watcher::Event<Watched<T>>>,
+    received: &mut Received<T>,
+) -> bool {
+    let Received { list, undecoded } = received;
     let mut changes = Vec::new();
     let mut complete = false;
     for event in events {
         match event {
-            watcher::Event::Init => list.clear(),
-            watcher::Event::InitApply(watched) => list.push(watched.object),
+            watcher::Event::Init => {
+                list.clear();
+                undecoded.begin();
+            }
+            watcher::Event::InitApply(watched) => {
+                let (arrived, error) = Arrived::read(watched);
+                undecoded.list(arrived.key(), error.as_deref());
+                list.push(arrived);
+            }
             watcher::Event::InitDone => {
                 changes.push(Change::Reset(std::mem::take(list)));
+                undecoded.end();
                 complete = true;
             }
-            watcher::Event::Apply(watched) => changes.push(Change::Apply(watched.object)),
+            watcher::Event::Apply(watched) => {
+                let (arrived, error) = Arrived::read(watched);
+                undecoded.set(arrived.key(), error.as_deref());
+                changes.push(Change::Apply(arrived));
+            }
             watcher::Event::Delete(watched) => {
-                tracing::trace!(name = watched.name_any(), "deleted");
-                changes.push(Change::Delete(watched.object));
+                let key = watched.key();
+                tracing::trace!(name = undecoded::text(&key), "deleted");
+                undecoded.set(&key, None);
+                changes.push(Change::Delete(key));
             }
         }
     }
     if changes.is_empty() {
         return complete;
     }
+    let bad = i64::try_from(undecoded.len()).unwrap_or(i64::MAX);
     let work = || {
         update(hub, changes.len(), |state| {
+            state.metrics.undecodable[T::FEED as usize].set(bad);
             for change in &changes {
                 match change {
-                    Change::Apply(object) => object.apply(&mut state.index),
-                    Change::Delete(object) => object.delete(&mut state.index),
-                    Change::Reset(objects) => {
-                        T::reset(objects, &mut state.index);
+                    Change::Apply(arrived) => arrived.apply(&mut state.index),
+                    Change::Delete(key) => T::delete(key, &mut state.index),
+                    Change::Reset(all) => {
+                        reset(all, &mut state.index);
                         state.synced |= 1 << T::FEED as u8;
                     }
                 }
@@ -235,8 +327,20 @@ fn take_in<T: Input>(hub: &PolicyHub, events: Vec<watcher::Event<Watched<T>>>, l
     complete
 }
 
+fn reset<T: Input>(all: &[Arrived<T>], index: &mut Index) {
+    let (mut objects, mut kept) = (Vec::with_capacity(all.len()), Vec::new());
+    for arrived in all {
+        match arrived {
+            Arrived::Decoded(_, object) => objects.push(object),
+            Arrived::Undecoded(key, _) if T::is_known(key, index) => kept.push(key.clone()),
+            Arrived::Undecoded(_, salvaged) => objects.extend(salvaged),
+        }
+    }
+    T::reset(&objects, &kept, index);
+}
+
 enum Change<T> {
-    Apply(T),
-    Delete(T),
-    Reset(Vec<T>),
+    Apply(Arrived<T>),
+    Delete(Key),
+    Reset(Vec<Arrived<T>>),
 }

@@ -14,6 +14,7 @@ mod realization;
 mod resources;
 mod source;
 mod storage;
+mod undecoded;
 
 use std::{
     collections::HashMap,
@@ -108,6 +109,8 @@ pub struct PolicyMetrics {
     processed: [IntCounter; 3],
     duration: [Histogram; 3],
     queues: [IntGauge; 3],
+    /// In the order of [`Feed`].
+    undecodable: [IntGauge; Feed::COUNT as usize],
 }
 
 impl PolicyMetrics {
@@ -130,10 +133,17 @@ impl PolicyMetrics {
         };
         let kinds = ["network_policy", "address_group", "applied_to_group"];
         let [a, b, c] = kinds;
+        let undecodable = metrics.gauge_vec(
+            "antrea_controller_undecodable_objects",
+            "Objects of the Kubernetes API that do not decode; what was known of them stays in force.",
+            &["resource"],
+        )?;
+        let undecodable = Feed::ALL.map(|feed| undecodable.with_label_values(&[feed.resource()]));
         Ok(Self {
             processed: [counter(a)?, counter(b)?, counter(c)?],
             duration: [histogram(a)?, histogram(b)?, histogram(c)?],
             queues: [gauge(a)?, gauge(b)?, gauge(c)?],
+            undecodable,
         })
     }
 

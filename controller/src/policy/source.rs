@@ -1,151 +1,102 @@
 //! Watched objects that keep only what the index reads.
 
-use std::{borrow::Cow, fmt::Debug, marker::PhantomData};
+use std::fmt::Debug;
 
 use antrea_policy::k8s;
+use antrea_runtime::tolerant::Tolerant;
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
-use kube::{Resource, core::ObjectMeta};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{
-        DeserializeOwned, DeserializeSeed, Error, IntoDeserializer, MapAccess, Visitor,
-        value::{MapAccessDeserializer, StrDeserializer},
-    },
-};
+use kube::Resource;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+/// A `T` as a watch shows it. Everything that `T` has not is skipped while it is decoded and never in memory.
+pub(super) type Watched<T> = Tolerant<T, <T as Source>::Full>;
 
 /// An object that the index reads.
 pub(super) trait Source: DeserializeOwned + Clone + Debug + Send + Sync + 'static {
     /// The full type, for where to find it.
-    type Full: Resource<DynamicType = ()>;
+    type Full: Resource<DynamicType = ()> + Clone + Debug;
+
+    /// What can safely be made of an object that does not decode and of which nothing is known: it may be
+    /// stricter than what was meant, never more open. None where it is best left out.
+    fn salvage(object: &Value) -> Option<Self>;
 }
 
 impl Source for k8s::Pod {
     type Full = core::Pod;
+
+    /// Without addresses and ports no rule allows anything to or from it, but policies select it.
+    fn salvage(object: &Value) -> Option<Self> {
+        let spec =
+            readable(&object["spec"], &[("nodeName", Value::is_string), ("hostNetwork", Value::is_boolean)]);
+        let status = readable(&object["status"], &[("phase", Value::is_string)]);
+        let mut metadata = metadata(object);
+        metadata.insert("labels".to_owned(), strings(&object["metadata"]["labels"]));
+        named(&json!({ "metadata": metadata, "spec": spec, "status": status }))
+    }
 }
 
 impl Source for k8s::Namespace {
     type Full = core::Namespace;
+
+    /// Selectors of namespaces may ask for labels that are not there.
+    fn salvage(_: &Value) -> Option<Self> {
+        None
+    }
 }
 
 impl Source for k8s::NetworkPolicy {
     type Full = networking::NetworkPolicy;
-}
 
-/// A `T` with the metadata that a watch needs. Everything else of the object is skipped while it is
-/// decoded and never in memory.
-#[derive(Debug, Clone)]
-pub(super) struct Watched<T> {
-    metadata: ObjectMeta,
-    pub(super) object: T,
-}
-
-impl<T: Source> Resource for Watched<T> {
-    type DynamicType = ();
-    type Scope = <T::Full as Resource>::Scope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        T::Full::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        T::Full::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        T::Full::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        T::Full::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-impl<'de, T: Source> Deserialize<'de> for Watched<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor(PhantomData))
-    }
-}
-
-/// The part of the metadata that somebody reads.
-#[derive(Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Meta {
-    name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uid: Option<String>,
-    #[serde(skip_serializing)]
-    resource_version: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    generation: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    labels: Option<std::collections::BTreeMap<String, String>>,
-}
-
-struct ObjectVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Source> Visitor<'de> for ObjectVisitor<T> {
-    type Value = Watched<T>;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a Kubernetes object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Watched<T>, A::Error> {
-        let mut meta = Meta::default();
-        let tee = Tee { map, at_metadata: false, meta: &mut meta };
-        let object = T::deserialize(MapAccessDeserializer::new(tee))?;
-        let metadata = ObjectMeta {
-            name: Some(meta.name),
-            namespace: meta.namespace,
-            resource_version: meta.resource_version,
-            ..ObjectMeta::default()
+    /// It isolates, in the directions that it names, and allows nothing. A selector that cannot be read is
+    /// widened until it can, so that at least the Pods that were meant are isolated.
+    fn salvage(object: &Value) -> Option<Self> {
+        let spec = &object["spec"];
+        let types = match &spec["policyTypes"] {
+            Value::Array(types) if types.iter().all(Value::is_string) && !types.is_empty() => json!(types),
+            Value::Null if spec["egress"].is_null() => json!(["Ingress"]),
+            _ => json!(["Ingress", "Egress"]),
         };
-        Ok(Watched { metadata, object })
+        let selector = &spec["podSelector"];
+        let labels = strings(&selector["matchLabels"]);
+        let selectors = [
+            selector.clone(),
+            json!({ "matchLabels": labels, "matchExpressions": selector["matchExpressions"] }),
+            json!({ "matchLabels": labels }),
+        ];
+        selectors.into_iter().find_map(|selector| {
+            let spec = json!({ "podSelector": selector, "policyTypes": types });
+            named(&json!({ "metadata": metadata(object), "spec": spec }))
+        })
     }
 }
 
-/// Passes a map on and keeps the metadata on the way: the object's own type does not keep the resource
-/// version, and the text can be read only once.
-struct Tee<'m, A> {
-    map: A,
-    at_metadata: bool,
-    meta: &'m mut Meta,
+/// The object, if it has a name.
+fn named<T: DeserializeOwned>(object: &Value) -> Option<T> {
+    let name = object["metadata"]["name"].as_str()?;
+    if name.is_empty() { None } else { T::deserialize(object).ok() }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Tee<'_, A> {
-    type Error = A::Error;
+fn metadata(object: &Value) -> Map<String, Value> {
+    let text = Value::is_string as fn(&Value) -> bool;
+    let fields = [("name", text), ("namespace", text), ("uid", text), ("generation", Value::is_i64)];
+    readable(&object["metadata"], &fields)
+}
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        let Some(key) = self.map.next_key::<Cow<'_, str>>()? else { return Ok(None) };
-        self.at_metadata = key == "metadata";
-        let key: StrDeserializer<'_, A::Error> = (&*key).into_deserializer();
-        seed.deserialize(key).map(Some)
-    }
+/// The fields that are what they should be.
+fn readable(object: &Value, fields: &[(&str, fn(&Value) -> bool)]) -> Map<String, Value> {
+    let good = fields.iter().filter(|(name, is_good)| is_good(&object[*name]));
+    good.map(|(name, _)| ((*name).to_owned(), object[*name].clone())).collect()
+}
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        if !self.at_metadata {
-            return self.map.next_value_seed(seed);
-        }
-        *self.meta = self.map.next_value()?;
-        let value = serde_json::to_value(&*self.meta).map_err(A::Error::custom)?;
-        seed.deserialize(value).map_err(A::Error::custom)
-    }
+/// The members of a map that are strings.
+fn strings(map: &Value) -> Value {
+    let members = map.as_object().into_iter().flatten().filter(|(_, value)| value.is_string());
+    Value::Object(members.map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::core::WatchEvent;
-
     use super::*;
 
     const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web","namespace":"shop","uid":"u",
@@ -155,18 +106,49 @@ mod tests {
     #[test]
     fn keeps_what_the_watch_and_the_index_need() {
         let pod: Watched<k8s::Pod> = serde_json::from_str(POD).unwrap();
-        assert_eq!(pod.metadata.resource_version.as_deref(), Some("17"));
-        assert_eq!(pod.object, serde_json::from_str::<k8s::Pod>(POD).unwrap());
-        assert_eq!(&*pod.object.namespace, "shop");
+        assert_eq!(pod.meta().resource_version.as_deref(), Some("17"));
+        assert_eq!(pod.object.unwrap(), serde_json::from_str::<k8s::Pod>(POD).unwrap());
         assert_eq!(Watched::<k8s::Pod>::plural(&()), "pods");
         assert_eq!(Watched::<k8s::NetworkPolicy>::api_version(&()), "networking.k8s.io/v1");
-        let event = format!(r#"{{"type":"ADDED","object":{POD}}}"#);
-        let WatchEvent::Added(same) = serde_json::from_str::<WatchEvent<Watched<k8s::Pod>>>(&event).unwrap()
-        else {
-            panic!("not ADDED")
+    }
+
+    #[test]
+    fn a_salvaged_pod_is_selected_and_allowed_nothing() {
+        let mut pod: Value = serde_json::from_str(POD).unwrap();
+        pod["spec"]["containers"] = json!(3);
+        pod["metadata"]["labels"]["odd"] = json!(7);
+        let pod = k8s::Pod::salvage(&pod).unwrap();
+        assert_eq!((&*pod.namespace, &*pod.name, pod.node.as_deref()), ("shop", "web", Some("n1")));
+        assert_eq!(pod.labels, [("app", "web")].into_iter().collect());
+        assert!(pod.ips.is_empty() && pod.ports.is_empty());
+        assert_eq!(k8s::Pod::salvage(&json!({ "metadata": { "name": 5 } })), None);
+        assert_eq!(k8s::Pod::salvage(&json!(null)), None);
+    }
+
+    #[test]
+    fn a_salvaged_policy_isolates_what_was_meant() {
+        let salvage = |spec: Value| {
+            let metadata = json!({ "name": "p", "namespace": "shop", "uid": "u", "generation": 4 });
+            k8s::NetworkPolicy::salvage(&json!({ "metadata": metadata, "spec": spec })).unwrap()
         };
-        assert_eq!(same.object, pod.object);
-        let late = format!(r#"{{"object":{POD},"type":"MODIFIED"}}"#);
-        assert!(serde_json::from_str::<WatchEvent<Watched<k8s::Pod>>>(&late).is_ok());
+        let selected = |labels: Value| -> k8s::NetworkPolicySpec {
+            serde_json::from_value(
+                json!({ "podSelector": { "matchLabels": labels }, "policyTypes": ["Ingress"] }),
+            )
+            .unwrap()
+        };
+        let web = json!({ "app": "web" });
+        let policy = salvage(json!({ "podSelector": { "matchLabels": web }, "ingress": 5 }));
+        assert_eq!((policy.generation, &policy.spec), (4, &selected(web.clone())));
+        // A selector is widened: what was meant is selected with others.
+        let odd = json!({ "matchLabels": { "app": "web", "odd": 1 }, "matchExpressions": "x" });
+        assert_eq!(salvage(json!({ "podSelector": odd })).spec, selected(web));
+        assert_eq!(salvage(json!({ "podSelector": 5 })).spec, selected(json!({})));
+        // Directions that cannot be read are both.
+        let types =
+            |spec: Value| salvage(spec).spec.policy_types.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(types(json!({ "policyTypes": ["Egress"], "egress": 1 })), ["Egress"]);
+        assert_eq!(types(json!({ "policyTypes": [1] })), ["Ingress", "Egress"]);
+        assert_eq!(types(json!({ "egress": 1 })), ["Ingress", "Egress"]);
     }
 }

@@ -27,6 +27,8 @@ use super::{
     *,
 };
 
+mod undecoded;
+
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
 const PLURALS: [&str; 3] = ["networkpolicies", "addressgroups", "appliedtogroups"];
 
@@ -406,18 +408,18 @@ proptest! {
     ) {
         let hub = new_hub();
         let mut nodes: Vec<Node> = NODES.iter().map(|node| Node::join(&hub, node)).collect();
-        update(&hub, 1, |state| state.index.apply_namespace(&namespace("shop").object));
+        update(&hub, 1, |state| state.index.apply_namespace(&namespace("shop").object.unwrap()));
         for steps in steps.chunks(batch) {
             update(&hub, steps.len(), |state| for step in steps {
                 let app = |n: u8| json!({ "app": n.to_string() });
                 match step {
                     Step::Pod(name, Some((label, node, ip))) => {
                         let ip = if *ip { format!("10.0.0.{}", name + 1) } else { String::new() };
-                        pod(&format!("p{name}"), app(*label), NODES[*node], &ip).object.apply(&mut state.index);
+                        pod(&format!("p{name}"), app(*label), NODES[*node], &ip).object.unwrap().apply(&mut state.index);
                     }
                     Step::Pod(name, None) => state.index.delete_pod("shop", &format!("p{name}")),
                     Step::Policy(name, Some((to, from))) => {
-                        policy(&format!("np{name}"), 1, app(*to), app(*from)).object.apply(&mut state.index);
+                        policy(&format!("np{name}"), 1, app(*to), app(*from)).object.unwrap().apply(&mut state.index);
                     }
                     Step::Policy(name, None) => state.index.delete_network_policy("shop", &format!("np{name}")),
                     Step::Rejoin(_) => {}

@@ -173,9 +173,17 @@ impl Index {
         self.idle_namespaces.push(id);
     }
 
-    /// Takes in the complete list of Namespaces, as after a watch had to start over.
-    pub fn reset_namespaces<'a>(&mut self, namespaces: impl IntoIterator<Item = &'a k8s::Namespace>) {
+    /// Takes in the complete list of Namespaces, as after a watch had to start over. Those of `kept` are in the
+    /// list too and stay as they are known.
+    pub fn reset_namespaces<'a>(
+        &mut self,
+        namespaces: impl IntoIterator<Item = &'a k8s::Namespace>,
+        kept: impl IntoIterator<Item = &'a str>,
+    ) {
         let mut seen = vec![false; self.namespaces.len()];
+        for name in kept {
+            mark_seen(&mut seen, self.find_namespace(name));
+        }
         for namespace in namespaces {
             self.apply_namespace(namespace);
             mark_seen(&mut seen, self.find_namespace(&namespace.name));
@@ -185,6 +193,12 @@ impl Index {
             let name = self.namespaces[id].name.clone();
             self.delete_namespace(&name);
         }
+    }
+
+    /// Whether the Namespace is known.
+    #[must_use]
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.find_namespace(name).is_some_and(|id| self.namespaces[id].labels.is_some())
     }
 
     fn find_namespace(&self, name: &str) -> Option<Id> {
@@ -276,9 +290,18 @@ impl Index {
         }
     }
 
-    /// Takes in the complete list of Pods, as after a watch had to start over.
-    pub fn reset_pods<'a>(&mut self, pods: impl IntoIterator<Item = &'a k8s::Pod>) {
+    /// Takes in the complete list of Pods, as after a watch had to start over. Those of `kept` (namespace and
+    /// name) are in the list too and stay as they are known.
+    pub fn reset_pods<'a>(
+        &mut self,
+        pods: impl IntoIterator<Item = &'a k8s::Pod>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
         let mut seen = vec![false; self.pods.len()];
+        for (namespace, name) in kept {
+            let namespace = self.find_namespace(namespace);
+            mark_seen(&mut seen, namespace.and_then(|namespace| self.find_pod(namespace, name)));
+        }
         for pod in pods {
             self.apply_pod(pod);
             let namespace = self.find_namespace(&pod.namespace);
@@ -289,6 +312,13 @@ impl Index {
             let member = self.pods[id].member.clone();
             self.delete_pod(&member.namespace, &member.name);
         }
+    }
+
+    /// Whether the Pod is known.
+    #[must_use]
+    pub fn has_pod(&self, namespace: &str, name: &str) -> bool {
+        let found = self.find_namespace(namespace).and_then(|namespace| self.find_pod(namespace, name));
+        found.is_some_and(|id| self.pods[id].class != NONE)
     }
 
     fn find_pod(&self, namespace: Id, name: &str) -> Option<Id> {

@@ -48,10 +48,19 @@ impl Index {
         self.delete_policy(PolicyKind::K8sNetworkPolicy, Some(namespace), name);
     }
 
-    /// Takes in the complete list of NetworkPolicies, as after a watch had to start over.
+    /// Whether the NetworkPolicy is known.
+    #[must_use]
+    pub fn has_network_policy(&self, namespace: &str, name: &str) -> bool {
+        let found = self.find_policy((PolicyKind::K8sNetworkPolicy, Some(namespace), name));
+        found.is_some_and(|id| self.policies[id].set != NONE)
+    }
+
+    /// Takes in the complete list of NetworkPolicies, as after a watch had to start over. Those of `kept`
+    /// (namespace and name) are in the list too and stay as they are known.
     pub fn reset_network_policies<'a>(
         &mut self,
         policies: impl IntoIterator<Item = &'a k8s::NetworkPolicy>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Vec<PolicyError> {
         let mut errors = Vec::new();
         let drafts = policies.into_iter().map(|policy| {
@@ -59,19 +68,24 @@ impl Index {
             errors.extend(mistakes);
             draft
         });
-        let clashes = self.reset_policies(PolicyKind::K8sNetworkPolicy, drafts);
+        let clashes = self.reset_policies(PolicyKind::K8sNetworkPolicy, drafts, kept);
         errors.extend(clashes);
         errors
     }
 
-    /// Takes in the complete list of policies of a kind.
-    pub fn reset_policies(
+    /// Takes in the complete list of policies of a kind. Those of `kept` (namespace and name) are in the list too
+    /// and stay as they are known.
+    pub fn reset_policies<'a>(
         &mut self,
         kind: PolicyKind,
         drafts: impl IntoIterator<Item = PolicyDraft>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Vec<PolicyError> {
         let mut errors = Vec::new();
         let mut seen = vec![false; self.policies.len()];
+        for (namespace, name) in kept {
+            super::mark_seen(&mut seen, self.find_policy((kind, Some(namespace), name)));
+        }
         for draft in drafts {
             let source = draft.source.clone();
             errors.extend(self.apply_policy(draft));

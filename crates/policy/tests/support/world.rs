@@ -280,7 +280,7 @@ impl World {
                 });
                 self.pods.extend(changed.iter().map(|(key, pod)| (*key, pod.clone())));
                 let list: Vec<_> = self.pods.iter().map(|(key, value)| pod(*key, value)).collect();
-                index.reset_pods(&list);
+                index.reset_pods(&list, []);
             }
             Event::ResetNamespaces(gone, changed) => {
                 let mut i = 0;
@@ -290,7 +290,7 @@ impl World {
                 });
                 self.namespaces.extend(changed.iter().map(|(name, labels)| (*name, labels.clone())));
                 let list: Vec<_> = self.namespaces.iter().map(|(name, l)| namespace(name, l)).collect();
-                index.reset_namespaces(&list);
+                index.reset_namespaces(&list, []);
             }
             Event::ResetPolicies(gone, changed) => {
                 let mut i = 0;
@@ -300,7 +300,7 @@ impl World {
                 });
                 self.policies.extend(changed.iter().map(|(key, policy)| (*key, policy.clone())));
                 let list: Vec<_> = self.policies.iter().map(|(key, p)| network_policy(*key, p)).collect();
-                let _ = index.reset_network_policies(&list);
+                let _ = index.reset_network_policies(&list, []);
             }
             Event::Drain | Event::Peek => {}
         }
