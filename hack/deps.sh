@@ -9,7 +9,7 @@ packages=(
 	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl ovs-vswitchd:openvswitch-switch
 	ping:iputils-ping ps:procps runc:runc shellcheck:shellcheck socat:socat tcpdump:tcpdump
 	qemu-system-x86_64:qemu-system-x86 mksquashfs:squashfs-tools cpio:cpio busybox:busybox-static kmod:kmod
-	xz:xz-utils
+	xz:xz-utils promtool:prometheus
 )
 
 install() {

@@ -5,6 +5,8 @@
 #   tools.sh agnhost      the server and client of the Kubernetes e2e tests
 #   tools.sh e2e          e2e.test and ginkgo
 #   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
+#   tools.sh dashboards   reads Grafana boards strictly, by Grafana's own types
+#   tools.sh monitoring-crds  definitions of Prometheus's operator (only fetched)
 #   tools.sh deny         cargo-deny, from crates.io
 # Prints the folder that holds them.
 . "$(dirname "$0")/lib.sh"
@@ -40,6 +42,7 @@ build_kubernetes() { go_build kubernetes "$1" build -o %out -trimpath -ldflags "
 build_agnhost() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' k8s.io/kubernetes/test/images/agnhost; }
 build_ginkgo() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' github.com/onsi/ginkgo/v2/ginkgo; }
 build_e2e() { go_build kubernetes "$1" test -c -o %out -trimpath -ldflags "$(version_flags)" k8s.io/kubernetes/test/e2e; }
+build_dashboards() { go_build dashboards "$1" build -o %out -trimpath -ldflags '-s -w'; }
 build_cni() { go_build cni "$2" build -o %out -trimpath -ldflags '-s -w' "github.com/containernetworking/$1"; }
 
 kubernetes() {
@@ -71,6 +74,22 @@ cni() {
 	echo "$bin"
 }
 
+dashboards() {
+	local bin
+	bin=$CACHE/dashboards/$(hash_files "$REPO"/tools/dashboards/{go.mod,go.sum,main.go})
+	once "the reader of Grafana boards" "$bin/dashboards" build_dashboards
+	echo "$bin"
+}
+
+# The module is data to us: it is fetched, its checksum compared, and its folder told.
+monitoring-crds() {
+	local module=github.com/prometheus-operator/prometheus-operator@v0.85.0
+	local sum=h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= fetched
+	fetched=$(cd / && go mod download -json "$module") || die "cannot fetch $module: $fetched"
+	[[ $(jq -r .Sum <<<"$fetched") == "$sum" ]] || die "$module is not what it was"
+	echo "$(jq -r .Dir <<<"$fetched")/example/prometheus-operator-crd"
+}
+
 deny() {
 	local version=0.20.2
 	local root=$CACHE/cargo-deny-$version
@@ -84,6 +103,6 @@ deny() {
 }
 
 case ${1:-} in
-kubernetes | agnhost | e2e | cni | deny) "$1" ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | cni | dashboards | monitoring-crds | deny) "$1" ;;
+*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -1,4 +1,4 @@
-//! Generated files: CRDs, the flattened manifest, the table of metrics.
+//! Generated files: CRDs, the flattened manifest, the table of metrics, boards and alerts.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ struct Generated {
 pub(crate) fn write() -> Result<()> {
     let root = root();
     // The flattened manifest reads config/crd, so that comes first.
-    for stage in [crds, flattened, documents] {
+    for stage in [crds, flattened, documents, monitoring] {
         for file in stage(&root)? {
             let path = root.join(&file.path);
             if fs::read_to_string(&path).is_ok_and(|old| old == file.content) {
@@ -42,7 +42,9 @@ pub(crate) fn write() -> Result<()> {
 pub(crate) fn check() -> Result<()> {
     let root = root();
     let mut stale = Vec::new();
-    for file in crds(&root)?.into_iter().chain(flattened(&root)?).chain(documents(&root)?) {
+    for file in
+        crds(&root)?.into_iter().chain(flattened(&root)?).chain(documents(&root)?).chain(monitoring(&root)?)
+    {
         if !fs::read_to_string(root.join(&file.path)).is_ok_and(|old| old == file.content) {
             stale.push(file.path.display().to_string());
         }
@@ -94,6 +96,11 @@ fn flattened(root: &Path) -> Result<Vec<Generated>> {
 
 fn documents(_: &Path) -> Result<Vec<Generated>> {
     Ok(vec![Generated { path: "docs/metrics.md".into(), content: crate::metrics::document()? }])
+}
+
+fn monitoring(_: &Path) -> Result<Vec<Generated>> {
+    let files = crate::monitoring::files(HEADER)?;
+    Ok(files.into_iter().map(|(path, content)| Generated { path, content }).collect())
 }
 
 fn append(dir: &Path, out: &mut String) -> Result<()> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 mod generate;
 mod metrics;
+mod monitoring;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
