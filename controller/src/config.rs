@@ -38,6 +38,10 @@ pub struct ControllerConfig {
     pub ipsec_csr_signer: IpsecCsrSigner,
     /// Multi-cluster.
     pub multicluster: Multicluster,
+    /// `error` … `trace`. Followed while the controller runs.
+    pub log_level: String,
+    /// Export of spans.
+    pub tracing: antrea_runtime::trace::Config,
 }
 
 /// `clientConnection`.
@@ -112,6 +116,8 @@ impl Default for ControllerConfig {
             node_ipam: NodeIpam::default(),
             ipsec_csr_signer: IpsecCsrSigner::default(),
             multicluster: Multicluster::default(),
+            log_level: "info".to_owned(),
+            tracing: antrea_runtime::trace::Config::default(),
         }
     }
 }

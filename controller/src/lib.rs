@@ -14,7 +14,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use antrea_api::controlplane;
-use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor};
+use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor, trace::Tracer};
 use anyhow::Context;
 use apiserver_kit::{
     api::Api,
@@ -83,12 +83,13 @@ pub async fn run(
     config: ControllerConfig,
     process: Process,
     log: LogHandle,
+    metrics: metrics::Registered,
+    tracer: Tracer,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(version = VERSION, ?process, "antrea-controller starts");
     config.check()?;
     let client = client::connect(config.kubeconfig(), config.api_server()).await?;
-    let metrics = metrics::register()?;
     let ready = Readiness::new();
     // What is wrong now; shown as the condition ControllerHealthy.
     let problems = Readiness::new();
@@ -100,7 +101,7 @@ pub async fn run(
     let mut tasks = Supervisor::new(shutdown.clone());
     let (counts, counts_seen) = watch::channel(info::Counts::default());
 
-    let hub = policy::hub(metrics.policy);
+    let hub = policy::hub(metrics.policy, tracer);
     for (name, feed) in policy::feeds(&client, &hub, &ready, &problems) {
         tasks.spawn_abortable(name, never_ends(feed));
     }

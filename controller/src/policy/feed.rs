@@ -1,6 +1,10 @@
 //! Feeds the index from watches.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use antrea_policy::{Index, k8s};
 use antrea_runtime::{
@@ -16,6 +20,7 @@ use kube::{
 use super::{
     PolicyHub,
     source::{Source, Watched},
+    trace::Batch,
     undecoded::{self, Key, Undecoded},
     update,
 };
@@ -302,9 +307,12 @@ fn take_in<T: Input>(
     if changes.is_empty() {
         return complete;
     }
+    let object = || changes.first().and_then(Change::key).map(undecoded::text).unwrap_or_default();
+    let (size, received) = (changes.len(), SystemTime::now());
+    let batch = Batch { size, received, resource: T::FEED.resource(), object: &object };
     let bad = i64::try_from(undecoded.len()).unwrap_or(i64::MAX);
     let work = || {
-        update(hub, changes.len(), |state| {
+        update(hub, &batch, |state| {
             state.metrics.undecodable[T::FEED as usize].set(bad);
             for change in &changes {
                 match change {
@@ -343,4 +351,15 @@ enum Change<T> {
     Apply(Arrived<T>),
     Delete(Key),
     Reset(Vec<Arrived<T>>),
+}
+
+impl<T: Input> Change<T> {
+    /// Of what it is; none for a list.
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Apply(arrived) => Some(arrived.key()),
+            Self::Delete(key) => Some(key),
+            Self::Reset(_) => None,
+        }
+    }
 }

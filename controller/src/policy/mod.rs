@@ -14,16 +14,18 @@ mod realization;
 mod resources;
 mod source;
 mod storage;
+mod trace;
 mod undecoded;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use antrea_policy::Index;
 use antrea_runtime::metrics::{MILLISECOND_BUCKETS, Metrics, Result};
+use antrea_runtime::trace::Tracer;
 use apiserver_kit::{
     hub::{Hub, Routes},
     object::Item,
@@ -54,6 +56,7 @@ pub struct State {
     whole: HashMap<String, Weak<Item>>,
     realization: realization::Realization,
     metrics: PolicyMetrics,
+    tracer: Tracer,
 }
 
 impl State {
@@ -75,13 +78,14 @@ impl State {
 }
 
 /// A hub that knows nothing yet.
-pub fn hub(metrics: PolicyMetrics) -> Arc<PolicyHub> {
+pub fn hub(metrics: PolicyMetrics, tracer: Tracer) -> Arc<PolicyHub> {
     let state = State {
         index: Index::new(),
         synced: 0,
         whole: HashMap::new(),
         realization: realization::Realization::default(),
         metrics,
+        tracer,
     };
     Hub::new(state, 3)
 }
@@ -92,12 +96,13 @@ pub fn counts(hub: &PolicyHub) -> Counts {
 }
 
 /// Takes changes into the index and sends out what follows.
-pub(crate) fn update(hub: &PolicyHub, batch: usize, work: impl FnOnce(&mut State)) {
+fn update(hub: &PolicyHub, batch: &trace::Batch<'_>, work: impl FnOnce(&mut State)) {
     hub.update(|state, routes| {
-        let begin = Instant::now();
-        state.metrics.queues.iter().for_each(|queue| queue.set(i64::try_from(batch).unwrap_or(i64::MAX)));
+        let (begin, computing) = (Instant::now(), SystemTime::now());
+        let size = i64::try_from(batch.size).unwrap_or(i64::MAX);
+        state.metrics.queues.iter().for_each(|queue| queue.set(size));
         work(state);
-        publish::publish(state, routes, begin);
+        publish::publish(state, routes, begin, |tracer| trace::Spans::begin(tracer, batch, computing));
         state.metrics.queues.iter().for_each(|queue| queue.set(0));
     });
 }

@@ -10,16 +10,25 @@ use antrea_policy::{
     Index,
     model::{AddressMember, Change, GroupChange, GroupName, NetworkPolicy, PodMember, PolicyChange},
 };
+use antrea_runtime::trace::Tracer;
 use apiserver_kit::{
     hub::{Delta, Render, Routes},
     object::Item,
 };
 
-use super::{ADDRESS, APPLIED_TO, POLICY, PolicyMetrics, State, convert, resources};
+use super::{
+    ADDRESS, APPLIED_TO, POLICY, PolicyMetrics, State, convert, resources,
+    trace::{Spans, stamped},
+};
 
-/// Drains the index and sends out the changes.
-pub(super) fn publish(state: &mut State, routes: &mut Routes, begin: Instant) {
-    let State { index, whole, realization, metrics, .. } = state;
+/// Drains the index and sends out the changes, with the stamp of `spans` if there are any.
+pub(super) fn publish(
+    state: &mut State,
+    routes: &mut Routes,
+    begin: Instant,
+    spans: impl FnOnce(&Tracer) -> Option<Spans>,
+) {
+    let State { index, whole, realization, metrics, tracer, .. } = state;
     if routes.is_empty() {
         // Nothing need be kept of the changes; a watcher starts from the present state.
         index.drain_with(|change| {
@@ -31,17 +40,25 @@ pub(super) fn publish(state: &mut State, routes: &mut Routes, begin: Instant) {
         whole.clear();
         return;
     }
-    for change in index.drain() {
+    let changes = index.drain();
+    if changes.is_empty() {
+        return;
+    }
+    let spans = spans(tracer);
+    let stamp = spans.as_ref().and_then(Spans::stamp);
+    let stamp = stamp.as_deref();
+    for change in changes {
         match &change {
             Change::AddressGroup(name, group) => {
                 let text = name.to_string();
                 whole.remove(&text);
-                let mut render = AddressRender { index, name, text: &text, group, items: Items::default() };
+                let mut render =
+                    AddressRender { index, name, text: &text, group, stamp, items: Items::default() };
                 routes.publish(ADDRESS, &text, delta(group), &mut render);
             }
             Change::AppliedToGroup(name, group) => {
                 let text = name.to_string();
-                let mut render = AppliedToRender::new(index, name, &text, group);
+                let mut render = AppliedToRender::new(index, name, &text, group, stamp);
                 routes.publish(APPLIED_TO, &text, delta(group), &mut render);
             }
             Change::Policy(name, policy) => {
@@ -54,7 +71,7 @@ pub(super) fn publish(state: &mut State, routes: &mut Routes, begin: Instant) {
                     }
                     PolicyChange::Deleted => (Delta::Deleted, None, false),
                 };
-                let mut render = PolicyRender { name, object, modified, items: Items::default() };
+                let mut render = PolicyRender { name, object, modified, stamp, items: Items::default() };
                 routes.publish(POLICY, name, delta, &mut render);
             }
         }
@@ -92,21 +109,31 @@ fn shared(slot: &mut Option<Arc<Item>>, make: impl FnOnce() -> Arc<Item>) -> Opt
     Some(Arc::clone(slot.get_or_insert_with(make)))
 }
 
-pub(super) fn policy_item(kind: EventType, policy: &NetworkPolicy) -> Arc<Item> {
-    Item::new(kind, convert::network_policy(policy), resources::NETWORK_POLICIES.columns)
+pub(super) fn policy_item(kind: EventType, policy: &NetworkPolicy, stamp: Option<&str>) -> Arc<Item> {
+    let mut policy = convert::network_policy(policy);
+    policy.metadata = stamped(policy.metadata, stamp);
+    Item::new(kind, policy, resources::NETWORK_POLICIES.columns)
 }
 
-pub(super) fn address_item(kind: EventType, name: &str, members: &[AddressMember]) -> Arc<Item> {
-    Item::new(kind, convert::address_group(name, members), resources::ADDRESS_GROUPS.columns)
+pub(super) fn address_item(
+    kind: EventType,
+    name: &str,
+    members: &[AddressMember],
+    stamp: Option<&str>,
+) -> Arc<Item> {
+    let mut group = convert::address_group(name, members);
+    group.metadata = stamped(group.metadata, stamp);
+    Item::new(kind, group, resources::ADDRESS_GROUPS.columns)
 }
 
 pub(super) fn applied_to_item<'a>(
     kind: EventType,
     name: &str,
     members: impl Iterator<Item = &'a Arc<PodMember>>,
+    stamp: Option<&str>,
 ) -> Arc<Item> {
     let group = wire::AppliedToGroup {
-        metadata: convert::group_meta(name),
+        metadata: stamped(convert::group_meta(name), stamp),
         group_members: members.map(|member| convert::pod_member(member)).collect(),
     };
     Item::new(kind, group, resources::APPLIED_TO_GROUPS.columns)
@@ -116,23 +143,25 @@ struct PolicyRender<'a> {
     name: &'a str,
     object: Option<&'a Arc<NetworkPolicy>>,
     modified: bool,
+    stamp: Option<&'a str>,
     items: Items,
 }
 
 impl Render for PolicyRender<'_> {
     fn added(&mut self, _: Option<&str>) -> Option<Arc<Item>> {
         let policy = self.object?;
-        shared(&mut self.items.added, || policy_item(EventType::Added, policy))
+        shared(&mut self.items.added, || policy_item(EventType::Added, policy, self.stamp))
     }
 
     fn modified(&mut self, _: Option<&str>) -> Option<Arc<Item>> {
         let policy = self.object.filter(|_| self.modified)?;
-        shared(&mut self.items.modified, || policy_item(EventType::Modified, policy))
+        shared(&mut self.items.modified, || policy_item(EventType::Modified, policy, self.stamp))
     }
 
     fn deleted(&mut self) -> Option<Arc<Item>> {
         shared(&mut self.items.deleted, || {
             let metadata = ObjectMeta { uid: self.name.to_owned(), ..ObjectMeta::named(self.name) };
+            let metadata = stamped(metadata, self.stamp);
             let policy = wire::NetworkPolicy { metadata, ..wire::NetworkPolicy::default() };
             Item::new(EventType::Deleted, policy, resources::NETWORK_POLICIES.columns)
         })
@@ -144,16 +173,17 @@ struct AddressRender<'a> {
     name: &'a GroupName,
     text: &'a str,
     group: &'a GroupChange<AddressMember>,
+    stamp: Option<&'a str>,
     items: Items,
 }
 
 impl AddressRender<'_> {
     fn whole(&self, kind: EventType) -> Arc<Item> {
         if let GroupChange::Created { members, .. } = self.group {
-            return address_item(kind, self.text, members);
+            return address_item(kind, self.text, members, self.stamp);
         }
         let group = self.index.address_group(self.name);
-        address_item(kind, self.text, group.as_ref().map_or(&[], |group| &group.members))
+        address_item(kind, self.text, group.as_ref().map_or(&[], |group| &group.members), self.stamp)
     }
 }
 
@@ -179,7 +209,7 @@ impl Render for AddressRender<'_> {
         }
         shared(&mut self.items.modified, || {
             let patch = wire::AddressGroupPatch {
-                metadata: convert::group_meta(self.text),
+                metadata: stamped(convert::group_meta(self.text), self.stamp),
                 added_group_members: added.iter().map(convert::address_member).collect(),
                 removed_group_members: removed.iter().map(convert::address_member).collect(),
             };
@@ -188,7 +218,7 @@ impl Render for AddressRender<'_> {
     }
 
     fn deleted(&mut self) -> Option<Arc<Item>> {
-        shared(&mut self.items.deleted, || address_item(EventType::Deleted, self.text, &[]))
+        shared(&mut self.items.deleted, || address_item(EventType::Deleted, self.text, &[], self.stamp))
     }
 }
 
@@ -203,6 +233,7 @@ struct AppliedToRender<'a> {
     /// New members. A node that enters the span had none before, so these are all that it has.
     added: ByNode<'a>,
     removed: ByNode<'a>,
+    stamp: Option<&'a str>,
     items: Items,
 }
 
@@ -222,18 +253,19 @@ impl<'a> AppliedToRender<'a> {
         name: &'a GroupName,
         text: &'a str,
         group: &'a GroupChange<Arc<PodMember>>,
+        stamp: Option<&'a str>,
     ) -> Self {
         let (added, removed) = match group {
             GroupChange::Created { members, .. } => (by_node(members), ByNode::new()),
             GroupChange::Updated { added, removed, .. } => (by_node(added), by_node(removed)),
             GroupChange::Deleted => (ByNode::new(), ByNode::new()),
         };
-        Self { index, name, text, group, added, removed, items: Items::default() }
+        Self { index, name, text, group, added, removed, stamp, items: Items::default() }
     }
 
     fn whole(&self, kind: EventType) -> Arc<Item> {
         let group = self.index.applied_to_group(self.name);
-        applied_to_item(kind, self.text, group.iter().flat_map(|group| &group.members))
+        applied_to_item(kind, self.text, group.iter().flat_map(|group| &group.members), self.stamp)
     }
 }
 
@@ -246,7 +278,7 @@ impl Render for AppliedToRender<'_> {
             return self.items.added.clone();
         };
         let members = self.added.get(node).into_iter().flatten().copied();
-        Some(applied_to_item(EventType::Added, self.text, members))
+        Some(applied_to_item(EventType::Added, self.text, members, self.stamp))
     }
 
     fn modified(&mut self, node: Option<&str>) -> Option<Arc<Item>> {
@@ -267,12 +299,14 @@ impl Render for AppliedToRender<'_> {
         if added_group_members.is_empty() && removed_group_members.is_empty() {
             return None;
         }
-        let metadata = convert::group_meta(self.text);
+        let metadata = stamped(convert::group_meta(self.text), self.stamp);
         let patch = wire::AppliedToGroupPatch { metadata, added_group_members, removed_group_members };
         Some(Item::new(EventType::Modified, patch, &[]))
     }
 
     fn deleted(&mut self) -> Option<Arc<Item>> {
-        shared(&mut self.items.deleted, || applied_to_item(EventType::Deleted, self.text, std::iter::empty()))
+        shared(&mut self.items.deleted, || {
+            applied_to_item(EventType::Deleted, self.text, std::iter::empty(), self.stamp)
+        })
     }
 }

@@ -161,7 +161,7 @@ impl Snapshot<'_> {
             (None, None) => index.network_policies().cloned().collect(),
         };
         let wanted = policies.iter().filter(|policy| self.wants(&policy.name));
-        wanted.map(|policy| policy_item(EventType::Added, policy)).collect()
+        wanted.map(|policy| policy_item(EventType::Added, policy, None)).collect()
     }
 
     fn address_groups(&self, whole: &mut Whole) -> Vec<Arc<Item>> {
@@ -172,7 +172,9 @@ impl Snapshot<'_> {
             (None, None) => {
                 let groups = index.address_groups();
                 return groups
-                    .map(|group| address_item(EventType::Added, &group.name.to_string(), &group.members))
+                    .map(|group| {
+                        address_item(EventType::Added, &group.name.to_string(), &group.members, None)
+                    })
                     .collect();
             }
         };
@@ -186,7 +188,7 @@ impl Snapshot<'_> {
                 if let Some(item) = whole.get(&text).and_then(std::sync::Weak::upgrade) {
                     return Some(item);
                 }
-                let item = address_item(EventType::Added, &text, &index.address_group(name)?.members);
+                let item = address_item(EventType::Added, &text, &index.address_group(name)?.members, None);
                 if whole.len() >= 2 * names.len().max(1024) {
                     whole.retain(|_, item| item.strong_count() > 0);
                 }
@@ -200,7 +202,7 @@ impl Snapshot<'_> {
         let index = &self.state.index;
         let item = |name: &GroupName, members: &[_]| {
             let text = name.to_string();
-            self.wants(&text).then(|| applied_to_item(EventType::Added, &text, members.iter()))
+            self.wants(&text).then(|| applied_to_item(EventType::Added, &text, members.iter(), None))
         };
         match (&self.filter.node, &self.filter.name) {
             (Some(node), _) => {

@@ -27,13 +27,14 @@ use super::{
     *,
 };
 
+mod traced;
 mod undecoded;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
 const PLURALS: [&str; 3] = ["networkpolicies", "addressgroups", "appliedtogroups"];
 
 fn new_hub() -> Arc<PolicyHub> {
-    hub(PolicyMetrics::new(&Metrics::empty()).unwrap())
+    hub(PolicyMetrics::new(&Metrics::empty()).unwrap(), Tracer::default())
 }
 
 fn router(hub: &Arc<PolicyHub>) -> Router {
@@ -131,7 +132,11 @@ fn fail<T: Input>(events: &Events<T>) {
 
 impl Inputs {
     fn new() -> Self {
-        let (hub, ready, problems) = (new_hub(), Readiness::new(), Readiness::new());
+        Self::on(new_hub())
+    }
+
+    fn on(hub: Arc<PolicyHub>) -> Self {
+        let (ready, problems) = (Readiness::new(), Readiness::new());
         Self {
             namespaces: start(&hub, &ready, &problems),
             pods: start(&hub, &ready, &problems),
@@ -408,9 +413,10 @@ proptest! {
     ) {
         let hub = new_hub();
         let mut nodes: Vec<Node> = NODES.iter().map(|node| Node::join(&hub, node)).collect();
-        update(&hub, 1, |state| state.index.apply_namespace(&namespace("shop").object.unwrap()));
+        let of = |size| trace::Batch { size, received: SystemTime::now(), resource: "", object: &String::new };
+        update(&hub, &of(1), |state| state.index.apply_namespace(&namespace("shop").object.unwrap()));
         for steps in steps.chunks(batch) {
-            update(&hub, steps.len(), |state| for step in steps {
+            update(&hub, &of(steps.len()), |state| for step in steps {
                 let app = |n: u8| json!({ "app": n.to_string() });
                 match step {
                     Step::Pod(name, Some((label, node, ip))) => {
