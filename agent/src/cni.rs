@@ -5,3 +5,4 @@ pub mod ipam;
 pub mod naming;
 pub mod result;
 pub mod server;
+mod trace;

@@ -60,10 +60,12 @@ pub struct AgentConfig {
     pub transport_interface: String,
     /// How to reach the API server.
     pub client_connection: ClientConnection,
-    /// `error` … `trace`.
+    /// `error` … `trace`. Followed while the agent runs.
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
+    /// Export of spans.
+    pub tracing: antrea_runtime::trace::Config,
 }
 
 /// How to reach the API server.
@@ -170,6 +172,7 @@ impl Default for AgentConfig {
             client_connection: ClientConnection::default(),
             log_level: "info".into(),
             log_format: "text".into(),
+            tracing: antrea_runtime::trace::Config::default(),
         }
     }
 }

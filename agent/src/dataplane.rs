@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_flows::{Conflict, Diff, FlowStore, Network, Owner};
+use antrea_runtime::{trace, trace_span};
 use openflow::multipart::FlowFilter;
 use openflow::{Flow, FlowKey, Message};
 use ovs::of::{OfError, OfHandle, OfState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::interfaces::PodInterface;
 use crate::metrics::AgentMetrics;
@@ -69,6 +71,8 @@ enum Change {
 struct Request {
     change: Change,
     reply: Reply,
+    /// What it is part of.
+    span: Span,
 }
 
 /// Handle to the bridge's flows; clones share the task.
@@ -168,7 +172,8 @@ impl Dataplane {
 
     async fn request(&self, change: Change) -> Result<(), DataplaneError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request { change, reply }).await.map_err(|_| DataplaneError::Closed)?;
+        let request = Request { change, reply, span: trace::current() };
+        self.requests.send(request).await.map_err(|_| DataplaneError::Closed)?;
         answer.await.map_err(|_| DataplaneError::Closed)?
     }
 }
@@ -222,6 +227,26 @@ struct Pending {
     back: Back,
     diff: Diff,
     reply: Reply,
+    span: Span,
+}
+
+/// The bundle as a part of whatever waits for it.
+fn bundle_span(pending: &[Pending], diff: &Diff) -> Span {
+    let mut causes = pending.iter().map(|request| &request.span).filter(|span| !span.is_disabled());
+    let Some(first) = causes.next() else { return Span::none() };
+    let span = trace_span!(
+        parent: first,
+        "openflow.bundle",
+        otel.kind = "client",
+        requests = pending.len(),
+        flows.added = diff.adds.len(),
+        flows.modified = diff.mods.len(),
+        flows.deleted = diff.deletes.len(),
+    );
+    causes.for_each(|cause| {
+        span.follows_from(cause);
+    });
+    span
 }
 
 impl Task {
@@ -273,7 +298,7 @@ impl Task {
 
     async fn serve(&mut self, requests: Vec<Request>) {
         let mut pending = Vec::new();
-        for Request { change, reply } in requests {
+        for Request { change, reply, span } in requests {
             let (owner, result) = match change {
                 Change::Set(owner, flows) => {
                     let held = self.store.of(&owner);
@@ -304,7 +329,7 @@ impl Task {
                 }
             };
             match result {
-                Ok((back, diff)) => pending.push(Pending { owner, back, diff, reply }),
+                Ok((back, diff)) => pending.push(Pending { owner, back, diff, reply, span }),
                 Err(conflict) => {
                     let _ = reply.send(Err(Box::new(conflict).into()));
                 }
@@ -330,7 +355,7 @@ impl Task {
         for request in &pending {
             all.append(request.diff.clone());
         }
-        match self.send(all).await {
+        match trace::step(bundle_span(&pending, &all), self.send(all)).await {
             Ok(()) => {
                 for request in pending {
                     let _ = request.reply.send(Ok(()));
@@ -343,7 +368,9 @@ impl Task {
             }
             Err(_) => {
                 for request in pending {
-                    match self.send(request.diff.clone()).await {
+                    let alone = std::slice::from_ref(&request);
+                    let span = bundle_span(alone, &request.diff);
+                    match trace::step(span, self.send(request.diff.clone())).await {
                         Ok(()) => {
                             let _ = request.reply.send(Ok(()));
                         }

@@ -27,7 +27,7 @@ use antrea_agent::bringup::{self, Inputs, Paths, Wired};
 use antrea_agent::cni::server;
 use antrea_agent::config::AgentConfig;
 use antrea_agent::hostnet::HostNetwork;
-use antrea_agent::metrics::{self, AgentMetrics};
+use antrea_agent::metrics::{self, AgentMetrics, Registered};
 use antrea_agent::node::NodeNetwork;
 use antrea_agent::nodes::{Nodes, watch_nodes};
 use antrea_agent::peering::Peering;
@@ -37,8 +37,11 @@ use antrea_agent::status::{Health, Identity, Reporter};
 use antrea_agent::{conntrack, publish, selftest};
 use antrea_api::features::{self, Component};
 use antrea_runtime::health::Readiness;
+use antrea_runtime::level::{self, Follower};
+use antrea_runtime::logging::{self, LogHandle};
+use antrea_runtime::signals;
 use antrea_runtime::supervise::Supervisor;
-use antrea_runtime::{logging, signals};
+use antrea_runtime::trace::{self, Tracer, Tracing};
 use anyhow::{Context, Result};
 use clap::Parser;
 use netcfg::sysctl::Tree;
@@ -101,12 +104,32 @@ fn main() -> Result<()> {
 }
 
 async fn run(args: Args) -> Result<()> {
-    let config: AgentConfig = antrea_runtime::config::load(&args.config)?;
+    let (config, unknown) = antrea_runtime::config::read::<AgentConfig>(&args.config)?;
+    let metrics = metrics::register()?;
+    let node = trace::Identity {
+        service: "antrea-agent",
+        version: antrea_agent::VERSION,
+        node: args.node_name.clone(),
+    };
+    let tracing = Tracing::start(&config.tracing, &node, Some("antrea-cni"), metrics.spans.clone())
+        .with_context(|| args.config.display().to_string())?;
     let level = args.log_level.as_ref().unwrap_or(&config.log_level);
     let format = args.log_format.as_ref().unwrap_or(&config.log_format);
-    let log = logging::init("antrea-agent", level, format.parse()?)?;
+    let log = logging::init_with("antrea-agent", level, format.parse()?, tracing.layer())?;
+    antrea_runtime::config::report(&args.config, &unknown);
     config.validate().with_context(|| args.config.display().to_string())?;
+    let result = serve(args, config, metrics, log, tracing.tracer()).await;
+    tracing.finish().await;
+    result
+}
 
+async fn serve(
+    args: Args,
+    config: AgentConfig,
+    metrics: Registered,
+    log: LogHandle,
+    tracer: Tracer,
+) -> Result<()> {
     let kubeconfig =
         Some(Path::new(&config.client_connection.kubeconfig)).filter(|p| !p.as_os_str().is_empty());
     let server = Some(config.kube_api_server_override.as_str()).filter(|url| !url.is_empty());
@@ -115,7 +138,10 @@ async fn run(args: Args) -> Result<()> {
     let shutdown = signals::shutdown()?;
     let mut tasks = Supervisor::new(shutdown.clone());
     let reporter = Reporter::default();
-    let metrics = metrics::register()?;
+    if args.log_level.is_none() {
+        let follower = Follower::new(log.clone(), &args.config, &config.log_level);
+        tasks.spawn_abortable("log level", async move { Err::<(), _>(follower.run(level::EVERY).await) });
+    }
 
     let (ready, live) = (Readiness::new(), Readiness::new());
     let not_up = ready.block("network");
@@ -140,7 +166,7 @@ async fn run(args: Args) -> Result<()> {
     let cni_socket = PathBuf::from(&config.cni_socket);
     let cni_shutdown = shutdown.clone();
     let cni_network = network_state.clone();
-    tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, cni_shutdown).await });
+    tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, tracer, cni_shutdown).await });
 
     let cert = api::certificate()?;
     let identity = Identity {

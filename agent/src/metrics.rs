@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use antrea_crds::AgentCondition;
 use antrea_runtime::metrics::{self, MILLISECOND_BUCKETS, Metrics};
+use antrea_runtime::trace;
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
@@ -66,6 +67,8 @@ pub struct Registered {
     pub server: ServerMetrics,
     /// Of the API port's certificate.
     pub certificate: CertificateExpiry,
+    /// Of the export of spans.
+    pub spans: trace::Counters,
 }
 
 /// Registers every metric of the agent.
@@ -79,6 +82,7 @@ pub fn register() -> metrics::Result<Registered> {
         policy: PolicyMetrics::new(&registry)?,
         server: ServerMetrics::new(&registry, [])?,
         certificate: CertificateExpiry::new(&registry, "antrea_agent")?,
+        spans: trace::Counters::new(&registry)?,
         registry,
     })
 }

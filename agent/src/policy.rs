@@ -25,6 +25,7 @@ mod agent;
 #[cfg(test)]
 mod bridge_tests;
 mod cache;
+mod causes;
 mod client;
 mod discovery;
 #[cfg(test)]

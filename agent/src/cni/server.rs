@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use antrea_api::cni::cni_server::{Cni, CniServer};
 use antrea_api::cni::{CniCmdRequest, CniCmdResponse, Error, ErrorCode, SPEC_VERSIONS};
+use antrea_runtime::trace::Tracer;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,9 +16,11 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::attach::{self, AttachError, Call};
 use super::result::CniResult;
+use super::trace::{CallSpan, Verb};
 use crate::node::NodeNetwork;
 
 /// How long an ADD waits for the node's network before the runtime is told to try again.
@@ -32,6 +35,7 @@ pub struct CniService {
     network: NetworkState,
     /// One lock for each container that has a call under way.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    tracer: Tracer,
 }
 
 /// The parts of a network configuration that the agent reads.
@@ -61,8 +65,8 @@ struct ValidAttachment {
 
 impl CniService {
     /// A service for a network that may not be up yet.
-    pub fn new(network: NetworkState) -> Self {
-        Self { network, locks: Mutex::new(HashMap::new()) }
+    pub fn new(network: NetworkState, tracer: Tracer) -> Self {
+        Self { network, locks: Mutex::new(HashMap::new()), tracer }
     }
 
     async fn network(&self, wait: Duration) -> Result<Arc<NodeNetwork>, AttachError> {
@@ -213,11 +217,23 @@ struct Shared(Arc<CniService>);
 
 impl Shared {
     /// Runs a call to its end even when the caller hangs up, so that it is never left half done.
-    async fn run<F>(&self, call: impl FnOnce(Arc<CniService>) -> F) -> Answer
+    async fn run<F>(
+        &self,
+        verb: Verb,
+        request: Request<CniCmdRequest>,
+        call: impl FnOnce(Arc<CniService>, CniCmdRequest) -> F,
+    ) -> Answer
     where
         F: Future<Output = Result<Vec<u8>, AttachError>> + Send + 'static,
     {
-        let task = tokio::spawn(call(self.0.clone()));
+        let args = request.get_ref().cni_args.as_ref();
+        let traced = CallSpan::begin(&self.0.tracer, verb, request.metadata(), args);
+        let call = call(self.0.clone(), request.into_inner()).instrument(traced.span.clone());
+        let task = tokio::spawn(async move {
+            let result = call.await;
+            traced.end(&result);
+            result
+        });
         answer(task.await.map_err(|error| Status::internal(error.to_string()))?)
     }
 }
@@ -225,23 +241,24 @@ impl Shared {
 #[tonic::async_trait]
 impl Cni for Shared {
     async fn cmd_add(&self, request: Request<CniCmdRequest>) -> Answer {
-        self.run(|service| async move { service.add(request.into_inner()).await }).await
+        self.run(Verb::Add, request, |service, request| async move { service.add(request).await }).await
     }
 
     async fn cmd_check(&self, request: Request<CniCmdRequest>) -> Answer {
-        self.run(|service| async move { service.check(request.into_inner()).await }).await
+        self.run(Verb::Check, request, |service, request| async move { service.check(request).await }).await
     }
 
     async fn cmd_del(&self, request: Request<CniCmdRequest>) -> Answer {
-        self.run(|service| async move { service.del(request.into_inner()).await }).await
+        self.run(Verb::Del, request, |service, request| async move { service.del(request).await }).await
     }
 
     async fn cmd_status(&self, _: Request<CniCmdRequest>) -> Answer {
-        self.run(|service| async move { service.status().await }).await
+        // Runtimes poll it; a trace of it would tell nothing.
+        answer(self.0.status().await)
     }
 
     async fn cmd_gc(&self, request: Request<CniCmdRequest>) -> Answer {
-        self.run(|service| async move { service.gc(request.into_inner()).await }).await
+        self.run(Verb::Gc, request, |service, request| async move { service.gc(request).await }).await
     }
 }
 
@@ -249,7 +266,12 @@ impl Cni for Shared {
 ///
 /// # Errors
 /// The socket cannot be made, or the server failed.
-pub async fn serve(socket: &Path, network: NetworkState, shutdown: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    socket: &Path,
+    network: NetworkState,
+    tracer: Tracer,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
     if let Some(folder) = socket.parent() {
         tokio::fs::create_dir_all(folder).await?;
     }
@@ -259,7 +281,7 @@ pub async fn serve(socket: &Path, network: NetworkState, shutdown: CancellationT
         _ => {}
     }
     let listener = UnixListener::bind(socket)?;
-    let service = CniServer::new(Shared(Arc::new(CniService::new(network))));
+    let service = CniServer::new(Shared(Arc::new(CniService::new(network, tracer))));
     tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::Event;
 use antrea_flows::Diff;
+use antrea_runtime::{trace, trace_child};
 use openflow::Flow;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::cache::{CacheError, Kind, Save};
+use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::discovery::{self, Target};
 use super::files::{FileError, Files};
@@ -238,10 +241,16 @@ impl State {
 
     async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
         let mut prepared = Vec::new();
+        let mut cause = Span::none();
         for request in requests {
             match request {
                 Request::Attach(site, reply) => self.waiting.push((site, reply)),
-                Request::Prepare(reply) => prepared.push(reply),
+                Request::Prepare(reply, span) => {
+                    prepared.push(reply);
+                    if cause.is_disabled() {
+                        cause = span;
+                    }
+                }
             }
         }
         self.attach_waiting().await?;
@@ -249,7 +258,7 @@ impl State {
             return Ok(());
         }
         let result = match self.site {
-            Some(_) => self.step(|_| ()).await?.1,
+            Some(_) => self.step(|_| ()).instrument(cause).await?.1,
             None => Err(PolicyError::NotAttached),
         };
         for reply in prepared {
@@ -295,11 +304,13 @@ impl State {
                 let everything = (all && outcome.is_ok()).then(|| reconciler.flows());
                 (done, outcome, everything)
             })
+            .instrument(trace_child!("policy.compute"))
             .await?;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(%error, "policies cannot be realised");
+                trace::fail(&trace::current(), &error);
                 return Ok((done, Err(error.into())));
             }
         };
@@ -308,6 +319,7 @@ impl State {
                 tracing::warn!(%error, "policy flows not installed, trying again");
             }
             self.behind = true;
+            trace::fail(&trace::current(), &error);
             return Ok((done, Err(error.into())));
         }
         self.report(outcome.policies, all);
@@ -351,6 +363,7 @@ impl State {
 
     async fn take(&mut self, updates: Vec<Update>) -> Result<(), Ended> {
         let mut events = Vec::with_capacity(updates.len());
+        let mut received = Vec::new();
         for update in updates {
             match update {
                 Update::Up => {
@@ -367,14 +380,18 @@ impl State {
                 }
                 _ if self.lost => {}
                 Update::Begin(kind) => events.push(Change::Begin(kind)),
-                Update::Event(kind, event) => events.push(Change::Event(kind, event)),
+                Update::Event(kind, event, cause) => {
+                    received.extend(cause);
+                    events.push(Change::Event(kind, event));
+                }
             }
         }
         let commits = self.commits();
         let work =
             |reconciler: &mut Reconciler| events.into_iter().try_for_each(|event| event.apply(reconciler));
         // Flows that were not taken are offered again.
-        if let (Err(error), _) = self.step(work).await? {
+        let span = causes::realize(received);
+        if let (Err(error), _) = self.step(work).instrument(span).await? {
             tracing::error!(%error, "listing everything again");
             self.lost = true;
             self.renew.notify_one();

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::cache::Kind;
+use super::causes::Received;
 use super::discovery::{SERVICE, Target};
 
 /// Longest answer that is read of a request that is no watch.
@@ -148,8 +149,8 @@ pub(crate) enum ClientError {
 pub(crate) enum Update {
     /// A list begins.
     Begin(Kind),
-    /// An event of a watch.
-    Event(Kind, Box<Event>),
+    /// An event of a watch, and what it is part of.
+    Event(Kind, Box<Event>, Option<Box<Received>>),
     /// All watches are open.
     Up,
     /// There is no session any more.
@@ -362,9 +363,14 @@ impl Client {
             let Ok(data) = data else { continue };
             decoder.push(&data);
             while let Some((event_type, object)) = decoder.next_event().map_err(malformed)? {
-                let event = Event::decode(event_type, &object).map_err(malformed)?;
+                let received = Received::of(kind, &object);
+                let mut event = Event::decode(event_type, &object).map_err(malformed)?;
                 if let Event::Error(status) = event {
                     return Err(ClientError::Failed { kind, message: status.message });
+                }
+                if let Event::Policy(policy) = &mut event {
+                    // It is of the event; what is kept on disk is of the policy.
+                    policy.metadata.annotations.remove(antrea_api::trace::ANNOTATION);
                 }
                 if event_type == EventType::Bookmark && !complete {
                     complete = true;
@@ -372,7 +378,7 @@ impl Client {
                         synced.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                self.send(Update::Event(kind, Box::new(event))).await?;
+                self.send(Update::Event(kind, Box::new(event), received)).await?;
             }
         }
     }

@@ -64,7 +64,7 @@ impl Running {
         while bookmarks < 3 {
             let update = self.next().await;
             bookmarks +=
-                usize::from(matches!(&update, Update::Event(_, event) if **event == Event::Bookmark));
+                usize::from(matches!(&update, Update::Event(_, event, _) if **event == Event::Bookmark));
             seen.push(update);
         }
         seen
@@ -82,8 +82,8 @@ impl Running {
     async fn event(&mut self) -> Event {
         loop {
             match self.next().await {
-                Update::Event(_, event) if *event == Event::Bookmark => {}
-                Update::Event(_, event) => return *event,
+                Update::Event(_, event, _) if *event == Event::Bookmark => {}
+                Update::Event(_, event, _) => return *event,
                 Update::Down(error) => panic!("{error}"),
                 _ => {}
             }
@@ -268,7 +268,7 @@ async fn a_slow_reader_holds_the_controller_back_and_loses_nothing() {
     let seen = client.list().await;
     assert_eq!(
         seen.iter()
-            .filter(|update| matches!(update, Update::Event(_, event) if matches!(**event, Event::Policy(_))))
+            .filter(|update| matches!(update, Update::Event(_, event, _) if matches!(**event, Event::Policy(_))))
             .count(),
         2000
     );

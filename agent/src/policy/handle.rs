@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use antrea_flows::policy::RuleError;
 use antrea_flows::{Network, Owner};
+use antrea_runtime::trace;
 use futures::future::BoxFuture;
 use openflow::{Flow, FlowKey};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::Span;
 
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::interfaces::{AttachmentKey, PodInterface};
@@ -65,8 +67,8 @@ pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
 pub(super) enum Request {
     /// See [`PolicyHandle::attach`].
     Attach(Site, Reply),
-    /// The pods that are about to be connected changed.
-    Prepare(Reply),
+    /// The pods that are about to be connected changed, as a part of what the span is of.
+    Prepare(Reply, Span),
 }
 
 /// Pods that are about to be connected.
@@ -135,7 +137,8 @@ impl PolicyHandle {
         let key = (pod.container_id.clone(), pod.ifname.clone());
         self.prepared.pods.lock().insert(key.clone(), pod.clone());
         let guard = Prepared { key, prepared: self.prepared.clone() };
-        self.request(Request::Prepare).await.map(|()| guard)
+        let span = trace::current();
+        self.request(|reply| Request::Prepare(reply, span)).await.map(|()| guard)
     }
 
     pub(super) async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {
