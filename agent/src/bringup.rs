@@ -233,7 +233,7 @@ pub async fn go_live(network: &NodeNetwork, bridge: &Bridge) -> Result<(), Bring
         .set_bridge_external_id(&network.bridge, "roundNum", Some(&bridge.round.to_string()))
         .await
         .map_err(vswitch_failed)?;
-    network.vswitch.remove_other_config("flow-restore-wait").await.map_err(vswitch_failed)
+    network.vswitch.remove_other_config(crate::restore::FLOW_RESTORE_WAIT).await.map_err(vswitch_failed)
 }
 
 async fn find_transport(netlink: &Netlink, node: &Peer) -> Result<Transport, BringUpError> {
@@ -324,6 +324,8 @@ async fn remembered(inputs: &Inputs<'_>) -> Result<InterfaceStore, BringUpError>
         let reason = match found {
             Ok(None) => continue,
             Ok(Some(interface)) => {
+                // Also of a container that is gone: its pod may come back in another.
+                inputs.policy.remember_confirmed([interface.pod_uid.as_str()]);
                 let path = netns_path(&inputs.config.host_proc_path_prefix, &interface.netns);
                 if Netns::open(&path).is_err() {
                     "its container is gone".to_owned()

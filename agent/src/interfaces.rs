@@ -22,6 +22,8 @@ pub mod key {
     pub const POD_NAME: &str = "pod-name";
     /// Pod namespace.
     pub const POD_NAMESPACE: &str = "pod-namespace";
+    /// Pod UID, where the runtime told it.
+    pub const POD_UID: &str = "pod-uid";
     /// Link name in the container, where it is not `eth0`.
     pub const IF_DEV: &str = "if-dev";
     /// Path of the container's network namespace.
@@ -48,6 +50,8 @@ pub struct PodInterface {
     pub pod_name: String,
     /// Pod namespace.
     pub pod_namespace: String,
+    /// Pod UID; empty where the runtime did not tell it.
+    pub pod_uid: String,
     /// Path of the container's network namespace.
     pub netns: String,
     /// MAC of the container's end.
@@ -84,6 +88,9 @@ impl PodInterface {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value))
         .collect();
+        if !self.pod_uid.is_empty() {
+            ids.insert(key::POD_UID.to_owned(), self.pod_uid.clone());
+        }
         if self.ifname != "eth0" {
             ids.insert(key::IF_DEV.to_owned(), self.ifname.clone());
         }
@@ -114,6 +121,7 @@ impl PodInterface {
             ifname: get(key::IF_DEV).unwrap_or_else(|_| "eth0".to_owned()),
             pod_name: get(key::POD_NAME)?,
             pod_namespace: get(key::POD_NAMESPACE)?,
+            pod_uid: ids.get(key::POD_UID).cloned().unwrap_or_default(),
             netns: ids.get(key::NETNS).cloned().unwrap_or_default(),
             mac: parse_mac(&get(key::ATTACHED_MAC)?).ok_or_else(|| malformed(key::ATTACHED_MAC))?,
             ips,
@@ -179,6 +187,7 @@ mod tests {
             ifname: "net1".into(),
             pod_name: "web".into(),
             pod_namespace: "default".into(),
+            pod_uid: "0c9f".into(),
             netns: "/run/netns/x".into(),
             mac: [2, 0, 0, 0, 0, 1],
             ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],

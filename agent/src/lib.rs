@@ -16,6 +16,7 @@ pub mod peering;
 pub mod peers;
 pub mod policy;
 pub mod publish;
+pub mod restore;
 pub mod selftest;
 pub mod status;
 pub mod subnet;

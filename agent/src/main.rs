@@ -32,6 +32,7 @@ use antrea_agent::node::NodeNetwork;
 use antrea_agent::nodes::{Nodes, watch_nodes};
 use antrea_agent::peering::Peering;
 use antrea_agent::peers::Peer;
+use antrea_agent::restore;
 use antrea_agent::policy::{PolicyAgent, PolicyConfig, PolicyHandle};
 use antrea_agent::status::{Health, Identity, Reporter};
 use antrea_agent::{conntrack, publish, selftest};
@@ -83,6 +84,9 @@ struct Args {
     /// Folder that keeps what the controller said last, for a start without it.
     #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
     policy_dir: PathBuf,
+    /// File with the token that the agent shows to the controller.
+    #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
+    token_file: PathBuf,
     /// error, warn, info, debug, trace, or a number as klog has it; before the configuration's.
     #[arg(long, short = 'v', alias = "v", env = "LOG_LEVEL")]
     log_level: Option<String>,
@@ -158,7 +162,7 @@ async fn serve(
         args.pod_namespace.clone(),
         reporter.clone(),
     );
-    let policy_config = PolicyConfig { folder: args.policy_dir, ..policy_config };
+    let policy_config = PolicyConfig { folder: args.policy_dir, token: args.token_file, ..policy_config };
     let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
     tasks.spawn("policy", policy_agent.run(shutdown.clone()));
 
@@ -293,6 +297,7 @@ impl Agent {
         tokio::select! {
             () = peering.run(nodes, self.shutdown.clone()) => Ok(()),
             () = counts => Ok(()),
+            () = restore::follow(&wired.network) => Ok(()),
             change = moved => change,
             never = self_test => match never {},
             never = conntrack => match never {},

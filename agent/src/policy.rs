@@ -3,7 +3,8 @@
 //! ```text
 //!  controller ─ h2, protobuf ─► client ─► cache ─┐
 //!                       files ─(no controller)─► ├─► reconciler ─► Realizer ─► Dataplane
-//!  CNI ADD ─ prepare_pod ─► local pods ──────────┘       │
+//!  CNI ADD ─ confirm_pod ─(asks)─► controller    │       │
+//!          ─ prepare_pod ─► local pods ──────────┘       │
 //!                                                         └─► status of each policy ─► controller
 //! ```
 //!
@@ -12,14 +13,13 @@
 //!   or not the peers are. What is not known of the peers allows nothing.
 //! - A pod's own flows come after the flows of the policies that select it: [`PolicyHandle::prepare_pod`]
 //!   before the CNI server connects it, [`PolicyHandle::attach`] before the bridge goes live.
+//! - A pod is connected when everything that selects it is known here: [`PolicyHandle::confirm_pod`] asks the
+//!   controller. While it does not answer, pods that it has told everything of before go by that, and new pods
+//!   wait. So do all pods of a node that neither has a controller nor knows what one said last.
 //! - A policy that changed stays as it was until all groups of its new form are there, and a group stays
 //!   until no policy in force names it: the three watches are not ordered among each other.
 //! - What a lost controller said last stays in force. A new session replaces it in one step, when the last
 //!   of the three initial sets is complete; what did not change touches no flow.
-//!
-//! Membership of an AppliedToGroup that has not arrived is unknown, so the pods that it will select are not
-//! isolated by it yet. That is upstream's behaviour too. It lasts as long as the controller takes from the
-//! pod's binding to a node to its event; a kubelet needs longer to make the pod's sandbox.
 
 mod agent;
 #[cfg(test)]
@@ -27,6 +27,7 @@ mod bridge_tests;
 mod cache;
 mod causes;
 mod client;
+mod confirm;
 mod discovery;
 #[cfg(test)]
 mod fake;
@@ -39,8 +40,10 @@ mod pods;
 mod reconciler;
 mod report;
 mod rules;
+mod saver;
 mod spec;
 
 pub use agent::{Ended, PolicyAgent, PolicyConfig};
+pub use confirm::{PodName, Unconfirmed};
 pub use handle::{PolicyError, PolicyHandle, Prepared};
 pub use metrics::PolicyMetrics;

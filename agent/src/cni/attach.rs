@@ -21,7 +21,7 @@ use super::naming::{self, PodArgs, format_mac};
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
 use crate::interfaces::PodInterface;
 use crate::node::{NodeNetwork, POD_LINK_GROUP};
-use crate::policy::Prepared;
+use crate::policy::{PodName, Prepared};
 use crate::subnet::{gateway_net, gateway_of};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
@@ -150,12 +150,14 @@ async fn attach(
     let netns = open_netns(node, &call.netns)?;
     let mac = naming::random_mac();
 
-    // An address and a veth pair need nothing of each other.
+    // An address, a veth pair and the controller's word need nothing of each other.
     done.extend([Done::Address, Done::Veth]);
-    let (allocated, pair) = tokio::join!(
+    let (allocated, pair, confirmed) = tokio::join!(
         node.host_local.add(call.attachment(), &node.subnets),
-        create_veth(node, &host_ifname, &netns, &call.ifname, mac)
+        create_veth(node, &host_ifname, &netns, &call.ifname, mac),
+        node.policy.confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
     );
+    confirmed.map_err(|error| AttachError::new(ErrorCode::TryAgainLater, error))?;
     let (allocated, ()) = (allocated?, pair?);
     let interface = PodInterface {
         host_ifname,
@@ -163,6 +165,7 @@ async fn attach(
         ifname: call.ifname.clone(),
         pod_name: pod.name,
         pod_namespace: pod.namespace,
+        pod_uid: pod.uid,
         netns: call.netns.clone(),
         mac,
         ips: allocated.ips.iter().map(|ip| ip.address.addr()).collect(),

@@ -171,7 +171,8 @@ impl CniService {
 fn not_ready() -> AttachError {
     AttachError::new(
         ErrorCode::TryAgainLater,
-        "the node's network is not ready: antrea-agent is still connecting to OVS or has no pod subnet",
+        "the node's network is not ready: antrea-agent is still connecting to OVS, has no pod subnet, or knows no \
+         policies yet",
     )
 }
 

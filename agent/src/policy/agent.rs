@@ -10,13 +10,14 @@ use antrea_flows::Diff;
 use antrea_runtime::{trace, trace_child};
 use openflow::Flow;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use super::cache::{CacheError, Kind, Save};
 use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
+use super::confirm::Confirmer;
 use super::discovery::{self, Target};
 use super::files::{FileError, Files};
 use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
@@ -24,13 +25,14 @@ use super::metrics::PolicyMetrics;
 use super::pods;
 use super::reconciler::Reconciler;
 use super::report::{self, Board};
+use super::saver::Saver;
 use crate::dataplane::DataplaneError;
 use crate::status::{Health, Reporter};
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often what changed is written to disk, and counts are published.
+/// How often counts are published, and what could not be written to disk is tried again.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Pause before flows that the bridge did not take are offered again.
@@ -84,9 +86,6 @@ pub struct PolicyAgent {
     state: State,
 }
 
-/// What was to be saved, and whether it is.
-type Saved = (Vec<Save>, Result<(), FileError>);
-
 /// What the main loop owns.
 struct State {
     /// Away while a blocking thread works on it.
@@ -103,10 +102,9 @@ struct State {
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
-    files: Files,
-    saving: Option<JoinHandle<Saved>>,
-    /// Files of objects that are gone since the last life were removed.
-    tidied: bool,
+    saver: Saver,
+    /// What is on disk has been asked for.
+    recalled: bool,
     board: Board,
     reporter: Reporter,
     metrics: PolicyMetrics,
@@ -138,12 +136,14 @@ impl PolicyAgent {
         let renew = Arc::new(Notify::new());
         let board = Board::default();
         let target = watch::Sender::new(Target::default());
+        let session = watch::Sender::new(None);
+        let confirmer = Arc::new(Confirmer::new(identity.node.clone(), session.subscribe()));
         let client = Client {
             identity: Arc::new(identity),
             timing: Arc::new(timing),
             target: target.subscribe(),
             updates,
-            session: watch::Sender::new(None),
+            session,
             renew: renew.clone(),
         };
         let state = State {
@@ -157,16 +157,15 @@ impl PolicyAgent {
             requests: requests_queue,
             updates: updates_queue,
             renew,
-            files,
-            saving: None,
-            tidied: false,
+            saver: Saver::new(files),
+            recalled: false,
             board: board.clone(),
             reporter,
             metrics,
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        (PolicyHandle::new(requests, prepared), agent)
+        (PolicyHandle::new(requests, prepared, confirmer), agent)
     }
 
     /// Runs until `shutdown`. The controller may be away for ever.
@@ -230,11 +229,15 @@ impl State {
                     }
                     self.take(std::mem::take(&mut updates)).await?;
                 }
-                () = &mut grace, if !self.known => self.load().await?,
+                () = &mut grace, if !self.known && !self.recalled => self.load().await?,
                 _ = retry.tick(), if self.behind => {
                     let _ = self.step(|_| ()).await?;
                 }
-                _ = housekeeping.tick() => self.keep_house().await?,
+                failure = self.saver.finished() => self.saved(failure.map_err(|e| Ended(e.to_string()))?).await?,
+                _ = housekeeping.tick() => {
+                    self.count();
+                    self.save().await?;
+                }
             }
         }
     }
@@ -250,6 +253,11 @@ impl State {
                     if cause.is_disabled() {
                         cause = span;
                     }
+                }
+                Request::Holds(pod, selection, reply) => {
+                    let holds = self.reconciler.as_ref().is_some_and(|r| r.cache.holds(&pod, &selection));
+                    // A caller that is gone has nobody to tell.
+                    let _ = reply.send(holds);
                 }
             }
         }
@@ -403,69 +411,70 @@ impl State {
             self.known = true;
             self.attach_waiting().await?;
         }
-        Ok(())
+        self.save().await
     }
 
     fn commits(&self) -> u64 {
         self.reconciler.as_ref().map_or(0, |reconciler| reconciler.cache.commits())
     }
 
-    /// The controller is not there: goes by what it said last.
+    /// The controller is not there: goes by what it said last. If that is not known either, everything stays as
+    /// it is until the controller comes: the flows of the agent's last life, or in a new bridge none.
     async fn load(&mut self) -> Result<(), Ended> {
-        let files = self.files.clone();
+        self.recalled = true;
+        let files = self.saver.files().clone();
         let counts = self
             .with_reconciler(move |reconciler| {
+                let events = files.load()?;
                 let cache = &mut reconciler.cache;
                 // A list may be under way: it comes later.
-                cache.load(files.load());
-                cache.counts()
+                cache.load(events);
+                Some(cache.counts())
             })
             .await?;
+        let Some(counts) = counts else {
+            tracing::warn!("neither a controller nor a record of what one said: waiting for the controller");
+            return Ok(());
+        };
         tracing::warn!(?counts, "no controller: policies, address groups and applied-to groups from disk");
         self.known = true;
         self.attach_waiting().await
     }
 
-    async fn keep_house(&mut self) -> Result<(), Ended> {
-        if let Some(reconciler) = &self.reconciler {
-            let counts = reconciler.cache.counts();
-            self.metrics.set(counts[0], reconciler.rule_counts());
-            let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
-            self.reporter.update(|facts| facts.policies = counts);
-        }
-        if self.saving.as_ref().is_some_and(JoinHandle::is_finished)
-            && let Some(saving) = self.saving.take()
-        {
-            let (saves, result) = saving.await.map_err(|error| Ended(error.to_string()))?;
-            if let Err(error) = result {
-                tracing::warn!(%error, "policies not kept on disk");
-                self.tidied = false;
-                self.with_reconciler(move |reconciler| reconciler.cache.put_back(saves)).await?;
-                return Ok(());
-            }
-        }
+    /// Publishes counts.
+    fn count(&self) {
+        let Some(reconciler) = &self.reconciler else { return };
+        let counts = reconciler.cache.counts();
+        self.metrics.set(counts[0], reconciler.rule_counts());
+        let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
+        self.reporter.update(|facts| facts.policies = counts);
+    }
+
+    /// Begins to write what is not on disk yet, unless that is under way. What comes from the disk itself need
+    /// not go there.
+    async fn save(&mut self) -> Result<(), Ended> {
         let heard = self.commits() > 0;
         let unsaved = self.reconciler.as_ref().is_some_and(|reconciler| reconciler.cache.has_unsaved());
-        if self.saving.is_some() || !heard || (!unsaved && self.tidied) {
+        if self.saver.is_busy() || !heard || (!unsaved && self.saver.is_complete()) {
             return Ok(());
         }
-        let tidy = !std::mem::replace(&mut self.tidied, true);
+        let whole = !self.saver.is_complete();
         let (saves, names) = self
             .with_reconciler(move |reconciler| {
                 let cache = &mut reconciler.cache;
-                let names = tidy.then(|| Kind::ALL.map(|kind| (kind, cache.names(kind))));
+                let names = whole.then(|| Kind::ALL.map(|kind| (kind, cache.names(kind))));
                 (cache.take_unsaved(), names)
             })
             .await?;
-        let files = self.files.clone();
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            let mut result = files.save(&saves);
-            for (kind, names) in names.into_iter().flatten() {
-                result = result.and(files.retain(kind, &names));
-            }
-            (saves, result)
-        }));
+        self.saver.start(saves, names);
         Ok(())
+    }
+
+    /// What could not be written is tried again later; what changed meanwhile is written now.
+    async fn saved(&mut self, failure: Option<(Vec<Save>, FileError)>) -> Result<(), Ended> {
+        let Some((saves, error)) = failure else { return self.save().await };
+        tracing::warn!(%error, "policies not kept on disk");
+        self.with_reconciler(move |reconciler| reconciler.cache.put_back(saves)).await
     }
 
     async fn with_reconciler<T: Send + 'static>(

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use openflow::{Flow, FlowKey};
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::interfaces::PodInterface;
 

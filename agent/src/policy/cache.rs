@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use antrea_api::controlplane::{self, Event, GroupEvent, GroupMember, ObjectReference};
 use antrea_api::k8s::{Object, ObjectMeta};
+use antrea_api::selection::PodSelection;
 
 use super::groups::{Group, Groups};
 use super::spec::{Member, MemberKey, Policy};
@@ -171,6 +172,14 @@ impl Cache {
     pub(crate) fn realizable(&self, name: &str) -> Option<&Arc<Policy>> {
         let entry = self.policies.get(name)?;
         (entry.next.is_none() && self.is_complete(&entry.live)).then_some(&entry.live)
+    }
+
+    /// Whether everything that selects a pod is known and complete, as the controller names it.
+    pub(crate) fn holds(&self, pod: &ObjectReference, selection: &PodSelection) -> bool {
+        let groups = self.pod_groups.get(pod);
+        let in_group = |name: &String| groups.is_some_and(|groups| groups.contains(name.as_str()));
+        selection.applied_to_groups.iter().all(in_group)
+            && selection.policies.iter().all(|name| self.realizable(name).is_some())
     }
 
     /// How often a list became what is known; 0: nothing was heard of a controller yet.

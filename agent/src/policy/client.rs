@@ -32,7 +32,7 @@ use super::causes::Received;
 use super::discovery::{SERVICE, Target};
 
 /// Longest answer that is read of a request that is no watch.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_ANSWER: usize = 1 << 20;
 
 /// Updates that wait for the cache. A controller that is faster than the agent is held back by HTTP/2.
 pub(crate) const QUEUE: usize = 256;
@@ -465,6 +465,23 @@ impl Session {
         };
         let answer = timeout(self.timing.answer, answer).await;
         Ok(answer.map_err(|_| ClientError::Timeout(path.to_owned()))??)
+    }
+
+    /// Reads a path.
+    ///
+    /// # Errors
+    /// The session is gone or the controller refused it.
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
+        let response = self.request(Method::GET, path, None).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(path, response).await);
+        }
+        let body =
+            timeout(self.timing.answer, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
+        match body {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            _ => Err(ClientError::Timeout(path.to_owned())),
+        }
     }
 
     /// Posts a sealed object.

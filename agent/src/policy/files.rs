@@ -2,19 +2,24 @@
 //!
 //! Each object is a file in its envelope, as on the wire, in `network-policies`, `applied-to-groups` or
 //! `address-groups` under one folder: upstream's layout. Objects that go away take their file along.
+//! File `complete` says that all objects have been written once: without it nothing can be concluded from those
+//! that are there, or from their absence.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use antrea_api::controlplane::{AddressGroup, AppliedToGroup, Event, GroupEvent, NetworkPolicy};
-use antrea_api::k8s::{self, DecodeError};
+use antrea_api::controlplane::{AddressGroup, AppliedToGroup, Event, NetworkPolicy};
+use antrea_api::k8s::{self, DecodeError, EventType, Object};
 
 use super::cache::{Kind, Save};
 
 /// Begins the name of a file that is being written; no object's name begins with a dot.
 const PART: &str = ".part-";
+
+/// Name of the file that says that the others are all there is.
+const COMPLETE: &str = "complete";
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -49,9 +54,29 @@ impl Files {
         Self { folder: folder.into() }
     }
 
-    /// Reads everything, as events that add it, groups first. Files that cannot be read are skipped.
-    pub(crate) fn load(&self) -> Vec<(Kind, Event)> {
-        let mut events = Vec::new();
+    /// Reads everything, as [`Self::read`] does. None if it was never written to its end, or if of an object
+    /// nothing at all can be read.
+    pub(crate) fn load(&self) -> Option<Vec<(Kind, Event)>> {
+        if !self.folder.join(COMPLETE).exists() {
+            return None;
+        }
+        let (events, unreadable) = self.read();
+        (unreadable == 0).then_some(events)
+    }
+
+    /// Remembers that everything has been written.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub(crate) fn mark_complete(&self) -> Result<(), FileError> {
+        let path = self.folder.join(COMPLETE);
+        let made = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, b""));
+        made.map_err(|error| FileError { path, error })
+    }
+
+    /// Events that add everything that is there, groups first, and the number of files that cannot be read.
+    fn read(&self) -> (Vec<(Kind, Event)>, usize) {
+        let (mut events, mut unreadable) = (Vec::new(), 0);
         for kind in Kind::ALL {
             let Ok(entries) = std::fs::read_dir(self.folder.join(subfolder(kind))) else { continue };
             let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -62,19 +87,27 @@ impl Files {
                     .and_then(|bytes| decode(kind, bytes).map_err(|error| error.to_string()))
                 {
                     Ok(event) => events.push((kind, event)),
-                    Err(error) => tracing::warn!(path = %path.display(), error, "skipping"),
+                    Err(error) => {
+                        unreadable += 1;
+                        tracing::error!(path = %path.display(), error, "unreadable");
+                    }
                 }
             }
         }
-        events
+        (events, unreadable)
     }
 
-    /// Writes and removes files; goes on after an error.
+    /// Writes and removes files; goes on after an error. Policies come after their groups and go before them, so
+    /// that whoever reads in between finds no policy without the pods that it isolates.
     ///
     /// # Errors
     /// The first file that failed.
     pub(crate) fn save(&self, saves: &[Save]) -> Result<(), FileError> {
         let mut result = Ok(());
+        let mut saves: Vec<_> = saves.iter().collect();
+        saves.sort_by_key(|save| {
+            (save.bytes.is_none(), (save.kind == Kind::Policies) != save.bytes.is_none())
+        });
         for Save { kind, name, bytes } in saves {
             if !fits(name) {
                 tracing::warn!(name = &**name, "not kept on disk: no name for a file");
@@ -139,16 +172,20 @@ fn remove(path: &Path) -> io::Result<()> {
 
 fn decode(kind: Kind, bytes: Vec<u8>) -> Result<Event, DecodeError> {
     let object = k8s::open(bytes.into())?;
-    Ok(match kind {
-        Kind::Policies => Event::Policy(object.decode::<NetworkPolicy>()?),
-        Kind::AddressGroups => Event::AddressGroup(GroupEvent::Added(object.decode::<AddressGroup>()?)),
-        Kind::AppliedToGroups => Event::AppliedToGroup(GroupEvent::Added(object.decode::<AppliedToGroup>()?)),
-    })
+    let wanted = match kind {
+        Kind::Policies => NetworkPolicy::KIND,
+        Kind::AddressGroups => AddressGroup::KIND,
+        Kind::AppliedToGroups => AppliedToGroup::KIND,
+    };
+    if object.kind != wanted {
+        return Err(DecodeError::Kind { api_version: object.api_version, kind: object.kind });
+    }
+    Event::read(EventType::Added, &object)
 }
 
 #[cfg(test)]
 mod tests {
-    use antrea_api::k8s::{Object, ObjectMeta};
+    use antrea_api::k8s::ObjectMeta;
 
     use super::*;
 
@@ -162,7 +199,8 @@ mod tests {
 
     fn names(files: &Files) -> Vec<String> {
         files
-            .load()
+            .read()
+            .0
             .into_iter()
             .map(|(_, event)| match event {
                 Event::Policy(policy) => policy.metadata.name,
@@ -175,7 +213,7 @@ mod tests {
     fn keeps_replaces_and_removes() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::new(folder.path().join("networkpolicy"));
-        assert!(files.load().is_empty());
+        assert!(files.read().0.is_empty());
         files.save(&[save("a", Some(policy("a").seal())), save("b", Some(policy("b").seal()))]).unwrap();
         assert_eq!(names(&files), ["a", "b"]);
         files.save(&[save("a", None), save("a", None), save("gone", None)]).unwrap();
@@ -203,6 +241,21 @@ mod tests {
         let group = AddressGroup::default().seal();
         std::fs::write(folder.path().join("network-policies/group"), group).unwrap();
         assert_eq!(names(&files), ["good"]);
+    }
+
+    #[test]
+    fn what_was_never_complete_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path().join("new"));
+        assert!(files.load().is_none());
+        files.save(&[save("a", Some(policy("a").seal()))]).unwrap();
+        assert!(files.load().is_none());
+        files.mark_complete().unwrap();
+        assert_eq!(files.load().unwrap().len(), 1);
+        files.retain(Kind::Policies, &HashSet::new()).unwrap();
+        assert_eq!(files.load().unwrap().len(), 0, "that there is no policy is known");
+        files.save(&[save("a", Some(policy("a").seal())), save("b", Some(b"rubbish".to_vec()))]).unwrap();
+        assert!(files.load().is_none(), "what b forbade is not known");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use antrea_api::controlplane::ObjectReference;
+use antrea_api::selection::PodSelection;
 use antrea_flows::policy::RuleError;
 use antrea_flows::{Network, Owner};
 use antrea_runtime::trace;
@@ -12,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
+use super::confirm::{SharedConfirmer, Unconfirmed};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::interfaces::{AttachmentKey, PodInterface};
 use crate::node::NodeNetwork;
@@ -25,6 +28,14 @@ pub enum PolicyError {
     /// The bridge did not take the flows.
     #[error("policy: {0}")]
     Dataplane(#[from] DataplaneError),
+    /// What selects the pod is not known.
+    #[error("pod {pod} has to wait for policy: {why}")]
+    Unconfirmed {
+        /// Namespace and name.
+        pod: Arc<str>,
+        /// What is missing.
+        why: Unconfirmed,
+    },
     /// A pod before [`PolicyHandle::attach`].
     #[error("policy: the node's network is not up")]
     NotAttached,
@@ -69,6 +80,8 @@ pub(super) enum Request {
     Attach(Site, Reply),
     /// The pods that are about to be connected changed, as a part of what the span is of.
     Prepare(Reply, Span),
+    /// Whether everything that selects a pod is known here.
+    Holds(ObjectReference, PodSelection, oneshot::Sender<bool>),
 }
 
 /// Pods that are about to be connected.
@@ -81,7 +94,8 @@ pub(super) struct PreparedPods {
 /// Handle to policy; clones share the task.
 #[derive(Clone)]
 pub struct PolicyHandle {
-    requests: mpsc::Sender<Request>,
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) confirmer: SharedConfirmer,
     prepared: Arc<PreparedPods>,
 }
 
@@ -108,13 +122,17 @@ impl Drop for Prepared {
 }
 
 impl PolicyHandle {
-    pub(super) fn new(requests: mpsc::Sender<Request>, prepared: Arc<PreparedPods>) -> Self {
-        Self { requests, prepared }
+    pub(super) fn new(
+        requests: mpsc::Sender<Request>,
+        prepared: Arc<PreparedPods>,
+        confirmer: SharedConfirmer,
+    ) -> Self {
+        Self { requests, confirmer, prepared }
     }
 
     /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has
     /// not started. Waits until the controller has said everything or, 5 s after the start, until what it
-    /// said in the agent's last life is loaded.
+    /// said in the agent's last life is loaded. Where nothing is known of that it waits for the controller.
     ///
     /// # Errors
     /// The flows were not taken.

@@ -67,6 +67,7 @@ pub(crate) mod tests {
             ifname: "eth0".into(),
             pod_name: name.into(),
             pod_namespace: "ns".into(),
+            pod_uid: String::new(),
             netns: String::new(),
             mac: [2, 0, 0, 0, 0, 1],
             ips: vec![ip.parse().unwrap()],

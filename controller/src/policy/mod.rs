@@ -5,10 +5,12 @@
 //!                                                           │ publish: one event, whoever needs it
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
 //!  networkpolicies/{name}/status ─► realization
+//!  /podselection ◄─ lookup
 //! ```
 
 mod convert;
 mod feed;
+mod lookup;
 mod publish;
 mod realization;
 mod resources;
@@ -33,6 +35,7 @@ use apiserver_kit::{
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use feed::{Feed, feeds};
+pub use lookup::router as lookup;
 pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
 pub use storage::api;
 

@@ -39,7 +39,7 @@ struct View {
 
 const PLURALS: [&str; 3] = [NETWORK_POLICIES.plural, ADDRESS_GROUPS.plural, APPLIED_TO_GROUPS.plural];
 
-fn synced(state: &State) -> Result<(), Failure> {
+pub(super) fn synced(state: &State) -> Result<(), Failure> {
     if state.is_synced() {
         return Ok(());
     }

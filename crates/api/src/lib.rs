@@ -10,5 +10,7 @@ pub mod features;
 #[cfg(feature = "apis")]
 pub mod k8s;
 #[cfg(feature = "apis")]
+pub mod selection;
+#[cfg(feature = "apis")]
 pub mod stats;
 pub mod trace;

@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZero,
     sync::Arc,
 };
 
@@ -61,10 +62,30 @@ impl FromIterator<IpAddr> for PodIps {
     }
 }
 
+/// What a kubelet knows a Pod by: `metadata.uid`, or for the mirror of a static Pod annotation
+/// `kubernetes.io/config.hash`. Both are 128 bits in hexadecimal digits.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Uid(NonZero<u128>);
+
+impl Uid {
+    /// Reads 32 hexadecimal digits with any hyphens; nothing else is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.bytes().filter(|byte| *byte != b'-');
+        let (value, count) = digits.take(33).try_fold((0_u128, 0), |(value, count), digit| {
+            let digit = char::from(digit).to_digit(16)?;
+            Some((value << 4 | u128::from(digit), count + 1))
+        })?;
+        NonZero::new(value).filter(|_| count == 32).map(Self)
+    }
+}
+
 /// A Pod.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(from = "raw::Pod")]
 pub struct Pod {
+    /// Tells it from other Pods that have, or had, its name. None if there is nothing that can be read.
+    pub uid: Option<Uid>,
     /// `metadata.namespace`
     pub namespace: Box<str>,
     /// `metadata.name`
@@ -212,6 +233,15 @@ mod raw {
         generation: i64,
         #[serde(deserialize_with = "null_default")]
         labels: Labels,
+        #[serde(deserialize_with = "null_default")]
+        annotations: Annotations,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Annotations {
+        #[serde(rename = "kubernetes.io/config.hash")]
+        config_hash: Option<Box<str>>,
     }
 
     #[derive(Deserialize)]
@@ -289,7 +319,9 @@ mod raw {
                 .init_containers
                 .into_iter()
                 .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let uid = metadata.annotations.config_hash.as_ref().unwrap_or(&metadata.uid);
             Self {
+                uid: Uid::parse(uid),
                 namespace: metadata.namespace,
                 name: metadata.name,
                 labels: metadata.labels,
@@ -349,7 +381,7 @@ mod tests {
     #[test]
     fn pod_from_json() {
         let json = r#"{"apiVersion":"v1","kind":"Pod",
-            "metadata":{"namespace":"shop","name":"web-0","uid":"u","labels":{"b":"1","a":"2"},"annotations":{"x":"y"}},
+            "metadata":{"namespace":"shop","name":"web-0","uid":"00000000-0000-0000-0000-0000000000af","labels":{"b":"1","a":"2"},"annotations":{"x":"y"}},
             "spec":{"nodeName":"n1","containers":[
                 {"name":"c","ports":[{"name":"http","containerPort":8080},{"containerPort":9090},
                                      {"name":"bad","containerPort":0}]},
@@ -362,6 +394,7 @@ mod tests {
         assert_eq!(
             pod,
             Pod {
+                uid: Some(Uid(NonZero::new(0xaf).unwrap())),
                 namespace: "shop".into(),
                 name: "web-0".into(),
                 labels: [("a", "2"), ("b", "1")].into_iter().collect(),
@@ -387,6 +420,22 @@ mod tests {
         )
         .unwrap();
         assert!(done.terminated && done.host_network);
+    }
+
+    #[test]
+    fn a_mirror_pod_is_known_by_its_configuration() {
+        let uid = |uid: &str, annotations: &str| {
+            let json = format!(r#"{{"metadata":{{"name":"p","uid":"{uid}","annotations":{annotations}}}}}"#);
+            serde_json::from_str::<Pod>(&json).unwrap().uid
+        };
+        let (plain, hash) = ("7d9f2a1c-8c0b-4d5e-9f10-2b3c4d5e6f70", "0123456789abcdef0123456789abcdef");
+        assert_eq!(uid(plain, "null"), Uid::parse(plain));
+        assert!(Uid::parse(plain).is_some());
+        let mirror = format!(r#"{{"kubernetes.io/config.hash":"{hash}"}}"#);
+        assert_eq!(uid(plain, &mirror), Uid::parse(hash));
+        for wrong in ["", "u", &hash[1..], &format!("{hash}0"), &"0".repeat(32), &"é".repeat(16)] {
+            assert_eq!(Uid::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

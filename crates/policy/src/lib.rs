@@ -51,4 +51,4 @@ pub mod model;
 pub mod ports;
 pub mod translate;
 
-pub use index::{AddressGroup, AppliedToGroup, Effective, Index, NodeView, Peering, Sizes};
+pub use index::{AddressGroup, AppliedToGroup, Effective, Index, NodeView, Peering, Selection, Sizes};

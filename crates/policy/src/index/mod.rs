@@ -16,7 +16,7 @@ use std::{hash::Hash, sync::Arc};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
 
-pub use query::{AddressGroup, AppliedToGroup, Effective, NodeView, Peering, Sizes};
+pub use query::{AddressGroup, AppliedToGroup, Effective, NodeView, Peering, Selection, Sizes};
 use records::{ApplySet, Class, Group, Namespace, Node, Pod, Policy};
 use selectors::{CarrierIndex, SelectorIndex};
 use slab::{Id, NONE, Slab};
@@ -247,6 +247,7 @@ impl Index {
         let Some(id) = known else {
             let member = self.member(pod, namespace, class, node);
             let id = self.pods.insert(Pod {
+                uid: pod.uid,
                 member,
                 ips: pod.ips,
                 namespace,
@@ -261,6 +262,7 @@ impl Index {
             return;
         };
 
+        self.pods[id].uid = pod.uid;
         let record = &self.pods[id];
         let ports_same = *record.member.ports == *pod.ports;
         if record.class == class && record.node == node && record.ips == pod.ips && ports_same {

@@ -7,6 +7,7 @@ use super::{
     Index,
     slab::{Id, NONE},
 };
+use crate::k8s::Uid;
 use crate::model::{AddressMember, Direction, GroupName, NetworkPolicy, Nodes, PodMember};
 
 /// An AddressGroup.
@@ -49,6 +50,15 @@ pub struct Effective {
     pub ingress: Vec<Arc<NetworkPolicy>>,
     /// Those with egress rules for the Pod, by name.
     pub egress: Vec<Arc<NetworkPolicy>>,
+}
+
+/// Everything that selects a Pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// Names of the policies that apply to it, in order.
+    pub policies: Vec<Arc<str>>,
+    /// Names of the AppliedToGroups that hold it, in order.
+    pub applied_to_groups: Vec<GroupName>,
 }
 
 /// A rule that names a Pod on its other side.
@@ -160,11 +170,7 @@ impl Index {
     #[must_use]
     pub fn effective(&self, namespace: &str, pod: &str) -> Option<Effective> {
         let groups = self.groups_of_pod(namespace, pod)?;
-        let sets: BTreeSet<Id> = groups
-            .iter()
-            .filter_map(|group| self.groups[*group].applied_to.as_ref())
-            .flat_map(|applied_to| applied_to.sets.iter().copied())
-            .collect();
+        let sets = self.sets_applied_to(groups);
         let names: BTreeSet<&GroupName> = groups.iter().map(|group| &self.groups[*group].name).collect();
         let mut effective = Effective::default();
         for policy in sets.iter().flat_map(|set| &self.sets[*set].policies) {
@@ -184,6 +190,28 @@ impl Index {
         effective.ingress.sort_by(|a, b| a.name.cmp(&b.name));
         effective.egress.sort_by(|a, b| a.name.cmp(&b.name));
         Some(effective)
+    }
+
+    /// What selects a Pod. None if the Pod is not known, is not on this node, or is another one of the same name:
+    /// `uid`, where both are known, has to be the Pod's.
+    #[must_use]
+    pub fn selection(&self, namespace: &str, pod: &str, node: &str, uid: Option<Uid>) -> Option<Selection> {
+        let groups = self.groups_of_pod(namespace, pod)?;
+        let record = &self.pods[self.find_pod(self.find_namespace(namespace)?, pod)?];
+        let other = uid.is_some_and(|uid| record.uid.is_some_and(|known| known != uid));
+        if other || record.member.node.as_deref() != Some(node) {
+            return None;
+        }
+        let applied_to = groups.iter().filter(|group| self.is_applied_to_group(**group));
+        let mut applied_to_groups: Vec<_> =
+            applied_to.map(|group| self.groups[*group].name.clone()).collect();
+        applied_to_groups.sort_unstable();
+        let sets = self.sets_applied_to(groups);
+        let policies = sets.iter().flat_map(|set| &self.sets[*set].policies);
+        let mut policies: Vec<_> = policies.map(|id| self.policies[*id].object.name.clone()).collect();
+        policies.sort_unstable();
+        policies.dedup();
+        Some(Selection { policies, applied_to_groups })
     }
 
     /// The rules that have a Pod on their other side by selector, in order of the names of their policies. None
@@ -250,6 +278,12 @@ impl Index {
         let pod = self.find_pod(self.find_namespace(namespace)?, pod)?;
         let class = self.pods[pod].class;
         (class != NONE).then(|| &self.classes[class].groups[..])
+    }
+
+    /// The sets of policies that apply to members of these groups.
+    fn sets_applied_to(&self, groups: &[Id]) -> BTreeSet<Id> {
+        let applied_to = groups.iter().filter_map(|group| self.groups[*group].applied_to.as_ref());
+        applied_to.flat_map(|applied_to| applied_to.sets.iter().copied()).collect()
     }
 
     fn is_address_group(&self, group: Id) -> bool {

@@ -16,7 +16,7 @@ use super::{
     span::{Counts, Toggle},
 };
 use crate::{
-    k8s::PodIps,
+    k8s::{PodIps, Uid},
     model::{AddressMember, GroupName, NetworkPolicy, Nodes, PodMember, SpanChange},
 };
 
@@ -49,6 +49,7 @@ pub(super) struct Class {
 
 #[derive(Debug)]
 pub(super) struct Pod {
+    pub(super) uid: Option<Uid>,
     pub(super) member: Arc<PodMember>,
     pub(super) ips: PodIps,
     pub(super) namespace: Id,

@@ -89,6 +89,7 @@ pub(crate) fn pod(key: Key, pod: &Pod) -> k8s::Pod {
         protocol: Protocol::Tcp,
     });
     k8s::Pod {
+        uid: None,
         namespace: key.0.into(),
         name: key.1.into(),
         labels: pod.labels.iter().map(|(k, v)| (*k, *v)).collect(),
