@@ -9,7 +9,7 @@ shift
 stage=$(mktemp -d "${TMPDIR:-/tmp}/antrea-kernel.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/plugins"
-cp "$ANTREA_BIN/antrea-agent" "$ANTREA_BIN/antrea-cni" "$stage/"
+cp "$ANTREA_BIN/antrea-agent" "$ANTREA_BIN/antrea-cni" "$ANTREA_BIN/antrea-controller" "$stage/"
 cp "$suite" "$stage/node-suite"
 cp "$ANTREA_CNI_PLUGINS/host-local" "$stage/plugins/"
 # The guest has no certificates, and a TLS stack does not start without one. Nothing is checked with it.

@@ -1,8 +1,11 @@
 //! A Kubernetes API server reduced to storage and watches, for suites that need objects to appear and
-//! change but no cluster. It checks nothing: authentication, schemas and admission are the real one's.
+//! change but no cluster. It checks nothing: authentication, schemas and admission are the real one's. Reviews
+//! of tokens and of access are answered so that components can serve their own APIs: a token `lab-NAME` is
+//! that of user NAME, who may do everything unless it is [`NOBODY`].
 //!
 //! Resources are addressed by their collection path, e.g. `api/v1/nodes` or
-//! `apis/crd.antrea.io/v1beta1/antreaagentinfos`.
+//! `apis/crd.antrea.io/v1beta1/antreaagentinfos`. The objects outlive the [`ApiServer`]s that serve them, as
+//! those of a cluster do.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,13 +16,19 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::BroadcastStream;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
-#[derive(Clone, Debug)]
+/// The user whom every review of access refuses.
+pub const NOBODY: &str = "nobody";
+
+#[derive(Debug)]
 struct Event {
     collection: String,
     version: u64,
@@ -33,24 +42,44 @@ struct Store {
     version: u64,
     /// Collection path → `namespace/name` → object.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
-    log: Vec<Event>,
+    log: Vec<Arc<Event>>,
 }
 
 /// The server's objects; clones share them.
 #[derive(Clone, Debug)]
 pub struct FakeApi {
     store: Arc<Mutex<Store>>,
-    events: broadcast::Sender<Event>,
+    /// Length of the log.
+    length: watch::Sender<usize>,
 }
 
 impl Default for FakeApi {
     fn default() -> Self {
-        Self { store: Arc::default(), events: broadcast::channel(4096).0 }
+        Self { store: Arc::default(), length: watch::Sender::new(0) }
+    }
+}
+
+/// A server that accepts connections; dropped, it stops listening and cuts those that it has.
+#[derive(Debug)]
+pub struct ApiServer(JoinHandle<()>);
+
+impl ApiServer {
+    /// Ends it, and returns when its port is free.
+    pub async fn stop(mut self) {
+        self.0.abort();
+        // It was cancelled.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
 /// `collection`, `namespace`, `name` of a request path.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     collection: String,
     namespace: Option<String>,
@@ -106,6 +135,19 @@ impl FakeApi {
         self.publish(&mut store, Event { collection: collection.to_owned(), version, kind, object });
     }
 
+    /// Takes a Secret's `stringData` in as the real server does.
+    fn encode_string_data(object: &mut Value) {
+        let Some(Value::Object(texts)) =
+            object.as_object_mut().and_then(|object| object.remove("stringData"))
+        else {
+            return;
+        };
+        for (key, text) in texts {
+            let bytes = text.as_str().unwrap_or_default().as_bytes().to_vec();
+            object["data"][key] = serde_json::to_value(k8s_openapi::ByteString(bytes)).unwrap_or_default();
+        }
+    }
+
     /// Deletes an object; absent is no error.
     pub fn delete(&self, collection: &str, namespace: Option<&str>, name: &str) {
         let mut store = self.store.lock();
@@ -125,9 +167,27 @@ impl FakeApi {
     }
 
     fn publish(&self, store: &mut Store, event: Event) {
-        store.log.push(event.clone());
-        // No watcher is no error.
-        let _ = self.events.send(event);
+        store.log.push(Arc::new(event));
+        self.length.send_replace(store.log.len());
+    }
+
+    /// Serves the objects until the returned server is dropped.
+    pub fn serve(&self, listener: TcpListener) -> ApiServer {
+        let service = TowerToHyperService::new(self.router());
+        ApiServer(tokio::spawn(async move {
+            // With the set all connections end.
+            let mut connections = JoinSet::new();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let service = service.clone();
+                connections.spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    // A client that went away is no concern of the server.
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        }))
     }
 
     /// The HTTP service.
@@ -153,19 +213,28 @@ impl FakeApi {
 
     fn watch(&self, target: Target, uri: Uri) -> Response {
         let since: u64 = query(&uri, "resourceVersion").and_then(|text| text.parse().ok()).unwrap_or(0);
-        // Subscribe before reading the log, so that no event falls between; the version drops repeats.
-        let live = BroadcastStream::new(self.events.subscribe()).filter_map(Result::ok);
-        let past = self.store.lock().log.clone();
-        let mut last = since;
-        let lines = tokio_stream::iter(past).chain(live).filter_map(move |event| {
-            if event.version <= last || event.collection != target.collection {
-                return None;
+        let (api, length) = (self.clone(), self.length.subscribe());
+        let start = self.store.lock().log.partition_point(|event| event.version <= since);
+        let lines = futures::stream::unfold((start, length), move |(mut next, mut length)| {
+            let (api, target, uri) = (api.clone(), target.clone(), uri.clone());
+            async move {
+                loop {
+                    let events: Vec<_> = api.store.lock().log.get(next..).unwrap_or_default().to_vec();
+                    next += events.len();
+                    // The type first, as the real server writes it.
+                    let lines: String = events
+                        .iter()
+                        .filter(|event| {
+                            event.collection == target.collection && selected(&target, &uri, &event.object)
+                        })
+                        .map(|event| format!("{{\"type\":\"{}\",\"object\":{}}}\n", event.kind, event.object))
+                        .collect();
+                    if !lines.is_empty() {
+                        return Some((Ok::<_, Infallible>(Bytes::from(lines)), (next, length)));
+                    }
+                    length.wait_for(|length| *length > next).await.ok()?;
+                }
             }
-            last = event.version;
-            selected(&target, &uri, &event.object).then(|| {
-                let line = json!({"type": event.kind, "object": event.object});
-                Ok::<_, Infallible>(Bytes::from(format!("{line}\n")))
-            })
         });
         ([("content-type", "application/json")], Body::from_stream(lines)).into_response()
     }
@@ -179,15 +248,34 @@ fn selected(target: &Target, uri: &Uri, object: &Value) -> bool {
     if target.namespace.is_some() && object["metadata"]["namespace"].as_str() != target.namespace.as_deref() {
         return false;
     }
-    let Some(selector) = query(uri, "fieldSelector") else { return true };
-    let selector = selector.replace("%3D", "=").replace("%2C", ",");
-    selector.split(',').all(|term| match term.split_once('=') {
-        Some((path, value)) => {
-            let pointer = format!("/{}", path.replace('.', "/"));
-            object.pointer(&pointer).and_then(Value::as_str) == Some(value.trim_start_matches('='))
+    let terms = |name: &str, holds: &dyn Fn(&str, &str) -> bool| {
+        let Some(selector) = query(uri, name) else { return true };
+        let selector = selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+        selector.split(',').all(|term| match term.split_once('=') {
+            Some((key, value)) => holds(key, value.trim_start_matches('=')),
+            None => false,
+        })
+    };
+    let field = |path: &str, value: &str| {
+        object.pointer(&format!("/{}", path.replace('.', "/"))).and_then(Value::as_str) == Some(value)
+    };
+    let label = |key: &str, value: &str| object["metadata"]["labels"][key].as_str() == Some(value);
+    terms("fieldSelector", &field) && terms("labelSelector", &label)
+}
+
+/// The answer to a TokenReview or SubjectAccessReview.
+fn review(mut review: Value) -> Value {
+    let spec = &review["spec"];
+    let status = if spec["token"].is_string() {
+        match spec["token"].as_str().and_then(|token| token.strip_prefix("lab-")) {
+            Some(user) => json!({"authenticated": true, "user": {"username": user}}),
+            None => json!({"authenticated": false}),
         }
-        None => false,
-    })
+    } else {
+        json!({"allowed": spec["user"] != NOBODY})
+    };
+    review["status"] = status;
+    review
 }
 
 fn failure(code: StatusCode, reason: &str) -> Response {
@@ -243,6 +331,9 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
             api.delete(&target.collection, target.namespace.as_deref(), &name);
             axum::Json(object).into_response()
         }
+        (Method::POST, _, Ok(object)) if target.collection.ends_with("reviews") => {
+            (StatusCode::CREATED, axum::Json(review(object))).into_response()
+        }
         (Method::POST, _, Ok(mut object)) => {
             if let Some(namespace) = &target.namespace {
                 object["metadata"]["namespace"] = namespace.clone().into();
@@ -267,6 +358,11 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
                 return failure(StatusCode::NOT_FOUND, "NotFound");
             };
             merge(&mut object, &patch);
+            FakeApi::encode_string_data(&mut object);
+            object["metadata"]["name"] = target.name.clone().into();
+            if let Some(namespace) = &target.namespace {
+                object["metadata"]["namespace"] = namespace.clone().into();
+            }
             api.put(&target.collection, object.clone());
             axum::Json(object).into_response()
         }
@@ -278,6 +374,22 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reviews_tokens_and_access() {
+        let token = |token| review(json!({"spec": {"token": token}}))["status"].clone();
+        assert_eq!(token("lab-agent")["user"]["username"], "agent");
+        assert_eq!(token("other"), json!({"authenticated": false}));
+        let access = |user| review(json!({"spec": {"user": user}}))["status"]["allowed"].clone();
+        assert_eq!((access("agent"), access(NOBODY)), (json!(true), json!(false)));
+    }
+
+    #[test]
+    fn takes_string_data_in() {
+        let mut secret = json!({"kind": "Secret", "stringData": {"a": "text"}});
+        FakeApi::encode_string_data(&mut secret);
+        assert_eq!(secret, json!({"kind": "Secret", "data": {"a": "dGV4dA=="}}));
+    }
 
     #[test]
     fn reads_request_paths() {

@@ -7,11 +7,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use netcfg::Netns;
 use ovs::testing::TestOvs;
 use serde_json::{Value, json};
 
 use crate::fake_api::FakeApi;
+
+mod control_plane;
+
+pub use control_plane::{NAMESPACES, NETWORK_POLICIES, PODS};
 
 /// Collection path of Node objects.
 pub const NODES: &str = "api/v1/nodes";
@@ -46,7 +49,7 @@ pub struct Lab {
     id: String,
     subnet: u8,
     dir: tempfile::TempDir,
-    server: Option<tokio::task::JoinHandle<()>>,
+    control_plane: control_plane::ControlPlane,
     config: BTreeMap<String, Value>,
 }
 
@@ -68,6 +71,8 @@ pub struct LabNode {
     pub api_port: u16,
     agent: Option<Child>,
     pods: Vec<String>,
+    /// How often pods were created again under their name.
+    lives: BTreeMap<String, u32>,
 }
 
 /// A pod.
@@ -145,7 +150,8 @@ pub fn plugins() -> PathBuf {
 }
 
 impl Lab {
-    /// Starts a lab of `count` nodes with agents that are ready. `config` is added to antrea-agent.conf.
+    /// Starts a lab of `count` nodes with controller and agents that are ready. `config` is added to
+    /// antrea-agent.conf.
     pub async fn start(count: usize, config: &[(&str, Value)]) -> Self {
         let mut lab = Self::without_agents(count, config).await;
         for index in 0..count {
@@ -157,7 +163,7 @@ impl Lab {
         lab
     }
 
-    /// As [`Self::start`], with no agent running yet.
+    /// As [`Self::start`], with no agent running yet. The controller is ready.
     pub async fn without_agents(count: usize, config: &[(&str, Value)]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "the lab needs root");
         let number = NEXT_LAB.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +173,8 @@ impl Lab {
         let config = config.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         // Made first: whatever fails from here on, its drop cleans up.
         let api = FakeApi::default();
-        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, server: None, config };
+        let control_plane = control_plane::ControlPlane::default();
+        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, control_plane, config };
         let underlay = lab.outside();
         sh(&format!("ip netns add {underlay}"));
         for line in [
@@ -178,20 +185,13 @@ impl Lab {
         ] {
             sh(&format!("ip -n {underlay} {line}"));
         }
-        let address = format!("172.31.{subnet}.1:6443");
-        let listener = Netns::open(format!("/run/netns/{underlay}"))
-            .unwrap()
-            .run(move || std::net::TcpListener::bind(address))
-            .await
-            .unwrap()
-            .unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let router = lab.api.router();
-        lab.server = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        lab.publish_cluster();
+        lab.start_api().await;
+        lab.start_controller();
         for _ in 0..count {
             lab.add_node();
         }
+        lab.wait_controller().await;
         lab
     }
 
@@ -242,6 +242,7 @@ impl Lab {
             api_port,
             agent: None,
             pods: Vec::new(),
+            lives: BTreeMap::new(),
         });
         self.publish_node(number - 1);
         number - 1
@@ -263,17 +264,13 @@ impl Lab {
 
     /// Starts a node's agent.
     pub fn start_agent(&mut self, index: usize) {
-        let server = format!("http://{}:6443", self.outside_ip());
+        let access = kubeconfig(self.outside_ip());
         let node = &mut self.nodes[index];
         assert!(node.agent.is_none(), "the agent of {} runs", node.name);
         let kubeconfig = node.dir.join("kubeconfig");
-        let file = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            "clusters": [{"name": "lab", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
-            "users": [{"name": "lab", "user": {}}],
-        });
-        std::fs::write(&kubeconfig, file.to_string()).unwrap();
+        std::fs::write(&kubeconfig, access).unwrap();
+        let token = node.dir.join("token");
+        std::fs::write(&token, "lab-antrea-agent").unwrap();
         let mut config = json!({
             "cniSocket": node.cni_socket(),
             "ovsRunDir": node.ovs.dir(),
@@ -297,6 +294,8 @@ impl Lab {
             .arg(node.dir.join("ipam"))
             .arg("--policy-dir")
             .arg(node.dir.join("networkpolicy"))
+            .arg("--token-file")
+            .arg(&token)
             .arg("--cni-bin-dir")
             .arg(plugins())
             .env("NODE_NAME", &node.name)
@@ -348,8 +347,8 @@ impl Lab {
         healthy().unwrap()["message"].as_str().unwrap().to_owned()
     }
 
-    /// Makes a pod's namespace.
-    pub fn pod_netns(&mut self, index: usize, name: &str) -> String {
+    /// Makes a namespace for a pod's sandbox.
+    pub fn new_netns(&mut self, index: usize, name: &str) -> String {
         let netns = format!("{}p{name}", self.id);
         sh(&format!("ip netns add {netns}"));
         sh(&format!("ip -n {netns} link set lo up"));
@@ -357,7 +356,16 @@ impl Lab {
         netns
     }
 
-    /// Makes a pod's namespace and attaches it.
+    /// Makes a pod's namespace, and its Pod object if there is none.
+    pub fn pod_netns(&mut self, index: usize, name: &str) -> String {
+        let netns = self.new_netns(index, name);
+        if self.api.get(PODS, Some("default"), name).is_none() {
+            self.put_pod(index, name, &[("name", name)], None);
+        }
+        netns
+    }
+
+    /// Makes a pod's namespace and attaches it; its Pod object gets the address.
     pub fn add_pod(&mut self, index: usize, name: &str) -> Pod {
         let netns = self.pod_netns(index, name);
         let node = &self.nodes[index];
@@ -366,24 +374,54 @@ impl Lab {
         let log = std::fs::read_to_string(node.log()).unwrap_or_default();
         assert!(output.status.success(), "ADD {name}: {text}\nagent:\n{}", tail(&log, 60));
         let result: Value = serde_json::from_str(&text).unwrap();
+        let pod = Pod::of(name, &container_id, netns, result);
+        self.report_pod_ip(name, pod.ip);
+        pod
+    }
+
+    /// Detaches a pod and removes its namespace and its Pod object.
+    pub fn delete_pod(&mut self, index: usize, pod: &Pod) {
+        self.api.delete(PODS, Some("default"), &pod.name);
+        let node = &mut self.nodes[index];
+        let (output, text) = node.cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
+        assert!(output.status.success(), "DEL {}: {text}", pod.name);
+        node.remove_netns(&pod.netns);
+    }
+}
+
+impl Pod {
+    /// From the result of an ADD.
+    pub fn of(name: &str, container_id: &str, netns: String, result: Value) -> Self {
         let address = result["ips"][0]["address"].as_str().unwrap();
-        Pod {
+        Self {
             name: name.to_owned(),
-            container_id,
+            container_id: container_id.to_owned(),
             netns,
             ip: address.split('/').next().unwrap().parse().unwrap(),
             mac: result["interfaces"][1]["mac"].as_str().unwrap().to_owned(),
             result,
         }
     }
+}
 
-    /// Detaches a pod and removes its namespace.
-    pub fn delete_pod(&mut self, index: usize, pod: &Pod) {
-        let node = &mut self.nodes[index];
-        let (output, text) = node.cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
-        assert!(output.status.success(), "DEL {}: {text}", pod.name);
-        node.pods.retain(|netns| *netns != pod.netns);
-        sh(&format!("ip netns del {}", pod.netns));
+/// A kubeconfig for the lab's API server.
+fn kubeconfig(outside: Ipv4Addr) -> String {
+    let server = format!("http://{outside}:6443");
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        "clusters": [{"name": "lab", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "lab", "user": {}}],
+    })
+    .to_string()
+}
+
+/// Ends a process if it runs.
+fn end(child: &mut Option<Child>, signal: nix::sys::signal::Signal) {
+    if let Some(mut child) = child.take() {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let _ = nix::sys::signal::kill(pid, signal);
+        child.wait().unwrap();
     }
 }
 
@@ -419,11 +457,33 @@ impl LabNode {
     }
 
     fn end_agent(&mut self, signal: nix::sys::signal::Signal) {
-        if let Some(mut agent) = self.agent.take() {
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap());
-            let _ = nix::sys::signal::kill(pid, signal);
-            agent.wait().unwrap();
-        }
+        end(&mut self.agent, signal);
+    }
+
+    /// `CNI_ARGS` as containerd passes them for a pod of namespace `default`.
+    fn cni_args(&self, pod: &str) -> String {
+        let uid = self.pod_uid(pod);
+        format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}")
+    }
+
+    /// UID of a pod of this node: another for each [`Lab::recreate_pod`].
+    fn pod_uid(&self, pod: &str) -> uuid::Uuid {
+        let life = self.lives.get(pod).copied().unwrap_or_default();
+        uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{pod}/{life}").as_bytes())
+    }
+
+    /// Removes a pod's namespace, attached or not.
+    pub fn remove_netns(&mut self, netns: &str) {
+        self.pods.retain(|known| known != netns);
+        sh(&format!("ip netns del {netns}"));
+    }
+
+    /// Starts ovsdb-server and ovs-vswitchd as `start_ovs` does in the image.
+    pub fn restart_ovs(&mut self) {
+        self.ovs.start_db().unwrap();
+        let setting = "other_config:flow-restore-wait=true";
+        self.ovs.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", setting]).unwrap();
+        self.ovs.start_vswitchd().unwrap();
     }
 
     /// Executes the plugin; returns its end and what it printed.
@@ -449,7 +509,7 @@ impl LabNode {
             .env("CNI_NETNS", format!("/run/netns/{netns}"))
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", plugins())
-            .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"))
+            .env("CNI_ARGS", self.cni_args(pod))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -484,9 +544,11 @@ impl LabNode {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.abort();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.controller_log()).unwrap_or_default();
+            println!("=== last lines of the controller\n{}", tail(&log, 20));
         }
+        drop(std::mem::take(&mut self.control_plane));
         for node in &mut self.nodes {
             node.end_agent(nix::sys::signal::Signal::SIGKILL);
             if std::thread::panicking() {

@@ -1,8 +1,8 @@
 //! Test kit: a lab of nodes as network namespaces, with real Open vSwitch, real agents and the real CNI
-//! plugin, and an API server reduced to what the agents read.
+//! plugin, the real controller, and an API server reduced to storage.
 //!
 //! ```text
-//!   underlay namespace: bridge, 172.31.N.1 ("the outside world") and the API server
+//!   underlay namespace: bridge, 172.31.N.1 ("the outside world") , API server, antrea-controller
 //!        │ veth            │ veth
 //!   node1 (172.31.N.11)   node2 (172.31.N.12)      each: ovsdb-server, ovs-vswitchd, antrea-agent
 //!        │ br-int          │ br-int
@@ -16,5 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test support code")]
 
 pub mod fake_api;
+pub mod https;
 pub mod lab;
+pub mod station;
 pub mod traffic;

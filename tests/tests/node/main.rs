@@ -5,6 +5,8 @@
 
 mod cni;
 mod connectivity;
+mod controller;
+mod failclosed;
 mod peers;
 mod restart;
 mod spoofing;

@@ -16,6 +16,7 @@ mod cargo;
 mod cni;
 mod flows;
 mod footprint;
+mod latency;
 mod report;
 mod restart;
 mod throughput;
@@ -67,6 +68,11 @@ const SECTIONS: &[Section] = &[
         name: "bundle",
         about: "100,000 flows by bundle against ovs-ofctl",
         run: |report| Box::pin(cargo::bundle(report)),
+    },
+    Section {
+        name: "policy_latency",
+        about: "from a policy's creation to its flows on two nodes beside a plain watch",
+        run: |report| Box::pin(latency::run(report)),
     },
     Section {
         name: "policy-flows",

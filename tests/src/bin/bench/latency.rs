@@ -1,0 +1,150 @@
+//! From a policy's creation to its flows on every node, beside a plain watcher of the same API server.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, LabNode, NETWORK_POLICIES};
+use anyhow::{Context, ensure};
+use netcfg::Netns;
+use serde_json::json;
+
+use crate::report::{Figure, Goal, Report, percentile};
+
+const POLICIES: usize = 200;
+/// Beyond what the plain watcher needs, in milliseconds.
+const GOAL: Goal = Goal::AtMost(15.0);
+const LIMIT: Duration = Duration::from_secs(30);
+/// Pause between policies, so that each is alone.
+const PAUSE: Duration = Duration::from_millis(30);
+
+/// A thing that was seen, and when.
+type Sighting = (String, Instant);
+
+/// Measures how long a policy needs.
+///
+/// # Errors
+/// A policy is not enforced within 30 s.
+pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
+    let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
+    for (index, name) in ["a", "b"].into_iter().enumerate() {
+        lab.put_pod(index, name, &[("app", "target")], None);
+        lab.add_pod(index, name);
+    }
+    let watcher = watch(&lab).await?;
+    let monitors = [Monitor::start(&lab.nodes[0])?, Monitor::start(&lab.nodes[1])?];
+    let (mut plain, mut beyond, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 0..POLICIES {
+        let peer = format!("198.18.{}.{}", n / 200, n % 200 + 1);
+        let name = format!("latency-{n}-x");
+        let spec = json!({
+            "podSelector": {"matchLabels": {"app": "target"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"ipBlock": {"cidr": format!("{peer}/32")}}], "ports": [{"port": 80}]}],
+        });
+        let begin = Instant::now();
+        lab.put_policy(&name, &spec);
+        let told = wait(&watcher, &name).context("the plain watcher")?;
+        let mut enforced = begin;
+        for (monitor, node) in monitors.iter().zip(&lab.nodes) {
+            let at = wait(&monitor.seen, &peer).with_context(|| format!("flows of {name} on {}", node.name))?;
+            enforced = enforced.max(at);
+        }
+        plain.push(told - begin);
+        beyond.push(enforced.saturating_duration_since(told));
+        whole.push(enforced - begin);
+        tokio::time::sleep(PAUSE).await;
+    }
+    report.say(&format!("{POLICIES} policies were enforced on both nodes"));
+    for percent in [50, 99] {
+        let name = format!("policy created to flows on both nodes, beyond a plain watch, p{percent}");
+        let figure = Figure::new(name, "ms", percentile(&beyond, percent)).note(format!(
+            "whole way {:.2} ms, of it the API server's watch {:.2} ms",
+            percentile(&whole, percent),
+            percentile(&plain, percent)
+        ));
+        report.add(if percent == 50 { figure.goal(GOAL) } else { figure });
+    }
+    Ok(())
+}
+
+fn wait(seen: &Receiver<Sighting>, what: &str) -> anyhow::Result<Instant> {
+    let begin = Instant::now();
+    loop {
+        let left = LIMIT.saturating_sub(begin.elapsed());
+        ensure!(!left.is_zero(), "{what} was not seen within {LIMIT:?}");
+        match seen.recv_timeout(left) {
+            Ok((found, at)) if found == what => return Ok(at),
+            _ => {}
+        }
+    }
+}
+
+/// Follows the API server's NetworkPolicies as any client would, and tells their names.
+async fn watch(lab: &Lab) -> anyhow::Result<Receiver<Sighting>> {
+    let address = SocketAddr::from((lab.outside_ip(), 6443));
+    let netns = Netns::open(format!("/run/netns/{}", lab.outside()))?;
+    let mut stream = netns.run(move || std::net::TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    write!(stream, "GET /{NETWORK_POLICIES}?watch=true HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+    let (sender, seen) = channel();
+    // It ends with the connection, and that with the lab.
+    std::thread::spawn(move || follow(stream, &sender));
+    Ok(seen)
+}
+
+fn follow(mut stream: impl Read, seen: &Sender<Sighting>) {
+    let (mut text, mut buffer) = (String::new(), vec![0; 1 << 16]);
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        let now = Instant::now();
+        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        while let Some(at) = text.find("\"latency-") {
+            let Some(end) = text[at + 1..].find('"') else { break };
+            let name = text[at + 1..at + 1 + end].to_owned();
+            text.drain(..at + end + 2);
+            if seen.send((name, now)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// `ovs-ofctl monitor`, told by ovs-vswitchd of each flow as it comes into force.
+struct Monitor {
+    child: Child,
+    seen: Receiver<Sighting>,
+}
+
+impl Monitor {
+    fn start(node: &LabNode) -> anyhow::Result<Self> {
+        let target = format!("unix:{}", node.ovs.mgmt_sock("br-int").display());
+        let mut child = Command::new("ovs-ofctl")
+            .args(["-O", "OpenFlow10", "monitor", &target, "watch:!initial,!delete,!modify"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let lines = BufReader::new(child.stderr.take().context("standard error")?).lines();
+        let (sender, seen) = channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let now = Instant::now();
+                let Some((_, rest)) = line.split_once("nw_src=198.18.") else { continue };
+                let end = rest.find([',', ' ']).unwrap_or(rest.len());
+                if sender.send((format!("198.18.{}", &rest[..end]), now)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, seen })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

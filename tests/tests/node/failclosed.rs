@@ -1,0 +1,382 @@
+//! Policy never fails open: whatever is stopped, and in whatever order it comes back.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, Pod, eventually};
+use antrea_tests::station::{Arrived, Station};
+use serde_json::{Value, json};
+
+/// Restarts take what they take on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// How long each state is probed at least.
+const DWELL: Duration = Duration::from_millis(120);
+
+/// What is stopped and started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Agent,
+    Ovs,
+    Controller,
+    Api,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Agent, Self::Ovs, Self::Controller, Self::Api];
+}
+
+/// All orders of the four.
+fn orders() -> Vec<[Part; 4]> {
+    let mut all = Vec::new();
+    for a in Part::ALL {
+        for b in Part::ALL {
+            for c in Part::ALL {
+                for d in Part::ALL {
+                    if BTreeSet::from([a, b, c, d]).len() == 4 {
+                        all.push([a, b, c, d]);
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// `iso` may talk with `friend` and nobody else, either way.
+fn isolation() -> Value {
+    let friend = json!({"podSelector": {"matchLabels": {"app": "friend"}}});
+    json!({
+        "podSelector": {"matchLabels": {"app": "iso"}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [friend]}],
+        "egress": [{"to": [friend]}],
+    })
+}
+
+/// A lab with an isolated pod, and pods around it that try to reach it and that it tries to reach.
+struct Scene {
+    lab: Lab,
+    near: (Pod, Station),
+    far: (Pod, Station),
+    friend: (Pod, Station),
+    iso: Option<(Pod, Station)>,
+    sandboxes: u32,
+    down: BTreeSet<Part>,
+    leaked: Arrived,
+    sent: u64,
+    refused: u32,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let mut lab = Lab::start(2, &[]).await;
+        let mut pod = |index: usize, name: &str| {
+            lab.put_pod(index, name, &[("app", name)], None);
+            let pod = lab.add_pod(index, name);
+            let station = Station::start(&pod.netns);
+            (pod, station)
+        };
+        let (near, far, friend) = (pod(0, "near"), pod(1, "far"), pod(1, "friend"));
+        lab.put_pod(0, "iso", &[("app", "iso")], None);
+        let mut scene = Self {
+            lab,
+            near,
+            far,
+            friend,
+            iso: None,
+            sandboxes: 0,
+            down: BTreeSet::new(),
+            leaked: Arrived::default(),
+            sent: 0,
+            refused: 0,
+        };
+        scene.add_sandbox();
+        // Without a policy everything arrives: the probes can see a leak.
+        eventually("probes of every path arrive", LIMIT, || {
+            let (iso, station) = scene.iso.as_ref().unwrap();
+            let full = |station: &Station, from: &Pod| {
+                station.arrived().get(&from.ip).is_some_and(|seen| seen.tcp > 0 && seen.udp > 0)
+            };
+            [&scene.near, &scene.far, &scene.friend].iter().all(|(pod, other)| full(station, pod) && full(other, iso))
+        })
+        .await;
+        scene.lab.put_policy("isolate", &isolation());
+        let mut since = Instant::now();
+        eventually("the policy is in force", LIMIT, || {
+            if scene.take_leaks() != Arrived::default() {
+                since = Instant::now();
+            }
+            since.elapsed() > Duration::from_millis(700)
+        })
+        .await;
+        (scene.leaked, scene.sent) = (Arrived::default(), 0);
+        scene
+    }
+
+    /// Everything that arrived where it must not since the last call.
+    fn take_leaks(&mut self) -> Arrived {
+        let friend = self.friend.0.ip;
+        let mut found = Vec::new();
+        if let Some((_, station)) = &self.iso {
+            found.push((station.leaked(|from| from != friend), station));
+        }
+        for (_, station) in [&self.near, &self.far] {
+            found.push((station.leaked(|_| true), station));
+        }
+        let mut sum = Arrived::default();
+        for (leaked, station) in found {
+            sum = Arrived { tcp: sum.tcp + leaked.tcp, udp: sum.udp + leaked.udp };
+            station.forget();
+        }
+        self.leaked = Arrived { tcp: self.leaked.tcp + sum.tcp, udp: self.leaked.udp + sum.udp };
+        sum
+    }
+
+    /// A new sandbox for the isolated pod, as kubelet makes one; false: the agent refused to connect it. The
+    /// station is there before the pod has an address, and the others try the addresses that it may get.
+    fn add_sandbox(&mut self) -> bool {
+        self.sandboxes += 1;
+        let netns = self.lab.new_netns(0, &format!("iso{}", self.sandboxes));
+        let station = Station::start(&netns);
+        station.aim([&self.near, &self.far, &self.friend].map(|(pod, _)| pod.ip));
+        let id = format!("iso-{}", self.sandboxes);
+        let (output, text) = self.lab.nodes[0].cni("ADD", &id, &netns, "1.0.0", None);
+        if !output.status.success() {
+            assert!(text.contains("\"code\": 11") || text.contains("\"code\":11"), "ADD: {text}");
+            self.refused += 1;
+            self.sent += station.sent();
+            drop(station);
+            self.lab.nodes[0].remove_netns(&netns);
+            return false;
+        }
+        let pod = Pod::of("iso", &id, netns, serde_json::from_str(&text).unwrap());
+        self.lab.report_pod_ip("iso", pod.ip);
+        self.aim_at(pod.ip);
+        self.iso = Some((pod, station));
+        true
+    }
+
+    /// The others try the pod's address and those that its next sandboxes may get.
+    fn aim_at(&self, ip: IpAddr) {
+        let IpAddr::V4(ip) = ip else { panic!("{ip} is not IPv4") };
+        let next = (0..3).map(|n| IpAddr::from(Ipv4Addr::from(u32::from(ip) + n)));
+        let targets: Vec<IpAddr> = next.collect();
+        for (_, station) in [&self.near, &self.far, &self.friend] {
+            station.aim(targets.iter().copied());
+        }
+    }
+
+    /// Kubelet restarts the pod, if there is somebody to attach it. The API server that is away learns of the
+    /// new address when it is back: the object is written all the same, for nobody can read it before.
+    fn restart_pod(&mut self) {
+        if self.down.contains(&Part::Agent) || self.down.contains(&Part::Ovs) {
+            return;
+        }
+        // An agent that is not up yet refuses, which takes it 30 s.
+        let (status, _) = self.lab.nodes[0].cni("STATUS", "", "", "1.1.0", None);
+        if !status.status.success() {
+            return;
+        }
+        self.delete_sandbox();
+        self.add_sandbox();
+    }
+
+    fn delete_sandbox(&mut self) {
+        self.take_leaks();
+        if let Some((pod, station)) = self.iso.take() {
+            let (output, text) = self.lab.nodes[0].cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
+            assert!(output.status.success(), "DEL: {text}");
+            self.sent += station.sent();
+            drop(station);
+            self.lab.nodes[0].remove_netns(&pod.netns);
+        }
+    }
+
+    async fn stop(&mut self, part: Part) {
+        match part {
+            Part::Agent => self.lab.nodes[0].kill_agent(),
+            Part::Ovs => {
+                self.lab.nodes[0].ovs.kill_vswitchd().unwrap();
+                self.lab.nodes[0].ovs.kill_db().unwrap();
+            }
+            Part::Controller => self.lab.kill_controller(),
+            Part::Api => self.lab.stop_api().await,
+        }
+        self.down.insert(part);
+    }
+
+    async fn start(&mut self, part: Part) {
+        match part {
+            Part::Agent => self.lab.start_agent(0),
+            Part::Ovs => self.lab.nodes[0].restart_ovs(),
+            Part::Controller => self.lab.start_controller(),
+            Part::Api => self.lab.start_api().await,
+        }
+        self.down.remove(&part);
+    }
+
+    /// Everything runs: the pod is restarted once more, and who may talk with it does.
+    async fn recover(&mut self) -> Duration {
+        let start = Instant::now();
+        self.lab.wait_controller().await;
+        self.lab.wait_ready(0).await;
+        self.delete_sandbox();
+        while !self.add_sandbox() {
+            assert!(start.elapsed() < LIMIT, "the pod is not connected");
+        }
+        let (iso, station) = self.iso.as_ref().unwrap();
+        let (friend, other) = (&self.friend.0, &self.friend.1);
+        let met = |station: &Station, from: &Pod| {
+            station.arrived().get(&from.ip).is_some_and(|seen| seen.tcp > 2 && seen.udp > 2)
+        };
+        other.forget();
+        eventually("who may talk does", LIMIT, || met(station, friend) && met(other, iso)).await;
+        start.elapsed()
+    }
+
+    fn probes(&self) -> u64 {
+        let stations = [&self.near, &self.far].into_iter().chain(&self.iso);
+        self.sent + stations.map(|(_, station)| station.sent()).sum::<u64>()
+    }
+}
+
+/// How many of the runs are made: all, unless `ANTREA_FAILCLOSED_RUNS` says otherwise. Software emulation takes
+/// several times as long for each.
+fn runs() -> usize {
+    std::env::var("ANTREA_FAILCLOSED_RUNS").map_or(usize::MAX, |text| text.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_stops_in_whatever_order() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut scene = Scene::new().await;
+    let all: Vec<([Part; 4], bool)> =
+        orders().into_iter().flat_map(|order| [false, true].map(|reverse| (order, reverse))).collect();
+    assert_eq!(all.len(), 48);
+    // Spread evenly; an odd stride has both ways of coming back in it.
+    let stride = (all.len().div_ceil(runs().clamp(1, all.len())) | 1).min(all.len());
+    let start = Instant::now();
+    println!("stopped, in this order                 started  sandboxes refused  probes leaked  recovery");
+    for (order, reverse) in all.into_iter().step_by(stride) {
+        let before = (scene.sandboxes, scene.refused, scene.probes(), scene.leaked);
+        for part in order {
+            scene.stop(part).await;
+            scene.restart_pod();
+            tokio::time::sleep(DWELL).await;
+        }
+        let mut back = order;
+        if reverse {
+            back.reverse();
+        }
+        for part in back {
+            scene.start(part).await;
+            tokio::time::sleep(DWELL).await;
+            scene.restart_pod();
+        }
+        let recovery = scene.recover().await;
+        scene.take_leaks();
+        println!(
+            "{:<38} {:<8} {:>9} {:>7} {:>7} {:>6}  {recovery:.1?}",
+            format!("{order:?}"),
+            if reverse { "reverse" } else { "same" },
+            scene.sandboxes - before.0,
+            scene.refused - before.1,
+            scene.probes() - before.2,
+            scene.leaked.tcp + scene.leaked.udp - before.3.tcp - before.3.udp,
+        );
+    }
+    println!(
+        "{} sandboxes, {} refused, {} forbidden probes, leaked: {:?}; {:.0?}",
+        scene.sandboxes,
+        scene.refused,
+        scene.probes(),
+        scene.leaked,
+        start.elapsed()
+    );
+    assert_eq!(scene.leaked, Arrived::default());
+}
+
+/// An agent that starts without a controller goes by what it knew, and a pod that the controller has told it
+/// everything of can be restarted meanwhile. A pod that nobody knows of waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_without_a_controller() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut scene = Scene::new().await;
+    scene.stop(Part::Controller).await;
+    scene.stop(Part::Agent).await;
+    scene.stop(Part::Ovs).await;
+    scene.start(Part::Ovs).await;
+    tokio::time::sleep(DWELL).await;
+    scene.start(Part::Agent).await;
+    let took = scene.lab.wait_ready(0).await;
+    println!("without a controller: ready after {took:?}");
+    scene.delete_sandbox();
+    assert!(scene.add_sandbox(), "a pod that was confirmed before needs no controller");
+    let (iso, station) = scene.iso.as_ref().unwrap();
+    let friend = scene.friend.0.ip;
+    eventually("who may talk does", LIMIT, || station.arrived().contains_key(&friend)).await;
+    assert!(station.arrived().len() == 1, "{:?} at {}", station.arrived(), iso.ip);
+
+    // The same name is another pod now: what it is labelled with is not known.
+    scene.delete_sandbox();
+    scene.lab.recreate_pod(0, "iso", &[("app", "iso")]);
+    assert!(!scene.add_sandbox(), "nobody knows what selects this pod");
+    scene.start(Part::Controller).await;
+    scene.recover().await;
+    scene.take_leaks();
+    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
+    assert_eq!(scene.leaked, Arrived::default());
+}
+
+/// Neither a controller nor a record of what one said: pods that exist stay as they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_knowledge_nothing_opens() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut scene = Scene::new().await;
+    scene.stop(Part::Controller).await;
+    scene.stop(Part::Agent).await;
+    std::fs::remove_dir_all(scene.lab.nodes[0].dir.join("networkpolicy")).unwrap();
+    scene.start(Part::Agent).await;
+    // Longer than an agent waits for the controller before it turns to its record.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let (status, _) = scene.lab.nodes[0].cni("STATUS", "", "", "1.1.0", None);
+    assert!(!status.status.success(), "an agent without any knowledge must not be ready");
+    scene.take_leaks();
+    assert_eq!(scene.leaked, Arrived::default());
+    // Nor does a new bridge open anything.
+    scene.stop(Part::Ovs).await;
+    scene.start(Part::Ovs).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.start(Part::Controller).await;
+    scene.recover().await;
+    scene.take_leaks();
+    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
+    assert_eq!(scene.leaked, Arrived::default());
+}
+
+/// A controller that is behind: the pod is connected when its policies have arrived, not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_controller_holds_a_new_pod_back() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut scene = Scene::new().await;
+    scene.delete_sandbox();
+    scene.lab.freeze_controller(true);
+    scene.lab.recreate_pod(0, "iso", &[("app", "iso")]);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(scene.lab.controller_pid()).unwrap());
+    let pause = Duration::from_secs(3);
+    let wake = std::thread::spawn(move || {
+        std::thread::sleep(pause);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    });
+    let start = Instant::now();
+    let added = scene.add_sandbox();
+    println!("ADD with a controller that sleeps for {pause:?}: {added} after {:?}", start.elapsed());
+    assert!(added && start.elapsed() >= pause, "connected before the controller could know of it");
+    wake.join().unwrap();
+    scene.recover().await;
+    scene.take_leaks();
+    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
+    assert_eq!(scene.leaked, Arrived::default());
+}
