@@ -1,7 +1,7 @@
 # `make up` gives a two-node Kubernetes with this project as its network, `make down` takes it away.
 # What the targets do is in hack/; settings are listed at the top of hack/cluster.sh.
 
-.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load test bench check deny e2e-tools
+.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load dashboards test bench check deny e2e-tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ images: ## build the container images and print their names, archives and ids
 
 load: ## build the images anew and bring them to the running nodes
 	@hack/cluster.sh load
+
+dashboards: ## draw every Grafana board from a Prometheus that scrapes the running cluster
+	@hack/dashboards.sh
 
 e2e-tools: ## build e2e.test and ginkgo into the cache and print their folder
 	@hack/tools.sh e2e
