@@ -36,6 +36,9 @@ fn good_specs_pass() {
         json!({"ovs": {"bridge": "br-int", "gateway": "gw0"}, "podCIDRs": {"cluster": ["10.244.0.0/16"]}}),
         json!({"agent": {"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]}}),
         json!({"images": {"registry": "r.example.com:5000/mirror", "agent": {"tag": "x"}}}),
+        json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317", "samplingPercent": 0}}),
+        json!({"tracing": {"otlpEndpoint": "http://[2001:db8::1]:4317/"}}),
+        json!({"tracing": {"otlpEndpoint": "https://otlp.example.com", "caBundle": "-----BEGIN CERTIFICATE-----\n…"}}),
     ] {
         assert_eq!(broken(spec.clone()), "", "{spec}");
     }
@@ -46,6 +49,16 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
     for (spec, field) in [
         (json!({"mtu": 100}), "spec.mtu"),
         (json!({"serviceCIDRs": ["10.96.0.0"]}), "spec.serviceCIDRs"),
+        (json!({"tracing": {"otlpEndpoint": "192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
+        (json!({"tracing": {"otlpEndpoint": "grpc://192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
+        (json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317/v1/traces"}}), "spec.tracing.otlpEndpoint"),
+        (json!({"tracing": {"otlpEndpoint": "http://me:secret@192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
+        (json!({"tracing": {"otlpEndpoint": "http://"}}), "spec.tracing.otlpEndpoint"),
+        (json!({"tracing": {"otlpEndpoint": "https://otlp", "caBundle": "none"}}), "spec.tracing.caBundle"),
+        (
+            json!({"tracing": {"otlpEndpoint": "http://otlp", "caBundle": "-----BEGIN CERTIFICATE-----"}}),
+            "spec.tracing.caBundle",
+        ),
         (json!({"serviceCIDRs": ["10.96.0.0/12", "10.97.0.0/16"]}), "spec.serviceCIDRs: at most one"),
         (json!({"podCIDRs": {"cluster": ["10.244.0.0/16", "x"]}}), "spec.podCIDRs.cluster"),
         (json!({"ovs": {"bridge": "antrea-tun0"}}), "spec.ovs.bridge"),

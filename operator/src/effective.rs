@@ -6,7 +6,7 @@ use antrea_api::features;
 use antrea_crds::installation::{
     AntreaInstallationSpec, Datapath, ImageOverride, Images, LogFormat, LogLevel, ManagementState,
     Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources, Toleration,
-    TolerationEffect, TolerationOperator, TrafficEncapMode, TunnelType, Workload,
+    TolerationEffect, TolerationOperator, Tracing, TrafficEncapMode, TunnelType, Workload,
 };
 use ipnet::IpNet;
 use serde_json::json;
@@ -70,6 +70,8 @@ pub struct Effective {
     pub api_server: Option<String>,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// Where spans go, with its share; none: nowhere.
+    pub tracing: Option<Tracing>,
     /// Gates that the user set.
     pub gates: BTreeMap<String, bool>,
     /// Whether metrics are served.
@@ -205,6 +207,10 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         gateway,
         api_server: spec.kube_api_server_override.clone().or_else(|| facts.api_server.clone()),
         log_format: spec.log_format.unwrap_or(LogFormat::Text),
+        tracing: spec.tracing.clone().map(|tracing| Tracing {
+            sampling_percent: Some(tracing.sampling_percent.unwrap_or(100)),
+            ..tracing
+        }),
         gates: spec.feature_gates.clone(),
         metrics: spec.monitoring.as_ref().and_then(|monitoring| monitoring.metrics).unwrap_or(true),
         monitoring_labels: spec
@@ -451,6 +457,7 @@ impl Effective {
             kube_api_server_override: self.api_server.clone(),
             log_level: None,
             log_format: Some(self.log_format),
+            tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
             agent: workload(&self.agent),
             controller: workload(&self.controller),

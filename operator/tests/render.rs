@@ -68,6 +68,7 @@ fn a_full_spec() {
         "ovs": {"datapath": "Userspace", "bridge": "br-pods", "gateway": "pods0", "resources": {"limits": {"memory": "1Gi"}}},
         "kubeAPIServerOverride": "https://172.30.0.1:6443",
         "logLevel": "Debug", "logFormat": "JSON",
+        "tracing": {"otlpEndpoint": "http://192.0.2.10:4317"},
         "featureGates": {"AntreaPolicy": true, "NetworkPolicyStats": false},
         "agent": {
             "resources": {"requests": {"cpu": 1, "memory": "128Mi"}}, "nodeSelector": {"pool": "a"},
@@ -136,14 +137,37 @@ fn pods_restart_only_for_what_they_read() {
     let base = revisions(json!({}));
     let mtu = revisions(json!({"mtu": 1400}));
     assert!(base[0] != mtu[0] && base[1] == mtu[1], "the controller does not read the MTU");
-    let level = revisions(json!({"controller": {"logLevel": "Debug"}}));
-    assert!(base[0] == level[0] && base[1] != level[1]);
+    let gates = revisions(json!({"controller": {"priorityClassName": "high"}}));
+    assert!(base[0] == gates[0] && base[1] != gates[1]);
+    let tracing = revisions(json!({"tracing": {"otlpEndpoint": "http://192.0.2.10"}}));
+    assert!(base[0] != tracing[0] && base[1] != tracing[1]);
     assert_eq!(base, revisions(json!({"monitoring": {"labels": {"a": "b"}}})));
     assert_eq!(
         base,
         revisions(json!({"trafficEncapMode": "Encap"})),
         "a default that is spelt out is no change"
     );
+}
+
+/// Agents and controller follow the level in their file; the files must say it.
+#[test]
+fn a_log_level_restarts_nothing() {
+    let rendered = |value: Value| render(&spec(value), &facts()).unwrap();
+    let base = rendered(json!({}));
+    for (value, levels) in [
+        (json!({"logLevel": "Debug"}), ["debug", "debug"]),
+        (json!({"agent": {"logLevel": "Trace"}, "controller": {"logLevel": "Error"}}), ["trace", "error"]),
+    ] {
+        let changed = rendered(value);
+        for (was, is) in base.iter().zip(&changed).filter(|(was, is)| was.body != is.body) {
+            assert_eq!((was.key(), is.key().to_string()), (is.key(), "ConfigMap kube-system/antrea-config".into()));
+        }
+        let data = &find(&changed, "ConfigMap", "antrea-config").body["data"];
+        for (file, level) in ["antrea-agent.conf", "antrea-controller.conf"].iter().zip(levels) {
+            let conf: Value = serde_saphyr::from_str(data[*file].as_str().unwrap()).unwrap();
+            assert_eq!(conf["logLevel"], level, "{file}");
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 mod images;
 mod network;
 mod status;
+mod tracing;
 mod workloads;
 
 pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
@@ -18,6 +19,7 @@ pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, Tunn
 pub use status::{
     AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition, NodeCounts, PendingChange,
 };
+pub use tracing::Tracing;
 pub use workloads::{
     LogFormat, LogLevel, ManagementState, Monitoring, Quantities, Resources, Toleration, TolerationEffect,
     TolerationOperator, Workload,
@@ -121,7 +123,8 @@ pub struct AntreaInstallationSpec {
     #[schemars(regex(pattern = r"^https?://[^/ ]+$"), length(max = 255))]
     pub kube_api_server_override: Option<String>,
 
-    /// How much the components log: "Error", "Warn", "Info" (default), "Debug" or "Trace".
+    /// How much the components log: "Error", "Warn", "Info" (default), "Debug" or "Trace". A change takes effect
+    /// within about a minute and restarts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "LogLevel")]
     pub log_level: Option<LogLevel>,
@@ -146,4 +149,8 @@ pub struct AntreaInstallationSpec {
     /// Metrics of agents and controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
+
+    /// Export of traces; absent (default): none are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
 }

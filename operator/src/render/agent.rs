@@ -118,7 +118,7 @@ fn agent(config: &Effective) -> Value {
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [AGENT],
         "args": ["--config", "/etc/antrea/antrea-agent.conf", "--sysctl-dir", SYSCTL_DIR],
-        "env": environment(config, &config.agent),
+        "env": environment(config),
         "ports": [{"name": "api", "containerPort": AGENT_PORT, "hostPort": AGENT_PORT, "protocol": "TCP"}],
         "resources": resources(&config.agent.resources),
         "securityContext": confined(AGENT_CAPABILITIES),

@@ -19,31 +19,47 @@ const AGENT_CONF: &str = "antrea-agent.conf";
 const CONTROLLER_CONF: &str = "antrea-controller.conf";
 const CNI_CONF: &str = "antrea-cni.conflist";
 
+/// Key that agents and controller follow while they run: a change of it restarts nothing.
+const LOG_LEVEL: &str = "logLevel";
+
 /// The configuration files of a configuration.
-pub(super) struct Configuration(Files);
+pub(super) struct Configuration {
+    agent: Value,
+    controller: Value,
+    cni: String,
+}
 
 impl Configuration {
     pub(super) fn object(&self) -> Object {
-        managed(&object::CONFIG_MAP, CONFIG, json!({"data": self.0}))
+        let files: Files = BTreeMap::from([
+            (AGENT_CONF.to_owned(), yaml(&self.agent)),
+            (CONTROLLER_CONF.to_owned(), yaml(&self.controller)),
+            (CNI_CONF.to_owned(), self.cni.clone()),
+        ]);
+        managed(&object::CONFIG_MAP, CONFIG, json!({"data": files}))
     }
 
-    /// Hash of what an agent's Pod reads at start.
+    /// Hash of what an agent's Pod reads at start and no more.
     pub(super) fn agent_checksum(&self) -> String {
-        object::hash(&json!([self.0.get(AGENT_CONF), self.0.get(CNI_CONF)]))
+        object::hash(&json!([start_only(&self.agent), self.cni]))
     }
 
-    /// Hash of what the controller reads at start.
+    /// Hash of what the controller reads at start and no more.
     pub(super) fn controller_checksum(&self) -> String {
-        object::hash(&json!([self.0.get(CONTROLLER_CONF)]))
+        object::hash(&json!([start_only(&self.controller)]))
     }
 }
 
+fn start_only(conf: &Value) -> Value {
+    let mut conf = conf.clone();
+    if let Some(keys) = conf.as_object_mut() {
+        keys.remove(LOG_LEVEL);
+    }
+    conf
+}
+
 pub(super) fn files(config: &Effective) -> Configuration {
-    Configuration(BTreeMap::from([
-        (AGENT_CONF.to_owned(), yaml(agent(config))),
-        (CONTROLLER_CONF.to_owned(), yaml(controller(config))),
-        (CNI_CONF.to_owned(), conflist()),
-    ]))
+    Configuration { agent: agent(config), controller: controller(config), cni: conflist() }
 }
 
 /// Keys of upstream's antrea-agent.conf. What is absent has upstream's default.
@@ -59,7 +75,7 @@ fn agent(config: &Effective) -> Value {
         "defaultMTU": config.mtu,
         "apiPort": AGENT_PORT,
         "enablePrometheusMetrics": config.metrics,
-        "logLevel": log_level(config.agent.log_level),
+        LOG_LEVEL: log_level(config.agent.log_level),
         "logFormat": log_format(config.log_format),
     });
     let mut set = |key: &str, value: Option<Value>| {
@@ -84,6 +100,7 @@ fn agent(config: &Effective) -> Value {
     let pods: Vec<String> = config.pod_cidrs.iter().map(IpNet::to_string).collect();
     set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
     set("featureGates", gates(config));
+    set("tracing", tracing(config));
     set("kubeAPIServerOverride", config.api_server.clone().map(Value::from));
     conf
 }
@@ -94,7 +111,11 @@ fn controller(config: &Effective) -> Value {
         "apiPort": CONTROLLER_PORT,
         "enablePrometheusMetrics": config.metrics,
         "selfSignedCert": true,
+        LOG_LEVEL: log_level(config.controller.log_level),
     });
+    if let Some(tracing) = tracing(config) {
+        conf["tracing"] = tracing;
+    }
     if let Some(gates) = gates(config) {
         conf["featureGates"] = gates;
     }
@@ -102,6 +123,11 @@ fn controller(config: &Effective) -> Value {
         conf["kubeAPIServerOverride"] = server.as_str().into();
     }
     conf
+}
+
+/// As both components read it: the spec's own form.
+fn tracing(config: &Effective) -> Option<Value> {
+    config.tracing.as_ref().map(|tracing| serde_json::to_value(tracing).expect("tracing must be JSON"))
 }
 
 fn gates(config: &Effective) -> Option<Value> {
@@ -119,7 +145,7 @@ fn tunnel_type(tunnel: TunnelType) -> &'static str {
     }
 }
 
-pub(super) fn log_level(level: LogLevel) -> &'static str {
+fn log_level(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -154,6 +180,6 @@ fn conflist() -> String {
     text
 }
 
-fn yaml(conf: Value) -> String {
-    serde_saphyr::to_string(&conf).expect("configuration must be YAML")
+fn yaml(conf: &Value) -> String {
+    serde_saphyr::to_string(conf).expect("configuration must be YAML")
 }

@@ -23,7 +23,7 @@ pub(super) fn deployment(config: &Effective, configuration: &Configuration) -> O
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [CONTROLLER],
         "args": ["--config", "/etc/antrea/antrea-controller.conf"],
-        "env": environment(config, &config.controller),
+        "env": environment(config),
         "ports": [{"name": "api", "containerPort": CONTROLLER_PORT, "hostPort": CONTROLLER_PORT, "protocol": "TCP"}],
         "resources": resources(&config.controller.resources),
         "securityContext": {

@@ -152,15 +152,15 @@ fn pull_policy(policy: PullPolicy) -> &'static str {
     }
 }
 
-/// Environment that tells a component where it runs and how to log.
-fn environment(config: &Effective, workload: &EffectiveWorkload) -> Value {
+/// Environment that tells a component where it runs and how log lines look. How much is logged is not here:
+/// it would restart the Pod.
+fn environment(config: &Effective) -> Value {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     json!([
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
-        {"name": "LOG_LEVEL", "value": config::log_level(workload.log_level)},
         {"name": "LOG_FORMAT", "value": config::log_format(config.log_format)},
     ])
 }
