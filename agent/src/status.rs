@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use antrea_crds::{
-    AgentCondition, AgentConditionType, AgentInfo, NetworkInfo, NetworkPolicyControllerInfo, OvsInfo,
+    AgentCondition, AgentConditionType, AgentInfo, Capabilities, NetworkInfo, NetworkPolicyControllerInfo,
+    OvsInfo,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,6 +36,14 @@ impl Health {
         Self::Bad { reason, message: message.to_string() }
     }
 
+    /// Why it does not work.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Good => None,
+            Self::Bad { reason, .. } => Some(reason),
+        }
+    }
+
     /// Whether it works.
     pub fn is_good(&self) -> bool {
         *self == Self::Good
@@ -58,10 +67,14 @@ pub struct Facts {
     pub host: Health,
     /// Of the policy watches on the controller.
     pub controller: Health,
+    /// Of the policies and groups that the controller sent.
+    pub objects: Health,
     /// Of writing to the API server.
     pub api: Health,
     /// Open vSwitch's version.
     pub ovs_version: String,
+    /// What kernel and Open vSwitch can do, once known.
+    pub capabilities: Option<Capabilities>,
     /// Flows by table name.
     pub flow_table: BTreeMap<String, i32>,
     /// Pods attached.
@@ -98,8 +111,10 @@ impl Default for Facts {
             flows: Health::Good,
             host: Health::Good,
             controller: starting(),
+            objects: Health::Good,
             api: Health::Good,
             ovs_version: String::new(),
+            capabilities: None,
             flow_table: BTreeMap::new(),
             local_pods: 0,
             policies: [0; 3],
@@ -154,8 +169,8 @@ impl Reporter {
 /// The AgentHealthy condition: the first thing that is wrong, in the order in which one depends on another.
 pub fn overall(facts: &Facts) -> &Health {
     // A bring-up that waits for OVSDB says less than OVSDB's own error.
-    let Facts { ovsdb, network, openflow, datapath, flows, host, api, .. } = facts;
-    let chain = [ovsdb, network, openflow, datapath, flows, host, api];
+    let Facts { ovsdb, network, openflow, datapath, flows, host, objects, api, .. } = facts;
+    let chain = [ovsdb, network, openflow, datapath, flows, host, objects, api];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
 }
 

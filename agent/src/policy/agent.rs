@@ -447,7 +447,22 @@ impl State {
         let counts = reconciler.cache.counts();
         self.metrics.set(counts[0], reconciler.rule_counts());
         let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
-        self.reporter.update(|facts| facts.policies = counts);
+        let damaged = reconciler.cache.damaged();
+        self.metrics.undecodable.set(i64::try_from(damaged.len()).unwrap_or(i64::MAX));
+        let objects = match damaged.iter().next() {
+            None => Health::Good,
+            Some(((kind, name), error)) => {
+                let (resource, more) = (kind.resource(), damaged.len() - 1);
+                Health::bad(
+                    "UndecodableObjects",
+                    format_args!("{resource} {name}: {error} (and {more} more)"),
+                )
+            }
+        };
+        self.reporter.update(|facts| {
+            facts.policies = counts;
+            facts.objects = objects;
+        });
     }
 
     /// Begins to write what is not on disk yet, unless that is under way. What comes from the disk itself need

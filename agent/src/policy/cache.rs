@@ -1,11 +1,11 @@
 //! What the controller has said: policies, AddressGroups and AppliedToGroups, and what changed of them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use antrea_api::controlplane::{self, Event, GroupEvent, GroupMember, ObjectReference};
-use antrea_api::k8s::{Object, ObjectMeta};
+use antrea_api::controlplane::{self, Damaged, Event, GroupEvent, GroupMember, ObjectReference};
+use antrea_api::k8s::{DecodeError, Object, ObjectMeta};
 use antrea_api::selection::PodSelection;
 
 use super::groups::{Group, Groups};
@@ -53,6 +53,16 @@ pub(crate) enum CacheError {
         kind: Kind,
         /// Its name.
         name: String,
+    },
+    /// What happened to an object cannot be read.
+    #[error("{} {name}: {error}", .kind.resource())]
+    Damaged {
+        /// Kind of object.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: DecodeError,
     },
     /// Too many objects or members.
     #[error("more {} than {limit}", .kind.resource())]
@@ -120,6 +130,15 @@ struct Staged {
     complete: bool,
     policies: HashMap<String, controlplane::NetworkPolicy>,
     groups: HashMap<String, HashMap<MemberKey, Member>>,
+    /// In the list, but to be left as they are known.
+    kept: HashSet<String>,
+    damaged: BTreeMap<String, DecodeError>,
+}
+
+impl Staged {
+    fn has(&self, name: &str) -> bool {
+        self.policies.contains_key(name) || self.groups.contains_key(name) || self.kept.contains(name)
+    }
 }
 
 /// See the module's description.
@@ -131,6 +150,8 @@ pub(crate) struct Cache {
     /// AppliedToGroups of each pod.
     pod_groups: HashMap<ObjectReference, BTreeSet<Arc<str>>>,
     staged: HashMap<Kind, Staged>,
+    /// Objects whose last form did not decode.
+    damaged: BTreeMap<(Kind, String), DecodeError>,
     /// Lists that became what is known.
     commits: u64,
     changes: Changes,
@@ -182,6 +203,11 @@ impl Cache {
             && selection.policies.iter().all(|name| self.realizable(name).is_some())
     }
 
+    /// Objects whose last form did not decode, and why.
+    pub(crate) fn damaged(&self) -> &BTreeMap<(Kind, String), DecodeError> {
+        &self.damaged
+    }
+
     /// How often a list became what is known; 0: nothing was heard of a controller yet.
     pub(crate) fn commits(&self) -> u64 {
         self.commits
@@ -229,7 +255,19 @@ impl Cache {
     /// # Errors
     /// It does not fit. What is known is then as before, but of no use for further events.
     pub(crate) fn apply(&mut self, kind: Kind, event: Event) -> Result<(), CacheError> {
+        if let Some(name) = event.settles() {
+            match self.staged.get_mut(&kind) {
+                Some(staged) => {
+                    staged.damaged.remove(name);
+                    staged.kept.remove(name);
+                }
+                None => {
+                    self.damaged.remove(&(kind, name.to_owned()));
+                }
+            }
+        }
         match event {
+            Event::Damaged(damaged) => self.take_damaged(kind, damaged)?,
             Event::Policy(policy) => {
                 let staged = self.staged.get_mut(&Kind::Policies);
                 let count = staged.as_ref().map_or(self.policies.len(), |staged| staged.policies.len());
@@ -282,27 +320,53 @@ impl Cache {
         Ok(())
     }
 
+    /// What is known of the object stays. If nothing is, it is taken for what is left of it.
+    fn take_damaged(&mut self, kind: Kind, damaged: Damaged) -> Result<(), CacheError> {
+        let Damaged { name, error, rest } = damaged;
+        let Some(rest) = rest else { return Err(CacheError::Damaged { kind, name, error }) };
+        tracing::error!(resource = kind.resource(), name, %error, "does not decode; what is known of it stays");
+        let known = match kind {
+            Kind::Policies => self.policies.contains_key(&*name),
+            _ => self.groups(kind).is_there(&name),
+        };
+        if !known {
+            self.apply(kind, *rest)?;
+        }
+        match self.staged.get_mut(&kind) {
+            Some(staged) => {
+                if known {
+                    staged.kept.insert(name.clone());
+                }
+                staged.damaged.insert(name, error);
+            }
+            None => {
+                self.damaged.insert((kind, name), error);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the complete lists all there is, of their kinds. New groups come first and stale ones go last,
     /// so that no policy is without its groups on the way.
     fn commit(&mut self) {
         self.commits += 1;
         let mut lists = std::mem::take(&mut self.staged);
+        for (kind, staged) in &mut lists {
+            self.damaged.retain(|(of, _), _| of != kind);
+            let damaged = std::mem::take(&mut staged.damaged);
+            self.damaged.extend(damaged.into_iter().map(|(name, error)| ((*kind, name), error)));
+        }
         let mut stale_groups = Vec::new();
         for kind in [Kind::AppliedToGroups, Kind::AddressGroups] {
             let Some(staged) = lists.remove(&kind) else { continue };
-            let stale = self.groups(kind).by_name.keys().filter(|name| !staged.groups.contains_key(&***name));
+            let stale = self.groups(kind).by_name.keys().filter(|name| !staged.has(name));
             stale_groups.extend(stale.cloned().map(|name| (kind, name)));
             for (name, members) in staged.groups {
                 self.put_group(kind, &name, members);
             }
         }
         if let Some(staged) = lists.remove(&Kind::Policies) {
-            let stale: Vec<_> = self
-                .policies
-                .keys()
-                .filter(|name| !staged.policies.contains_key(&***name))
-                .cloned()
-                .collect();
+            let stale: Vec<_> = self.policies.keys().filter(|name| !staged.has(name)).cloned().collect();
             for policy in staged.policies.values() {
                 self.put_policy(policy);
             }

@@ -70,6 +70,14 @@ pub(crate) fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec
     }))
 }
 
+/// A policy that does not decode, but for its name and what it applies to.
+pub(crate) fn damaged(name: &str, applied_to: &str) -> Event {
+    let mut rest = policy(name, 0, applied_to, &[]);
+    rest.rules = vec![NetworkPolicyRule::default()];
+    let error = DecodeError::malformed("NetworkPolicy", "rules");
+    Event::Damaged(Damaged { name: name.to_owned(), error, rest: Some(Box::new(Event::Policy(rest))) })
+}
+
 /// The watch that an event comes by.
 pub(crate) fn kind_of(event: &Event) -> Kind {
     match event {
@@ -235,7 +243,8 @@ fn what_is_saved_loads_again() {
     let mut loaded = Cache::default();
     // A list that began before the files were read replaces them later.
     loaded.begin(Kind::Policies);
-    loaded.load(files.load());
+    files.mark_complete().unwrap();
+    loaded.load(files.load().unwrap());
     assert_eq!(loaded.counts(), [1, 1, 1]);
     assert!(!loaded.has_unsaved());
     assert_eq!(loaded.realizable("P"), cache.realizable("P"));
@@ -262,4 +271,57 @@ fn unsaved_objects_are_not_lost_when_the_disk_is_full() {
     assert_eq!(saves.len(), 2);
     let policy = saves.iter().find(|save| save.kind == Kind::Policies).unwrap();
     assert_eq!(policy.bytes, None, "what happened since wins");
+}
+
+#[test]
+fn a_policy_that_does_not_decode_stays_as_it_was() {
+    let mut cache = Cache::default();
+    let take = |cache: &mut Cache, event: Event| cache.apply(kind_of(&event), event).unwrap();
+    take(&mut cache, applied_to_group("a", &["p"]));
+    take(&mut cache, address_group("g", vec![]));
+    take(&mut cache, Event::Policy(policy("P", 1, "a", &["g"])));
+    let before = cache.policy("P").unwrap().clone();
+    take(&mut cache, damaged("P", "a"));
+    assert_eq!(cache.policy("P"), Some(&before));
+    assert_eq!(cache.damaged().len(), 1);
+    // A list that has it does not remove it, and one that has it not does.
+    for (list, kept) in [(vec![damaged("P", "a")], 1), (vec![], 0)] {
+        cache.begin(Kind::Policies);
+        for event in list {
+            take(&mut cache, event);
+        }
+        cache.apply(Kind::Policies, Event::Bookmark).unwrap();
+        assert_eq!((cache.counts()[0], cache.damaged().len()), (kept, kept));
+    }
+}
+
+#[test]
+fn a_policy_that_never_decoded_isolates() {
+    let mut cache = Cache::default();
+    let take = |cache: &mut Cache, event: Event| cache.apply(kind_of(&event), event).unwrap();
+    take(&mut cache, applied_to_group("a", &["p"]));
+    cache.begin(Kind::Policies);
+    take(&mut cache, damaged("P", "a"));
+    take(&mut cache, Event::Bookmark);
+    let isolates = cache.policy("P").unwrap();
+    assert_eq!(isolates.rules.len(), 2, "both directions");
+    assert!(isolates.rules.iter().all(|rule| rule.groups.is_empty() && rule.nets.is_empty()));
+    assert_eq!(isolates.applied_to_groups().next().map(|name| &**name), Some("a"));
+    assert!(
+        cache.take_unsaved().iter().any(|save| &*save.name == "P"),
+        "kept for a start without controller"
+    );
+    take(&mut cache, Event::Policy(policy("P", 2, "a", &[])));
+    assert_eq!((cache.policy("P").unwrap().generation, cache.damaged().len()), (2, 0));
+}
+
+#[test]
+fn a_change_that_does_not_decode_needs_a_new_list() {
+    let mut cache = Cache::default();
+    cache.apply(Kind::AddressGroups, address_group("g", vec![member("p", &["10.0.0.1"])])).unwrap();
+    let error = DecodeError::malformed("AddressGroupPatch", "members");
+    let event = Event::Damaged(Damaged { name: "g".into(), error: error.clone(), rest: None });
+    let lost = CacheError::Damaged { kind: Kind::AddressGroups, name: "g".into(), error };
+    assert_eq!(cache.apply(Kind::AddressGroups, event), Err(lost));
+    assert_eq!(cache.address_group("g").unwrap().members.len(), 1);
 }

@@ -362,9 +362,21 @@ impl Client {
             };
             let Ok(data) = data else { continue };
             decoder.push(&data);
-            while let Some((event_type, object)) = decoder.next_event().map_err(malformed)? {
-                let received = Received::of(kind, &object);
-                let mut event = Event::decode(event_type, &object).map_err(malformed)?;
+            while let Some(read) = decoder.next_event().transpose() {
+                let read = read.and_then(|(event_type, object)| {
+                    let received = Received::of(kind, &object);
+                    Event::read(event_type, &object).map(|event| (event_type, event, received))
+                });
+                let (event_type, mut event, received) = match read {
+                    Ok(read) => read,
+                    // It tells nothing of anything that could be known. A list goes on; after it the event may
+                    // have changed something, so everything is listed.
+                    Err(error) if !complete && !error.is_fatal() => {
+                        tracing::error!(resource = kind.resource(), %error, "skipping an event");
+                        continue;
+                    }
+                    Err(error) => return Err(malformed(error)),
+                };
                 if let Event::Error(status) = event {
                     return Err(ClientError::Failed { kind, message: status.message });
                 }

@@ -1,7 +1,7 @@
 use antrea_api::controlplane::GroupEvent;
 use bytes::BufMut;
 
-use super::super::cache::tests::{address_group, address_patch, applied_to_group, member, policy};
+use super::super::cache::tests::{address_group, address_patch, applied_to_group, damaged, member, policy};
 use super::super::fake::{Fake, eventually};
 use super::*;
 
@@ -268,8 +268,34 @@ async fn a_slow_reader_holds_the_controller_back_and_loses_nothing() {
     let seen = client.list().await;
     assert_eq!(
         seen.iter()
-            .filter(|update| matches!(update, Update::Event(_, event, _) if matches!(**event, Event::Policy(_))))
+            .filter(
+                |update| matches!(update, Update::Event(_, event, _) if matches!(**event, Event::Policy(_)))
+            )
             .count(),
         2000
     );
+}
+
+#[tokio::test]
+async fn an_object_that_does_not_decode_stalls_nothing() {
+    let mut events = objects().to_vec();
+    events.insert(2, damaged("D", "a"));
+    let fake = Fake::start(events).await;
+    let mut client = run(fake.target());
+    let seen = client.list().await;
+    let policies: Vec<_> = seen
+        .iter()
+        .filter_map(|update| match update {
+            Update::Event(Kind::Policies, event, _) if **event != Event::Bookmark => Some(&**event),
+            _ => None,
+        })
+        .collect();
+    let [Event::Damaged(found), Event::Policy(whole)] = policies.as_slice() else { panic!("{policies:?}") };
+    assert_eq!((found.name.as_str(), whole.metadata.name.as_str()), ("D", "P"));
+    let Some(Event::Policy(rest)) = found.rest.as_deref() else { panic!("{found:?}") };
+    assert_eq!(rest.applied_to_groups, ["a"]);
+    fake.send(&damaged("E", "a"));
+    assert!(matches!(client.event().await, Event::Damaged(found) if found.name == "E"));
+    fake.send(&Event::Policy(policy("Q", 1, "a", &[])));
+    assert!(matches!(client.event().await, Event::Policy(found) if found.metadata.name == "Q"));
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_api::controlplane::{
-    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Event, GroupEvent, NetworkPolicy,
-    NetworkPolicyStatus,
+    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Damaged, Event, GroupEvent,
+    NetworkPolicy, NetworkPolicyStatus,
 };
 use antrea_api::k8s::{self, EventType, Object, ObjectMeta, Status, frame};
+use antrea_api::selection::PodSelection;
 use apiserver_kit::cert::ServingCert;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -40,6 +41,8 @@ pub(crate) struct Script {
     pub(crate) lists: HashMap<Kind, Vec<Event>>,
     /// Status of posts and watches, if not success.
     pub(crate) refuse: Option<StatusCode>,
+    /// What selects pods, by name; none: the controller does not know the pod.
+    pub(crate) selections: HashMap<String, PodSelection>,
     /// Posted statuses.
     pub(crate) posts: Vec<NetworkPolicyStatus>,
     /// Ends lists without a bookmark.
@@ -85,7 +88,19 @@ pub(crate) fn encode(event: &Event) -> Bytes {
         }
         Event::Bookmark => frame(EventType::Bookmark, &NetworkPolicy::default().seal()),
         Event::Error(status) => frame(EventType::Error, &status.seal()),
+        Event::Damaged(damaged) => frame(EventType::Added, &damaged_policy(damaged)),
     }
+}
+
+/// A sealed policy of which name and AppliedToGroups can be read.
+fn damaged_policy(damaged: &Damaged) -> Vec<u8> {
+    let Some(Event::Policy(mut policy)) = damaged.rest.as_deref().cloned() else { panic!("{damaged:?}") };
+    const DIRECTION: &[u8] = b"DAMAGED";
+    policy.rules[0].direction = String::from_utf8_lossy(DIRECTION).into_owned();
+    let mut sealed = policy.seal();
+    let at = sealed.windows(DIRECTION.len()).position(|window| window == DIRECTION).unwrap();
+    sealed[at..at + DIRECTION.len()].fill(0xff);
+    sealed
 }
 
 impl Fake {
@@ -186,6 +201,18 @@ async fn serve(request: Request<Incoming>, script: Arc<Mutex<Script>>) -> Result
         let answer = status.seal();
         script.lock().posts.push(status);
         return Ok(Response::new(Full::from(answer).boxed()));
+    }
+    if path == antrea_api::selection::PATH {
+        let query = request.uri().query().unwrap();
+        let pod = query.split('&').find_map(|pair| pair.strip_prefix("pod=")).unwrap();
+        let selection = script.lock().selections.get(pod).map(|found| serde_json::to_vec(found).unwrap());
+        let (code, body) = match selection {
+            Some(body) => (StatusCode::OK, body),
+            None => (StatusCode::NOT_FOUND, Status::default().seal()),
+        };
+        let mut response = Response::new(Full::from(body).boxed());
+        *response.status_mut() = code;
+        return Ok(response);
     }
     let kind = Kind::ALL
         .into_iter()

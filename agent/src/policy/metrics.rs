@@ -8,6 +8,8 @@ use prometheus::IntGauge;
 pub struct PolicyMetrics {
     policies: IntGauge,
     rules: [IntGauge; 2],
+    /// Objects of the controller whose last form did not decode.
+    pub(super) undecodable: IntGauge,
 }
 
 impl PolicyMetrics {
@@ -29,6 +31,10 @@ impl PolicyMetrics {
                     "Number of egress NetworkPolicy rules on local Node which are managed by the Antrea Agent.",
                 )?,
             ],
+            undecodable: metrics.gauge(
+                "antrea_agent_undecodable_objects",
+                "Objects of the controller that do not decode; what was known of them stays in force.",
+            )?,
         })
     }
 

@@ -13,7 +13,8 @@ pub fn check(data: &[u8]) -> usize {
     assert_eq!(read(data, cut), frames);
     let mut count = 0;
     for (kind, object) in frames.iter().flatten() {
-        if let Ok(event) = Event::decode(*kind, object) {
+        // Of what does not decode something may be salvaged, which has to survive as well.
+        if let Ok(event) = Event::read(*kind, object) {
             count += 1;
             // The object, not the event, is compared: a priority may be no number, which equals nothing.
             if let Some((kind, sealed)) = seal(&event) {
@@ -47,6 +48,7 @@ fn read(data: &[u8], size: usize) -> Vec<Result<(EventType, Unknown), DecodeErro
 /// An event as a server would send it; none where what is left of it is less than what came.
 fn seal(event: &Event) -> Option<(EventType, Vec<u8>)> {
     Some(match event {
+        Event::Damaged(damaged) => return damaged.rest.as_deref().and_then(seal),
         Event::AddressGroup(GroupEvent::Added(group)) => (EventType::Added, group.seal()),
         Event::AddressGroup(GroupEvent::Patched(patch)) => (EventType::Modified, patch.seal()),
         Event::AppliedToGroup(GroupEvent::Added(group)) => (EventType::Added, group.seal()),

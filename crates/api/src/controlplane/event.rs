@@ -1,5 +1,6 @@
 //! Watch events of this API, as a client sees them.
 
+use super::salvage;
 use crate::{
     controlplane::{AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, NetworkPolicy},
     k8s::{DecodeError, EventType, Object, ObjectMeta, Status, Unknown},
@@ -31,6 +32,20 @@ pub enum Event {
     Bookmark,
     /// The server ends the watch.
     Error(Status),
+    /// An object that does not decode.
+    Damaged(Damaged),
+}
+
+/// An event whose object does not decode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Damaged {
+    /// The object's name.
+    pub name: String,
+    /// What does not decode.
+    pub error: DecodeError,
+    /// What an object of which nothing is known can be taken for: stricter than it is, never more open. None
+    /// where the event only changes or removes what is known.
+    pub rest: Option<Box<Event>>,
 }
 
 /// Any object's metadata; the rest is skipped.
@@ -41,6 +56,33 @@ struct Meta {
 }
 
 impl Event {
+    /// Name of the object that the event tells all of: that it is gone, or what it is from now on.
+    pub fn settles(&self) -> Option<&str> {
+        match self {
+            Self::AddressGroup(GroupEvent::Added(group)) => Some(&group.metadata.name),
+            Self::AppliedToGroup(GroupEvent::Added(group)) => Some(&group.metadata.name),
+            Self::Policy(policy) => Some(&policy.metadata.name),
+            Self::AddressGroup(GroupEvent::Deleted(name))
+            | Self::AppliedToGroup(GroupEvent::Deleted(name))
+            | Self::PolicyDeleted(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Reads an event that [`FrameDecoder`](crate::k8s::FrameDecoder) found, also one whose object does not decode
+    /// but has a name.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn read(kind: EventType, object: &Unknown) -> Result<Self, DecodeError> {
+        Self::decode(kind, object).or_else(|error| {
+            let ours = !matches!(error, DecodeError::Kind { .. }) && kind != EventType::Error;
+            let Some(name) = salvage::name(object).filter(|_| ours) else { return Err(error) };
+            let rest = salvage::rest(kind, object, &name).map(Box::new);
+            Ok(Self::Damaged(Damaged { name, error, rest }))
+        })
+    }
+
     /// Reads an event that [`FrameDecoder`](crate::k8s::FrameDecoder) found.
     ///
     /// # Errors

@@ -5,12 +5,13 @@
 //! of a group travels as MODIFIED with a `*Patch` object.
 
 mod event;
+mod salvage;
 mod table;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-pub use event::{Event, GroupEvent};
+pub use event::{Damaged, Event, GroupEvent};
 
 use crate::k8s::{IntOrString, ListMeta, Object, ObjectMeta, base64};
 
