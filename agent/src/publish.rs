@@ -38,6 +38,9 @@ const LIMIT: Duration = Duration::from_secs(4);
 /// Wait after a write that failed, and for an object that the controller has not made yet.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Reason of an outage of the API server.
+const UNREACHABLE: &str = "APIServerUnreachable";
+
 /// How long a past outage of the API server is told of.
 const TOLD: Duration = Duration::from_secs(3);
 
@@ -114,7 +117,7 @@ fn unreachable(since: Timestamp, error: &str) -> Health {
         "the API server could not be reached from this node since {since:.0}: {error}; pods keep what they have, news of \
          nodes and policies comes late"
     );
-    Health::bad("APIServerUnreachable", message)
+    Health::bad(UNREACHABLE, message)
 }
 
 #[derive(Debug)]
@@ -159,21 +162,19 @@ impl Writer {
     }
 }
 
-/// Whether a change must be seen at once. Counts can wait for the next heartbeat.
+/// Whether a change must be seen at once: a condition turned, or has another reason. Counts and messages can
+/// wait for the next heartbeat.
 fn urgent(before: &Facts, after: &Facts) -> bool {
     local(before) != local(after)
-        || before.controller != after.controller
+        || before.controller.reason() != after.controller.reason()
         || before.capabilities != after.capabilities
 }
 
 /// What concerns this node alone.
-fn local(facts: &Facts) -> (&Health, &Health, &Health, &Option<NetworkFacts>) {
-    let overall = match overall(facts) {
-        // Told by whoever writes, and no news to it.
-        Health::Bad { reason: "APIServerUnreachable", .. } => &Health::Good,
-        other => other,
-    };
-    (overall, &facts.ovsdb, &facts.openflow, &facts.network_info)
+fn local(facts: &Facts) -> ([Option<&'static str>; 3], Option<&NetworkFacts>) {
+    // An outage is told by whoever writes, and no news to it.
+    let overall = overall(facts).reason().filter(|reason| *reason != UNREACHABLE);
+    ([overall, facts.ovsdb.reason(), facts.openflow.reason()], facts.network_info.as_ref())
 }
 
 fn delay(before: &Facts, after: &Facts, share: f64) -> Duration {
@@ -206,8 +207,10 @@ mod tests {
         let before = healthy();
         let counts = Facts { local_pods: 3, ..healthy() };
         assert!(!urgent(&before, &counts));
-        let broken = Facts { flows: Health::bad("FlowsDiffer", "2 flows repaired"), ..healthy() };
+        let broken = Facts { flows: Health::bad("FlowsDiffer", "2 flows"), ..healthy() };
         assert!(urgent(&before, &broken));
+        let more = Facts { flows: Health::bad("FlowsDiffer", "3 flows"), ..healthy() };
+        assert!(!urgent(&broken, &more), "the same failure in other words");
         let outage = Facts { api: Health::bad("APIServerUnreachable", "no answer"), ..healthy() };
         assert!(!urgent(&outage, &before), "the writer itself takes it back");
     }

@@ -49,9 +49,9 @@ impl FrameSocket {
     /// Sends a frame, header included.
     ///
     /// # Errors
-    /// The link is down, gone or busy.
-    pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = self.socket.try_send(frame);
+    /// The link is down or gone.
+    pub async fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = self.socket.send(frame).await;
         sent.map(drop).map_err(|error| Error::io(format!("{}: send a frame", self.link), error))
     }
 
