@@ -36,9 +36,11 @@ fn good_specs_pass() {
         json!({"ovs": {"bridge": "br-int", "gateway": "gw0"}, "podCIDRs": {"cluster": ["10.244.0.0/16"]}}),
         json!({"agent": {"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]}}),
         json!({"images": {"registry": "r.example.com:5000/mirror", "agent": {"tag": "x"}}}),
+        json!({"monitoring": {"metrics": false, "dashboards": true}}),
         json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317", "samplingPercent": 0}}),
         json!({"tracing": {"otlpEndpoint": "http://[2001:db8::1]:4317/"}}),
         json!({"tracing": {"otlpEndpoint": "https://otlp.example.com", "caBundle": "-----BEGIN CERTIFICATE-----\n…"}}),
+        json!({"monitoring": {"labels": {"release": "prometheus", "grafana_dashboard": "yes"}, "alerts": true}}),
     ] {
         assert_eq!(broken(spec.clone()), "", "{spec}");
     }
@@ -51,8 +53,14 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
         (json!({"serviceCIDRs": ["10.96.0.0"]}), "spec.serviceCIDRs"),
         (json!({"tracing": {"otlpEndpoint": "192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
         (json!({"tracing": {"otlpEndpoint": "grpc://192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
-        (json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317/v1/traces"}}), "spec.tracing.otlpEndpoint"),
-        (json!({"tracing": {"otlpEndpoint": "http://me:secret@192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
+        (
+            json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317/v1/traces"}}),
+            "spec.tracing.otlpEndpoint",
+        ),
+        (
+            json!({"tracing": {"otlpEndpoint": "http://me:secret@192.0.2.10:4317"}}),
+            "spec.tracing.otlpEndpoint",
+        ),
         (json!({"tracing": {"otlpEndpoint": "http://"}}), "spec.tracing.otlpEndpoint"),
         (json!({"tracing": {"otlpEndpoint": "https://otlp", "caBundle": "none"}}), "spec.tracing.caBundle"),
         (
@@ -70,6 +78,13 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
         (
             json!({"controller": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}),
             "tolerations",
+        ),
+        (json!({"monitoring": {"metrics": false, "alerts": true}}), "spec.monitoring"),
+        (json!({"monitoring": {"metrics": false, "serviceMonitors": true}}), "spec.monitoring"),
+        (json!({"monitoring": {"labels": {"app": "x"}}}), "spec.monitoring.labels"),
+        (
+            json!({"monitoring": {"annotations": {"operator.antrea.io/applied-hash": "x"}}}),
+            "spec.monitoring.annotations",
         ),
     ] {
         let message = broken(spec.clone());

@@ -39,9 +39,20 @@ pub struct PodSpecPart {
     /// Node on which the Pod runs.
     #[serde(default)]
     pub node_name: String,
+    /// Its containers, of which only the first one's image is looked at.
+    #[serde(default)]
+    pub containers: Vec<ContainerPart>,
     /// Where it may run.
     #[serde(default)]
     pub affinity: Option<Affinity>,
+}
+
+/// The part of a container that is decoded.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ContainerPart {
+    /// Reference of its image.
+    #[serde(default)]
+    pub image: String,
 }
 
 impl PodSpecPart {
@@ -155,6 +166,8 @@ pub struct Pod {
     pub uid: String,
     /// Node on which it runs; empty if none yet.
     pub node: String,
+    /// Image of its first container.
+    pub image: String,
     /// Revision of the template that it was made from.
     pub revision: String,
     /// Whether it is ready.
@@ -179,6 +192,7 @@ impl From<&PodObject> for Pod {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             node: pod.spec.node(),
+            image: pod.spec.containers.first().map(|container| container.image.clone()).unwrap_or_default(),
             revision: annotations.and_then(|map| map.get(REVISION_ANNOTATION)).cloned().unwrap_or_default(),
             ready,
             since,
@@ -377,6 +391,10 @@ pub struct Cluster {
     pub agent_pods: BTreeMap<String, Pod>,
     /// Controller's Pods by name.
     pub controller_pods: BTreeMap<String, Pod>,
+    /// Pods that hold the images of a change, by name.
+    pub preflight_pods: BTreeMap<String, Pod>,
+    /// Pods that clean Nodes, by name.
+    pub cleanup_pods: BTreeMap<String, Pod>,
     /// What Nodes can do, as their agents told.
     pub capabilities: BTreeMap<String, Capabilities>,
     /// What agents say is wrong, by Node, and since when we know.

@@ -35,7 +35,7 @@ use crate::{
     effective::{ConfigError, Effective, Facts, effective},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
-    plan,
+    plan, preflight,
     render::{self, AGENT},
     rollout::Step,
     status::{self, Observation},
@@ -43,12 +43,16 @@ use crate::{
 };
 
 mod converge;
+mod monitoring;
 mod uninstall;
 
 use converge::{Outcome, revision_of};
 
 /// Keeps an installation from vanishing before what it installed is removed.
 pub const FINALIZER: &str = "operator.antrea.io/uninstall";
+
+/// Present for as long as Nodes are to be cleaned when the installation goes.
+pub const CLEAN_FINALIZER: &str = "operator.antrea.io/clean-nodes";
 
 /// The API server's Service ranges are read again after this long.
 const FACTS_TTL: Duration = Duration::from_secs(300);
@@ -126,6 +130,7 @@ pub struct Context {
 struct Memory {
     service_cidrs: Option<(Instant, Vec<IpNet>)>,
     failures: u32,
+    monitoring_failures: u32,
 }
 
 impl Context {
@@ -286,7 +291,12 @@ impl Context {
         let mut apply_error = None;
         let mut failed = None;
         let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rollout: None };
-        let objects = config.as_ref().map(render::objects).unwrap_or_default();
+        let mut objects = config.as_ref().map(render::objects).unwrap_or_default();
+        if let Some(config) = &config
+            && self.shared.with(|state| preflight::is_needed(config, &state.cluster))
+        {
+            objects.push(render::preflight(config));
+        }
         if let Some(config) = &config {
             match self.converge(cr, config, &objects, paused, running.as_deref(), previous).await {
                 Ok(done) => outcome = done,
@@ -300,11 +310,17 @@ impl Context {
                 }
             }
         }
+        let mut extras = monitoring::Outcome::default();
+        if let Some(config) = &config {
+            extras = self.converge_monitoring(cr, config, paused).await;
+            outcome.held.append(&mut extras.held);
+        }
         let nodes = config.as_ref().map(|config| self.agents(config)).unwrap_or_default();
         let (controller, controller_trouble, revision) = self.shared.with(|state| {
             let cluster = &state.cluster;
             (cluster.controller.clone(), cluster.controller_trouble(), cluster.agent_revision.clone())
         });
+        let preflight = config.as_ref().and_then(|config| self.preflight(config, &objects));
         // While the DaemonSet is not the wanted one, no agent is.
         let wanted = revision_of(&objects, AGENT);
         let revision = revision.map(|live| wanted.map_or(live, str::to_owned));
@@ -312,6 +328,7 @@ impl Context {
             generation: cr.metadata.generation,
             refused,
             apply_error,
+            monitoring_error: extras.error,
             paused,
             pending: outcome.held,
             computed: computed_in_effect(paused, computed, previous),
@@ -323,6 +340,7 @@ impl Context {
             nodes: &nodes,
             revision: revision.as_deref(),
             rollout: outcome.rollout.as_ref(),
+            preflight: preflight.as_ref(),
             grace: self.settings.grace,
             now: Timestamp::now(),
         };
@@ -335,6 +353,7 @@ impl Context {
         }
         let again =
             again.and_then(|wait| Duration::try_from(wait).ok()).map(|wait| wait + Duration::from_millis(50));
+        let again = [again, extras.again].into_iter().flatten().min();
         Ok(Action::requeue(again.unwrap_or(RESYNC).min(RESYNC)))
     }
 }

@@ -24,6 +24,8 @@ pub struct Facts {
     pub service_cidrs: Vec<IpNet>,
     /// Pod ranges of the Nodes.
     pub node_pod_cidrs: Vec<(String, IpNet)>,
+    /// Namespace that the operator runs in; empty if it does not run in one.
+    pub operator_namespace: String,
 }
 
 /// References that stand in for `antrea/<name>:<default version>`.
@@ -76,14 +78,33 @@ pub struct Effective {
     pub gates: BTreeMap<String, bool>,
     /// Whether metrics are served.
     pub metrics: bool,
-    /// Labels for monitoring objects.
-    pub monitoring_labels: BTreeMap<String, String>,
+    /// Objects for Prometheus and Grafana.
+    pub monitoring: EffectiveMonitoring,
     /// Resources of antrea-ovs.
     pub ovs_resources: Resources,
     /// The agent's Pods.
     pub agent: EffectiveWorkload,
     /// The controller's Pod.
     pub controller: EffectiveWorkload,
+}
+
+/// A [`Monitoring`] with nothing left open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveMonitoring {
+    /// Whether there are ServiceMonitors where the cluster knows them.
+    pub service_monitors: bool,
+    /// Whether there is a PrometheusRule where the cluster knows it.
+    pub alerts: bool,
+    /// Whether there are Grafana boards.
+    pub dashboards: bool,
+    /// Namespace of all of them, if told.
+    pub namespace: Option<String>,
+    /// Labels for them.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations for them.
+    pub annotations: BTreeMap<String, String>,
+    /// Folder of runbook pages.
+    pub runbook_url: String,
 }
 
 /// A [`Workload`] with nothing left open.
@@ -176,6 +197,7 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         problems.add("spec.ovs.gateway", format!("{gateway} is the name of the bridge too"));
     }
 
+    let metrics = spec.monitoring.as_ref().and_then(|monitoring| monitoring.metrics).unwrap_or(true);
     let effective = Effective {
         agent_image: image(
             "antrea-agent",
@@ -212,12 +234,8 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             ..tracing
         }),
         gates: spec.feature_gates.clone(),
-        metrics: spec.monitoring.as_ref().and_then(|monitoring| monitoring.metrics).unwrap_or(true),
-        monitoring_labels: spec
-            .monitoring
-            .as_ref()
-            .map(|monitoring| monitoring.labels.clone())
-            .unwrap_or_default(),
+        metrics,
+        monitoring: monitoring(spec, metrics),
         ovs_resources: ovs.resources.unwrap_or_else(|| requests("200m", "64Mi")),
         agent: workload(spec.agent.as_ref(), log_level, agent_defaults()),
         controller: workload(spec.controller.as_ref(), log_level, controller_defaults()),
@@ -388,6 +406,20 @@ fn controller_defaults() -> EffectiveWorkload {
     }
 }
 
+/// Without metrics there is nothing to scrape, to alert of or to show, unless somebody asks for boards.
+fn monitoring(spec: &AntreaInstallationSpec, metrics: bool) -> EffectiveMonitoring {
+    let given = spec.monitoring.clone().unwrap_or_default();
+    EffectiveMonitoring {
+        service_monitors: given.service_monitors.unwrap_or(metrics),
+        alerts: given.alerts.unwrap_or(metrics),
+        dashboards: given.dashboards.unwrap_or(metrics),
+        namespace: given.namespace,
+        labels: given.labels,
+        annotations: given.annotations,
+        runbook_url: given.runbook_url.unwrap_or_else(|| dashboards::RUNBOOKS.to_owned()),
+    }
+}
+
 fn workload(given: Option<&Workload>, log_level: LogLevel, defaults: EffectiveWorkload) -> EffectiveWorkload {
     let given = given.cloned().unwrap_or_default();
     let mut node_selector = defaults.node_selector;
@@ -463,7 +495,13 @@ impl Effective {
             controller: workload(&self.controller),
             monitoring: Some(Monitoring {
                 metrics: Some(self.metrics),
-                labels: self.monitoring_labels.clone(),
+                service_monitors: Some(self.monitoring.service_monitors),
+                alerts: Some(self.monitoring.alerts),
+                dashboards: Some(self.monitoring.dashboards),
+                namespace: self.monitoring.namespace.clone(),
+                labels: self.monitoring.labels.clone(),
+                annotations: self.monitoring.annotations.clone(),
+                runbook_url: Some(self.monitoring.runbook_url.clone()),
             }),
         }
     }

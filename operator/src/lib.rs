@@ -18,7 +18,6 @@
 //!   unavailable Pods without counting them.
 
 pub mod api;
-pub mod api;
 pub mod apply;
 pub mod capabilities;
 pub mod cluster;
@@ -29,6 +28,8 @@ pub mod fields;
 pub mod metrics;
 pub mod object;
 pub mod plan;
+pub mod preflight;
+pub mod removal;
 pub mod render;
 pub mod rollout;
 pub mod status;
@@ -36,9 +37,6 @@ pub mod watches;
 
 /// Namespace of everything namespaced that the operator installs, as upstream Antrea has it.
 pub const NAMESPACE: &str = "kube-system";
-
-/// Version of this build.
-pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -8,7 +8,7 @@ use antrea_operator::{
     controller::{self, Context, Settings},
     effective::{Facts, RelatedImages, effective},
     metrics::{self, OperatorMetrics},
-    render,
+    render::{self, monitoring::Served},
     watches::{self, Shared},
 };
 use antrea_runtime::{
@@ -40,6 +40,9 @@ enum Command {
     Run(Run),
     /// Print what an AntreaInstallation stands for, as YAML.
     PrintManifests {
+        /// As in a cluster that serves monitoring.coreos.com/v1.
+        #[arg(long)]
+        monitoring_api: bool,
         /// File with an AntreaInstallation; an empty spec without it.
         file: Option<PathBuf>,
     },
@@ -128,9 +131,12 @@ fn main() -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(operate(run, facts))
         }
-        Command::PrintManifests { file } => {
+        Command::PrintManifests { monitoring_api, file } => {
+            let config = effective(&spec(file)?, &facts)?;
+            let served = Served { service_monitors: monitoring_api, prometheus_rules: monitoring_api };
+            let monitoring = render::monitoring::objects(&config, served, &facts.operator_namespace);
             let mut out = std::io::stdout().lock();
-            for object in render::render(&spec(file)?, &facts)? {
+            for object in render::objects(&config).into_iter().chain(monitoring) {
                 writeln!(out, "---\n{}", serde_saphyr::to_string(&object.body)?.trim_end())?;
             }
             Ok(())
@@ -154,6 +160,7 @@ fn spec(file: Option<PathBuf>) -> anyhow::Result<AntreaInstallationSpec> {
 }
 
 async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
+    let facts = Facts { operator_namespace: run.namespace.clone(), ..facts };
     let shutdown = signals::shutdown()?;
     let client = client::connect(run.kubeconfig.as_deref(), facts.api_server.as_deref()).await?;
     let metrics = metrics::register()?;

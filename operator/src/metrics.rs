@@ -3,10 +3,7 @@
 use antrea_crds::installation::AntreaInstallationStatus;
 use antrea_runtime::metrics::{Metrics, Result};
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
-use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-
-use crate::VERSION;
 
 use crate::VERSION;
 
@@ -30,33 +27,6 @@ pub struct OperatorMetrics {
     pub replaced: IntCounter,
     /// 1 while this process leads.
     pub leader: IntGauge,
-}
-
-/// What makes up the operator's `/metrics`.
-#[derive(Clone, Debug)]
-pub struct Registered {
-    /// The registry.
-    pub registry: Metrics,
-    /// The operator's own.
-    pub operator: OperatorMetrics,
-    /// The port's.
-    pub server: ServerMetrics,
-    /// Of the port's certificate and of the controller's CA.
-    pub certificates: CertificateExpiry,
-}
-
-/// Registers every metric of the operator.
-///
-/// # Errors
-/// Two have the same name.
-pub fn register() -> Result<Registered> {
-    let registry = Metrics::new("antrea_operator", VERSION)?;
-    Ok(Registered {
-        operator: OperatorMetrics::new(&registry)?,
-        server: ServerMetrics::new(&registry, [])?,
-        certificates: CertificateExpiry::new(&registry, "antrea_operator")?,
-        registry,
-    })
 }
 
 /// What makes up the operator's `/metrics`.

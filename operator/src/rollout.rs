@@ -87,6 +87,7 @@ mod tests {
             name: format!("antrea-agent-{name}"),
             uid: format!("uid-{name}"),
             node: name.into(),
+            image: "agent:1".into(),
             revision: revision.into(),
             ready,
             since: now() - SignedDuration::from_secs(60),

@@ -15,6 +15,7 @@ use k8s_openapi::{
 
 use crate::{
     cluster::{AgentNode, ControllerState, Trouble, shorten},
+    preflight::{Missing, Preflight},
     rollout::Step,
 };
 
@@ -32,6 +33,8 @@ pub struct Observation<'a> {
     pub refused: Option<Trouble>,
     /// Why it could not be applied.
     pub apply_error: Option<String>,
+    /// Why objects for Prometheus and Grafana are not as they should be. The network does not depend on them.
+    pub monitoring_error: Option<String>,
     /// Whether the installation is paused.
     pub paused: bool,
     /// Changes that are held back.
@@ -54,6 +57,8 @@ pub struct Observation<'a> {
     pub revision: Option<&'a str>,
     /// What the rollout does next; none if agents are not its concern now.
     pub rollout: Option<&'a Step>,
+    /// What is known of the images of a change that is under way.
+    pub preflight: Option<&'a Preflight>,
     /// How long a trouble lasts before it counts.
     pub grace: SignedDuration,
     /// The time.
@@ -260,6 +265,10 @@ fn progressing(
         node.reachable && seen.revision.is_some_and(other)
     });
     let on = format!("{what} ({}/{} Nodes", counts.updated, counts.desired);
+    if let Some(preflight) = seen.preflight.filter(|preflight| waits_for_images(seen, preflight)) {
+        let message = format!("{what}: fetching images ({}/{} Nodes)", preflight.ready(), counts.desired);
+        return Verdict::new(true, reason, message);
+    }
     match seen.rollout {
         Some(Step::Replace { node, .. } | Step::Wait { node, .. }) if outdated || unfinished => {
             Verdict::new(true, reason, format!("{on}, now {node})"))
@@ -272,6 +281,21 @@ fn progressing(
         // The DaemonSet is not the wanted one yet, or the last agent is not ready yet.
         _ => Verdict::new(true, reason, format!("{on})")),
     }
+}
+
+/// Whether what comes next in a change is held back for want of images.
+fn waits_for_images(seen: &Observation, preflight: &Preflight) -> bool {
+    match seen.rollout {
+        Some(Step::Wait { node, .. }) => !preflight.is_ready_on(node),
+        Some(_) => false,
+        None => !preflight.allows_controller() || !preflight.allows_agents(),
+    }
+}
+
+/// Nodes that do not get the images of a change, once that has lasted.
+fn without_images<'a>(seen: &Observation<'a>) -> Vec<&'a Missing> {
+    let missing = seen.preflight.map(|preflight| preflight.missing.as_slice()).unwrap_or_default();
+    missing.iter().filter(|missing| seen.now.duration_since(missing.since) >= seen.grace).collect()
 }
 
 fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
@@ -305,6 +329,24 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
         let message = format!("{total} of {} agents fail: {}{more}", counts.desired, named.join("; "));
         return Verdict::new(true, "AgentsFailing", message);
     }
+    let missing = without_images(seen);
+    if !missing.is_empty() {
+        let named: Vec<String> = missing
+            .iter()
+            .take(NAMED)
+            .map(|one| format!("{}: {}: {}", one.node, one.trouble.reason, shorten(&one.trouble.message)))
+            .collect();
+        let message = format!(
+            "{} of {} Nodes cannot get the images of the change: {}; what runs goes on",
+            missing.len(),
+            counts.desired,
+            named.join("; ")
+        );
+        return Verdict::new(true, "ImagesMissing", message);
+    }
+    if let Some(error) = &seen.monitoring_error {
+        return Verdict::new(true, "MonitoringFailed", format!("monitoring objects: {}", shorten(error)));
+    }
     Verdict::new(false, "AsExpected", "nothing fails")
 }
 
@@ -312,8 +354,10 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
 pub fn look_again(seen: &Observation) -> Option<SignedDuration> {
     let controller = seen.controller_trouble.as_ref().map(|(_, since)| *since);
     let agents = seen.nodes.iter().filter_map(|node| node.trouble().map(|(_, since)| since));
+    let images = seen.preflight.into_iter().flat_map(|preflight| &preflight.missing);
     agents
         .chain(controller)
+        .chain(images.map(|missing| missing.since))
         .map(|since| seen.grace - seen.now.duration_since(since))
         .filter(SignedDuration::is_positive)
         .min()

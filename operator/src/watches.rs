@@ -29,10 +29,12 @@ use tokio::sync::Notify;
 
 use crate::{
     NAMESPACE, OWNER_LABEL, REVISION_ANNOTATION,
-    cluster::{Cluster, ControllerState, NodeObject, PodObject, Trouble},
+    cluster::{Cluster, ControllerState, NodeObject, Pod, PodObject, Trouble},
     object::{KINDS, Key, Kind},
-    render::{AGENT, CONTROLLER},
+    render::{AGENT, CLEANUP, CONTROLLER, PREFLIGHT, monitoring::Served},
 };
+
+mod monitoring;
 
 /// What the watches know.
 #[derive(Debug, Default)]
@@ -41,6 +43,8 @@ pub struct State {
     pub cluster: Cluster,
     /// Managed objects and their fingerprints.
     pub owned: BTreeMap<Key, String>,
+    /// Which monitoring kinds the cluster serves.
+    pub served: Served,
 }
 
 /// The shared state: one lock, held for no longer than a fold or a copy.
@@ -49,6 +53,7 @@ pub struct Shared {
     state: Arc<std::sync::Mutex<State>>,
     changed: Arc<Notify>,
     infos: Readiness,
+    monitoring: Readiness,
 }
 
 impl Shared {
@@ -72,6 +77,11 @@ impl Shared {
     /// Whether what agents say of themselves has been listed.
     pub fn infos_listed(&self) -> bool {
         self.infos.is_ready()
+    }
+
+    /// What of the objects for Prometheus and Grafana has not been listed: name, and why as far as known.
+    pub fn monitoring_unlisted(&self) -> Vec<(String, String)> {
+        self.monitoring.pending()
     }
 
     /// Says that something changed.
@@ -101,6 +111,8 @@ type Names = Box<dyn Fn(&State) -> Vec<String> + Send>;
 
 /// How one kind is folded into the state.
 struct Fold<K> {
+    /// Tells one object from another among those that are watched together.
+    id: fn(&K) -> String,
     apply: Apply<K>,
     remove: Remove,
     names: Names,
@@ -120,11 +132,16 @@ pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &R
         "watch nodes",
         follow(api, config, shared.clone(), Some(ready.block("nodes")), nodes()),
     );
-    for (name, component) in [("watch agent pods", AGENT), ("watch controller pods", CONTROLLER)] {
+    for (name, component) in [
+        ("watch agent pods", AGENT),
+        ("watch controller pods", CONTROLLER),
+        ("watch preflight pods", PREFLIGHT),
+        ("watch cleanup pods", CLEANUP),
+    ] {
         let api = Api::<PodObject>::namespaced(client.clone(), NAMESPACE);
         let config = labels(component).page_size(200);
         let guard = Some(ready.block(format!("pods of {component}")));
-        tasks.spawn_abortable(name, follow(api, config, shared.clone(), guard, pods(component == AGENT)));
+        tasks.spawn_abortable(name, follow(api, config, shared.clone(), guard, pods(component)));
     }
     let api = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
     tasks.spawn_abortable(
@@ -152,6 +169,7 @@ pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &R
         "watch agent infos",
         follow(api, config, shared.clone(), Some(shared.infos.block("agent infos")), infos()),
     );
+    monitoring::spawn(tasks, client, shared);
 }
 
 /// Never ends: errors are logged and the watch goes on.
@@ -174,10 +192,10 @@ where
                 backoff.reset();
                 match event {
                     Event::Apply(object) => shared.with(|state| (fold.apply)(state, &object)),
-                    Event::Delete(object) => shared.with(|state| (fold.remove)(state, &object.name_any())),
+                    Event::Delete(object) => shared.with(|state| (fold.remove)(state, &(fold.id)(&object))),
                     Event::Init => listed.clear(),
                     Event::InitApply(object) => {
-                        listed.insert(object.name_any());
+                        listed.insert((fold.id)(&object));
                         shared.with(|state| (fold.apply)(state, &object));
                         continue;
                     }
@@ -209,6 +227,7 @@ where
 
 fn nodes() -> Fold<NodeObject> {
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(|state, node| {
             state.cluster.nodes.insert(node.name_any(), node.into());
         }),
@@ -217,22 +236,36 @@ fn nodes() -> Fold<NodeObject> {
     }
 }
 
-fn pods(agents: bool) -> Fold<PodObject> {
+fn pods_of<'a>(cluster: &'a mut Cluster, component: &str) -> &'a mut BTreeMap<String, Pod> {
+    match component {
+        AGENT => &mut cluster.agent_pods,
+        CONTROLLER => &mut cluster.controller_pods,
+        CLEANUP => &mut cluster.cleanup_pods,
+        _ => &mut cluster.preflight_pods,
+    }
+}
+
+fn pods(component: &'static str) -> Fold<PodObject> {
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(move |state, pod| {
-            let pods =
-                if agents { &mut state.cluster.agent_pods } else { &mut state.cluster.controller_pods };
-            pods.insert(pod.name_any(), pod.into());
+            pods_of(&mut state.cluster, component).insert(pod.name_any(), pod.into());
         }),
         remove: Box::new(move |state, name| {
-            if agents {
+            if component == AGENT {
                 state.cluster.remove_agent_pod(name, Timestamp::now());
             } else {
-                state.cluster.controller_pods.remove(name);
+                pods_of(&mut state.cluster, component).remove(name);
             }
         }),
         names: Box::new(move |state| {
-            let pods = if agents { &state.cluster.agent_pods } else { &state.cluster.controller_pods };
+            let cluster = &state.cluster;
+            let pods = match component {
+                AGENT => &cluster.agent_pods,
+                CONTROLLER => &cluster.controller_pods,
+                CLEANUP => &cluster.cleanup_pods,
+                _ => &cluster.preflight_pods,
+            };
             pods.keys().cloned().collect()
         }),
     }
@@ -240,6 +273,7 @@ fn pods(agents: bool) -> Fold<PodObject> {
 
 fn infos() -> Fold<AntreaAgentInfo> {
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(|state, info| {
             let unhealthy = info.spec.agent_conditions.iter().find(|condition| {
                 condition.type_ == AgentConditionType::AgentHealthy && condition.status == "False"
@@ -273,6 +307,7 @@ fn managed(kind: &'static Kind) -> Fold<PartialObjectMeta<DynamicObject>> {
         name: name.to_owned(),
     };
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(move |state, object| {
             state.owned.insert(key(&object.name_any()), fingerprint(&object.metadata));
         }),
@@ -280,7 +315,8 @@ fn managed(kind: &'static Kind) -> Fold<PartialObjectMeta<DynamicObject>> {
             state.owned.remove(&key(name));
         }),
         names: Box::new(move |state| {
-            state.owned.keys().filter(|key| key.kind == kind.kind).map(|key| key.name.clone()).collect()
+            let here = |key: &&Key| key.kind == kind.kind && (!kind.namespaced || key.namespace == NAMESPACE);
+            state.owned.keys().filter(here).map(|key| key.name.clone()).collect()
         }),
     }
 }
@@ -292,6 +328,7 @@ fn revision_of(metadata: Option<&ObjectMeta>) -> String {
 
 fn deployment() -> Fold<Deployment> {
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(|state, deployment| {
             let spec = deployment.spec.as_ref();
             let status = deployment.status.clone().unwrap_or_default();
@@ -311,12 +348,20 @@ fn deployment() -> Fold<Deployment> {
 
 fn daemon_set() -> Fold<DaemonSet> {
     Fold {
+        id: ResourceExt::name_any,
         apply: Box::new(|state, daemon_set| {
+            if daemon_set.name_any() != AGENT {
+                return;
+            }
             let spec = daemon_set.spec.as_ref();
             state.cluster.agent_revision =
                 Some(revision_of(spec.and_then(|spec| spec.template.metadata.as_ref())));
         }),
-        remove: Box::new(|state, _| state.cluster.agent_revision = None),
+        remove: Box::new(|state, name| {
+            if name == AGENT {
+                state.cluster.agent_revision = None;
+            }
+        }),
         names: Box::new(|state| state.cluster.agent_revision.iter().map(|_| AGENT.to_owned()).collect()),
     }
 }

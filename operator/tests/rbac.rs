@@ -6,9 +6,9 @@ use std::{fs, path::Path};
 
 use antrea_crds::AntreaInstallationSpec;
 use antrea_operator::{
-    effective::Facts,
-    object::{CRD, KINDS, Kind, Object},
-    render::render,
+    effective::{Facts, effective},
+    object::{CONFIG_MAP, CRD, KINDS, Kind, MONITORING_KINDS, Object},
+    render::{self, monitoring::Served},
 };
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use serde_json::Value;
@@ -52,7 +52,8 @@ fn allows(rules: &[PolicyRule], kind: &Kind, verb: &str, name: &str) -> bool {
 
 fn objects() -> Vec<Object> {
     let facts = Facts { default_version: "v1".into(), ..Facts::default() };
-    render(&AntreaInstallationSpec::default(), &facts).unwrap()
+    let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+    [render::objects(&config), vec![render::preflight(&config), render::cleanup(&config)]].concat()
 }
 
 #[test]
@@ -86,9 +87,40 @@ fn every_rendered_object_can_be_applied_and_removed() {
     }
 }
 
+/// They may be in any namespace, so the cluster-wide role allows them, by name; a Service is in kube-system.
+#[test]
+fn every_monitoring_object_can_be_applied_and_removed() {
+    let rules = rules();
+    let facts = Facts { default_version: "v1".into(), ..Facts::default() };
+    let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+    let served = Served { service_monitors: true, prometheus_rules: true };
+    for object in render::monitoring::objects(&config, served, "antrea-operator") {
+        let applicable = if object.kind.kind == "Service" { &rules.system } else { &rules.cluster };
+        for verb in ["get", "create", "patch", "delete"] {
+            assert!(allows(applicable, object.kind, verb, &object.name), "{verb} {}", object.key());
+        }
+        // ConfigMaps of all namespaces are watched by name only.
+        let watched = if object.kind == &CONFIG_MAP { object.name.as_str() } else { "" };
+        let everything = allows(&rules.cluster, object.kind, "list", "");
+        assert_eq!(everything, MONITORING_KINDS.contains(&object.kind), "list {}", object.kind.plural);
+        if object.kind.kind != "Service" {
+            for verb in ["list", "watch"] {
+                assert!(allows(applicable, object.kind, verb, watched), "{verb} {}", object.key());
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_that_is_not_rendered_can_be_changed() {
     let rules = rules();
+    for kind in KINDS.iter().chain(MONITORING_KINDS) {
+        if !KINDS.contains(kind) || **kind == CONFIG_MAP {
+            for verb in ["create", "patch", "update", "delete"] {
+                assert!(!allows(&rules.cluster, kind, verb, "anything-else"), "{verb} {}", kind.plural);
+            }
+        }
+    }
     for kind in KINDS {
         let applicable = if kind.namespaced { &rules.system } else { &rules.cluster };
         for verb in ["create", "patch", "update", "delete", "escalate", "bind"] {

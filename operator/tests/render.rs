@@ -8,7 +8,7 @@ use antrea_crds::AntreaInstallationSpec;
 use antrea_operator::{
     effective::{Facts, RelatedImages},
     object::{Object, Stage},
-    render::{self, render},
+    render::{self, monitoring::Served, render},
 };
 use k8s_openapi::{
     api::{
@@ -160,7 +160,8 @@ fn a_log_level_restarts_nothing() {
     ] {
         let changed = rendered(value);
         for (was, is) in base.iter().zip(&changed).filter(|(was, is)| was.body != is.body) {
-            assert_eq!((was.key(), is.key().to_string()), (is.key(), "ConfigMap kube-system/antrea-config".into()));
+            assert_eq!(was.key(), is.key());
+            assert_eq!(is.key().to_string(), "ConfigMap kube-system/antrea-config");
         }
         let data = &find(&changed, "ConfigMap", "antrea-config").body["data"];
         for (file, level) in ["antrea-agent.conf", "antrea-controller.conf"].iter().zip(levels) {
@@ -188,6 +189,49 @@ fn every_image_can_be_mirrored() {
     }
 }
 
+/// What cleans Nodes, for a configuration that says something about it.
+#[test]
+fn the_clean_up_of_nodes() {
+    let spec = spec(json!({
+        "ovs": {"bridge": "br-pods"}, "agent": {"nodeSelector": {"pool": "a"}, "priorityClassName": "high"},
+    }));
+    let object = render::cleanup(&antrea_operator::effective::effective(&spec, &facts()).unwrap());
+    insta::assert_snapshot!("cleanup", yaml(&[&object]));
+    let pod = &object.body["spec"]["template"]["spec"];
+    let agent = render(&spec, &facts()).unwrap();
+    let agent = &find(&agent, "DaemonSet", "antrea-agent").body["spec"]["template"]["spec"];
+    for same in ["nodeSelector", "tolerations", "priorityClassName", "serviceAccountName"] {
+        assert_eq!(pod[same], agent[same], "{same}: it runs where agents ran");
+    }
+}
+
+/// Nothing on a Node is privileged, and every capability is one that somebody has thought about.
+#[test]
+fn containers_have_what_they_use_and_no_more() {
+    let objects = render(&AntreaInstallationSpec::default(), &facts()).unwrap();
+    let pod = &find(&objects, "DaemonSet", "antrea-agent").body["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(pod.get("hostPID").is_none() && pod.get("hostIPC").is_none());
+    let containers =
+        ["initContainers", "containers"].map(|list| pod[list].as_array().unwrap().clone()).concat();
+    assert_eq!(containers.len(), 4);
+    for container in &containers {
+        let context = &container["securityContext"];
+        assert!(context.get("privileged").is_none(), "{container}");
+        assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
+        assert_eq!(context["allowPrivilegeEscalation"], false, "{container}");
+        assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{container}");
+        let runs_on = pod["containers"].as_array().unwrap().contains(container);
+        let loads = context["capabilities"]["add"].as_array().unwrap().contains(&json!("SYS_MODULE"));
+        assert!(!(runs_on && loads), "a container that goes on running may load modules: {container}");
+    }
+    // Of /proc only the network's parameters are the Node's.
+    let volumes = pod["volumes"].as_array().unwrap();
+    let paths: Vec<&str> = volumes.iter().filter_map(|volume| volume["hostPath"]["path"].as_str()).collect();
+    assert!(!paths.iter().any(|path| matches!(*path, "/" | "/proc" | "/sys" | "/dev" | "/var/run" | "/run")));
+    assert!(paths.contains(&"/proc/sys/net"));
+}
+
 /// No component may do everything, read every Secret or make itself more powerful.
 #[test]
 fn roles_are_narrow() {
@@ -207,5 +251,96 @@ fn roles_are_narrow() {
                 assert!(rule.get("resourceNames").is_some() || rule["verbs"] == json!(["create"]), "{text}");
             }
         }
+    }
+}
+
+/// Held while images change; it takes nothing, may do nothing and needs no network of ours.
+#[test]
+fn the_images_of_a_change() {
+    let spec = spec(json!({"version": "v1.2.3", "images": {"pullSecrets": [{"name": "mirror"}]}}));
+    let object = render::preflight(&antrea_operator::effective::effective(&spec, &facts()).unwrap());
+    insta::assert_snapshot!("preflight", yaml(&[&object]));
+    let _: DaemonSet = serde_json::from_value(object.body).unwrap();
+}
+
+fn monitoring(value: Value, served: bool) -> Vec<Object> {
+    let config = antrea_operator::effective::effective(&spec(value), &facts()).unwrap();
+    let served = Served { service_monitors: served, prometheus_rules: served };
+    render::monitoring::objects(&config, served, "antrea-operator")
+}
+
+fn keys(objects: &[Object]) -> Vec<String> {
+    objects.iter().map(|object| object.key().to_string()).collect()
+}
+
+/// The boards' and the rules' own content has tests in crates/dashboards.
+#[test]
+fn monitoring_objects() {
+    let mut objects = monitoring(json!({}), true);
+    for object in &mut objects {
+        if let Some(data) = object.body.get_mut("data") {
+            data.as_object_mut().unwrap().values_mut().for_each(|value| *value = "(a board)".into());
+        }
+        if let Some(groups) = object.body.pointer_mut("/spec/groups") {
+            *groups = "(rules)".into();
+        }
+        // Hash of what was taken out.
+        object.body["metadata"]["annotations"]
+            .as_object_mut()
+            .unwrap()
+            .remove("operator.antrea.io/applied-hash");
+    }
+    insta::assert_snapshot!("monitoring", yaml(&objects.iter().collect::<Vec<_>>()));
+}
+
+#[test]
+fn monitoring_objects_are_made_only_where_they_are_wanted_and_known() {
+    let boards = 6;
+    assert_eq!(monitoring(json!({}), false).len(), boards, "no Prometheus operator");
+    assert_eq!(monitoring(json!({}), true).len(), boards + 1 + 3 + 1);
+    let without = |field: &str| keys(&monitoring(json!({"monitoring": {field: false}}), true));
+    assert!(without("metrics").is_empty());
+    assert!(!without("dashboards").iter().any(|key| key.starts_with("ConfigMap")));
+    assert!(!without("alerts").iter().any(|key| key.starts_with("PrometheusRule")));
+    let monitors = without("serviceMonitors");
+    assert!(!monitors.iter().any(|key| key.starts_with("Service")), "{monitors:?}");
+}
+
+#[test]
+fn monitoring_objects_go_where_and_are_marked_as_told() {
+    let objects = monitoring(
+        json!({"monitoring": {
+            "namespace": "observability", "labels": {"release": "prometheus", "grafana_dashboard": "yes"},
+            "annotations": {"grafana_folder": "Network"}, "runbookURL": "https://wiki.example.com/antrea/",
+        }}),
+        true,
+    );
+    for object in &objects {
+        assert!(render::monitoring::is_monitoring(&object.key()), "{}", object.key());
+        if object.name == "antrea-agent-metrics" {
+            assert_eq!(object.key().namespace, "kube-system", "a Service is beside its Pods");
+            continue;
+        }
+        let metadata = &object.body["metadata"];
+        assert_eq!(metadata["namespace"], "observability", "{}", object.key());
+        assert_eq!(metadata["labels"]["release"], "prometheus");
+        assert_eq!(metadata["labels"]["grafana_dashboard"], "yes");
+        assert_eq!(metadata["annotations"]["grafana_folder"], "Network");
+        if object.kind.kind == "ServiceMonitor" {
+            // The ConfigMaps with the CAs are elsewhere.
+            let tls = &object.body["spec"]["endpoints"][0]["tlsConfig"];
+            assert_eq!(*tls, json!({"insecureSkipVerify": true}), "{}", object.key());
+        }
+    }
+    let rule = find(&objects, "PrometheusRule", "antrea");
+    let url = rule.body.pointer("/spec/groups/0/rules/0/annotations/runbook_url").unwrap();
+    assert_eq!(url, "https://wiki.example.com/antrea/AntreaAgentDown.md");
+}
+
+/// The two sets are applied apart; what is in one must not be taken for unwanted by the other.
+#[test]
+fn no_object_of_the_network_is_a_monitoring_object() {
+    for object in render(&AntreaInstallationSpec::default(), &facts()).unwrap() {
+        assert!(!render::monitoring::is_monitoring(&object.key()), "{}", object.key());
     }
 }

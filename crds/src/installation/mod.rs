@@ -9,19 +9,21 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 mod images;
+mod monitoring;
 mod network;
 mod status;
 mod tracing;
 mod workloads;
 
 pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
+pub use monitoring::Monitoring;
 pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, TunnelType};
 pub use status::{
     AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition, NodeCounts, PendingChange,
 };
 pub use tracing::Tracing;
 pub use workloads::{
-    LogFormat, LogLevel, ManagementState, Monitoring, Quantities, Resources, Toleration, TolerationEffect,
+    LogFormat, LogLevel, ManagementState, Quantities, Resources, Toleration, TolerationEffect,
     TolerationOperator, Workload,
 };
 
@@ -146,7 +148,7 @@ pub struct AntreaInstallationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<Workload>,
 
-    /// Metrics of agents and controller.
+    /// Metrics of agents and controller, and the objects by which Prometheus and Grafana find them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
 

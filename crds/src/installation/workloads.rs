@@ -157,17 +157,3 @@ pub enum TolerationEffect {
     /// Also ends running Pods.
     NoExecute,
 }
-
-/// Metrics of agents and controller.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Monitoring {
-    /// Whether agents and controller serve Prometheus metrics on their API ports; true by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<bool>,
-
-    /// Labels for the monitoring objects that the operator makes, by which a Prometheus or a Grafana
-    /// selects them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-}

@@ -18,8 +18,9 @@ use crate::{
     effective::Effective,
     events::Severity,
     object::{Key, Object, Stage},
-    plan::{self, Class, Direction, Plan, class_of_config},
-    render::{self, AGENT, CONTROLLER},
+    plan::{self, Action, Change, Class, Direction, Plan, class_of_config},
+    preflight::Preflight,
+    render::{self, AGENT, CONTROLLER, PREFLIGHT},
     rollout::{self, Step},
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Outcome {
 }
 
 impl Context {
-    async fn record_repairs(&self, cr: &AntreaInstallation, key: &Key, repairs: &[apply::Repair]) {
+    pub(super) async fn record_repairs(&self, cr: &AntreaInstallation, key: &Key, repairs: &[apply::Repair]) {
         if repairs.is_empty() {
             return;
         }
@@ -63,6 +64,8 @@ impl Context {
         direction: Direction,
         applier: &mut Applier,
     ) -> Result<Outcome, Error> {
+        let preflight = self.preflight(config, objects);
+        let preflight = preflight.as_ref();
         let mut waiting = None;
         let mut held = Vec::new();
         for item in planned {
@@ -73,6 +76,7 @@ impl Context {
                 (Direction::Back, Stage::Controller) => !self.agents_done(config, objects),
                 _ => false,
             };
+            let must_wait = must_wait || preflight.is_some_and(|seen| !may_replace(change, seen));
             if must_wait || waiting == Some(change.stage) {
                 waiting = Some(change.stage);
                 held.extend(Plan { changes: vec![change.clone()] }.pending());
@@ -91,7 +95,7 @@ impl Context {
                 });
             }
         }
-        let rollout = self.roll(cr, config, objects).await?;
+        let rollout = self.roll(cr, config, objects, preflight).await?;
         Ok(Outcome { held, controller_updated: self.controller_done(objects), rollout })
     }
 
@@ -123,12 +127,19 @@ impl Context {
         self.shared.with(|state| state.cluster.agents(&config.agent.node_selector, &config.agent.tolerations))
     }
 
+    /// What is known of the images of a change; none if none is under way.
+    pub(super) fn preflight(&self, config: &Effective, objects: &[Object]) -> Option<Preflight> {
+        let revision = revision_of(objects, PREFLIGHT)?;
+        Some(self.shared.with(|state| Preflight::observe(revision, config, &state.cluster)))
+    }
+
     /// Replaces one agent if it is time to.
     async fn roll(
         &self,
         cr: &AntreaInstallation,
         config: &Effective,
         objects: &[Object],
+        preflight: Option<&Preflight>,
     ) -> Result<Option<Step>, Error> {
         // Agents follow the DaemonSet as it is, which may be behind what is wanted.
         let Some(revision) = self.shared.with(|state| state.cluster.agent_revision.clone()) else {
@@ -137,7 +148,15 @@ impl Context {
         if revision_of(objects, AGENT) != Some(revision.as_str()) {
             return Ok(None);
         }
-        let step = rollout::next(&self.agents(config), &revision, Timestamp::now());
+        let agents = self.agents(config);
+        let mut step = rollout::next(&agents, &revision, Timestamp::now());
+        if let Step::Replace { node, .. } = &step {
+            let pod = agents.iter().find(|agent| agent.name == *node).and_then(|agent| agent.pod.as_ref());
+            let other_image = pod.is_some_and(|pod| pod.image != config.agent_image);
+            if other_image && preflight.is_some_and(|seen| !seen.is_ready_on(node)) {
+                step = Step::Wait { node: node.clone(), again: None };
+            }
+        }
         if let Step::Replace { node, pod, uid } = &step {
             let api = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
             let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
@@ -174,7 +193,8 @@ impl Context {
         running: Option<&str>,
         previous: Option<&AntreaInstallationSpec>,
     ) -> Result<Outcome, Error> {
-        let owned = self.shared.with(|state| state.owned.clone());
+        let mut owned = self.shared.with(|state| state.owned.clone());
+        owned.retain(|key, _| !render::monitoring::is_monitoring(key));
         let direction = plan::direction(running, &config.version);
         let class = class_of_config(previous, &config.to_spec()).max(Class::Restart);
         let mut applier = self.applier.lock().await;
@@ -187,6 +207,17 @@ impl Context {
         let order: Vec<Key> = plan.changes.iter().map(|change| change.key.clone()).collect();
         planned.sort_by_key(|item| order.iter().position(|key| *key == item.change.key));
         self.carry_out(cr, config, objects, planned, direction, &mut applier).await
+    }
+}
+
+/// Whether a change may be made as far as images are concerned. Where there is nothing yet, or nothing
+/// restarts, there is nothing to lose.
+fn may_replace(change: &Change, preflight: &Preflight) -> bool {
+    match change.stage {
+        _ if change.action != Action::Update || change.class == Class::Live => true,
+        Stage::Controller => preflight.allows_controller(),
+        Stage::Agents => preflight.allows_agents(),
+        Stage::Crds | Stage::Base => true,
     }
 }
 

@@ -55,8 +55,11 @@ impl Context {
         let mut failure = None;
         // One by one: a namespace or a webhook that refuses one object does not keep the others away.
         for object in &objects {
-            let known = owned.get(&object.key()).map(|print| (object.key(), print.clone())).into_iter().collect();
-            if let Err(error) = self.converge_some(cr, std::slice::from_ref(object), &known, paused, &mut outcome).await {
+            let known =
+                owned.get(&object.key()).map(|print| (object.key(), print.clone())).into_iter().collect();
+            if let Err(error) =
+                self.converge_some(cr, std::slice::from_ref(object), &known, paused, &mut outcome).await
+            {
                 failure.get_or_insert(error);
             }
         }

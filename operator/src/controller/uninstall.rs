@@ -1,11 +1,12 @@
-//! Removal: agents first, then the controller, then what they needed; definitions and their objects stay.
-//!
-//! It ends, also when a Node is gone and its Pod never goes: after a while nobody is waited for any more.
+//! Carries out what [`removal`] decides, and says how far it is.
 
 use std::time::Duration;
 
-use antrea_crds::AntreaInstallation;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use antrea_crds::{
+    AntreaInstallation, AntreaInstallationStatus,
+    installation::{ConditionType, InstallationCondition},
+};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -13,54 +14,25 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Context, Error, FINALIZER, api_error};
+use super::{CLEAN_FINALIZER, Context, Error, FINALIZER, api_error};
 use crate::{
+    effective::Effective,
     events::Severity,
-    object::{CRD, KINDS, Key, Stage},
+    object::Key,
+    plan::Class,
+    removal::{self, Cleaned, Removal, Seen},
+    render,
 };
 
-/// Pods are waited for this long, counted from the request to delete.
-const LIMIT: SignedDuration = SignedDuration::from_secs(120);
-
-/// What of the installation is left and what is to go next.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Removal {
-    /// Delete these.
-    Delete(Vec<Key>),
-    /// Wait for Pods to end.
-    Wait(&'static str),
-    /// Nothing is left.
-    Done,
-}
-
-/// What to do next, given the managed objects that are left and whether Pods are.
-pub(super) fn next(owned: &[Key], agent_pods: bool, controller_pods: bool, overdue: bool) -> Removal {
-    for (stage, pods, who) in [
-        (Stage::Agents, agent_pods, "agents"),
-        (Stage::Controller, controller_pods, "the controller"),
-        (Stage::Base, false, ""),
-    ] {
-        let of_stage = |key: &&Key| {
-            KINDS.iter().any(|kind| kind.kind == key.kind && kind.stage == stage && kind.kind != CRD.kind)
-        };
-        let left: Vec<Key> = owned.iter().filter(of_stage).cloned().collect();
-        if !left.is_empty() {
-            return Removal::Delete(left);
-        }
-        if pods && !overdue {
-            return Removal::Wait(who);
-        }
-    }
-    Removal::Done
-}
-
 impl Context {
+    /// Both finalizers at once: none can be added any more when the object is being deleted.
     pub(super) async fn ensure_finalizer(&self, cr: &AntreaInstallation) -> Result<(), Error> {
-        if cr.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        let mut finalizers = cr.finalizers().to_vec();
+        let missing = [FINALIZER, CLEAN_FINALIZER].into_iter().filter(|name| !has(cr, name));
+        finalizers.extend(missing.map(str::to_owned));
+        if finalizers.len() == cr.finalizers().len() {
             return Ok(());
         }
-        let mut finalizers = cr.finalizers().to_vec();
-        finalizers.push(FINALIZER.to_owned());
         self.set_finalizers(cr, &finalizers).await
     }
 
@@ -73,17 +45,42 @@ impl Context {
             .map_err(api_error("set finalizers"))
     }
 
+    async fn drop_finalizer(&self, cr: &AntreaInstallation, name: &str) -> Result<(), Error> {
+        let others: Vec<String> = cr.finalizers().iter().filter(|other| *other != name).cloned().collect();
+        self.set_finalizers(cr, &others).await
+    }
+
     pub(super) async fn uninstall(&self, cr: &AntreaInstallation) -> Result<Action, Error> {
-        if !cr.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        if !has(cr, FINALIZER) {
             return Ok(Action::await_change());
         }
         let asked = cr.metadata.deletion_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        let overdue = Timestamp::now().duration_since(asked) > LIMIT;
-        let (owned, agents, controllers) = self.shared.with(|state| {
+        let now = Timestamp::now();
+        let overdue = self.shared.with(|state| removal::is_overdue(&state.cluster, asked, now));
+        // Nothing is left behind because it was not seen yet.
+        if !overdue && !self.shared.monitoring_unlisted().is_empty() {
+            return Ok(Action::requeue(Duration::from_secs(1)));
+        }
+        // Without a configuration that ever was in effect there is nothing on any Node.
+        let installed = cr.status.as_ref().is_some_and(|status| status.computed.is_some());
+        let config = if installed { self.configuration(cr).await.0 } else { None };
+        let step = self.shared.with(|state| {
+            let cluster = &state.cluster;
             let owned: Vec<Key> = state.owned.keys().cloned().collect();
-            (owned, !state.cluster.agent_pods.is_empty(), !state.cluster.controller_pods.is_empty())
+            let nodes = config.as_ref().map(|config| {
+                removal::nodes(cluster, &config.agent.node_selector, &config.agent.tolerations)
+            });
+            removal::next(&Seen {
+                owned: &owned,
+                cleaning: has(cr, CLEAN_FINALIZER),
+                agents: removal::reachable(cluster, cluster.agent_pods.values()),
+                controllers: removal::reachable(cluster, cluster.controller_pods.values()),
+                cleaners: removal::reachable(cluster, cluster.cleanup_pods.values()),
+                nodes: &nodes.unwrap_or_default(),
+                overdue,
+            })
         });
-        match next(&owned, agents, controllers, overdue) {
+        match step {
             Removal::Delete(keys) => {
                 let mut applier = self.applier.lock().await;
                 for key in &keys {
@@ -93,50 +90,108 @@ impl Context {
                 }
                 Ok(Action::requeue(Duration::from_secs(1)))
             }
-            Removal::Wait(who) => {
-                tracing::info!(who, "waiting for Pods to end");
+            Removal::Clean => {
+                if let Some(config) = &config {
+                    self.start_cleaning(config).await?;
+                }
+                Ok(Action::requeue(Duration::from_secs(1)))
+            }
+            Removal::Cleaned(left) => {
+                self.report(cr, &left).await;
+                self.drop_finalizer(cr, CLEAN_FINALIZER).await?;
+                Ok(Action::requeue(Duration::from_secs(1)))
+            }
+            Removal::Wait(what) => {
+                let message = format!("removing: waiting for {what}");
+                if let Some(status) = told(cr.status.as_ref(), cr.metadata.generation, &message, now) {
+                    self.write_status(cr, status).await?;
+                }
                 Ok(Action::requeue(Duration::from_secs(2)))
             }
             Removal::Done => {
-                let note = if overdue {
-                    "removed; some Pods did not end in time"
-                } else {
-                    "removed; custom resource definitions stay"
-                };
+                let note = "removed; custom resource definitions stay";
                 self.recorder.record(&cr.object_ref(&()), None, Severity::Normal, "Uninstalled", note).await;
-                let finalizers: Vec<String> =
-                    cr.finalizers().iter().filter(|name| *name != FINALIZER).cloned().collect();
-                self.set_finalizers(cr, &finalizers).await?;
+                self.drop_finalizer(cr, FINALIZER).await?;
                 Ok(Action::await_change())
             }
         }
     }
+
+    async fn start_cleaning(&self, config: &Effective) -> Result<(), Error> {
+        let objects = [render::cleanup(config)];
+        let mut applier = self.applier.lock().await;
+        for planned in applier.compare(&objects, &std::collections::BTreeMap::new(), Class::Live).await? {
+            tracing::info!(object = %planned.change.key, "cleaning Nodes");
+            applier.apply(&planned).await?;
+        }
+        Ok(())
+    }
+
+    async fn report(&self, cr: &AntreaInstallation, left: &[Cleaned]) {
+        if left.is_empty() {
+            tracing::info!("Nodes are clean");
+            return;
+        }
+        let note = format!(
+            "{} Nodes keep links, rules and files of Antrea: {}; installing it again or running \
+             `antrea-agent cleanup` there removes them",
+            left.len(),
+            removal::name(left)
+        );
+        tracing::warn!(note, "Nodes are not clean");
+        self.recorder.record(&cr.object_ref(&()), None, Severity::Warning, "NodesNotCleaned", &note).await;
+    }
+}
+
+fn has(cr: &AntreaInstallation, finalizer: &str) -> bool {
+    cr.finalizers().iter().any(|name| name == finalizer)
+}
+
+/// The status that says what removal waits for; `None` if it says so already, or there never was one.
+fn told(
+    previous: Option<&AntreaInstallationStatus>,
+    generation: Option<i64>,
+    message: &str,
+    now: Timestamp,
+) -> Option<AntreaInstallationStatus> {
+    let previous = previous.filter(|status| status.message.as_deref() != Some(message))?;
+    let mut status = previous.clone();
+    status.message = Some(message.to_owned());
+    status.conditions.retain(|condition| condition.type_ != ConditionType::Progressing);
+    let before = previous.conditions.iter().find(|condition| condition.type_ == ConditionType::Progressing);
+    let since =
+        before.filter(|before| before.status == "True").map(|before| before.last_transition_time.clone());
+    status.conditions.push(InstallationCondition {
+        type_: ConditionType::Progressing,
+        status: "True".to_owned(),
+        observed_generation: generation,
+        last_transition_time: since
+            .unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+        reason: "Uninstalling".to_owned(),
+        message: message.to_owned(),
+    });
+    Some(status)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn key(kind: &'static str) -> Key {
-        Key { kind, namespace: String::new(), name: "x".into() }
-    }
-
     #[test]
-    fn agents_go_first_and_permissions_last() {
-        let all = [key("ClusterRole"), key("CustomResourceDefinition"), key("DaemonSet"), key("Deployment")];
-        assert_eq!(next(&all, true, true, false), Removal::Delete(vec![key("DaemonSet")]));
-        let rest = [key("ClusterRole"), key("CustomResourceDefinition"), key("Deployment")];
-        assert_eq!(next(&rest, true, true, false), Removal::Wait("agents"));
-        assert_eq!(next(&rest, false, true, false), Removal::Delete(vec![key("Deployment")]));
-        let rest = [key("ClusterRole"), key("CustomResourceDefinition")];
-        assert_eq!(next(&rest, false, true, false), Removal::Wait("the controller"));
-        assert_eq!(next(&rest, false, false, false), Removal::Delete(vec![key("ClusterRole")]));
-        assert_eq!(next(&[key("CustomResourceDefinition")], false, false, false), Removal::Done);
-    }
-
-    #[test]
-    fn nobody_is_waited_for_for_ever() {
-        assert_eq!(next(&[], true, true, true), Removal::Done);
-        assert_eq!(next(&[key("Deployment")], true, true, true), Removal::Delete(vec![key("Deployment")]));
+    fn the_status_says_what_is_waited_for_and_is_written_once() {
+        let now = Timestamp::from_second(1_000).unwrap();
+        assert_eq!(told(None, None, "x", now), None);
+        let before = AntreaInstallationStatus::default();
+        let first = told(Some(&before), Some(3), "waiting for a", now).unwrap();
+        let condition = &first.conditions[0];
+        assert_eq!(
+            (condition.reason.as_str(), condition.message.as_str()),
+            ("Uninstalling", "waiting for a")
+        );
+        assert_eq!(told(Some(&first), Some(3), "waiting for a", now), None);
+        let later = Timestamp::from_second(2_000).unwrap();
+        let second = told(Some(&first), Some(3), "waiting for b", later).unwrap();
+        assert_eq!(second.conditions.len(), 1);
+        assert_eq!(second.conditions[0].last_transition_time, condition.last_transition_time);
     }
 }

@@ -169,7 +169,7 @@ fn probe(path: &str, mut timing: Value) -> Value {
     timing
 }
 
-fn volumes() -> Value {
+pub(super) fn volumes() -> Vec<Value> {
     let mut volumes = vec![
         json!({"name": CONFIG, "configMap": {"name": CONFIG}}),
         json!({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}),
@@ -179,5 +179,5 @@ fn volumes() -> Value {
             .iter()
             .map(|(name, path, type_)| json!({"name": name, "hostPath": {"path": path, "type": type_}})),
     );
-    volumes.into()
+    volumes
 }

@@ -19,7 +19,7 @@ pub(super) fn objects() -> Vec<Object> {
         "selector": selector(CONTROLLER),
         "ports": [{"name": "api", "port": 443, "protocol": "TCP", "targetPort": CONTROLLER_PORT}],
     }});
-    let mut objects = vec![managed(&object::SERVICE, SERVICE, service)];
+    let mut objects = vec![managed(&object::SERVICE, SERVICE, service).label("component", CONTROLLER)];
     for (group, version) in AGGREGATED_APIS {
         // The controller fills in caBundle, which therefore is not ours.
         let content = json!({"spec": {

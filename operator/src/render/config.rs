@@ -170,7 +170,8 @@ fn conflist() -> String {
         "cniVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": "antrea",
         "plugins": [
-            {"type": "antrea", "ipam": {"type": "host-local"}},
+            // On the userspace datapath it is the agent that limits what leaves a pod.
+            {"type": "antrea", "ipam": {"type": "host-local"}, "capabilities": {"bandwidth": true}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
             {"type": "bandwidth", "capabilities": {"bandwidth": true}},
         ],

@@ -13,18 +13,28 @@ use crate::{
 
 mod agent;
 mod api;
+mod cleanup;
 mod config;
 mod controller;
+pub mod monitoring;
+mod preflight;
 mod rbac;
 
 pub use agent::{AGENT_CAPABILITIES, OVS_CAPABILITIES};
 pub use api::AGGREGATED_APIS;
+pub use cleanup::CLEANUP_CAPABILITIES;
 
 /// Name of the DaemonSet, of its ServiceAccount and of its roles.
 pub const AGENT: &str = "antrea-agent";
 
 /// Name of the Deployment, of its ServiceAccount and of its roles.
 pub const CONTROLLER: &str = "antrea-controller";
+
+/// Name of the DaemonSet that holds the images of a change.
+pub const PREFLIGHT: &str = "antrea-preflight";
+
+/// Name of the DaemonSet that cleans Nodes.
+pub const CLEANUP: &str = "antrea-cleanup";
 
 /// TCP port of the controller's API.
 pub const CONTROLLER_PORT: u16 = 10349;
@@ -51,6 +61,17 @@ pub fn objects(config: &Effective) -> Vec<Object> {
     objects.push(agent::daemon_set(config, &configuration));
     objects.sort_by_key(|object| object.kind.stage);
     objects.into_iter().map(Object::stamped).collect()
+}
+
+/// The object that shows whether the images of a configuration are on the Nodes; wanted for as long as
+/// something runs another image.
+pub fn preflight(config: &Effective) -> Object {
+    preflight::daemon_set(config)
+}
+
+/// The object that cleans Nodes once no agent is left.
+pub fn cleanup(config: &Effective) -> Object {
+    cleanup::daemon_set(config)
 }
 
 /// References of every image that the operator may run, sorted.

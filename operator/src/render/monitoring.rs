@@ -6,7 +6,7 @@ use super::{AGENT, AGENT_PORT, CONTROLLER, managed, selector};
 use crate::{
     NAMESPACE, OWNER_LABEL,
     effective::Effective,
-    object::{self, CONFIG_MAP, Kind, Key, Object, PROMETHEUS_RULE, SERVICE, SERVICE_MONITOR},
+    object::{self, CONFIG_MAP, Key, Kind, Object, PROMETHEUS_RULE, SERVICE, SERVICE_MONITOR},
 };
 
 /// Component label of the operator, and name of its Service.
@@ -59,7 +59,11 @@ pub fn objects(config: &Effective, served: Served, operator_namespace: &str) -> 
     }
     if wanted.service_monitors && served.service_monitors {
         made.push(agent_service());
-        made.push(monitor(config, AGENT, &Watched { namespace: NAMESPACE, ca: None, server_name: "", owned: true }));
+        made.push(monitor(
+            config,
+            AGENT,
+            &Watched { namespace: NAMESPACE, ca: None, server_name: "", owned: true },
+        ));
         let controller = Watched {
             namespace: NAMESPACE,
             ca: Some("antrea-ca"),
@@ -153,10 +157,9 @@ fn monitor(config: &Effective, component: &str, watched: &Watched<'_>) -> Object
         None => json!({"insecureSkipVerify": true}),
     };
     // An agent is known by its Node: its series go on when its Pod is replaced.
-    let instance = if component == AGENT { "__meta_kubernetes_pod_node_name" } else { "__meta_kubernetes_pod_name" };
-    let relabel = |source: &str, target: &str| {
-        json!({"action": "replace", "sourceLabels": [source], "targetLabel": target})
-    };
+    let instance =
+        if component == AGENT { "__meta_kubernetes_pod_node_name" } else { "__meta_kubernetes_pod_name" };
+    let relabel = |source: &str, target: &str| json!({"action": "replace", "sourceLabels": [source], "targetLabel": target});
     let content = json!({"spec": {
         "jobLabel": "component",
         "selector": {"matchLabels": labels},

@@ -70,7 +70,9 @@ fn agent_cluster_rules() -> Vec<Value> {
     // Asked of the controller before a pod is connected.
     rules.push(json!({"nonResourceURLs": ["/podselection"], "verbs": ["get"]}));
     // antctl in the agent's container, on the agent's own API.
-    rules.push(json!({"nonResourceURLs": ["/featuregates", "/loglevel", "/podinterfaces"], "verbs": ["get", "put"]}));
+    rules.push(
+        json!({"nonResourceURLs": ["/featuregates", "/loglevel", "/podinterfaces"], "verbs": ["get", "put"]}),
+    );
     rules.extend(delegation());
     rules
 }

@@ -12,6 +12,7 @@ fn agent(name: &str, revision: &str, ready: bool, since: i64) -> AgentNode {
         name: format!("antrea-agent-{name}"),
         uid: name.into(),
         node: name.into(),
+        image: "agent:1".into(),
         revision: revision.into(),
         ready,
         since: at(since),
@@ -34,7 +35,9 @@ struct World {
     version: &'static str,
     revision: &'static str,
     refused: Option<Trouble>,
+    monitoring_error: Option<String>,
     paused: bool,
+    preflight: Option<Preflight>,
     status: Option<AntreaInstallationStatus>,
 }
 
@@ -48,7 +51,9 @@ impl World {
             version: "v1.0.0",
             revision: "r1",
             refused: None,
+            monitoring_error: None,
             paused: false,
+            preflight: None,
             status: None,
         }
     }
@@ -60,6 +65,7 @@ impl World {
             generation: Some(7),
             refused: self.refused.clone(),
             apply_error: None,
+            monitoring_error: self.monitoring_error.clone(),
             paused: self.paused,
             pending: Vec::new(),
             computed: Some(AntreaInstallationSpec {
@@ -73,7 +79,8 @@ impl World {
             controller_trouble: self.controller_trouble.clone(),
             nodes: &self.nodes,
             revision: Some(self.revision),
-            rollout: Some(&rollout),
+            rollout: self.preflight.is_none().then_some(&rollout),
+            preflight: self.preflight.as_ref(),
             grace: GRACE,
             now: at(seconds),
         };
@@ -260,6 +267,7 @@ fn grace_periods_set_the_next_look() {
         generation: None,
         refused: None,
         apply_error: None,
+        monitoring_error: None,
         paused: false,
         pending: Vec::new(),
         computed: None,
@@ -271,10 +279,58 @@ fn grace_periods_set_the_next_look() {
         nodes: &nodes,
         revision: None,
         rollout: None,
+        preflight: None,
         grace: GRACE,
         now: at(12),
     };
     assert_eq!(look_again(&seen), Some(SignedDuration::from_secs(18)));
     assert_eq!(look_again(&Observation { now: at(35), ..seen.clone() }), Some(SignedDuration::from_secs(5)));
     assert_eq!(look_again(&Observation { now: at(50), ..seen }), None);
+}
+
+/// What no Node can pull changes nothing, and is told with Node and cause once it has lasted.
+#[test]
+fn missing_images_are_told_and_what_runs_is_available() {
+    let mut world = World::new();
+    world.tick(0);
+    world.revision = "r2";
+    world.preflight = Some(Preflight {
+        missing: vec![Missing {
+            node: "node1".into(),
+            trouble: Trouble::new("ErrImagePull", "container antrea-agent: no such host"),
+            since: at(10),
+        }],
+        ..Preflight::default()
+    });
+    let status = world.tick(20);
+    assert_eq!(letters(&status), "AP");
+    assert_eq!(status.message.as_deref(), Some("applying the configuration: fetching images (0/2 Nodes)"));
+    let status = world.tick(50);
+    assert_eq!(letters(&status), "APD");
+    let degraded = of(&status, ConditionType::Degraded);
+    assert_eq!(degraded.reason, "ImagesMissing");
+    assert_eq!(
+        degraded.message,
+        "1 of 2 Nodes cannot get the images of the change: node1: ErrImagePull: container antrea-agent: no such host; \
+         what runs goes on"
+    );
+    world.revision = "r1";
+    world.preflight = None;
+    assert_eq!(letters(&world.tick(60)), "A");
+}
+
+/// Prometheus's webhook being away must not look like a network that is.
+#[test]
+fn monitoring_objects_degrade_and_hold_up_nothing() {
+    let mut world = World::new();
+    assert_eq!(letters(&world.tick(0)), "A");
+    world.monitoring_error = Some("apply PrometheusRule kube-system/antrea: denied".into());
+    world.version = "v1.1.0";
+    let status = world.tick(1);
+    assert_eq!(letters(&status), "AD");
+    assert_eq!(status.version.as_deref(), Some("v1.1.0"));
+    assert_eq!(status.observed_generation, Some(7));
+    let degraded = status.conditions.iter().find(|one| one.type_ == ConditionType::Degraded).unwrap();
+    assert_eq!(degraded.reason, "MonitoringFailed");
+    assert!(degraded.message.contains("PrometheusRule kube-system/antrea"), "{}", degraded.message);
 }

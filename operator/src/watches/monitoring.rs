@@ -69,7 +69,8 @@ fn managed(kind: &'static Kind, only: Option<String>) -> Fold<PartialObjectMeta<
             state.owned.remove(&key(id));
         }),
         names: Box::new(move |state| {
-            let ours = |key: &&Key| key.kind == kind.kind && only.as_ref().is_none_or(|only| key.name == *only);
+            let ours =
+                |key: &&Key| key.kind == kind.kind && only.as_ref().is_none_or(|only| key.name == *only);
             state.owned.keys().filter(ours).map(|key| format!("{}/{}", key.namespace, key.name)).collect()
         }),
     }
