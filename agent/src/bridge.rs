@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use antrea_crds::Capabilities;
 use netcfg::nl::link::{Link, VxlanSpec};
 use netcfg::sysctl::Tree;
 use netcfg::{MacAddr, Netlink};
@@ -66,6 +67,17 @@ pub fn kernel_has_datapath() -> bool {
     Path::new("/sys/module/openvswitch").exists()
 }
 
+/// Tunnels that this Open vSwitch knows, by its names.
+fn tunnels_of(ovs: &OpenVswitchInfo) -> impl Iterator<Item = &'static str> {
+    let known = |name: &&str| ovs.iface_types.iter().any(|known| known == name);
+    TunnelType::ALL.iter().map(|tunnel| tunnel.ovs_type()).filter(known)
+}
+
+/// What this node can do, for the operator.
+pub fn capabilities(kernel: bool, ovs: &OpenVswitchInfo) -> Capabilities {
+    Capabilities { kernel_datapath: kernel, tunnels: tunnels_of(ovs).map(str::to_owned).collect() }
+}
+
 /// The datapath and the tunnel that a node uses.
 ///
 /// # Errors
@@ -112,12 +124,7 @@ pub fn choose(
                 "tunnelType {} is not available: Open vSwitch {} offers {}",
                 tunnel.ovs_type(),
                 ovs.ovs_version.as_deref().unwrap_or("of unknown version"),
-                TunnelType::ALL
-                    .iter()
-                    .map(|tunnel| tunnel.ovs_type())
-                    .filter(|name| ovs.iface_types.iter().any(|known| known == name))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                tunnels_of(ovs).collect::<Vec<_>>().join(", ")
             ),
         ));
     }
@@ -350,6 +357,13 @@ mod tests {
         );
         let error = refuse(config("netdev", Some(TunnelType::Geneve)), true);
         assert!(error.message.contains("geneve"), "{error}");
+    }
+
+    #[test]
+    fn the_operator_hears_what_the_node_has() {
+        let told = capabilities(false, &ovs());
+        assert!(!told.kernel_datapath);
+        assert_eq!(told.tunnels, ["geneve", "vxlan", "gre"]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod netns;
 pub mod nl;
 mod process;
 pub mod sysctl;
+pub mod tc;
 
 pub use error::{Error, NetcfgErrors, Result};
 pub use family::Family;

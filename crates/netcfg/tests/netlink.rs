@@ -492,3 +492,22 @@ async fn monitor_says_so_when_a_slow_reader_lost_events() {
     }
     assert!(first.contains(&Event::Resync), "{first:?}");
 }
+
+#[tokio::test]
+async fn what_leaves_a_link_is_limited_once() {
+    let (_host, peer) = joined("gw", "eth0").await;
+    let limit = netcfg::tc::Limit { rate: 20_000_000, burst: 8_000_000 };
+    for _ in 0..2 {
+        netcfg::tc::limit_egress(&peer.ns, "eth0", limit).await.unwrap();
+    }
+    let shown = peer.sh("tc -j qdisc show dev eth0").await;
+    let queues: Value = serde_json::from_str(&shown).unwrap();
+    let queues = queues.as_array().unwrap();
+    assert_eq!(queues.len(), 1, "{shown}");
+    assert_eq!((&queues[0]["kind"], &queues[0]["root"]), (&json!("tbf"), &json!(true)), "{shown}");
+    // Octets per second and octets.
+    assert_eq!(queues[0]["options"]["rate"], 2_500_000, "{shown}");
+    assert_eq!(queues[0]["options"]["burst"], 1_000_000, "{shown}");
+    let error = netcfg::tc::limit_egress(&peer.ns, "eth9", limit).await.unwrap_err();
+    assert!(error.to_string().contains("eth9"), "{error}");
+}
