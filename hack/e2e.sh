@@ -53,6 +53,9 @@ if [[ -z ${ATTACH:-} ]]; then
 	"$REPO/hack/leftovers.sh" snapshot "$before"
 fi
 trap finish EXIT
+# Without these, a script that is ended leaves through EXIT with the status of whatever was before.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 if [[ ${parts[0]} == crash ]]; then
 	crash
 	parts=("${parts[@]:1}")

@@ -17,11 +17,21 @@ refused_fields() {
 	ok 'invalid fields are refused by name'
 }
 
+image_is_ours() {
+	[[ $(kubectl -n kube-system get daemonset antrea-agent -o jsonpath='{.spec.template.spec.containers[*].image}') != *evil* ]]
+}
+
+# The event names the manager and the field.
+drift_is_told() {
+	local notes
+	notes=$(kubectl get events.events.k8s.io -A -o jsonpath='{range .items[?(@.reason=="DriftRepaired")]}{.note}{"\n"}{end}')
+	[[ $notes == *image*kubectl-set* ]]
+}
+
 drift() {
 	kubectl -n kube-system set image daemonset/antrea-agent antrea-agent=example.invalid/evil:1 >/dev/null
-	wait_for 20 eval "! kubectl -n kube-system get daemonset antrea-agent -o yaml | grep -q evil" ||
-		fail 'drift was not put back'
-	wait_for 20 eval "kubectl get events -A -o yaml | grep -q 'kubectl-set'" || fail 'no event names who did it'
+	wait_for 20 image_is_ours || fail 'drift was not put back'
+	wait_for 20 drift_is_told || fail 'no event names who did it, and where'
 	wait_for 60 settled || fail 'drift left something behind'
 	ok 'drift is put back and attributed'
 }
