@@ -262,6 +262,11 @@ impl Lab {
         );
     }
 
+    /// Adds to antrea-agent.conf of agents that are started from now on.
+    pub fn configure(&mut self, key: &str, value: Value) {
+        self.config.insert(key.to_owned(), value);
+    }
+
     /// Starts a node's agent.
     pub fn start_agent(&mut self, index: usize) {
         let access = kubeconfig(self.outside_ip());
@@ -461,7 +466,7 @@ impl LabNode {
     }
 
     /// `CNI_ARGS` as containerd passes them for a pod of namespace `default`.
-    fn cni_args(&self, pod: &str) -> String {
+    pub(crate) fn cni_args(&self, pod: &str) -> String {
         let uid = self.pod_uid(pod);
         format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}")
     }

@@ -19,4 +19,5 @@ pub mod fake_api;
 pub mod https;
 pub mod lab;
 pub mod station;
+pub mod tracing;
 pub mod traffic;

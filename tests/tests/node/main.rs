@@ -10,6 +10,7 @@ mod failclosed;
 mod peers;
 mod restart;
 mod spoofing;
+mod tracing;
 
 /// Labs share two cores: one at a time gives each the time that its limits assume.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -219,6 +219,7 @@ impl Tracing {
             .with_tracer(inner.tracer.clone())
             .with_location(false)
             .with_threads(false)
+            .with_target(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false);
         Some(layer.with_filter(filter_fn(|metadata| metadata.target() == SPANS)).boxed())

@@ -20,6 +20,7 @@ mod latency;
 mod report;
 mod restart;
 mod throughput;
+mod tracing;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -43,6 +44,11 @@ const SECTIONS: &[Section] = &[
         name: "cni",
         about: "CNI ADD and DEL against veth + OVSDB port + host-local without us",
         run: |report| Box::pin(cni::run(report)),
+    },
+    Section {
+        name: "tracing",
+        about: "CNI ADD with tracing on against off",
+        run: |report| Box::pin(tracing::run(report)),
     },
     Section {
         name: "throughput",

@@ -1,0 +1,68 @@
+//! A collector of spans in a lab, and the plugin executed by somebody who traces.
+
+use std::process::{Command, Output, Stdio};
+
+use antrea_runtime::trace::testing::{Collector, Span};
+use netcfg::Netns;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::lab::{Lab, LabNode, binary, plugins};
+
+/// Starts a collector in the lab's outside world. What is started from now on exports to it; the controller is
+/// started anew.
+pub async fn trace(lab: &mut Lab) -> Collector {
+    let address = std::net::SocketAddr::from((lab.outside_ip(), 4317));
+    let bind = move || std::net::TcpListener::bind(address);
+    let listener =
+        Netns::open(format!("/run/netns/{}", lab.outside())).unwrap().run(bind).await.unwrap().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let collector = Collector::serve(TcpListener::from_std(listener).unwrap());
+    lab.configure("tracing", json!({"otlpEndpoint": format!("http://{address}")}));
+    lab.kill_controller();
+    lab.start_controller();
+    lab.wait_controller().await;
+    collector
+}
+
+/// The span that `span` is a part of.
+pub fn parent<'a>(spans: &'a [Span], span: &Span) -> Option<&'a Span> {
+    spans.iter().find(|other| other.trace == span.trace && other.id == span.parent)
+}
+
+/// Names of a span and of what it is a part of, outwards, each with its service.
+pub fn path(spans: &[Span], span: &Span) -> Vec<String> {
+    let mut names = vec![format!("{}: {}", span.service, span.name)];
+    let mut at = span;
+    while let Some(outer) = parent(spans, at) {
+        names.push(format!("{}: {}", outer.service, outer.name));
+        at = outer;
+    }
+    names
+}
+
+impl LabNode {
+    /// Executes the plugin with `TRACEPARENT` set.
+    pub fn cni_traced(&self, verb: &str, container_id: &str, netns: &str, traceparent: &str) -> Output {
+        let config: Value = json!({
+            "cniVersion": "1.0.0", "name": "antrea", "type": "antrea",
+            "ipam": {"type": "host-local"}, "cniSocket": self.cni_socket(),
+        });
+        let pod = container_id.split('-').next().unwrap_or_default();
+        let mut child = Command::new(binary("antrea-cni"))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", container_id)
+            .env("CNI_NETNS", format!("/run/netns/{netns}"))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", plugins())
+            .env("CNI_ARGS", self.cni_args(pod))
+            .env("TRACEPARENT", traceparent)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), config.to_string().as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+}
