@@ -240,3 +240,27 @@ async fn an_object_moves_to_another_namespace() {
     let left: Vec<String> = server.0.lock().unwrap().objects.keys().cloned().collect();
     assert_eq!(left, ["/api/v1/namespaces/monitoring/configmaps/antrea-config"]);
 }
+
+/// The whole installation, changed by a level and by a setting that Pods read at start only.
+#[tokio::test]
+async fn a_log_level_is_a_live_change_of_one_object() {
+    let objects = |spec: Value| {
+        let spec = serde_json::from_value(spec).unwrap();
+        render::render(&spec, &crate::effective::Facts::default()).unwrap()
+    };
+    let server = Server::default();
+    let mut applier = server.applier();
+    converge(&mut applier, &server, &objects(json!({}))).await;
+    let mut plan = async |spec: Value| {
+        let wanted = objects(spec);
+        let planned = applier.compare(&wanted, &server.owned(), Class::Restart).await.unwrap();
+        let change = |planned: &Planned<'_>| (planned.change.key.to_string(), planned.change.class);
+        planned.iter().map(change).collect::<Vec<_>>()
+    };
+    let map = ("ConfigMap kube-system/antrea-config".to_owned(), Class::Live);
+    for spec in [json!({"logLevel": "Debug"}), json!({"agent": {"logLevel": "Trace"}})] {
+        assert_eq!(plan(spec).await, [map.clone()]);
+    }
+    let mtu = plan(json!({"mtu": 1400})).await;
+    assert_eq!(mtu, [map, ("DaemonSet kube-system/antrea-agent".to_owned(), Class::Restart)]);
+}
