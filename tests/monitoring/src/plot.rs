@@ -166,27 +166,34 @@ fn text(area: &Area<'_>, panel: &Panel, series: &[Named]) -> Result<()> {
     Ok(())
 }
 
-/// Series on top of each other, where they are stacked.
-fn stacked(series: &[Named]) -> Vec<Named> {
+/// Series on top of each other, where they are stacked; each with its own last value in its name.
+fn stacked(series: &[Named], unit: &str) -> Vec<Named> {
     let mut below: std::collections::BTreeMap<u64, f64> = std::collections::BTreeMap::new();
     let mut made = Vec::new();
-    for (name, one) in series {
-        let mut top = one.clone();
+    for (name, one) in labelled(series, unit) {
+        let mut top = one;
         for (at, value) in &mut top.points {
             let sum = below.entry(at.to_bits()).or_insert(0.0);
             *sum += if value.is_nan() { 0.0 } else { *value };
             *value = *sum;
         }
-        made.push((name.clone(), top));
+        made.push((name, top));
     }
     // The highest first, so that the lower ones are drawn over it.
     made.reverse();
     made
 }
 
+/// With the last value in the name.
+fn labelled(series: &[Named], unit: &str) -> Vec<Named> {
+    let last = |one: &Series| one.points.last().map_or(f64::NAN, |(_, value)| *value);
+    series.iter().map(|(name, one)| (format!("{name} {}", shown(last(one), unit)), one.clone())).collect()
+}
+
 fn lines(area: &Area<'_>, panel: &Panel, series: &[Named]) -> Result<()> {
     let bad = |error: plotters::drawing::DrawingAreaErrorKind<std::io::Error>| anyhow::anyhow!("{error}");
-    let drawn = if panel.kind == Kind::Stacked { stacked(series) } else { series.to_vec() };
+    let drawn =
+        if panel.kind == Kind::Stacked { stacked(series, panel.unit) } else { labelled(series, panel.unit) };
     let points = || drawn.iter().flat_map(|(_, one)| &one.points).filter(|(_, value)| value.is_finite());
     let highest = points().map(|(_, value)| *value).fold(0.0, f64::max);
     let last = points().map(|(at, _)| *at).fold(0.0, f64::max);
@@ -225,9 +232,7 @@ fn lines(area: &Area<'_>, panel: &Panel, series: &[Named]) -> Result<()> {
         }
         let line = chart.draw_series(LineSeries::new(shape, colour)).map_err(bad)?;
         if index < NAMED {
-            let now = one.points.last().map_or(f64::NAN, |(_, value)| *value);
-            line.label(format!("{name} {}", shown(now, panel.unit)))
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], colour));
+            line.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], colour));
         }
     }
     chart
@@ -260,9 +265,10 @@ mod tests {
 
     #[test]
     fn stacks_add_up_and_are_drawn_from_the_top() {
-        let made = stacked(&[("a".into(), series(&[(1.0, 2.0)])), ("b".into(), series(&[(1.0, 3.0)]))]);
-        assert_eq!((made[0].0.as_str(), made[0].1.points[0].1), ("b", 5.0));
-        assert_eq!((made[1].0.as_str(), made[1].1.points[0].1), ("a", 2.0));
+        let parts = [("a".into(), series(&[(1.0, 2.0)])), ("b".into(), series(&[(1.0, 3.0)]))];
+        let made = stacked(&parts, "short");
+        assert_eq!((made[0].0.as_str(), made[0].1.points[0].1), ("b 3", 5.0));
+        assert_eq!((made[1].0.as_str(), made[1].1.points[0].1), ("a 2", 2.0));
     }
 
     /// Every board can be drawn, with and without data.
