@@ -101,13 +101,13 @@ missing_images() {
 # Everything that the operator made in the cluster, but for definitions and their objects.
 managed_objects() {
 	kubectl -n kube-system get daemonsets,deployments,pods,services,configmaps,serviceaccounts,roles,rolebindings \
-		-l app=antrea -o name
+		-l app=antrea,component!=antrea-operator -o name
 	kubectl get clusterroles,clusterrolebindings,apiservices -l operator.antrea.io/installation -o name
 }
 
 removal() {
 	[[ $(managed_objects | wc -l) -gt 10 ]] || fail "too few objects are labelled: $(managed_objects)"
-	quietly timeout 150 kubectl delete antreainstallation default || fail 'the AntreaInstallation does not go away'
+	quietly kubectl delete antreainstallation default --timeout=150s || fail 'the AntreaInstallation does not go away'
 	[[ -z $(managed_objects) ]] || fail "left after removal: $(managed_objects)"
 	ok 'deleting the AntreaInstallation removes all that it made in the cluster'
 	kubectl apply -f "$REPO/config/samples/antreainstallation.yaml" >/dev/null
