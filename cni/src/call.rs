@@ -73,6 +73,7 @@ fn read(answer: Result<Response<CniCmdResponse>, Status>, socket: &str) -> Resul
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
                 unavailable(socket, status.message())
             }
+            _ if has_lost_connection(&status) => unavailable(socket, &error_chain(&status)),
             Code::Unimplemented => CniError::new(
                 ErrorCode::IncompatibleApiVersion,
                 format!("the agent at {socket} does not know this call: {}", status.message()),
@@ -83,6 +84,12 @@ fn read(answer: Result<Response<CniCmdResponse>, Status>, socket: &str) -> Resul
             ),
         }),
     }
+}
+
+/// Whether the status is not the agent's own: it was killed during the call.
+fn has_lost_connection(status: &Status) -> bool {
+    let source = std::error::Error::source(status);
+    source.is_some_and(|source| source.is::<tonic::transport::Error>())
 }
 
 fn unavailable(socket: &str, cause: &str) -> CniError {
