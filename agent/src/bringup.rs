@@ -113,7 +113,9 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     let info = vswitch
         .open_vswitch_info()
         .ok_or_else(|| BringUpError::new("OVSDBUninitialised", "OVSDB holds no Open_vSwitch row"))?;
-    let (datapath, tunnel_type) = bridge::choose(config, bridge::kernel_has_datapath(), &info)?;
+    let capabilities = bridge::capabilities(bridge::kernel_has_datapath(), &info);
+    inputs.reporter.update(|facts| facts.capabilities = Some(capabilities.clone()));
+    let (datapath, tunnel_type) = bridge::choose(config, capabilities.kernel_datapath, &info)?;
     let mtu = config.pod_mtu(transport.mtu, transport.address.addr(), tunnel_type);
     let version = info.ovs_version.clone().unwrap_or_default();
     inputs.reporter.update(|facts| facts.ovs_version = version);
@@ -372,8 +374,14 @@ async fn remove_leftovers(network: &NodeNetwork) {
             continue;
         }
         tracing::warn!(%ip, container = container_id, "freeing an address of no attachment");
-        let call =
-            Call { container_id, netns: String::new(), ifname, args: String::new(), path: String::new() };
+        let call = Call {
+            container_id,
+            netns: String::new(),
+            ifname,
+            args: String::new(),
+            path: String::new(),
+            egress: None,
+        };
         if let Err(error) = network.host_local.del(call.attachment(), &network.subnets).await {
             tracing::error!(%ip, %error, "cannot free");
         }

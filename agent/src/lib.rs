@@ -12,6 +12,7 @@ pub mod interfaces;
 pub mod metrics;
 pub mod node;
 pub mod nodes;
+pub mod ofports;
 pub mod peering;
 pub mod peers;
 pub mod policy;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::cni::ipam::HostLocal;
 use crate::dataplane::Dataplane;
 use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
+use crate::ofports::{OfPorts, Reserved};
 use crate::policy::PolicyHandle;
 
 /// Device group of every link that this agent makes: what carries it and is no port of the bridge is
@@ -48,6 +49,7 @@ pub struct NodeNetwork {
     pub userspace: bool,
     interfaces: Mutex<InterfaceStore>,
     count: watch::Sender<usize>,
+    ofports: OfPorts,
 }
 
 /// What [`NodeNetwork::new`] needs; see there for the fields' meaning.
@@ -101,6 +103,7 @@ impl NodeNetwork {
             userspace,
             interfaces: Mutex::new(interfaces),
             count,
+            ofports: OfPorts::default(),
         }
     }
 
@@ -131,6 +134,13 @@ impl NodeNetwork {
     /// Number of attachments, as it changes.
     pub fn interface_count(&self) -> watch::Receiver<usize> {
         self.count.subscribe()
+    }
+
+    /// An OpenFlow number that no port of the bridge and no attachment has. `None` if all are taken.
+    pub fn reserve_ofport(&self) -> Option<Reserved> {
+        let mut used = self.vswitch.ofports(&self.bridge);
+        used.extend(self.interfaces.lock().iter().map(|interface| interface.ofport));
+        self.ofports.reserve(&used)
     }
 
     /// The subnets that hold one of `ips`.

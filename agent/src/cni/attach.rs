@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_api::cni::ErrorCode;
+use antrea_runtime::{trace, trace_child};
 use ipnet::IpNet;
 use netcfg::nl::link::VethSpec;
 use netcfg::nl::route::{MAIN_TABLE, Route, RouteFilter};
-use netcfg::{MacAddr, Netns};
+use netcfg::tc::{self, Limit};
+use netcfg::{MacAddr, Netlink, Netns};
 use ovs::vswitch::PortSpec;
 
 use super::ipam::{Attachment, IpamError};
@@ -40,6 +42,8 @@ pub struct Call {
     pub args: String,
     /// CNI_PATH.
     pub path: String,
+    /// How much may leave the container; `None` = no limit.
+    pub egress: Option<Limit>,
 }
 
 /// A failure with the code that the specification or upstream gives it.
@@ -152,14 +156,18 @@ async fn attach(
 
     // An address, a veth pair and the controller's word need nothing of each other.
     done.extend([Done::Address, Done::Veth]);
-    let (allocated, pair, confirmed) = tokio::join!(
-        node.host_local.add(call.attachment(), &node.subnets),
-        create_veth(node, &host_ifname, &netns, &call.ifname, mac),
-        node.policy.confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
+    let (allocated, container, confirmed) = tokio::join!(
+        trace::step(trace_child!("ipam.add"), node.host_local.add(call.attachment(), &node.subnets)),
+        trace::step(trace_child!("veth.create"), link(node, &host_ifname, &netns, &call.ifname, mac)),
+        trace::step(
+            trace_child!("policy.confirm"),
+            node.policy.confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
+        )
     );
     confirmed.map_err(|error| AttachError::new(ErrorCode::TryAgainLater, error))?;
-    let (allocated, ()) = (allocated?, pair?);
-    let interface = PodInterface {
+    let (allocated, container) = (allocated?, container?);
+    let reserved = node.reserve_ofport().ok_or_else(|| configure("no OpenFlow port number is free"))?;
+    let mut interface = PodInterface {
         host_ifname,
         container_id: call.container_id.clone(),
         ifname: call.ifname.clone(),
@@ -169,31 +177,70 @@ async fn attach(
         netns: call.netns.clone(),
         mac,
         ips: allocated.ips.iter().map(|ip| ip.address.addr()).collect(),
-        ofport: 0,
+        ofport: reserved.number(),
     };
 
-    // Nor do the container's side and the bridge's.
-    done.push(Done::Port);
-    let (container, ofport) =
-        tokio::join!(configure_container(node, &interface, &netns, &allocated), connect(node, &interface));
-    let interface = PodInterface { ofport: ofport?, ..interface };
-    container?;
-
-    // What isolates the pod goes in before what connects it.
-    let prepared = node.policy.prepare_pod(&interface).await.map_err(configure)?;
-    done.push(Done::Flows);
-    node.dataplane.install_pod(&interface).await.map_err(configure)?;
+    // Nor do the container's addresses, the port and its flows: the port asks for the number of the flows.
+    done.extend([Done::Port, Done::Flows]);
+    let (configured, ofport, prepared) = tokio::join!(
+        trace::step(
+            trace_child!("netns.configure"),
+            configure_container(node, &container, &interface, &allocated)
+        ),
+        connect(node, &interface),
+        install(node, &interface)
+    );
+    configured?;
+    limit_egress(node, call, &netns).await?;
+    let (ofport, mut prepared) = (ofport?, prepared?);
+    if ofport != interface.ofport {
+        // Somebody else's port has the number.
+        interface.ofport = ofport;
+        drop(prepared);
+        prepared = install(node, &interface).await?;
+    }
     announce(&interface, netns);
     Ok((interface, prepared))
 }
 
+/// What isolates the pod goes in before what connects it.
+async fn install(node: &NodeNetwork, interface: &PodInterface) -> Result<Prepared, AttachError> {
+    let preparing = trace::step(trace_child!("policy.prepare"), node.policy.prepare_pod(interface));
+    let prepared = preparing.await.map_err(configure)?;
+    let installing = trace::step(trace_child!("openflow.install"), node.dataplane.install_pod(interface));
+    installing.await.map_err(configure)?;
+    Ok(prepared)
+}
+
+/// The container's end of a veth pair, up and without addresses.
+#[derive(Debug)]
+struct ContainerLink {
+    netlink: Netlink,
+    index: u32,
+}
+
+async fn link(
+    node: &NodeNetwork,
+    host_ifname: &str,
+    netns: &Netns,
+    ifname: &str,
+    mac: [u8; 6],
+) -> Result<ContainerLink, AttachError> {
+    let (index, netlink) =
+        tokio::join!(create_veth(node, host_ifname, netns, ifname, mac), netns.spawn_netlink());
+    let container = ContainerLink { index: index?, netlink: netlink.map_err(configure)? };
+    container.netlink.set_up(container.index).await.map_err(configure)?;
+    Ok(container)
+}
+
+/// Returns the index of the container's end.
 async fn create_veth(
     node: &NodeNetwork,
     host_ifname: &str,
     netns: &Netns,
     ifname: &str,
     mac: [u8; 6],
-) -> Result<(), AttachError> {
+) -> Result<u32, AttachError> {
     let spec = VethSpec {
         host_name: host_ifname,
         host_mac: None,
@@ -204,46 +251,59 @@ async fn create_veth(
         peer_mtu: node.mtu,
         peer_ns: netns,
     };
-    match node.netlink.create_veth(&spec).await {
-        Ok(_) => {}
+    let pair = match node.netlink.create_veth(&spec).await {
+        Ok(pair) => pair,
         // The name follows from the container: what has it is left over from an earlier try.
         Err(error) if error.errno() == Some(nix::errno::Errno::EEXIST) => {
             node.netlink.delete_link(host_ifname).await.map_err(configure)?;
-            node.netlink.create_veth(&spec).await.map_err(configure)?;
+            node.netlink.create_veth(&spec).await.map_err(configure)?
         }
         Err(error) => return Err(configure(error)),
-    }
+    };
     node.quiet_host_link(host_ifname).await.map_err(configure)?;
-    node.netlink.set_up(host_ifname).await.map_err(configure)
+    node.netlink.set_up(pair.host.index).await.map_err(configure)?;
+    Ok(pair.peer_index)
 }
 
 async fn configure_container(
     node: &NodeNetwork,
+    container: &ContainerLink,
     interface: &PodInterface,
-    netns: &Netns,
     allocated: &CniResult,
 ) -> Result<(), AttachError> {
-    let netlink = netns.spawn_netlink().await.map_err(configure)?;
-    let link = netlink.require_link(interface.ifname.as_str()).await.map_err(configure)?.index;
+    let ContainerLink { netlink, index } = container;
     for ip in &allocated.ips {
-        netlink.add_address(link, ip.address).await.map_err(configure)?;
+        netlink.add_address(*index, ip.address).await.map_err(configure)?;
     }
-    netlink.set_up(link).await.map_err(configure)?;
     for subnet in node.subnets_of(&interface.ips) {
-        netlink.set_route(&default_route(&subnet).dev(link)).await.map_err(configure)?;
+        netlink.set_route(&default_route(&subnet).dev(*index)).await.map_err(configure)?;
     }
     Ok(())
+}
+
+/// Limits what leaves the container, where the chained plugin cannot: ovs-vswitchd in userspace gets packets
+/// from the host's end of the pair before that plugin's queue does.
+async fn limit_egress(node: &NodeNetwork, call: &Call, netns: &Netns) -> Result<(), AttachError> {
+    match call.egress {
+        Some(limit) if node.userspace => {
+            tc::limit_egress(netns, &call.ifname, limit).await.map_err(configure)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn connect(node: &NodeNetwork, interface: &PodInterface) -> Result<u32, AttachError> {
     let port = PortSpec {
         bridge: node.bridge.clone(),
         name: interface.host_ifname.clone(),
+        ofport_request: Some(interface.ofport),
         external_ids: interface.external_ids(),
         ..PortSpec::default()
     };
-    node.vswitch.add_port(&port).await.map_err(configure)?;
-    node.vswitch.wait_ofport(&interface.host_ifname, OFPORT_TIMEOUT).await.map_err(configure)
+    let adding = trace::step(trace_child!("ovsdb.transact"), node.vswitch.add_port(&port));
+    adding.await.map_err(configure)?;
+    let number = node.vswitch.wait_ofport(&interface.host_ifname, OFPORT_TIMEOUT);
+    trace::step(trace_child!("ovsdb.wait_ofport"), number).await.map_err(configure)
 }
 
 /// Tells neighbours of an earlier owner's address, in the background: a pod is ready without it, and
@@ -262,13 +322,11 @@ fn announce(interface: &PodInterface, netns: Netns) {
 /// # Errors
 /// Everything that could not be removed.
 pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError> {
-    let mut failures = Vec::new();
-    // Flows go before the port: OVS may give the port's number to the next pod at once.
-    for step in [Done::Flows, Done::Port, Done::Veth, Done::Address] {
-        if let Err(error) = undo(node, call, &step).await {
-            failures.push(error);
-        }
-    }
+    // No other pod gets the port's number before the attachment is forgotten, nor its address before the port
+    // is gone.
+    let (flows, port) = tokio::join!(undo(node, call, &Done::Flows), undo(node, call, &Done::Port));
+    let (veth, address) = tokio::join!(undo(node, call, &Done::Veth), undo(node, call, &Done::Address));
+    let failures: Vec<_> = [flows, port, veth, address].into_iter().filter_map(Result::err).collect();
     let Some(first) = failures.first() else {
         node.forget(&call.container_id, &call.ifname);
         return Ok(());
@@ -282,10 +340,22 @@ async fn undo(node: &NodeNetwork, call: &Call, step: &Done) -> Result<(), Attach
         .interface(&call.container_id, &call.ifname)
         .map_or_else(|| call.host_ifname(), |interface| interface.host_ifname);
     match step {
-        Done::Flows => node.dataplane.remove_pod(&call.container_id, &call.ifname).await.map_err(configure),
-        Done::Port => node.vswitch.delete_port(&node.bridge, &host_ifname).await.map_err(configure),
-        Done::Veth => node.netlink.delete_link(host_ifname.as_str()).await.map(drop).map_err(configure),
-        Done::Address => Ok(node.host_local.del(call.attachment(), &node.subnets).await?),
+        Done::Flows => {
+            let removing = node.dataplane.remove_pod(&call.container_id, &call.ifname);
+            trace::step(trace_child!("openflow.remove"), removing).await.map_err(configure)
+        }
+        Done::Port => {
+            let deleting = node.vswitch.delete_port(&node.bridge, &host_ifname);
+            trace::step(trace_child!("ovsdb.transact"), deleting).await.map_err(configure)
+        }
+        Done::Veth => {
+            let deleting = node.netlink.delete_link(host_ifname.as_str());
+            trace::step(trace_child!("veth.delete"), deleting).await.map(drop).map_err(configure)
+        }
+        Done::Address => {
+            let releasing = node.host_local.del(call.attachment(), &node.subnets);
+            Ok(trace::step(trace_child!("ipam.del"), releasing).await?)
+        }
     }
 }
 
@@ -361,6 +431,11 @@ async fn check_container(node: &NodeNetwork, interface: &PodInterface) -> Result
         }
     }
     Ok(())
+}
+
+/// Whether a complete attachment still has its container's namespace.
+pub fn has_namespace(node: &NodeNetwork, container_id: &str, ifname: &str) -> bool {
+    node.interface(container_id, ifname).is_some_and(|interface| open_netns(node, &interface.netns).is_ok())
 }
 
 fn open_netns(node: &NodeNetwork, path: &str) -> Result<Netns, AttachError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use antrea_api::cni::cni_server::{Cni, CniServer};
 use antrea_api::cni::{CniCmdRequest, CniCmdResponse, Error, ErrorCode, SPEC_VERSIONS};
 use antrea_runtime::trace::Tracer;
+use netcfg::tc::Limit;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,9 +45,28 @@ pub struct CniService {
 struct NetworkConfiguration {
     cni_version: String,
     ipam: Ipam,
+    runtime_config: RuntimeConfig,
     prev_result: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// What the runtime passes because the configuration says that the plugin is capable of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeConfig {
+    bandwidth: Bandwidth,
+}
+
+/// From the pod's annotations `kubernetes.io/egress-bandwidth` and, for the plugin that is chained behind
+/// ours, `kubernetes.io/ingress-bandwidth`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Bandwidth {
+    /// Bits per second that may leave the pod; 0 = no limit.
+    egress_rate: u64,
+    /// Bits that may leave at once.
+    egress_burst: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +81,12 @@ struct ValidAttachment {
     #[serde(rename = "containerID")]
     container_id: String,
     ifname: String,
+}
+
+impl Bandwidth {
+    fn limit(&self) -> Option<Limit> {
+        (self.egress_rate > 0).then_some(Limit { rate: self.egress_rate, burst: self.egress_burst })
+    }
 }
 
 impl CniService {
@@ -137,24 +163,26 @@ impl CniService {
         Ok(Vec::new())
     }
 
-    /// Removes every attachment and allocation that the runtime does not list.
+    /// Removes every attachment and allocation that the runtime does not list. A runtime that gives no list,
+    /// as cnitool, says nothing about what is alive: then those go that have no namespace any more.
     async fn gc(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, configuration) = read(request)?;
-        let Some(valid) = configuration.valid_attachments else {
-            return Err(AttachError::new(
-                ErrorCode::InvalidNetworkConfig,
-                "GC needs cni.dev/valid-attachments in the configuration",
-            ));
-        };
         let node = self.network(NETWORK_WAIT).await?;
-        let valid: BTreeSet<_> = valid.into_iter().map(|item| (item.container_id, item.ifname)).collect();
+        let valid = configuration.valid_attachments.map(|valid| {
+            valid.into_iter().map(|item| (item.container_id, item.ifname)).collect::<BTreeSet<_>>()
+        });
         let mut failures = Vec::new();
-        for (container_id, ifname) in node.known_attachments() {
-            if valid.contains(&(container_id.clone(), ifname.clone())) {
+        for attachment in node.known_attachments() {
+            if valid.as_ref().is_some_and(|valid| valid.contains(&attachment)) {
                 continue;
             }
+            let (container_id, ifname) = attachment;
             let lock = self.lock_of(&container_id);
             let _held = lock.lock().await;
+            // Only now: an ADD may have been under way.
+            if valid.is_none() && attach::has_namespace(&node, &container_id, &ifname) {
+                continue;
+            }
             let stale = Call { container_id, ifname, netns: String::new(), ..call.clone() };
             match attach::del(&node, &stale).await {
                 Ok(()) => tracing::info!(container = stale.container_id, "collected"),
@@ -196,6 +224,7 @@ fn read(request: CniCmdRequest) -> Result<(Call, NetworkConfiguration), AttachEr
         ifname: args.ifname,
         args: args.args,
         path: args.path,
+        egress: configuration.runtime_config.bandwidth.limit(),
     };
     Ok((call, configuration))
 }
@@ -288,4 +317,22 @@ pub async fn serve(
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await
         .map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bandwidth_limit_comes_with_the_runtime_configuration() {
+        let limit = |text: &str| {
+            let configuration: NetworkConfiguration = serde_json::from_str(text).unwrap();
+            configuration.runtime_config.bandwidth.limit()
+        };
+        let text = r#"{"cniVersion": "1.1.0", "runtimeConfig": {"bandwidth":
+            {"ingressRate": 1, "ingressBurst": 2, "egressRate": 20000000, "egressBurst": 4294967295}}}"#;
+        assert_eq!(limit(text), Some(Limit { rate: 20_000_000, burst: 4_294_967_295 }));
+        assert_eq!(limit(r#"{"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}"#), None);
+        assert_eq!(limit("{}"), None);
+    }
 }

@@ -96,6 +96,25 @@ pub fn host_process() -> SubField {
     SubField::range(Field::PktMark, 31, 31)
 }
 
+/// `pkt_mark[30]`: sent by a pod of this node to a Service; [`service_client`] says by which. The host carries
+/// the mark along while it translates; kube-proxy's own marks are bits 14 and 15.
+pub fn to_service() -> SubField {
+    SubField::range(Field::PktMark, 30, 30)
+}
+
+/// `pkt_mark[16..29]`: low bits of the OpenFlow number of the pod that sent the packet to a Service.
+pub fn service_client() -> SubField {
+    SubField::range(Field::PktMark, 16, 29)
+}
+
+/// The part of `in_port` that [`service_client`] has room for.
+pub fn client_port() -> SubField {
+    SubField::range(Field::InPort, 0, 13)
+}
+
+/// Highest OpenFlow number that a pod can have and be told by [`service_client`].
+pub const HIGHEST_POD_PORT: u32 = 0x3fff;
+
 /// Connection-tracking zone of pods' IPv4 connections.
 pub const ZONE_V4: u16 = 65520;
 /// Connection-tracking zone of pods' IPv6 connections.

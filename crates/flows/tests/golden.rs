@@ -40,6 +40,8 @@ fn node_userspace() -> Result<()> {
     let net = network(Datapath::Kernel, TunnelKind::FlowBased);
     insta::assert_snapshot!("peer_flow_based", dump(&antrea_flows::peer(&net, &tunnel_peer()))?);
     insta::assert_snapshot!("security_kernel", dump(&antrea_flows::security(&net))?);
+    insta::assert_snapshot!("services_kernel", dump(&antrea_flows::service_cidrs(&net))?);
+    insta::assert_snapshot!("pod_kernel", dump(&antrea_flows::pod(&net, &pod(1)))?);
     Ok(())
 }
 

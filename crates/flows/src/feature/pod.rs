@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use openflow::{Action, Flow, MacAddr, Match};
+use openflow::{Action, CtState, Flow, MacAddr, Match};
 
 use super::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION,
@@ -12,9 +12,9 @@ use super::{
     priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
-    config::{Network, PodInterface},
+    config::{Datapath, Network, PodInterface},
     cookie::Category,
-    field::{Source, output, source, target_port},
+    field::{HIGHEST_POD_PORT, Source, destination, output, service_client, source, target_port, to_service},
     table::Table,
 };
 
@@ -38,6 +38,9 @@ pub fn pod(net: &Network, pod: &PodInterface) -> Vec<Flow> {
                 .action(Action::set_eth_dst(pod.mac))
                 .action(net.goto(Table::L3DecTTL)),
         );
+        flows.extend(own_service(net, pod, ip).map(|matches| {
+            flow(Table::IngressSecurityClassifier, HIGH, matches).action(net.goto(Table::ConntrackCommit))
+        }));
         match ip {
             IpAddr::V4(ip) => flows.push(
                 flow(Table::ARPSpoofGuard, NORMAL, from().arp().arp_sha(pod.mac).arp_spa(ip))
@@ -51,6 +54,24 @@ pub fn pod(net: &Network, pod: &PodInterface) -> Vec<Flow> {
         }
     }
     flows
+}
+
+/// What the pod sent to itself through a Service: a pod can't be isolated from itself. The host's kube-proxy has
+/// put the gateway's address in as the source; the mark says who sent it, and nobody else's packet has it. The
+/// userspace datapath has no marks, and there the gateway's address passes anyway.
+fn own_service(net: &Network, pod: &PodInterface, ip: IpAddr) -> Option<Match> {
+    if net.node.datapath == Datapath::Userspace || pod.ofport > HIGHEST_POD_PORT {
+        return None;
+    }
+    let gateway = net.node.gateway.ips.iter().find(|gateway| gateway.is_ipv4() == ip.is_ipv4())?;
+    let from = Match::new().nw_src(*gateway).bits(source(), Source::Gateway as u128);
+    Some(
+        from.bits(destination(), 0)
+            .bits(to_service(), 1)
+            .bits(service_client(), pod.ofport.into())
+            .bits(target_port(), pod.ofport.into())
+            .ct_state(CtState::new().unset(CtState::RPL).set(CtState::TRK)),
+    )
 }
 
 /// The neighbour discovery that an interface with this MAC address and global address may send: from and

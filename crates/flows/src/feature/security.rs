@@ -19,7 +19,7 @@ use crate::{
 ///
 /// A pod can't be isolated from its node: kubelet's probes must arrive. On the kernel datapath a packet of a
 /// host process is known by `pkt_mark[31]`, which the host's firewall sets; forwarded packets (NodePort with
-/// a masqueraded source) don't have it and meet policy. If the rule that sets the mark is missing, probes of
+/// a masqueraded source) don't have it and meet policy, except a pod's own (see [`super::pod`]). If the rule that sets the mark is missing, probes of
 /// isolated pods fail: closed, not open. The userspace datapath never sees the mark. There the node's own
 /// gateway address, and no other, stands for the node; what kube-proxy masquerades to that address
 /// (externalTrafficPolicy Cluster, a pod's connection to itself through a Service) passes too.

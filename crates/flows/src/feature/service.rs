@@ -5,9 +5,12 @@ use openflow::{Action, Flow, Match};
 
 use super::priority::NORMAL;
 use crate::{
-    config::Network,
+    config::{Datapath, Network},
     cookie::Category,
-    field::{Destination, Source, destination, output, source, target_port},
+    field::{
+        Destination, Source, client_port, destination, output, service_client, source, target_port,
+        to_service,
+    },
     table::Table,
 };
 
@@ -16,6 +19,9 @@ use crate::{
 /// A Service whose endpoints are not pods (`kubernetes`, host-network pods) leaves the host without coming
 /// back, so egress policy does not apply to it. Without a known Service CIDR egress policy applies to the
 /// Service address itself.
+///
+/// On the kernel datapath the host passes a packet's mark on, so that a pod's connection to itself is known
+/// when it comes back with the gateway's address (see [`super::pod`]).
 pub fn service_cidrs(net: &Network) -> Vec<Flow> {
     let gw = &net.node.gateway;
     net.node
@@ -28,7 +34,18 @@ pub fn service_cidrs(net: &Network) -> Vec<Flow> {
                 .action(destination().load(Destination::Gateway as u128))
                 .action(target_port().load(gw.ofport.into()))
                 .action(output().load(1))
+                .actions(mark_client(net))
                 .action(net.goto(Table::ConntrackCommit))
         })
         .collect()
+}
+
+fn mark_client(net: &Network) -> Vec<Action> {
+    match net.node.datapath {
+        Datapath::Kernel => {
+            let client = Action::Move { src: client_port(), dst: service_client() };
+            vec![to_service().load(1), client]
+        }
+        Datapath::Userspace => Vec::new(),
+    }
 }

@@ -19,7 +19,7 @@ use super::packet::Packet;
 const BRIDGE: &str = "br-int";
 /// Where frames of the marker EtherType go, so that a test knows when earlier frames were handled.
 const MARKER_PORT: &str = "marker";
-const MARKER_FLOW: &str = "table=0,priority=65535,dl_type=0x88b5,actions=output:65000";
+const MARKER_FLOW: &str = "table=0,priority=65535,dl_type=0x88b6,actions=output:65000";
 
 pub struct Switch {
     dir: TempDir,
@@ -185,7 +185,7 @@ impl Switch {
     /// The installed flows as OVS prints them, without statistics, without the marker flow.
     pub fn dump(&self) -> Result<Vec<String>> {
         let out = self.ofctl(&["--no-stats", "dump-flows", &self.bridge()])?;
-        Ok(out.lines().map(|l| l.trim().to_owned()).filter(|l| !l.contains("dl_type=0x88b5")).collect())
+        Ok(out.lines().map(|l| l.trim().to_owned()).filter(|l| !l.contains("dl_type=0x88b6")).collect())
     }
 
     /// The installed flows with statistics.
@@ -225,7 +225,7 @@ impl Switch {
         self.appctl(&[
             "netdev-dummy/receive",
             port,
-            &format!("in_port({number}),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b5)"),
+            &format!("in_port({number}),eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02),eth_type(0x88b6)"),
         ])?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {

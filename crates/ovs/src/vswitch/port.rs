@@ -1,6 +1,9 @@
 //! Ports.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -115,6 +118,18 @@ impl Vswitch {
         });
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         ports
+    }
+
+    /// OpenFlow numbers that a bridge's ports have or ask for.
+    #[must_use]
+    pub fn ofports(&self, bridge: &str) -> BTreeSet<u32> {
+        self.session.read(|cache| {
+            let Some(bridge) = cache.table("Bridge").named(bridge) else { return BTreeSet::new() };
+            let ports = bridge.uuids("ports").filter_map(|uuid| cache.table("Port").get(uuid));
+            let interfaces = ports.filter_map(|port| interface(cache, port));
+            let numbers = interfaces.flat_map(|iface| [iface.int("ofport"), iface.int("ofport_request")]);
+            numbers.flatten().filter_map(|number| u32::try_from(number).ok()).collect()
+        })
     }
 
     /// A port by name, on whichever bridge.
