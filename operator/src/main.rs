@@ -78,6 +78,9 @@ struct Install {
     /// on to agents and controller.
     #[arg(long, global = true, env = "KUBERNETES_API_SERVER", default_value = "")]
     kubernetes_api_server: String,
+    /// Namespace that the operator runs in.
+    #[arg(long, global = true, env = "POD_NAMESPACE", default_value = "antrea-operator")]
+    namespace: String,
 }
 
 #[derive(clap::Args)]
@@ -91,9 +94,6 @@ struct Run {
     /// Name of this process among those that compete for leadership.
     #[arg(long, env = "POD_NAME", default_value = "antrea-operator")]
     identity: String,
-    /// Namespace of the Lease.
-    #[arg(long, env = "POD_NAMESPACE", default_value = "antrea-operator")]
-    namespace: String,
     /// Seconds that a trouble lasts before it counts as a failure.
     #[arg(long, default_value_t = 30)]
     failure_grace: i64,
@@ -115,6 +115,7 @@ impl Install {
                 agent: given(&self.agent_image),
                 controller: given(&self.controller_image),
             },
+            operator_namespace: self.namespace.clone(),
             ..Facts::default()
         }
     }
@@ -160,14 +161,14 @@ fn spec(file: Option<PathBuf>) -> anyhow::Result<AntreaInstallationSpec> {
 }
 
 async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
-    let facts = Facts { operator_namespace: run.namespace.clone(), ..facts };
+    let namespace = facts.operator_namespace.clone();
     let shutdown = signals::shutdown()?;
     let client = client::connect(run.kubeconfig.as_deref(), facts.api_server.as_deref()).await?;
     let metrics = metrics::register()?;
     let ready = Readiness::new();
 
     let mut tasks = Supervisor::new(shutdown.clone());
-    let certificates = api::certificates(client.clone(), &run.namespace);
+    let certificates = api::certificates(client.clone(), &namespace);
     let tls = Tls::new(certificates.bootstrap().await?, ClientTrust::default())?;
     let app = api::app(api::delegated(client.clone()), metrics.registry, metrics.server, ready.clone());
     tasks.spawn("api", api::serve(run.api_port, tls.clone(), app, shutdown.clone()));
@@ -185,7 +186,7 @@ async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
         client,
         ready,
         metrics: metrics.operator,
-        lease: lease::Config::new(&run.namespace, "antrea-operator", &run.identity),
+        lease: lease::Config::new(&namespace, "antrea-operator", &run.identity),
         settings: Settings {
             facts,
             operator_version: VERSION.to_owned(),
