@@ -24,6 +24,7 @@ use std::time::Duration;
 use antrea_agent::api::{self, ApiState};
 use antrea_agent::bridge::BringUpError;
 use antrea_agent::bringup::{self, Inputs, Paths, Wired};
+use antrea_agent::cleanup;
 use antrea_agent::cni::server;
 use antrea_agent::config::AgentConfig;
 use antrea_agent::hostnet::HostNetwork;
@@ -44,7 +45,7 @@ use antrea_runtime::signals;
 use antrea_runtime::supervise::Supervisor;
 use antrea_runtime::trace::{self, Tracer, Tracing};
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use netcfg::sysctl::Tree;
 use netcfg::{Netlink, Netns};
 use ovs::Vswitch;
@@ -93,18 +94,46 @@ struct Args {
     /// text or json; before the configuration's.
     #[arg(long, env = "LOG_FORMAT")]
     log_format: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take off this node, for good, what agent and Open vSwitch have put there; they must have ended.
+    Cleanup(cleanup::Folders),
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
     antrea_runtime::install_crypto_provider();
     // Two threads: a node has its cores for pods. Blocking work runs on threads of its own.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("start the runtime")?
-        .block_on(run(args))
+        .context("start the runtime")?;
+    match args.command.take() {
+        Some(Command::Cleanup(folders)) => runtime.block_on(clean(&args, folders)),
+        None => runtime.block_on(run(args)),
+    }
+}
+
+async fn clean(args: &Args, folders: cleanup::Folders) -> Result<()> {
+    let config: AgentConfig = antrea_runtime::config::load(&args.config)?;
+    let level = args.log_level.as_ref().unwrap_or(&config.log_level);
+    let format = args.log_format.as_ref().unwrap_or(&config.log_format);
+    logging::init("antrea-agent", level, format.parse()?)?;
+    let settings = cleanup::Settings {
+        bridge: config.ovs_bridge,
+        gateway: config.host_gateway,
+        cni_socket: config.cni_socket.into(),
+        ovsdb_socket: folders.ovs_run_dir.clone().unwrap_or(config.ovs_run_dir.into()).join("db.sock"),
+        folders,
+    };
+    let done = cleanup::run(&settings).await.context("the node is not clean")?;
+    tracing::info!(node = args.node_name, steps = done.len(), "the node is clean");
+    Ok(())
 }
 
 async fn run(args: Args) -> Result<()> {

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ovs::testing::TestOvs;
+use antrea_operator::render::{AGENT_CAPABILITIES, OVS_CAPABILITIES};
+use ovs::testing::{TestOvs, confinement};
 use serde_json::{Value, json};
 
 use crate::fake_api::FakeApi;
@@ -229,6 +230,7 @@ impl Lab {
         // As start_ovs does in the image.
         let settings = ["other_config:userspace-tso-enable=true", "other_config:flow-restore-wait=true"];
         ovs.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", settings[0], settings[1]]).unwrap();
+        ovs.confine(OVS_CAPABILITIES);
         ovs.start_vswitchd().unwrap();
         let pod_cidr = format!("10.244.{number}.0/24");
         let api_port = 10_350;
@@ -292,6 +294,7 @@ impl Lab {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(node.log()).unwrap();
         let child = Command::new("ip")
             .args(["netns", "exec", &node.netns])
+            .args(confinement(AGENT_CAPABILITIES))
             .arg(binary("antrea-agent"))
             .arg("--config")
             .arg(&file)

@@ -63,13 +63,21 @@ impl TestOvs {
             db_server: None,
             vswitchd: None,
         };
-        let db = ovs.dir.join("conf.db");
-        if !db.exists() {
-            ovs.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str(), OsStr::new(SCHEMA)])?;
-        }
-        ovs.start_db()?;
-        ovs.vsctl(&["--no-wait", "init"])?;
+        ovs.create_db()?;
         Ok(ovs)
+    }
+
+    /// Creates the database unless it is there, and starts ovsdb-server.
+    ///
+    /// # Errors
+    /// As [`TestOvs::start`].
+    pub fn create_db(&mut self) -> io::Result<()> {
+        let db = self.dir.join("conf.db");
+        if !db.exists() {
+            self.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str(), OsStr::new(SCHEMA)])?;
+        }
+        self.start_db()?;
+        self.vsctl(&["--no-wait", "init"]).map(drop)
     }
 
     /// Daemons that are started from here on have these capabilities and no others, as in a container.

@@ -11,6 +11,7 @@ mod peers;
 mod restart;
 mod spoofing;
 mod tracing;
+mod uninstall;
 
 /// Labs share two cores: one at a time gives each the time that its limits assume.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

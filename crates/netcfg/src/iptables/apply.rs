@@ -166,20 +166,36 @@ fn add_jumps_here(program: &'static str, family: Family, jumps: &[(Table, Jump)]
     Ok(())
 }
 
-/// Removes everything with [`CHAIN_PREFIX`] from both backends and both families, as far as the tools are
-/// installed. Goes on after a failure.
-pub async fn cleanup_all(netns: &Netns) -> Result<(), NetcfgErrors> {
-    let mut errors = NetcfgErrors::new();
+/// The backends and families that hold a chain with [`CHAIN_PREFIX`] or a jump to one. A backend whose tools
+/// are not installed, or that the kernel lacks, holds nothing.
+///
+/// # Errors
+/// A tool was started and did not end, or printed what cannot be read.
+pub async fn in_use(netns: &Netns) -> Result<Vec<Iptables>> {
+    let mut found = Vec::new();
     for backend in Backend::BOTH {
         for family in Family::BOTH {
             let iptables = Iptables::new(netns.clone(), backend, family);
             match iptables.save().await {
                 Err(e) if process::is_missing(&e) => {}
-                _ => {
-                    errors.check_all(iptables.cleanup().await);
-                }
+                Err(Error::Command { .. }) => {}
+                Err(e) => return Err(e),
+                Ok(saved) if plan(&saved, &Ruleset::new(family), CHAIN_PREFIX).is_empty() => {}
+                Ok(_) => found.push(iptables),
             }
         }
+    }
+    Ok(found)
+}
+
+/// Removes everything with [`CHAIN_PREFIX`] from both backends and both families. Goes on after a failure.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub async fn cleanup_all(netns: &Netns) -> Result<(), NetcfgErrors> {
+    let mut errors = NetcfgErrors::new();
+    for iptables in in_use(netns).await? {
+        errors.check_all(iptables.cleanup().await);
     }
     errors.finish(())
 }

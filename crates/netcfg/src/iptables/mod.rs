@@ -15,7 +15,7 @@ mod parse;
 mod rule;
 mod ruleset;
 
-pub use apply::{Applied, CHAIN_PREFIX, Iptables, cleanup_all};
+pub use apply::{Applied, CHAIN_PREFIX, Iptables, cleanup_all, in_use};
 pub use backend::{Backend, choose_backend};
 pub use rule::{
     AddrType, CtState, IcmpType, Mark, Match, NatTo, Ports, Proto, RejectWith, Rule, SetDir, SetMatch, Target,
