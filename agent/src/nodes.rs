@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
+use antrea_runtime::tolerant::Tolerant;
 use futures::TryStreamExt;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -25,50 +26,54 @@ struct Index {
 
 impl Index {
     /// Takes an event; returns the nodes when they may have changed.
-    fn apply(&mut self, event: Event<Node>) -> Option<Nodes> {
+    fn apply(&mut self, event: Event<Tolerant<Node>>) -> Option<Nodes> {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeMap::new());
                 return None;
             }
             Event::InitApply(node) => {
-                let previous = self.nodes.get(name_of(&node)).cloned();
-                insert(self.listed.get_or_insert_default(), &node, previous);
+                let name = node.key().1;
+                let previous = self.nodes.get(&name).cloned();
+                insert(self.listed.get_or_insert_default(), &name, node, previous);
                 return None;
             }
             Event::InitDone => self.nodes = self.listed.take().unwrap_or_default(),
             Event::Apply(node) => {
-                let previous = self.nodes.get(name_of(&node)).cloned();
+                let name = node.key().1;
+                let previous = self.nodes.get(&name).cloned();
                 let before = previous.clone();
-                insert(&mut self.nodes, &node, previous);
+                insert(&mut self.nodes, &name, node, previous);
                 // Heartbeats change nothing here.
-                if before.as_deref() == self.nodes.get(name_of(&node)).map(AsRef::as_ref) {
+                if before.as_deref() == self.nodes.get(&name).map(AsRef::as_ref) {
                     return None;
                 }
             }
             Event::Delete(node) => {
-                self.nodes.remove(name_of(&node));
+                self.nodes.remove(&node.key().1);
             }
         }
         Some(Arc::new(self.nodes.clone()))
     }
 }
 
-fn name_of(node: &Node) -> &str {
-    node.metadata.name.as_deref().unwrap_or_default()
-}
-
 /// A node that turned unusable keeps its last good state: traffic to it goes on.
-fn insert(nodes: &mut BTreeMap<String, Arc<Peer>>, node: &Node, previous: Option<Arc<Peer>>) {
-    match Peer::from_node(node) {
+fn insert(
+    nodes: &mut BTreeMap<String, Arc<Peer>>,
+    name: &str,
+    node: Tolerant<Node>,
+    previous: Option<Arc<Peer>>,
+) {
+    let node = node.object.map_err(|error| error.to_string());
+    match node.and_then(|node| Peer::from_node(&node).map_err(|error| error.to_string())) {
         Ok(Some(peer)) => {
             nodes.insert(peer.name.clone(), Arc::new(peer));
         }
         Ok(None) => {
-            nodes.remove(name_of(node));
+            nodes.remove(name);
         }
         Err(error) => {
-            tracing::error!(%error, "node is not usable, keeping what was known of it");
+            tracing::error!(node = name, error, "node is not usable, keeping what was known of it");
             if let Some(previous) = previous {
                 nodes.insert(previous.name.clone(), previous);
             }
@@ -81,7 +86,7 @@ fn insert(nodes: &mut BTreeMap<String, Arc<Peer>>, node: &Node, previous: Option
 /// # Errors
 /// None: the watch is retried for ever.
 pub async fn watch_nodes(client: Client, nodes: watch::Sender<Option<Nodes>>) -> Result<(), watcher::Error> {
-    let api: Api<Node> = Api::all(client);
+    let api: Api<Tolerant<Node>> = Api::all(client);
     let events = watcher(api, watcher::Config::default().page_size(500)).default_backoff();
     let mut events = pin!(events);
     let mut index = Index::default();
@@ -104,7 +109,8 @@ mod tests {
 
     use super::*;
 
-    fn node(name: &str, cidr: &str) -> Node {
+    fn node(name: &str, cidr: impl Into<serde_json::Value>) -> Tolerant<Node> {
+        let cidr: serde_json::Value = cidr.into();
         serde_json::from_value(json!({
             "metadata": {"name": name}, "spec": {"podCIDR": cidr},
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}
@@ -128,8 +134,14 @@ mod tests {
         let mut index = Index::default();
         assert!(index.apply(Event::Apply(node("a", "10.0.1.0/24"))).is_some());
         assert!(index.apply(Event::Apply(node("a", "10.0.1.0/24"))).is_none());
-        assert!(index.apply(Event::Apply(node("a", "nonsense"))).is_none());
+        for bad in [json!("nonsense"), json!(5)] {
+            assert!(index.apply(Event::Apply(node("a", bad.clone()))).is_none());
+            assert!(index.apply(Event::Init).is_none());
+            assert!(index.apply(Event::InitApply(node("a", bad))).is_none());
+            assert!(index.apply(Event::InitApply(node("b", "10.0.2.0/24"))).is_none());
+            assert_eq!(index.apply(Event::InitDone).unwrap().len(), 2);
+        }
         assert_eq!(index.nodes["a"].pod_cidrs[0].to_string(), "10.0.1.0/24");
-        assert!(index.apply(Event::Delete(node("a", "10.0.1.0/24"))).unwrap().is_empty());
+        assert_eq!(index.apply(Event::Delete(node("a", "10.0.1.0/24"))).unwrap().len(), 1);
     }
 }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 
+use antrea_runtime::tolerant::Tolerant;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -42,10 +43,10 @@ pub(crate) async fn follow(
     namespace: &str,
     target: &watch::Sender<Target>,
 ) -> Result<(), Infallible> {
-    let slices = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let slices = Api::<Tolerant<EndpointSlice>>::namespaced(client.clone(), namespace);
     let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={SERVICE}"));
     let slices = watcher(slices, config).default_backoff().map_ok(Either::Slices);
-    let maps = Api::<ConfigMap>::namespaced(client, namespace);
+    let maps = Api::<Tolerant<ConfigMap>>::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={CA_CONFIG_MAP}"));
     let maps = watcher(maps, config).default_backoff().map_ok(Either::Ca);
 
@@ -65,8 +66,8 @@ pub(crate) async fn follow(
 }
 
 enum Either {
-    Slices(Event<EndpointSlice>),
-    Ca(Event<ConfigMap>),
+    Slices(Event<Tolerant<EndpointSlice>>),
+    Ca(Event<Tolerant<ConfigMap>>),
 }
 
 #[derive(Default)]
@@ -78,26 +79,41 @@ struct Index {
 
 impl Index {
     fn apply(&mut self, event: Either) {
-        let name = |slice: &EndpointSlice| slice.metadata.name.clone().unwrap_or_default();
         match event {
             Either::Slices(Event::Init) => self.listed.clear(),
             Either::Slices(Event::InitApply(slice)) => {
-                self.listed.insert(name(&slice), endpoints(&slice));
+                let (name, found) = self.read(&slice);
+                self.listed.insert(name, found);
             }
             Either::Slices(Event::InitDone) => self.slices = std::mem::take(&mut self.listed),
             Either::Slices(Event::Apply(slice)) => {
-                self.slices.insert(name(&slice), endpoints(&slice));
+                let (name, found) = self.read(&slice);
+                self.slices.insert(name, found);
             }
             Either::Slices(Event::Delete(slice)) => {
-                self.slices.remove(&name(&slice));
+                self.slices.remove(&slice.key().1);
             }
             Either::Ca(Event::Apply(map) | Event::InitApply(map)) => {
+                let Ok(map) = map.object else { return };
                 let ca = map.data.as_ref().and_then(|data| data.get(CA_KEY));
                 self.ca = ca.map_or("", String::as_str).into();
             }
             // The last CA that was published is worth more than none.
             Either::Ca(_) => {}
         }
+    }
+
+    /// Name and endpoints of a slice; one that does not decode is as it was.
+    fn read(&self, slice: &Tolerant<EndpointSlice>) -> (String, Vec<SocketAddr>) {
+        let (_, name) = slice.key();
+        let found = match &slice.object {
+            Ok(slice) => endpoints(slice),
+            Err(error) => {
+                tracing::error!(slice = name, %error, "does not decode; what is known of it stays");
+                self.slices.get(&name).cloned().unwrap_or_default()
+            }
+        };
+        (name, found)
     }
 
     fn target(&self) -> Target {
@@ -130,7 +146,7 @@ fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn slice(name: &str, addresses: &[(&str, Option<bool>)]) -> EndpointSlice {
+    fn slice(name: &str, addresses: &[(&str, Option<bool>)]) -> Tolerant<EndpointSlice> {
         let endpoints: Vec<_> = addresses
             .iter()
             .map(|(address, ready)| serde_json::json!({ "addresses": [address], "conditions": { "ready": ready } }))
@@ -142,7 +158,7 @@ mod tests {
         .unwrap()
     }
 
-    fn ca(text: &str) -> ConfigMap {
+    fn ca(text: &str) -> Tolerant<ConfigMap> {
         serde_json::from_value(serde_json::json!({ "data": { "ca.crt": text } })).unwrap()
     }
 
@@ -158,6 +174,13 @@ mod tests {
         let target = index.target();
         let text: Vec<_> = target.endpoints.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["192.0.2.1:10349", "192.0.2.2:10349"]);
+
+        let malformed = serde_json::json!({ "metadata": { "name": "a" }, "endpoints": 5 });
+        index.apply(Either::Slices(Event::Apply(serde_json::from_value(malformed).unwrap())));
+        index.apply(Either::Ca(Event::Apply(
+            serde_json::from_value(serde_json::json!({ "data": 5 })).unwrap(),
+        )));
+        assert_eq!(index.target(), target, "what does not decode changes nothing");
 
         index.apply(Either::Ca(Event::Delete(ca("pem"))));
         index.apply(Either::Ca(Event::Init));

@@ -90,6 +90,7 @@ impl<'de, T: DeserializeOwned, K> Deserialize<'de> for Tolerant<T, K> {
 /// What a watch needs of an object.
 #[derive(Deserialize)]
 struct Head {
+    #[serde(default)]
     metadata: Meta,
 }
 
