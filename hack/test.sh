@@ -1,6 +1,6 @@
 #!/bin/bash
 # All tests, the cheap ones first:
-#   check     formatting, lints, generated files, licences and sources of dependencies
+#   check     formatting, lints, generated files, boards and alerts, licences and sources of dependencies
 #   unit      every crate: unit, property, golden; real Open vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
 #   kernel    the same on the kernel datapath, in a virtual machine
@@ -30,6 +30,7 @@ if stage check 'formatting, lints, generated files'; then
 	hack/check.sh
 	make -s deny
 	cargo run -q -p xtask -- generate --check
+	hack/monitoring.sh
 fi
 
 if stage unit 'every crate'; then
@@ -50,7 +51,7 @@ if stage node 'two nodes as namespaces, userspace datapath'; then
 fi
 
 if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine'; then
-	hack/kernel-suite.sh "$suite" connectivity::encap spoofing restart::an_agent
+	hack/kernel-suite.sh "$suite"
 fi
 
 if stage cluster 'a real two-node Kubernetes'; then

@@ -70,6 +70,8 @@ pub struct LabNode {
     pub dir: PathBuf,
     /// Its API port.
     pub api_port: u16,
+    /// Folder of the agent's IPAM plugin.
+    pub cni_bin: PathBuf,
     agent: Option<Child>,
     pods: Vec<String>,
     /// How often pods were created again under their name.
@@ -242,6 +244,7 @@ impl Lab {
             ovs,
             dir,
             api_port,
+            cni_bin: plugins(),
             agent: None,
             pods: Vec::new(),
             lives: BTreeMap::new(),
@@ -305,7 +308,7 @@ impl Lab {
             .arg("--token-file")
             .arg(&token)
             .arg("--cni-bin-dir")
-            .arg(plugins())
+            .arg(&node.cni_bin)
             .env("NODE_NAME", &node.name)
             .env("POD_NAME", format!("antrea-agent-{}", node.name))
             .env("POD_NAMESPACE", "kube-system")

@@ -2,7 +2,7 @@
 //! plugin, the real controller, and an API server reduced to storage.
 //!
 //! ```text
-//!   underlay namespace: bridge, 172.31.N.1 ("the outside world") , API server, antrea-controller
+//!   underlay namespace: bridge, 172.31.N.1 ("the outside world"), API server and antrea-controller
 //!        │ veth            │ veth
 //!   node1 (172.31.N.11)   node2 (172.31.N.12)      each: ovsdb-server, ovs-vswitchd, antrea-agent
 //!        │ br-int          │ br-int
@@ -17,7 +17,11 @@
 
 pub mod fake_api;
 pub mod https;
+pub mod gate;
+pub mod iperf;
 pub mod lab;
-pub mod station;
+pub mod ovs_container;
+pub mod traces;
 pub mod tracing;
+pub mod station;
 pub mod traffic;

@@ -4,9 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod cni;
+mod cnitool;
 mod connectivity;
 mod controller;
+mod datapath;
 mod failclosed;
+mod hairpin;
+mod kill;
+mod ovs;
 mod peers;
 mod restart;
 mod spoofing;

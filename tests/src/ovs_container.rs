@@ -1,0 +1,131 @@
+//! Open vSwitch as the container antrea-ovs runs it: by `build/start_ovs`, started again when it ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::LabNode;
+
+const START_OVS: &str = include_str!("../../build/start_ovs");
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon of the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// The database.
+    OvsdbServer,
+    /// The switch.
+    Vswitchd,
+}
+
+impl Daemon {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OvsdbServer => "ovsdb-server",
+            Self::Vswitchd => "ovs-vswitchd",
+        }
+    }
+}
+
+/// The container of one node; ended when dropped.
+pub struct OvsContainer {
+    script: PathBuf,
+    netns: String,
+    node: String,
+    run: PathBuf,
+    child: Option<Child>,
+}
+
+impl OvsContainer {
+    /// Ends the node's Open vSwitch and starts it again as the container does, on the same database.
+    pub fn take_over(node: &mut LabNode) -> Self {
+        let script = node.dir.join("start_ovs");
+        std::fs::write(&script, START_OVS).unwrap();
+        node.ovs.kill_vswitchd().unwrap();
+        node.ovs.kill_db().unwrap();
+        let mut container = Self {
+            script,
+            netns: node.netns.clone(),
+            node: node.name.clone(),
+            run: node.ovs.dir().to_owned(),
+            child: None,
+        };
+        container.start();
+        container
+    }
+
+    /// Starts the container; returns when ovs-vswitchd serves.
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.netns, "sh"]).arg(&self.script);
+        command.env("OVS_DBDIR", &self.run).env("OVS_RUNDIR", &self.run).env("NODE_NAME", &self.node);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+        let end = Instant::now() + LIMIT;
+        while !self.serves() {
+            assert!(Instant::now() < end, "Open vSwitch does not serve\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn serves(&self) -> bool {
+        let Some(pid) = pid_of(&self.run, Daemon::Vswitchd) else { return false };
+        let control = self.run.join(format!("ovs-vswitchd.{pid}.ctl"));
+        std::os::unix::net::UnixStream::connect(control).is_ok()
+    }
+
+    /// Kills daemons without warning and waits until the container has ended, as it has to.
+    pub fn kill(&mut self, daemons: &[Daemon]) {
+        for daemon in daemons {
+            let pid = pid_of(&self.run, *daemon).unwrap();
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        let mut child = self.child.take().unwrap();
+        let end = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "the container runs on without {daemons:?}\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(!status.success(), "the container ended as if asked to");
+        for daemon in [Daemon::OvsdbServer, Daemon::Vswitchd] {
+            let left = pid_of(&self.run, daemon).filter(|pid| runs(*pid));
+            assert_eq!(left, None, "{daemon:?} outlives the container");
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.run.join("start_ovs.log")
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+fn pid_of(run: &Path, daemon: Daemon) -> Option<i32> {
+    let text = std::fs::read_to_string(run.join(format!("{}.pid", daemon.name()))).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Whether a process runs, and does not only wait to be reaped.
+fn runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+impl Drop for OvsContainer {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if let Ok(pid) = i32::try_from(child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let _ = child.wait();
+    }
+}

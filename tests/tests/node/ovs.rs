@@ -1,0 +1,58 @@
+//! Open vSwitch's daemons are killed; the container starts the pair again; agents and pods come back.
+
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, eventually};
+use antrea_tests::ovs_container::{Daemon, OvsContainer};
+use antrea_tests::traffic::{Stream, ping, quick_ping};
+
+/// The goal is two seconds; a loaded machine gets more before the test fails, and the figure is printed.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_daemon_and_both() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[]).await;
+    let mut container = OvsContainer::take_over(&mut lab.nodes[0]);
+    for index in 0..2 {
+        lab.start_agent(index);
+    }
+    for index in 0..2 {
+        lab.wait_ready(index).await;
+    }
+    let a = lab.add_pod(0, "a");
+    let b = lab.add_pod(0, "b");
+    let c = lab.add_pod(1, "c");
+    assert!(ping(&a.netns, c.ip, 56, true) && ping(&a.netns, b.ip, 56, true));
+    let flows = crate::restart::flows(&lab.nodes[0]);
+    let mut stream = Stream::open(&a.netns, &c.netns, c.ip, 7000).await;
+
+    let cases: [(&[Daemon], Duration); 4] = [
+        (&[Daemon::Vswitchd], Duration::ZERO),
+        (&[Daemon::OvsdbServer], Duration::ZERO),
+        (&[Daemon::Vswitchd, Daemon::OvsdbServer], Duration::ZERO),
+        // The kubelet waits longer with each crash: whoever tries to connect must not wait even longer.
+        (&[Daemon::Vswitchd, Daemon::OvsdbServer], Duration::from_secs(20)),
+    ];
+    for (number, (killed, pause)) in cases.into_iter().enumerate() {
+        let crash = Instant::now();
+        container.kill(killed);
+        let ended = crash.elapsed();
+        tokio::time::sleep(pause).await;
+        container.start();
+        let up = Instant::now();
+        eventually("traffic between nodes", LIMIT, || quick_ping(&a.netns, c.ip)).await;
+        let (since_up, since_crash) = (up.elapsed(), crash.elapsed());
+        eventually("traffic on the node", LIMIT, || quick_ping(&a.netns, b.ip)).await;
+        println!(
+            "{killed:?} killed, away for {pause:?}: the container ended after {ended:?}; traffic {since_up:?} \
+             after Open vSwitch was up, {since_crash:?} after the crash"
+        );
+        stream.exchange(LIMIT).unwrap();
+        let now = crate::restart::flows(&lab.nodes[0]);
+        assert_eq!(now, flows, "flows after {killed:?}");
+        let pod = lab.add_pod(0, &format!("n{number}"));
+        assert!(ping(&pod.netns, c.ip, 56, true), "a pod added after {killed:?}");
+        lab.delete_pod(0, &pod);
+    }
+}
