@@ -35,7 +35,7 @@ pub const CERT_SECRET: &str = "antrea-operator-tls";
 pub const SERVICE: &str = "antrea-operator";
 
 /// ConfigMap in which the controller publishes its CA.
-const CONTROLLER_CA: &str = "antrea-ca";
+pub(crate) const CONTROLLER_CA: &str = "antrea-ca";
 
 /// Interval at which the controller's CA is looked at.
 const LOOK: Duration = Duration::from_secs(300);

@@ -16,9 +16,11 @@ use serde_json::json;
 
 use super::{CLEAN_FINALIZER, Context, Error, FINALIZER, api_error};
 use crate::{
+    NAMESPACE,
+    api::CONTROLLER_CA,
     effective::Effective,
     events::Severity,
-    object::Key,
+    object::{CONFIG_MAP, Key},
     plan::Class,
     removal::{self, Cleaned, Removal, Seen},
     render,
@@ -109,6 +111,8 @@ impl Context {
                 Ok(Action::requeue(Duration::from_secs(2)))
             }
             Removal::Done => {
+                // The controller's own work, with no label that would make it one of ours.
+                self.applier.lock().await.delete(&controller_ca()).await?;
                 let note = "removed; custom resource definitions stay";
                 self.recorder.record(&cr.object_ref(&()), None, Severity::Normal, "Uninstalled", note).await;
                 self.drop_finalizer(cr, FINALIZER).await?;
@@ -141,6 +145,11 @@ impl Context {
         tracing::warn!(note, "Nodes are not clean");
         self.recorder.record(&cr.object_ref(&()), None, Severity::Warning, "NodesNotCleaned", &note).await;
     }
+}
+
+/// The ConfigMap in which the controller publishes its CA.
+fn controller_ca() -> Key {
+    Key { kind: CONFIG_MAP.kind, namespace: NAMESPACE.to_owned(), name: CONTROLLER_CA.to_owned() }
 }
 
 fn has(cr: &AntreaInstallation, finalizer: &str) -> bool {
