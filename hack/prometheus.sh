@@ -75,10 +75,8 @@ prometheus_up() {
 	kubectl get servicemonitors -A -o json >"$PROMETHEUS_DIR/service-monitors.json"
 	kubectl get prometheusrules -A -o json | jq '{groups: [.items[].spec.groups[]]}' >"$PROMETHEUS_DIR/rules.json"
 	prometheus_config_maps
-	kubectl config view --raw --minify -o json | jq -r '.clusters[0].cluster["certificate-authority-data"]' | base64 -d \
-		>"$PROMETHEUS_DIR/api-ca.crt"
 	monitoring_tool config --service-monitors "$PROMETHEUS_DIR/service-monitors.json" --api-server "$API_SERVER" \
-		--api-ca "$PROMETHEUS_DIR/api-ca.crt" --token "$PROMETHEUS_DIR/token" --rules "$PROMETHEUS_DIR/rules.json" \
+		--api-ca "$STATE/pki/ca.crt" --token "$PROMETHEUS_DIR/token" --rules "$PROMETHEUS_DIR/rules.json" \
 		--config-maps "$PROMETHEUS_DIR/config-maps" --interval "$SCRAPE_INTERVAL" >"$PROMETHEUS_DIR/prometheus.json"
 	promtool check config "$PROMETHEUS_DIR/prometheus.json" >&2
 	start prometheus prometheus --config.file="$PROMETHEUS_DIR/prometheus.json" --log.level=warn \
