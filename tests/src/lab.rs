@@ -230,8 +230,11 @@ impl Lab {
         std::fs::create_dir_all(&dir).unwrap();
         let mut ovs = TestOvs::start_db_only(&dir.join("ovs"), Some(&netns)).unwrap();
         // As start_ovs does in the image.
+        let version = sh("ovs-vswitchd --version");
+        let version = version.lines().next().and_then(|line| line.split(' ').next_back()).unwrap();
         let settings = ["other_config:userspace-tso-enable=true", "other_config:flow-restore-wait=true"];
-        ovs.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", settings[0], settings[1]]).unwrap();
+        let set = ["--no-wait", "set", "Open_vSwitch", ".", &format!("ovs_version={version}")];
+        ovs.vsctl(&[&set[..], &settings].concat()).unwrap();
         ovs.confine(OVS_CAPABILITIES);
         ovs.start_vswitchd().unwrap();
         let pod_cidr = format!("10.244.{number}.0/24");

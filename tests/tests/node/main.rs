@@ -10,6 +10,7 @@ mod controller;
 mod datapath;
 mod failclosed;
 mod hairpin;
+mod health;
 mod kill;
 mod ovs;
 mod peers;

@@ -16,6 +16,7 @@ mod cargo;
 mod cni;
 mod flows;
 mod footprint;
+mod observe;
 mod latency;
 mod report;
 mod restart;
@@ -64,6 +65,11 @@ const SECTIONS: &[Section] = &[
         name: "memory",
         about: "resident memory of idle agents, controller and operator",
         run: |report| Box::pin(footprint::memory(report)),
+    },
+    Section {
+        name: "observe",
+        about: "processor time of an idle agent, cost of a scrape",
+        run: |report| Box::pin(observe::run(report)),
     },
     Section {
         name: "size",
