@@ -259,7 +259,7 @@ async fn a_log_level_is_a_live_change_of_one_object() {
     };
     let map = ("ConfigMap kube-system/antrea-config".to_owned(), Class::Live);
     for spec in [json!({"logLevel": "Debug"}), json!({"agent": {"logLevel": "Trace"}})] {
-        assert_eq!(plan(spec).await, [map.clone()]);
+        assert_eq!(plan(spec).await, std::slice::from_ref(&map));
     }
     let mtu = plan(json!({"mtu": 1400})).await;
     assert_eq!(mtu, [map, ("DaemonSet kube-system/antrea-agent".to_owned(), Class::Restart)]);

@@ -139,7 +139,7 @@ async fn start(lab: &Lab, daemon: &Daemon, folder: &Path) -> anyhow::Result<Chil
 }
 
 /// VmRSS, and how much of it is the process's own rather than pages of its file, in MB (10⁶ octets).
-fn resident(pid: u32) -> anyhow::Result<(f64, String)> {
+pub(crate) fn resident(pid: u32) -> anyhow::Result<(f64, String)> {
     let path = format!("/proc/{pid}/status");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let field = |name: &str| -> anyhow::Result<f64> {

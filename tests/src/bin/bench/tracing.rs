@@ -7,6 +7,7 @@ use antrea_tests::tracing::trace;
 use anyhow::ensure;
 use serde_json::json;
 
+use crate::footprint::resident;
 use crate::report::{Figure, Report, percentile};
 
 /// Pods on each node, one after the other.
@@ -51,6 +52,10 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
         let name = format!("CNI ADD with tracing on, antrea-cni executed, p{percent}");
         report.add(Figure::new(name, "ms", on).peer(off).note("peer: the same with tracing off"));
     }
+    let memory = [resident(lab.nodes[0].agent_pid())?, resident(lab.nodes[1].agent_pid())?];
+    let [(off, _), (on, of_it)] = memory;
+    let figure = Figure::new("resident memory of an agent with tracing on", "MB", on).peer(off);
+    report.add(figure.note(format!("{of_it}; peer: the same with tracing off")));
     Ok(())
 }
 
