@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 
 use antrea_crds::AntreaInstallationSpec;
 use antrea_operator::{
+    api,
     effective::{Facts, effective},
     object::{CONFIG_MAP, CRD, KINDS, Kind, MONITORING_KINDS, Object},
     render::{self, monitoring::Served},
@@ -16,12 +17,13 @@ use serde_json::Value;
 struct Rules {
     cluster: Vec<PolicyRule>,
     system: Vec<PolicyRule>,
+    own: Vec<PolicyRule>,
 }
 
 fn rules() -> Rules {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/operator/rbac.yaml");
     let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
-    let mut rules = Rules { cluster: Vec::new(), system: Vec::new() };
+    let mut rules = Rules { cluster: Vec::new(), system: Vec::new(), own: Vec::new() };
     for document in documents {
         match (document["kind"].as_str().unwrap(), document["metadata"]["namespace"].as_str()) {
             ("ClusterRole", _) => {
@@ -32,6 +34,10 @@ fn rules() -> Rules {
                 let role: Role = serde_json::from_value(document).unwrap();
                 rules.system.extend(role.rules.unwrap());
             }
+            ("Role", Some("antrea-operator")) => {
+                let role: Role = serde_json::from_value(document).unwrap();
+                rules.own.extend(role.rules.unwrap());
+            }
             _ => {}
         }
     }
@@ -40,11 +46,15 @@ fn rules() -> Rules {
 
 /// As the API server's authorizer would say; `name` is empty for a list.
 fn allows(rules: &[PolicyRule], kind: &Kind, verb: &str, name: &str) -> bool {
+    grants(rules, (kind.group, kind.plural), verb, name)
+}
+
+fn grants(rules: &[PolicyRule], (group, plural): (&str, &str), verb: &str, name: &str) -> bool {
     let has =
         |list: Option<&Vec<String>>, item: &str| list.is_some_and(|list| list.iter().any(|one| one == item));
     rules.iter().any(|rule| {
-        has(rule.api_groups.as_ref(), kind.group)
-            && has(rule.resources.as_ref(), kind.plural)
+        has(rule.api_groups.as_ref(), group)
+            && has(rule.resources.as_ref(), plural)
             && rule.verbs.iter().any(|one| one == verb)
             && rule.resource_names.as_ref().is_none_or(|names| names.iter().any(|one| one == name))
     })
@@ -126,6 +136,30 @@ fn nothing_that_is_not_rendered_can_be_changed() {
         for verb in ["create", "patch", "update", "delete", "escalate", "bind"] {
             assert!(!allows(applicable, kind, verb, "anything-else"), "{verb} {}", kind.plural);
         }
+    }
+}
+
+/// In the operator's own namespace: its certificate, the CA of it, and nothing else of these kinds. Who reads its
+/// metrics is asked of the API server.
+#[test]
+fn its_port_has_a_certificate_and_asks_who_may_read() {
+    let Rules { cluster, own, .. } = rules();
+    let (secrets, maps) = (("", "secrets"), ("", "configmaps"));
+    for verb in ["get", "create", "patch"] {
+        assert!(grants(&own, secrets, verb, api::CERT_SECRET), "{verb}");
+        assert!(!grants(&own, secrets, verb, "anything-else"), "{verb}");
+    }
+    for verb in ["list", "watch", "delete"] {
+        assert!(!grants(&own, secrets, verb, api::CERT_SECRET), "{verb}");
+    }
+    for verb in ["create", "patch"] {
+        assert!(grants(&own, maps, verb, api::CA_CONFIG_MAP), "{verb}");
+        assert!(!grants(&own, maps, verb, "anything-else"), "{verb}");
+    }
+    for review in
+        [("authentication.k8s.io", "tokenreviews"), ("authorization.k8s.io", "subjectaccessreviews")]
+    {
+        assert!(grants(&cluster, review, "create", ""), "{review:?}");
     }
 }
 
