@@ -96,7 +96,7 @@ async fn drifted_flows_are_repaired() {
 }
 
 /// The bridge's flows without their counters.
-pub fn flows(node: &LabNode) -> Vec<String> {
+pub(crate) fn flows(node: &LabNode) -> Vec<String> {
     sorted(&node.ofctl("dump-flows", &["--no-stats"]))
 }
 
