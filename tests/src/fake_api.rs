@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use uuid::Uuid;
 
 /// The user whom every review of access refuses.
 pub const NOBODY: &str = "nobody";
@@ -129,7 +130,9 @@ impl FakeApi {
         let items = store.objects.entry(collection.to_owned()).or_default();
         let key = key(namespace.as_deref(), &name);
         if object["metadata"].get("uid").is_none() {
-            object["metadata"]["uid"] = format!("uid-{collection}-{key}").into();
+            let name = format!("{collection}/{key}");
+            object["metadata"]["uid"] =
+                Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string().into();
         }
         let kind = if items.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
         self.publish(&mut store, Event { collection: collection.to_owned(), version, kind, object });

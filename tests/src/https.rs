@@ -61,11 +61,8 @@ async fn exchange(endpoint: &Endpoint, path: &str) -> Result<(u16, String), Stri
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let mut stream = connector.connect(name, stream).await.map_err(|e| text(&e))?;
     let token = endpoint.token.iter().map(|token| format!("Authorization: Bearer {token}\r\n"));
-    let request = format!(
-        "GET {path} HTTP/1.0\r\nHost: {}\r\n{}\r\n",
-        endpoint.name,
-        token.collect::<String>()
-    );
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{}\r\n", endpoint.name, token.collect::<String>());
     stream.write_all(request.as_bytes()).await.map_err(|e| text(&e))?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer).await {

@@ -83,9 +83,10 @@ impl Station {
 
     /// What arrived from sources that `may_not` says of that they must not get here.
     pub fn leaked(&self, may_not: impl Fn(IpAddr) -> bool) -> Arrived {
-        self.arrived().into_iter().filter(|(from, _)| may_not(*from)).fold(Arrived::default(), |sum, (_, one)| {
-            Arrived { tcp: sum.tcp + one.tcp, udp: sum.udp + one.udp }
-        })
+        self.arrived().into_iter().filter(|(from, _)| may_not(*from)).fold(
+            Arrived::default(),
+            |sum, (_, one)| Arrived { tcp: sum.tcp + one.tcp, udp: sum.udp + one.udp },
+        )
     }
 
     /// Counts from 0 again.

@@ -1,5 +1,8 @@
+use std::collections::HashMap;
+
 use antrea_api::controlplane::GroupEvent;
 use antrea_api::k8s::Object;
+use antrea_api::selection::PodSelection;
 use antrea_flows::{FlowStore, Owner};
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
@@ -12,6 +15,7 @@ use crate::interfaces::PodInterface;
 
 use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
 use super::super::client::Identity;
+use super::super::confirm::PodName;
 use super::super::fake::{Fake, eventually};
 use super::super::handle::Sink;
 use super::super::pods::tests::interface;
@@ -191,6 +195,66 @@ async fn a_pod_is_isolated_before_it_is_connected() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     *node.bridge.away.lock() = false;
     eventually("what the bridge missed comes", || node.bridge.isolates(21) && node.bridge.isolates(22)).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_waits_until_what_selects_it_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    node.attach().await.unwrap();
+    let confirm = |uid: &'static str| {
+        let handle = node.handle.clone();
+        tokio::spawn(async move { handle.confirm_pod(PodName { namespace: "ns", name: "web-0", uid }).await })
+    };
+    let pause = || tokio::time::sleep(Duration::from_millis(100));
+    let first = confirm("u1");
+    pause().await;
+    assert!(!first.is_finished(), "the controller does not know the pod");
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let selection = PodSelection { policies: names(&["P", "Q"]), applied_to_groups: names(&["a", "b"]) };
+    fake.script.lock().selections.insert("web-0".to_owned(), selection);
+    fake.send(&Event::Policy(policy("Q", 1, "b", &[])));
+    pause().await;
+    assert!(!first.is_finished(), "a group is not here");
+    fake.send(&applied_to_group("b", &["web-0"]));
+    tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap().unwrap();
+
+    // Nobody answers: the pod that is known goes by what was told, another of its name does not.
+    fake.script.lock().refuse = Some(StatusCode::SERVICE_UNAVAILABLE);
+    tokio::time::timeout(Duration::from_secs(10), confirm("u1")).await.unwrap().unwrap().unwrap();
+    let (other, nameless) = (confirm("u2"), confirm(""));
+    pause().await;
+    assert!(!other.is_finished() && !nameless.is_finished());
+    // An answer counts even for a pod that is known.
+    {
+        let mut script = fake.script.lock();
+        (script.refuse, script.selections) = (None, HashMap::new());
+    }
+    let known = confirm("u1");
+    pause().await;
+    assert!(!known.is_finished());
+    for task in [other, nameless, known] {
+        task.abort();
+    }
+    let malformed = PodName { namespace: "ns", name: "a&b", uid: "" };
+    assert!(matches!(node.handle.confirm_pod(malformed).await, Err(PolicyError::Unconfirmed { .. })));
+    node.handle.confirm_pod(PodName { namespace: "", name: "", uid: "" }).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_knows_nothing_waits_for_the_controller() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), Target::default(), Duration::from_millis(50));
+    node.remember(interface("web-0", 21, "10.0.0.21"));
+    let mut attached = Box::pin(node.attach());
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut attached).await.is_err());
+    let fake = Fake::start(objects()).await;
+    node.target.send_replace(fake.target());
+    tokio::time::timeout(Duration::from_secs(10), attached).await.unwrap().unwrap();
+    assert!(node.bridge.isolates(21));
     node.stop().await;
 }
 

@@ -5,6 +5,7 @@
 //! File `complete` says that all objects have been written once: without it nothing can be concluded from those
 //! that are there, or from their absence.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use antrea_api::controlplane::{AddressGroup, AppliedToGroup, Event, NetworkPolicy};
 use antrea_api::k8s::{self, DecodeError, EventType, Object};
+use sha1::{Digest, Sha1};
 
 use super::cache::{Kind, Save};
 
@@ -43,9 +45,14 @@ fn subfolder(kind: Kind) -> &'static str {
     }
 }
 
-/// Whether the name of an object can be that of a file.
-fn fits(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0'])
+/// The file's name for an object: its own where that can be one, else a digest of it, so that nothing is left
+/// out of the record.
+fn file_name(name: &str) -> Cow<'_, str> {
+    let fits = !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0']);
+    if fits {
+        return name.into();
+    }
+    Sha1::digest(name).iter().fold("~".to_owned(), |name, byte| format!("{name}{byte:02x}")).into()
 }
 
 impl Files {
@@ -109,14 +116,11 @@ impl Files {
             (save.bytes.is_none(), (save.kind == Kind::Policies) != save.bytes.is_none())
         });
         for Save { kind, name, bytes } in saves {
-            if !fits(name) {
-                tracing::warn!(name = &**name, "not kept on disk: no name for a file");
-                continue;
-            }
             let folder = self.folder.join(subfolder(*kind));
-            let path = folder.join(&**name);
+            let name = file_name(name);
+            let path = folder.join(&*name);
             let saved = match bytes {
-                Some(bytes) => write(&folder, &path, name, bytes),
+                Some(bytes) => write(&folder, &path, &name, bytes),
                 None => remove(&path),
             };
             if let Err(error) = saved {
@@ -133,6 +137,7 @@ impl Files {
     pub(crate) fn retain(&self, kind: Kind, names: &HashSet<Arc<str>>) -> Result<(), FileError> {
         let folder = self.folder.join(subfolder(kind));
         let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+        let names: HashSet<_> = names.iter().map(|name| file_name(name)).collect();
         let mut result = Ok(());
         for path in entries.flatten().map(|entry| entry.path()) {
             let wanted =
@@ -231,9 +236,15 @@ mod tests {
         let files = Files::new(folder.path());
         let long = "x".repeat(300);
         let evil = ["../evil", "", ".", "a/b", &long];
-        let saves: Vec<_> = evil.iter().map(|name| save(name, Some(policy("x").seal()))).collect();
+        let saves: Vec<_> = evil.iter().map(|name| save(name, Some(policy(name).seal()))).collect();
         files.save(&saves).unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "the one of policies");
+        let mut kept = names(&files);
+        kept.sort();
+        assert_eq!(kept, ["", ".", "../evil", "a/b", &long]);
+        files.retain(Kind::Policies, &HashSet::from(["a/b".into()])).unwrap();
+        assert_eq!(names(&files), ["a/b"]);
+        files.save(&[save("a/b", None)]).unwrap();
 
         files.save(&[save("good", Some(policy("good").seal()))]).unwrap();
         std::fs::write(folder.path().join("network-policies/bad"), b"k8s\0\xff\xff").unwrap();

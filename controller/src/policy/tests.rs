@@ -28,6 +28,7 @@ use super::{
 };
 
 mod traced;
+mod selection;
 mod undecoded;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use antrea_tests::lab::{Lab, LabNode, eventually};
+use antrea_tests::lab::{AGENT_INFOS, Lab, LabNode, eventually};
 use antrea_tests::station::{Arrived, Station};
 use serde_json::json;
 
@@ -37,8 +37,9 @@ fn flows(node: &LabNode) -> BTreeMap<String, f64> {
 async fn a_restart_under_500_policies_touches_no_flow() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
-    for index in 0..2 {
-        lab.expect_agent_info(index);
+    for name in ["node1", "node2"] {
+        let told = || lab.api.get(AGENT_INFOS, None, name).is_some_and(|i| i["apiCABundle"].is_string());
+        eventually("the agent tells its CA", LIMIT, told).await;
     }
     let mut pod = |index: usize, name: &str, app: &str| {
         lab.put_pod(index, name, &[("app", app)], None);
@@ -121,7 +122,11 @@ async fn a_restart_under_500_policies_touches_no_flow() {
         let youngest = now.values().copied().fold(f64::INFINITY, f64::min);
         assert!(youngest >= elapsed, "a flow was installed again: {youngest} s old after {elapsed} s");
         let done = lab.agent_metric(index, OPERATIONS).await - operations[index];
-        println!("node{}: {} flows, {done} flow operations, the youngest flow {youngest:.1} s old", index + 1, now.len());
+        println!(
+            "node{}: {} flows, {done} flow operations, the youngest flow {youngest:.1} s old",
+            index + 1,
+            now.len()
+        );
         assert!(done.abs() < 0.5, "flows were sent again");
     }
     println!("{} forbidden probes, leaked: {:?}", near.1.sent() - sent, leaked());

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,8 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
         let told = wait(&watcher, &name).context("the plain watcher")?;
         let mut enforced = begin;
         for (monitor, node) in monitors.iter().zip(&lab.nodes) {
-            let at = wait(&monitor.seen, &peer).with_context(|| format!("flows of {name} on {}", node.name))?;
+            let at =
+                wait(&monitor.seen, &peer).with_context(|| format!("flows of {name} on {}", node.name))?;
             enforced = enforced.max(at);
         }
         plain.push(told - begin);
@@ -120,9 +121,10 @@ struct Monitor {
 impl Monitor {
     fn start(node: &LabNode) -> anyhow::Result<Self> {
         let target = format!("unix:{}", node.ovs.mgmt_sock("br-int").display());
-        let mut child = Command::new("ovs-ofctl")
+        let mut child = node
+            .ovs
+            .command("ovs-ofctl")
             .args(["-O", "OpenFlow10", "monitor", &target, "watch:!initial,!delete,!modify"])
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
