@@ -15,6 +15,7 @@
 . "$(dirname "$0")/e2e/traffic.sh"
 . "$(dirname "$0")/e2e/policy.sh"
 . "$(dirname "$0")/e2e/installation.sh"
+. "$(dirname "$0")/e2e/uninstall.sh"
 . "$(dirname "$0")/e2e/restart.sh"
 . "$(dirname "$0")/e2e/legacy.sh"
 . "$(dirname "$0")/e2e/health.sh"
