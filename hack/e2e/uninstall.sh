@@ -79,11 +79,12 @@ install_again() {
 removal() {
 	privileges
 	[[ $(managed_objects | wc -l) -gt 10 ]] || fail "too few objects are labelled: $(managed_objects)"
-	local node what
+	local node what before
 	for node in node1 node2; do
+		before=$(traces "$node")
 		for what in 'link br-int' 'link of a pod' 'link antrea-gw0' 'route ' 'rule ' 'set ' 'file /opt/cni/bin/antrea' \
 			'file /etc/cni/net.d/10-antrea.conflist' 'file /var/lib/antrea/openvswitch/conf.db'; do
-			traces "$node" | grep -q "$what" || fail "$node has no $what to remove: $(traces "$node")"
+			[[ $before == *"$what"* ]] || fail "$node has no $what to remove: $before"
 		done
 	done
 	remove_installation 150s 'two nodes that answer'
@@ -97,8 +98,9 @@ removal() {
 node_is_silent() { [[ $(kubectl get node "$1" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}') == Unknown ]]; }
 
 told_uncleaned() {
-	kubectl get events.events.k8s.io -A -o jsonpath='{range .items[?(@.reason=="NodesNotCleaned")]}{.note}{"\n"}{end}' |
-		grep -q "$1: its kubelet does not answer"
+	local notes
+	notes=$(kubectl get events.events.k8s.io -A -o jsonpath='{range .items[?(@.reason=="NodesNotCleaned")]}{.note}{"\n"}{end}')
+	[[ $notes == *"$1: its kubelet does not answer"* ]]
 }
 
 # A node whose kubelet is away can be cleaned by nobody: that is said, and holds up nothing.
