@@ -6,9 +6,6 @@
 # Set ANTREA_BIN to a folder of binaries to measure others than this checkout's release builds.
 . "$(dirname "$0")/lib.sh"
 
-TARGET=x86_64-unknown-linux-musl
-BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
-
 cd "$REPO"
 say 'building antrea-bench'
 # The product aborts on a panic; the measuring program has to unwind to remove its namespaces.
@@ -19,11 +16,8 @@ bench=$REPO/target/release/antrea-bench
 
 need_root
 if [[ -z ${ANTREA_BIN:-} ]]; then
-	say 'building the release binaries'
-	packages=()
-	for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
-	cargo build --release --target "$TARGET" "${packages[@]}" >&2 || die 'cargo build failed'
-	export ANTREA_BIN=$REPO/target/$TARGET/release
+	ANTREA_BIN=$(release_binaries)
+	export ANTREA_BIN
 fi
 ANTREA_CNI_PLUGINS=$("$REPO/hack/tools.sh" cni)
 export ANTREA_CNI_PLUGINS ANTREA_CACHE=$CACHE

@@ -7,8 +7,6 @@
 . "$(dirname "$0")/lib.sh"
 
 IMAGES=$CACHE/images
-TARGET=x86_64-unknown-linux-musl
-BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
 
 # chroot isolation needs neither a runtime nor control groups, so that it works inside containers.
 buildah() {
@@ -83,14 +81,9 @@ test_images() {
 }
 
 project_images() {
-	say 'building the release binaries'
-	local packages=() binary release=${ANTREA_RELEASE:-$REPO/target/$TARGET/release}
-	for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
-	[[ -n ${ANTREA_RELEASE:-} ]] ||
-		(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
-		die 'cargo build failed'
+	local release tag agent
+	release=$(release_binaries)
 	say 'building the images'
-	local tag agent
 	tag=$(image_tag "$release")
 	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni,load_modules} "$release"/antrea-{agent,cni} "$release/antctl")
 	mkdir "$agent/cni-plugins"

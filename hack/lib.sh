@@ -29,6 +29,8 @@ KUBERNETES_SERVICE_IP=10.96.0.1
 API_SERVER=https://$HOST_IP:6443
 KUBECONFIG_PATH=$STATE/admin.kubeconfig
 CGROUP=antrea-cluster
+TARGET=x86_64-unknown-linux-musl
+BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
 
 # ---- what the user sees -------------------------------------------------------------------------
 
@@ -74,6 +76,19 @@ with_log() {
 		tail -n 30 "$log" >&2
 		die "$1 failed; all of its output is in $log"
 	fi
+}
+
+# release_binaries: builds what the images ship, all at once so that every caller gets the same build;
+# prints the folder. ANTREA_RELEASE=FOLDER takes binaries that are there.
+release_binaries() {
+	local packages=() binary
+	if [[ -z ${ANTREA_RELEASE:-} ]]; then
+		say 'building the release binaries'
+		for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
+		(cd "$REPO" && nice -n 10 cargo build --release --target "$TARGET" "${packages[@]}" >&2) ||
+			die 'cargo build failed'
+	fi
+	echo "${ANTREA_RELEASE:-$REPO/target/$TARGET/release}"
 }
 
 # ---- control groups -----------------------------------------------------------------------------

@@ -14,45 +14,57 @@ async fn an_agent_restart_breaks_nothing() {
     let c = lab.add_pod(1, "c");
     assert!(ping(&a.netns, c.ip, 56, true));
     let mut stream = Stream::open(&a.netns, &c.netns, c.ip, 7000).await;
-    let load = iperf::Stream::start(&a.netns, &c.netns, c.ip);
     let pinger = Pinger::start(&a.netns, c.ip, 240);
-    for round in 0..3 {
-        for index in 0..2 {
-            lab.nodes[index].stop_agent();
-        }
-        // Without agents pods keep talking.
-        stream.exchange(Duration::from_secs(2)).unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        for index in 0..2 {
-            lab.start_agent(index);
-        }
-        for index in 0..2 {
-            let took = lab.wait_ready(index).await;
-            println!("round {round}: node{} ready after {took:?}", index + 1);
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        stream.exchange(Duration::from_secs(2)).unwrap();
+    for _ in 0..2 {
+        restart_agents(&mut lab, &mut stream).await;
     }
     let count = pinger.stop();
-    let carried = load.stop().unwrap();
-    println!(
-        "agent restart, iperf3, octets by second: {:?}; {} retransmits",
-        carried.seconds, carried.retransmits
-    );
-    assert!(carried.seconds.iter().all(|octets| *octets > 0), "the stream stood still: {carried:?}");
     println!("agent restart, 10 ms ping: {} sent, {} lost", count.sent, count.sent - count.received);
     assert!(count.sent > 50, "{count:?}");
     assert_eq!(count.sent - count.received, 0, "lost pings");
 
+    // Beside a stream a queue may overflow on a busy machine; what stops forwarding loses far more.
+    let load = iperf::Stream::start(&a.netns, &c.netns, c.ip);
+    let pinger = Pinger::start(&a.netns, c.ip, 240);
+    for _ in 0..2 {
+        restart_agents(&mut lab, &mut stream).await;
+    }
+    let count = pinger.stop();
+    let carried = load.stop().unwrap();
+    let lost = count.sent - count.received;
+    println!("agent restart, 10 ms ping beside iperf3: {} sent, {lost} lost", count.sent);
+    println!("agent restart, iperf3: {carried:?}");
+    assert!(carried.seconds.iter().all(|octets| *octets > 0), "the stream stood still: {carried:?}");
+    assert!(lost * 20 < count.sent, "{lost} of {} pings lost", count.sent);
+
     // Flows are of the new round only, and a new pod works.
     let round = lab.nodes[0].ovs.vsctl(&["get", "bridge", "br-int", "external_ids:roundNum"]).unwrap();
-    assert_eq!(round.trim().trim_matches('"'), "4");
+    assert_eq!(round.trim().trim_matches('"'), "5");
     let flows = lab.nodes[0].ofctl("dump-flows", &[]);
     for line in flows.lines().filter(|line| line.contains("cookie=")) {
-        assert!(line.contains("cookie=0x4"), "a flow of an earlier round: {line}");
+        assert!(line.contains("cookie=0x5"), "a flow of an earlier round: {line}");
     }
     let b = lab.add_pod(0, "b");
     assert!(ping(&b.netns, c.ip, 56, true));
+}
+
+/// Ends both agents and starts them again; an established connection works all the time.
+async fn restart_agents(lab: &mut Lab, stream: &mut Stream) {
+    for index in 0..2 {
+        lab.nodes[index].stop_agent();
+    }
+    // Without agents pods keep talking.
+    stream.exchange(Duration::from_secs(2)).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for index in 0..2 {
+        lab.start_agent(index);
+    }
+    for index in 0..2 {
+        let took = lab.wait_ready(index).await;
+        println!("node{} ready after {took:?}", index + 1);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stream.exchange(Duration::from_secs(2)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
