@@ -18,10 +18,10 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use k8s_openapi::jiff::Timestamp;
+use netcfg::MacAddr;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cni::naming::format_mac;
 use crate::cni::server::NetworkState;
 use crate::status::{Identity, Reporter, compose};
 
@@ -95,7 +95,7 @@ async fn pod_interfaces(State(state): State<ApiState>) -> Json<Value> {
             "podNamespace": interface.pod_namespace,
             "interfaceName": interface.host_ifname,
             "ips": interface.ips,
-            "mac": format_mac(interface.mac),
+            "mac": MacAddr(interface.mac).to_string(),
             "ofPort": interface.ofport,
             "containerID": interface.container_id,
         })

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::cni::naming::{format_mac, parse_mac};
+use netcfg::MacAddr;
 
 /// `external_ids` keys, upstream's names.
 pub mod key {
@@ -80,7 +80,7 @@ impl PodInterface {
             (key::TYPE, TYPE_CONTAINER.to_owned()),
             (key::CONTAINER_ID, self.container_id.clone()),
             (key::IP_ADDRESS, ips.join(",")),
-            (key::ATTACHED_MAC, format_mac(self.mac)),
+            (key::ATTACHED_MAC, MacAddr(self.mac).to_string()),
             (key::POD_NAME, self.pod_name.clone()),
             (key::POD_NAMESPACE, self.pod_namespace.clone()),
             (key::NETNS, self.netns.clone()),
@@ -123,7 +123,7 @@ impl PodInterface {
             pod_namespace: get(key::POD_NAMESPACE)?,
             pod_uid: ids.get(key::POD_UID).cloned().unwrap_or_default(),
             netns: ids.get(key::NETNS).cloned().unwrap_or_default(),
-            mac: parse_mac(&get(key::ATTACHED_MAC)?).ok_or_else(|| malformed(key::ATTACHED_MAC))?,
+            mac: get(key::ATTACHED_MAC)?.parse::<MacAddr>().map_err(|_| malformed(key::ATTACHED_MAC))?.0,
             ips,
             ofport,
         }))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use ipnet::IpNet;
 use netcfg::Netlink;
@@ -22,7 +23,7 @@ pub const POD_LINK_GROUP: u32 = 0xa27e;
 
 /// What follows from configuration, Node object and OVS, fixed for the life of the process.
 #[derive(Debug)]
-pub struct NodeNetwork {
+pub struct NodeParts {
     /// Node name.
     pub node_name: String,
     /// Subnets of this node's pods.
@@ -47,64 +48,30 @@ pub struct NodeNetwork {
     pub sysctls: Tree,
     /// Whether OVS forwards in userspace.
     pub userspace: bool,
+}
+
+/// The node's network: its parts, and the attachments that it has.
+#[derive(Debug)]
+pub struct NodeNetwork {
+    parts: NodeParts,
     interfaces: Mutex<InterfaceStore>,
     count: watch::Sender<usize>,
     ofports: OfPorts,
 }
 
-/// What [`NodeNetwork::new`] needs; see there for the fields' meaning.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "documented at NodeNetwork")]
-pub struct NodeParts {
-    pub node_name: String,
-    pub subnets: Vec<IpNet>,
-    pub mtu: u32,
-    pub bridge: String,
-    pub netlink: Netlink,
-    pub vswitch: Vswitch,
-    pub dataplane: Dataplane,
-    pub policy: PolicyHandle,
-    pub host_local: HostLocal,
-    pub host_proc_path_prefix: String,
-    pub sysctls: Tree,
-    pub userspace: bool,
+impl Deref for NodeNetwork {
+    type Target = NodeParts;
+
+    fn deref(&self) -> &NodeParts {
+        &self.parts
+    }
 }
 
 impl NodeNetwork {
     /// A network with the attachments that OVSDB remembers.
     pub fn new(parts: NodeParts, interfaces: InterfaceStore) -> Self {
-        let NodeParts {
-            node_name,
-            subnets,
-            mtu,
-            bridge,
-            netlink,
-            vswitch,
-            dataplane,
-            policy,
-            host_local,
-            host_proc_path_prefix,
-            sysctls,
-            userspace,
-        } = parts;
         let count = watch::Sender::new(interfaces.len());
-        Self {
-            node_name,
-            subnets,
-            mtu,
-            bridge,
-            netlink,
-            vswitch,
-            dataplane,
-            policy,
-            host_local,
-            host_proc_path_prefix,
-            sysctls,
-            userspace,
-            interfaces: Mutex::new(interfaces),
-            count,
-            ofports: OfPorts::default(),
-        }
+        Self { parts, interfaces: Mutex::new(interfaces), count, ofports: OfPorts::default() }
     }
 
     /// An attachment.

@@ -19,7 +19,7 @@ use netcfg::{MacAddr, Netlink, Netns};
 use ovs::vswitch::PortSpec;
 
 use super::ipam::{Attachment, IpamError};
-use super::naming::{self, PodArgs, format_mac};
+use super::naming::{self, PodArgs};
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
 use crate::interfaces::PodInterface;
 use crate::node::{NodeNetwork, POD_LINK_GROUP};
@@ -392,8 +392,8 @@ fn check_previous(interface: &PodInterface, previous: &CniResult) -> Result<(), 
     let Some(ours) = ours else {
         return Err(check_failed(format!("prevResult has no interface {}", interface.ifname)));
     };
-    if !ours.mac.is_empty() && !ours.mac.eq_ignore_ascii_case(&format_mac(interface.mac)) {
-        let known = format_mac(interface.mac);
+    let known = MacAddr(interface.mac).to_string();
+    if !ours.mac.is_empty() && !ours.mac.eq_ignore_ascii_case(&known) {
         return Err(check_failed(format!("prevResult has MAC {}, the pod's flows have {known}", ours.mac)));
     }
     for ip in &interface.ips {
@@ -414,7 +414,7 @@ async fn check_container(node: &NodeNetwork, interface: &PodInterface) -> Result
         return Err(check_failed(format!("link {name} is down in the container")));
     }
     if link.mac != Some(MacAddr(interface.mac)) {
-        return Err(check_failed(format!("link {name} has another MAC than {}", format_mac(interface.mac))));
+        return Err(check_failed(format!("link {name} has another MAC than {}", MacAddr(interface.mac))));
     }
     let addresses = netlink.addresses(link.index).await.map_err(check_failed)?;
     for ip in &interface.ips {
@@ -458,7 +458,7 @@ fn result_of(node: &NodeNetwork, interface: &PodInterface) -> CniResult {
             Interface { name: interface.host_ifname.clone(), ..Interface::default() },
             Interface {
                 name: interface.ifname.clone(),
-                mac: format_mac(interface.mac),
+                mac: MacAddr(interface.mac).to_string(),
                 sandbox: interface.netns.clone(),
             },
         ],

@@ -46,22 +46,6 @@ impl PodArgs {
     }
 }
 
-/// `aa:bb:cc:dd:ee:ff`.
-pub fn format_mac(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
-
-/// The reverse of [`format_mac`].
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
 /// A locally administered unicast address from a random UUID's bytes.
 pub fn random_mac() -> [u8; 6] {
     let bytes = uuid::Uuid::new_v4().into_bytes();
@@ -91,12 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn macs_read_back() {
-        let mac = random_mac();
-        assert_eq!(mac[0] & 3, 2, "local and unicast");
-        assert_eq!(parse_mac(&format_mac(mac)), Some(mac));
-        for bad in ["", "00:11:22:33:44", "00:11:22:33:44:55:66", "0g:11:22:33:44:55"] {
-            assert_eq!(parse_mac(bad), None, "{bad}");
-        }
+    fn random_macs_are_local_and_unicast() {
+        assert_eq!(random_mac()[0] & 3, 2);
     }
 }

@@ -1,6 +1,6 @@
 use antrea_api::controlplane::{
-    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, K8S_NETWORK_POLICY,
-    NetworkPolicyPeer, NetworkPolicyReference, NetworkPolicyRule,
+    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Damaged, Event, GroupEvent,
+    GroupMember, K8S_NETWORK_POLICY, NetworkPolicyPeer, NetworkPolicyReference, NetworkPolicyRule,
 };
 
 use super::*;

@@ -83,8 +83,11 @@ fn metadata(object: &Value) -> Map<String, Value> {
     readable(&object["metadata"], &fields)
 }
 
+/// A field's name and what its value should be.
+type Field = (&'static str, fn(&Value) -> bool);
+
 /// The fields that are what they should be.
-fn readable(object: &Value, fields: &[(&str, fn(&Value) -> bool)]) -> Map<String, Value> {
+fn readable(object: &Value, fields: &[Field]) -> Map<String, Value> {
     let good = fields.iter().filter(|(name, is_good)| is_good(&object[*name]));
     good.map(|(name, _)| ((*name).to_owned(), object[*name].clone())).collect()
 }

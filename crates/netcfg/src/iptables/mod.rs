@@ -14,10 +14,12 @@ mod backend;
 mod parse;
 mod rule;
 mod ruleset;
+mod terms;
 
 pub use apply::{Applied, CHAIN_PREFIX, Iptables, cleanup_all, in_use};
 pub use backend::{Backend, choose_backend};
-pub use rule::{
-    AddrType, CtState, IcmpType, Mark, Match, NatTo, Ports, Proto, RejectWith, Rule, SetDir, SetMatch, Target,
-};
+pub use rule::{Rule, Target};
 pub use ruleset::{Jump, Plan, Ruleset, Saved, Table, TableRules, plan};
+pub use terms::{
+    AddrType, CtState, IcmpType, Mark, Match, NatTo, Ports, Proto, RejectWith, SetDir, SetMatch,
+};

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, iter::Peekable, net::IpAddr, str::FromStr, vec:
 
 use ipnet::IpNet;
 
-use super::rule::{
-    AddrType, CtState, IcmpType, Mark, Match, NatTo, Ports, Proto, RejectWith, Rule, SetDir, SetMatch, Target,
+use super::rule::{Rule, Target};
+use super::terms::{
+    AddrType, CtState, IcmpType, Mark, Match, NatTo, Ports, Proto, RejectWith, SetDir, SetMatch,
 };
 use crate::Error;
 

@@ -5,13 +5,10 @@ use std::{
     time::Duration,
 };
 
+use openflow::MacAddr;
 use tokio::time::Instant;
 
-use super::{
-    InterfaceKind, PortInfo, PortSpec, Vswitch, VswitchError, about,
-    bridge::bridge_row,
-    spec::{mac_text, parse_mac},
-};
+use super::{InterfaceKind, PortInfo, PortSpec, Vswitch, VswitchError, about, bridge::bridge_row};
 use crate::db::{Cache, Datum, Mutator, Row, Transaction, Where};
 
 /// ovs-vswitchd writes a failed interface's `ofport` and `error` in that order, mostly together.
@@ -150,6 +147,7 @@ fn interface<'a>(cache: &'a Cache, port: &Row) -> Option<&'a Row> {
 
 fn info(cache: &Cache, port: &Row) -> Option<PortInfo> {
     let iface = interface(cache, port)?;
+    let mac = |column| iface.str(column).and_then(|text| text.parse().ok()).map(|MacAddr(mac)| mac);
     let positive = |column| iface.int(column).and_then(|number| u32::try_from(number).ok());
     let Ok(kind) = iface.str("type").unwrap_or_default().parse();
     Some(PortInfo {
@@ -161,8 +159,8 @@ fn info(cache: &Cache, port: &Row) -> Option<PortInfo> {
         options: iface.string_map("options"),
         external_ids: port.string_map("external_ids"),
         error: iface.str("error").map(str::to_owned),
-        mac: iface.str("mac").and_then(parse_mac),
-        mac_in_use: iface.str("mac_in_use").and_then(parse_mac),
+        mac: mac("mac"),
+        mac_in_use: mac("mac_in_use"),
         tag: port.int("tag").and_then(|tag| u16::try_from(tag).ok()),
         mtu: positive("mtu"),
     })
@@ -177,7 +175,7 @@ fn iface_columns(spec: &PortSpec) -> [(&'static str, Datum); 5] {
         ("type", Datum::from(spec.kind.column())),
         ("options", Datum::map(spec.options.clone())),
         ("ofport_request", Datum::set(spec.ofport_request.map(i64::from))),
-        ("mac", Datum::set(spec.mac.map(mac_text))),
+        ("mac", Datum::set(spec.mac.map(|mac| MacAddr(mac).to_string()))),
         ("mtu_request", Datum::set(spec.mtu_request.map(i64::from))),
     ]
 }

@@ -181,32 +181,9 @@ pub struct PortInfo {
     pub mtu: Option<u32>,
 }
 
-pub(super) fn mac_text(mac: Mac) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
-
-pub(super) fn parse_mac(text: &str) -> Option<Mac> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn macs() {
-        let mac = [0, 0x1a, 0xff, 3, 4, 5];
-        assert_eq!(parse_mac(&mac_text(mac)), Some(mac));
-        for bad in ["", "00:11", "00:11:22:33:44:55:66", "00:11:22:33:44:zz", "100:11:22:33:44:55"] {
-            assert_eq!(parse_mac(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn kinds() {
