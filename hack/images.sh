@@ -90,7 +90,7 @@ project_images() {
 	cp "$(cni_bin)"/{host-local,portmap,bandwidth,loopback} "$agent/cni-plugins/"
 	image agent "docker.io/antrea/antrea-agent:$tag" "$agent"
 	image controller "docker.io/antrea/antrea-controller:$tag" \
-		"$(context controller "$release/antrea-controller" "$release/antctl")"
+		"$(context controller "$release/antrea-controller" "$release/antctl" /etc/ssl/certs/ca-certificates.crt)"
 	image operator "docker.io/antrea/antrea-operator:$tag" "$(context operator "$release/antrea-operator")"
 }
 

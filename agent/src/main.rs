@@ -33,8 +33,8 @@ use antrea_agent::node::NodeNetwork;
 use antrea_agent::nodes::{Nodes, watch_nodes};
 use antrea_agent::peering::Peering;
 use antrea_agent::peers::Peer;
-use antrea_agent::restore;
 use antrea_agent::policy::{PolicyAgent, PolicyConfig, PolicyHandle};
+use antrea_agent::restore;
 use antrea_agent::status::{Health, Identity, Reporter};
 use antrea_agent::{conntrack, publish, selftest};
 use antrea_api::features::{self, Component};
@@ -144,12 +144,15 @@ async fn run(args: Args) -> Result<()> {
         version: antrea_agent::VERSION,
         node: args.node_name.clone(),
     };
-    let tracing = Tracing::start(&config.tracing, &node, Some("antrea-cni"), metrics.spans.clone())
-        .with_context(|| args.config.display().to_string())?;
+    let counters = metrics.spans.clone();
+    let (tracing, refused) = Tracing::start_or_off(&config.tracing, &node, Some("antrea-cni"), counters);
     let level = args.log_level.as_ref().unwrap_or(&config.log_level);
     let format = args.log_format.as_ref().unwrap_or(&config.log_format);
     let log = logging::init_with("antrea-agent", level, format.parse()?, tracing.layer())?;
     antrea_runtime::config::report(&args.config, &unknown);
+    if let Some(error) = refused {
+        tracing::error!(%error, file = %args.config.display(), "spans are not exported");
+    }
     config.validate().with_context(|| args.config.display().to_string())?;
     let result = serve(args, config, metrics, log, tracing.tracer()).await;
     tracing.finish().await;

@@ -47,9 +47,12 @@ async fn start(args: Args) -> anyhow::Result<()> {
     let (process, metrics) = (Process::from_env(), metrics::register()?);
     let identity =
         trace::Identity { service: "antrea-controller", version: VERSION, node: process.node.clone() };
-    let tracing = Tracing::start(&config.tracing, &identity, None, metrics.spans.clone())?;
+    let (tracing, refused) = Tracing::start_or_off(&config.tracing, &identity, None, metrics.spans.clone());
     let level = args.log_level.as_ref().unwrap_or(&config.log_level);
     let log = logging::init_with("antrea-controller", level, args.log_format, tracing.layer())?;
+    if let Some(error) = refused {
+        tracing::error!(%error, "spans are not exported");
+    }
     let shutdown = signals::shutdown()?;
     let mut follower = None;
     if let Some(path) = &args.config {

@@ -212,6 +212,23 @@ impl Tracing {
         Ok(Self { tracer: Tracer(Some(Arc::new(inner))), tasks, stop })
     }
 
+    /// As [`Self::start`], but what cannot be used exports nothing, with the reason for whoever sets up the log:
+    /// a daemon has better things to do than to fail for want of traces.
+    pub fn start_or_off(
+        config: &Config,
+        identity: &Identity,
+        relayed: Option<&'static str>,
+        counters: Counters,
+    ) -> (Self, Option<Error>) {
+        match Self::start(config, identity, relayed, counters) {
+            Ok(tracing) => (tracing, None),
+            Err(error) => {
+                let (tasks, stop) = (JoinSet::new(), CancellationToken::new());
+                (Self { tracer: Tracer::default(), tasks, stop }, Some(error))
+            }
+        }
+    }
+
     /// The layer to install beside the log's; none where nothing is exported.
     pub fn layer(&self) -> Option<BoxedLayer> {
         let inner = self.tracer.0.as_ref()?;

@@ -156,6 +156,9 @@ async fn names_the_setting_that_is_wrong() {
     ] {
         let error = Tracing::start(&config, &identity(), None, counters()).unwrap_err().to_string();
         assert!(error.contains(message), "{config:?}: {error}");
+        let (tracing, refused) = Tracing::start_or_off(&config, &identity(), None, counters());
+        assert!(refused.is_some() && tracing.layer().is_none());
+        tracing.finish().await;
     }
 }
 
