@@ -63,9 +63,12 @@ struct RuntimeConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Bandwidth {
-    /// Bits per second that may leave the pod; 0 = no limit.
+    /// Bits per second that may leave the pod; 0 = no limit. containerd writes it with a capital letter, which
+    /// plugins in Go do not notice.
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
     /// Bits that may leave at once.
+    #[serde(alias = "EgressBurst")]
     egress_burst: u64,
 }
 
@@ -332,6 +335,8 @@ mod tests {
         let text = r#"{"cniVersion": "1.1.0", "runtimeConfig": {"bandwidth":
             {"ingressRate": 1, "ingressBurst": 2, "egressRate": 20000000, "egressBurst": 4294967295}}}"#;
         assert_eq!(limit(text), Some(Limit { rate: 20_000_000, burst: 4_294_967_295 }));
+        let capitals = text.replace("egress", "Egress").replace("ingress", "Ingress");
+        assert_eq!(limit(&capitals), limit(text));
         assert_eq!(limit(r#"{"runtimeConfig": {"bandwidth": {"ingressRate": 1}}}"#), None);
         assert_eq!(limit("{}"), None);
     }
