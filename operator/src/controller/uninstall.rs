@@ -137,8 +137,8 @@ impl Context {
             return;
         }
         let note = format!(
-            "{} Nodes keep links, rules and files of Antrea: {}; installing it again or running \
-             `antrea-agent cleanup` there removes them",
+            "{} Nodes keep links, rules and files of Antrea: {}; `antrea-agent cleanup` there removes them, and \
+             another installation takes them over",
             left.len(),
             removal::name(left)
         );
