@@ -46,6 +46,17 @@ if wanted node || wanted kernel; then
 		jq -r 'select(.executable != null and .target.name == "node") | .executable')
 fi
 
+# Building Kubernetes takes all cores for minutes, and the stages from here to the cluster mostly wait.
+if wanted cluster; then
+	tools_log=$CACHE/tools.log
+	set -m
+	{ hack/tools.sh kubernetes && hack/tools.sh agnhost && hack/tools.sh e2e; } >"$tools_log" 2>&1 &
+	tools=$!
+	set +m
+	# A group of its own: whatever it has started ends with it.
+	trap 'kill -- "-$tools" 2>/dev/null || true' EXIT
+fi
+
 if stage node 'two nodes as namespaces, userspace datapath'; then
 	"$suite" --test-threads=1
 fi
@@ -57,6 +68,8 @@ if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine';
 fi
 
 if stage cluster 'a real two-node Kubernetes'; then
+	wait "$tools" || { tail -n 30 "$tools_log" >&2 && die 'Kubernetes could not be built'; }
+	trap - EXIT
 	hack/e2e.sh
 fi
 say "passed: ${stages[*]}"
