@@ -214,7 +214,7 @@ fn containers_have_what_they_use_and_no_more() {
     assert!(pod.get("hostPID").is_none() && pod.get("hostIPC").is_none());
     let containers =
         ["initContainers", "containers"].map(|list| pod[list].as_array().unwrap().clone()).concat();
-    assert_eq!(containers.len(), 4);
+    assert_eq!(containers.len(), 3);
     for container in &containers {
         let context = &container["securityContext"];
         assert!(context.get("privileged").is_none(), "{container}");

@@ -1,5 +1,5 @@
-//! DaemonSet `antrea-agent`: the agent, Open vSwitch beside it, and init containers that load kernel modules
-//! and install the CNI plugin on the Node.
+//! DaemonSet `antrea-agent`: the agent, Open vSwitch beside it, and an init container that loads kernel modules
+//! and installs the CNI plugin on the Node.
 //!
 //! No container is privileged. Each has the capabilities that it uses, a read-only root file system, the
 //! runtime's seccomp profile and only those of the Node's folders that it reads or writes. The node suite
@@ -48,7 +48,7 @@ pub(super) fn daemon_set(config: &Effective, configuration: &Configuration) -> O
     let pod = json!({
         "terminationGracePeriodSeconds": 10,
         "securityContext": pod_security(),
-        "initContainers": [load_modules(config), install_cni(config)],
+        "initContainers": [install_cni(config)],
         "containers": [agent(config), ovs(config)],
         "volumes": volumes(),
     });
@@ -81,32 +81,23 @@ pub(super) fn confined(capabilities: &[&str]) -> Value {
     })
 }
 
-/// Loads the kernel's Open vSwitch modules, so that no container that goes on running may load any.
-fn load_modules(config: &Effective) -> Value {
-    json!({
-        "name": "load-modules",
-        "image": config.agent_image,
-        "imagePullPolicy": pull_policy(config.pull_policy),
-        "command": ["load_modules"],
-        "resources": {"requests": {"cpu": "10m"}},
-        "securityContext": confined(&["SYS_MODULE"]),
-        "volumeMounts": [{"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true}],
-    })
-}
-
+/// Puts the plugin on the Node, and loads the kernel's Open vSwitch modules, so that no container that goes on
+/// running may load any. One container for both: the kubelet takes up to a second to notice that an init
+/// container has ended, during which a userspace datapath is down.
 fn install_cni(config: &Effective) -> Value {
     json!({
         "name": "install-cni",
         "image": config.agent_image,
         "imagePullPolicy": pull_policy(config.pull_policy),
-        "command": ["install_cni"],
+        "command": ["sh", "-c", "load_modules && exec install_cni"],
         "resources": {"requests": {"cpu": "100m"}},
         // Some distributions give /opt/cni/bin to a user other than root.
-        "securityContext": confined(&["CHOWN", "DAC_OVERRIDE", "FOWNER"]),
+        "securityContext": confined(&["CHOWN", "DAC_OVERRIDE", "FOWNER", "SYS_MODULE"]),
         "volumeMounts": [
             {"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true},
             {"name": "host-cni-bin", "mountPath": "/host/opt/cni/bin"},
             {"name": "host-cni-conf", "mountPath": "/host/etc/cni/net.d"},
+            {"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true},
         ],
     })
 }
