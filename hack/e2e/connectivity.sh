@@ -16,6 +16,19 @@ pod_to_pod() {
 	ok 'pod to pod on the same node and across nodes: TCP, UDP, ICMP, own address as source'
 }
 
+tunnel_octets() { in_node "$1" cat /sys/class/net/antrea-tun0/statistics/tx_bytes; }
+
+# The userspace datapath offers one tunnel, a VXLAN device of the kernel; what it lacks is refused, see
+# installation.sh. The kernel's datapath and its tunnels are tested in a virtual machine.
+tunnel() {
+	local before
+	[[ $(in_node node1 ip -d link show antrea-tun0) == *vxlan* ]] || fail 'the tunnel is no VXLAN device'
+	before=$(tunnel_octets node1)
+	quietly in_pod left ping -c 10 -i 0.1 -s 1000 -W 2 "$RIGHT" || fail 'no ICMP from left to right'
+	(($(tunnel_octets node1) - before > 10000)) || fail 'what goes to another node does not go through the tunnel'
+	ok 'pods of two nodes talk through the VXLAN tunnel'
+}
+
 pod_to_world() {
 	local pod node seen
 	for pod in left right; do
@@ -58,6 +71,7 @@ node_to_pod() {
 
 connectivity() {
 	pod_to_pod
+	tunnel
 	pod_to_world
 	pod_to_node
 	node_to_pod

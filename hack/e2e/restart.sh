@@ -68,7 +68,7 @@ restarted() { (($(agent_container "$1" restartCount) > $2)) && agent_is_ready "$
 
 agent_restarts() {
 	local node before
-	load_up 45
+	load_up 35
 	for node in node1 node2; do
 		before=$(agent_container "$node" restartCount)
 		kill_agent "$node"
@@ -123,9 +123,9 @@ agent_upgrade() {
 	old=$(installation | jq -r .status.version)
 	new=$old-next
 	images_called "$new"
-	load_up 100
+	load_up 80
 	patch_installation "{\"version\": \"$new\"}"
-	wait_for 90 version_is "$new" || fail "no upgrade to $new: $(condition Progressing)"
+	wait_for 75 version_is "$new" || fail "no upgrade to $new: $(condition Progressing)"
 	mapfile -t order < <(pods_by_age)
 	[[ ${#order[@]} == 3 && ${order[0]} == antrea-controller* && ${order[1]} == antrea-agent* ]] ||
 		fail "not the controller first: ${order[*]}"
