@@ -27,8 +27,8 @@ use super::{
     *,
 };
 
-mod traced;
 mod selection;
+mod traced;
 mod undecoded;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
