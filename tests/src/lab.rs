@@ -455,6 +455,12 @@ impl LabNode {
         self.dir.join("agent.log")
     }
 
+    /// Removes a pod's namespace, attached or not.
+    pub fn remove_netns(&mut self, netns: &str) {
+        self.pods.retain(|known| known != netns);
+        sh(&format!("ip netns del {netns}"));
+    }
+
     /// Process id of the agent.
     pub fn agent_pid(&self) -> u32 {
         self.agent.as_ref().expect("the agent must run").id()
@@ -475,7 +481,7 @@ impl LabNode {
     }
 
     /// `CNI_ARGS` as containerd passes them for a pod of namespace `default`.
-    pub(crate) fn cni_args(&self, pod: &str) -> String {
+    fn cni_args(&self, pod: &str) -> String {
         let uid = self.pod_uid(pod);
         format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}")
     }
@@ -484,12 +490,6 @@ impl LabNode {
     fn pod_uid(&self, pod: &str) -> uuid::Uuid {
         let life = self.lives.get(pod).copied().unwrap_or_default();
         uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("{pod}/{life}").as_bytes())
-    }
-
-    /// Removes a pod's namespace, attached or not.
-    pub fn remove_netns(&mut self, netns: &str) {
-        self.pods.retain(|known| known != netns);
-        sh(&format!("ip netns del {netns}"));
     }
 
     /// Starts ovsdb-server and ovs-vswitchd as `start_ovs` does in the image.
@@ -509,6 +509,29 @@ impl LabNode {
         version: &str,
         extra: Option<(&str, Value)>,
     ) -> (Output, String) {
+        self.execute(verb, container_id, netns, version, extra, None)
+    }
+
+    /// [`Self::cni`] by a runtime that traces.
+    pub fn cni_traced(
+        &self,
+        verb: &str,
+        container_id: &str,
+        netns: &str,
+        traceparent: &str,
+    ) -> (Output, String) {
+        self.execute(verb, container_id, netns, "1.0.0", None, Some(traceparent))
+    }
+
+    fn execute(
+        &self,
+        verb: &str,
+        container_id: &str,
+        netns: &str,
+        version: &str,
+        extra: Option<(&str, Value)>,
+        traceparent: Option<&str>,
+    ) -> (Output, String) {
         let mut config = json!({
             "cniVersion": version, "name": "antrea", "type": "antrea",
             "ipam": {"type": "host-local"}, "cniSocket": self.cni_socket(),
@@ -524,6 +547,7 @@ impl LabNode {
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", plugins())
             .env("CNI_ARGS", self.cni_args(pod))
+            .envs(traceparent.map(|parent| ("TRACEPARENT", parent)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

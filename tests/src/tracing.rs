@@ -1,13 +1,11 @@
-//! A collector of spans in a lab, and the plugin executed by somebody who traces.
-
-use std::process::{Command, Output, Stdio};
+//! A collector of spans in a lab.
 
 use antrea_runtime::trace::testing::{Collector, Span};
 use netcfg::Netns;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::lab::{Lab, LabNode, binary, plugins};
+use crate::lab::Lab;
 
 /// Starts a collector in the lab's outside world. What is started from now on exports to it; the controller is
 /// started anew.
@@ -39,30 +37,4 @@ pub fn path(spans: &[Span], span: &Span) -> Vec<String> {
         at = outer;
     }
     names
-}
-
-impl LabNode {
-    /// Executes the plugin with `TRACEPARENT` set.
-    pub fn cni_traced(&self, verb: &str, container_id: &str, netns: &str, traceparent: &str) -> Output {
-        let config: Value = json!({
-            "cniVersion": "1.0.0", "name": "antrea", "type": "antrea",
-            "ipam": {"type": "host-local"}, "cniSocket": self.cni_socket(),
-        });
-        let pod = container_id.split('-').next().unwrap_or_default();
-        let mut child = Command::new(binary("antrea-cni"))
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", container_id)
-            .env("CNI_NETNS", format!("/run/netns/{netns}"))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", plugins())
-            .env("CNI_ARGS", self.cni_args(pod))
-            .env("TRACEPARENT", traceparent)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), config.to_string().as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    }
 }

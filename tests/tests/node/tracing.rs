@@ -104,7 +104,8 @@ async fn a_pod_is_one_trace_from_the_plugin_to_open_vswitch() {
     for (sampled, name) in [("00", "quiet"), ("01", "loud")] {
         let netns = lab.pod_netns(0, name);
         let id = format!("{name}-0123456789abcdef");
-        let output = lab.nodes[0].cni_traced("ADD", &id, &netns, &format!("00-{trace}-{span}-{sampled}"));
+        let (output, _) =
+            lab.nodes[0].cni_traced("ADD", &id, &netns, &format!("00-{trace}-{span}-{sampled}"));
         assert!(output.status.success(), "{output:?}");
     }
     let spans = collector.wait_for("the runtime's trace", LIMIT, add).await;
