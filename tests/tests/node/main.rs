@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+mod bandwidth;
 mod cni;
 mod cnitool;
 mod connectivity;
@@ -16,8 +17,8 @@ mod ovs;
 mod peers;
 mod restart;
 mod spoofing;
-mod tracing;
 mod uninstall;
+mod tracing;
 
 /// Labs share two cores: one at a time gives each the time that its limits assume.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
