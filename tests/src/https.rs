@@ -56,6 +56,8 @@ async fn exchange(endpoint: &Endpoint, path: &str) -> Result<(u16, String), Stri
         .map_err(|e| text(&e))?
         .map_err(|e| text(&e))?;
     stream.set_nonblocking(true).map_err(|e| text(&e))?;
+    // The request follows the end of the handshake at once.
+    stream.set_nodelay(true).map_err(|e| text(&e))?;
     let stream = TcpStream::from_std(stream).map_err(|e| text(&e))?;
     let name = ServerName::try_from(endpoint.name).map_err(|e| text(&e))?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));

@@ -1,7 +1,7 @@
 //! Conditions tell the truth within seconds, with a reason, and turn back; flows that others change are put
 //! back; nobody reads metrics without a token.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antrea_tests::fake_api::NOBODY;
 use antrea_tests::https;
@@ -196,6 +196,25 @@ async fn metrics_need_a_token_and_tell_no_secrets() {
         let (status, _) = https::get(&endpoint, "/readyz").await.unwrap();
         assert_eq!(status, 200, "probes carry no token");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = lab_with_status(1).await;
+    let a = lab.add_pod(0, "a");
+    let b = lab.add_pod(0, "b");
+    assert!(ping(&a.netns, b.ip, 56, true));
+    assert!(lab.agent_metric(0, "antrea_agent_conntrack_max_connection_count").await > 0.0);
+    let begin = Instant::now();
+    while lab.agent_metric(0, "antrea_agent_conntrack_total_connection_count").await == 0.0 {
+        assert!(begin.elapsed() < LIMIT, "the ping's connection is not counted");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // The kernel does not count by zone.
+    let text = https::get(&lab.agent_endpoint(0, Some("lab-scraper")), "/metrics").await.unwrap().1;
+    let apart = text.contains("\nantrea_agent_conntrack_antrea_connection_count ");
+    assert_eq!(apart, Datapath::here() == Datapath::Userspace, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

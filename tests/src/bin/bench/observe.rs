@@ -33,10 +33,18 @@ const SCRAPES: u32 = 50;
 pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     let mut lab = Lab::start(1, &[("logLevel", json!("info"))]).await;
     lab.expect_agent_info(0);
-    for number in 0..PODS {
-        lab.add_pod(0, &format!("p{number}"));
+    // The cluster is there before the controller, which then lists it once.
+    lab.kill_controller();
+    let names: Vec<String> = (0..PODS).map(|number| format!("p{number}")).collect();
+    for name in &names {
+        lab.put_pod(0, name, &[("name", name)], None);
     }
     put_rules(&lab, "idle", RULES, 1);
+    lab.start_controller();
+    lab.wait_controller().await;
+    for name in &names {
+        lab.add_pod(0, name);
+    }
     let rules = rule_count(&lab, RULES).await?;
     let flows = lab.agent_metric(0, "antrea_agent_ovs_total_flow_count").await;
     tokio::time::sleep(SETTLE).await;
@@ -52,7 +60,10 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     );
 
     // Rules of many peers: the flows of a large cluster on one node.
+    lab.kill_controller();
     put_rules(&lab, "scrape", 20, FLOWS / 20);
+    lab.start_controller();
+    lab.wait_controller().await;
     rule_count(&lab, RULES + 20).await?;
     let flows = lab.agent_metric(0, "antrea_agent_ovs_total_flow_count").await;
     ensure!(flows >= FLOWS as f64, "only {flows} flows");
