@@ -143,14 +143,16 @@ impl Lab {
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join("kubeconfig");
         std::fs::write(&file, kubeconfig(self.outside_ip())).unwrap();
-        let mut config = json!({"apiPort": CONTROLLER_PORT, "clientConnection": {"kubeconfig": file}});
+        let level = self.config.get("logLevel").and_then(Value::as_str).unwrap_or("debug");
+        let mut config = json!({
+            "apiPort": CONTROLLER_PORT, "clientConnection": {"kubeconfig": file}, "logLevel": level,
+        });
         if let Some(tracing) = self.config.get("tracing") {
             config["tracing"] = tracing.clone();
         }
         let file = dir.join("antrea-controller.conf");
         std::fs::write(&file, config.to_string()).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.controller_log()).unwrap();
-        let level = self.config.get("logLevel").and_then(Value::as_str).unwrap_or("debug");
         // It leaves a token for antctl under /run, which here is its own.
         let script = "mount -t tmpfs lab /run && exec \"$@\"";
         let child = Command::new("ip")
@@ -158,7 +160,6 @@ impl Lab {
             .arg(binary("antrea-controller"))
             .arg("--config")
             .arg(&file)
-            .args(["--log-level", level])
             .env("POD_NAME", "antrea-controller-lab")
             .env("POD_NAMESPACE", SYSTEM)
             .stdin(Stdio::null())

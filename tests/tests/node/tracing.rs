@@ -1,5 +1,6 @@
 //! Traces from end to end, as a collector sees them, and the log level that follows the configuration.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use antrea_runtime::trace::testing::{Span, show};
@@ -207,28 +208,40 @@ async fn a_collector_that_is_away_changes_nothing() {
     lab.nodes[0].stop_agent();
 }
 
+/// Changes `logLevel` in a configuration file.
+fn set_level(file: &Path, level: &str) {
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    config["logLevel"] = json!(level);
+    std::fs::write(file, config.to_string()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_log_level_is_followed_by_the_running_agent() {
+async fn a_changed_log_level_is_followed_by_what_runs() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(1, &[("logLevel", json!("warn"))]).await;
     lab.expect_agent_info(0);
     lab.start_agent(0);
     lab.wait_ready(0).await;
-    let pid = lab.nodes[0].agent_pid();
-    let endpoint = lab.agent_endpoint(0, Some("lab-scraper"));
-    let (status, level) = https::get(&endpoint, "/loglevel").await.unwrap();
-    assert_eq!((status, level.trim()), (200, "warn"));
-    let file = lab.nodes[0].dir.join("antrea-agent.conf");
-    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    config["logLevel"] = json!("debug");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let log = lab.nodes[0].log();
-    let said = || std::fs::read_to_string(&log).unwrap().contains("log level changed");
-    eventually("the agent follows", LIMIT, said).await;
-    let (_, level) = https::get(&endpoint, "/loglevel").await.unwrap();
-    assert_eq!((level.trim(), lab.nodes[0].agent_pid()), ("debug", pid));
+    let pids = [lab.nodes[0].agent_pid(), lab.controller_pid()];
+    let token = Some("lab-scraper");
+    let endpoints = [lab.agent_endpoint(0, token), lab.controller_endpoint(token).unwrap()];
+    let files = [
+        lab.nodes[0].dir.join("antrea-agent.conf"),
+        lab.controller_log().with_file_name("antrea-controller.conf"),
+    ];
+    let logs = [lab.nodes[0].log(), lab.controller_log()];
+    for ((endpoint, file), log) in endpoints.iter().zip(&files).zip(&logs) {
+        let (status, level) = https::get(endpoint, "/loglevel").await.unwrap();
+        assert_eq!((status, level.trim()), (200, "warn"));
+        set_level(file, "debug");
+        let said = || std::fs::read_to_string(log).unwrap().contains("log level changed");
+        eventually("the level is followed", LIMIT, said).await;
+        let (_, level) = https::get(endpoint, "/loglevel").await.unwrap();
+        assert_eq!(level.trim(), "debug");
+    }
     lab.add_pod(0, "web");
     // At the former level it would not say so.
-    let text = std::fs::read_to_string(&log).unwrap();
+    let text = std::fs::read_to_string(&logs[0]).unwrap();
     assert!(text.contains("added container=\"web-"), "{text}");
+    assert_eq!(pids, [lab.nodes[0].agent_pid(), lab.controller_pid()]);
 }
