@@ -67,7 +67,7 @@ pub fn check(config: &Effective, nodes: &BTreeMap<String, Capabilities>) -> Resu
             .iter()
             .filter(|(_, node)| node.kernel_datapath && config.datapath != Datapath::Userspace)
             .filter(|(_, node)| {
-                !node.tunnels.is_empty() && !node.tunnels.iter().any(|known| *known == ovs_name)
+                !node.tunnels.is_empty() && !node.tunnels.contains(&ovs_name)
             })
             .map(|(host, node)| (host.as_str(), node))
             .collect();
