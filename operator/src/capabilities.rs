@@ -66,9 +66,7 @@ pub fn check(config: &Effective, nodes: &BTreeMap<String, Capabilities>) -> Resu
         let lacking: Vec<(&str, &Capabilities)> = nodes
             .iter()
             .filter(|(_, node)| node.kernel_datapath && config.datapath != Datapath::Userspace)
-            .filter(|(_, node)| {
-                !node.tunnels.is_empty() && !node.tunnels.contains(&ovs_name)
-            })
+            .filter(|(_, node)| !node.tunnels.is_empty() && !node.tunnels.contains(&ovs_name))
             .map(|(host, node)| (host.as_str(), node))
             .collect();
         if let Some((_, node)) = lacking.first() {
