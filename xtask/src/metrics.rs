@@ -32,8 +32,11 @@ and when a condition turns. 5,000 agents make 83 writes per second, spread evenl
 controller goes or comes, 5,000 more within two seconds.
 ";
 
+/// Makes a component's registry, as its process does.
+type Register = fn() -> Result<Metrics>;
+
 /// Components, and how each registers its metrics.
-const COMPONENTS: [(&str, fn() -> Result<Metrics>); 3] = [
+const COMPONENTS: [(&str, Register); 3] = [
     ("antrea-operator", || Ok(antrea_operator::metrics::register()?.registry)),
     ("antrea-controller", || Ok(antrea_controller::metrics::register()?.registry)),
     ("antrea-agent", || Ok(antrea_agent::metrics::register()?.registry)),
