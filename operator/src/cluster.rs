@@ -176,6 +176,8 @@ pub struct Pod {
     pub since: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether its containers have ended for good, as those of a Pod that was evicted.
+    pub ended: bool,
     /// What keeps it from being ready, as far as its status says.
     pub trouble: Option<Trouble>,
 }
@@ -197,6 +199,7 @@ impl From<&PodObject> for Pod {
             ready,
             since,
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            ended: matches!(pod.status.phase.as_str(), "Failed" | "Succeeded"),
             trouble: if ready { None } else { Some(diagnose(&pod.status)) },
         }
     }

@@ -20,7 +20,7 @@ pub fn is_needed(config: &Effective, cluster: &Cluster) -> bool {
 }
 
 fn outdated<'a>(pods: impl Iterator<Item = &'a Pod>, image: &str) -> impl Iterator<Item = &'a Pod> {
-    pods.filter(move |pod| pod.image != image && !pod.deleting)
+    pods.filter(move |pod| pod.image != image && !pod.deleting && !pod.ended)
 }
 
 /// A Node that does not get the images, why, and since when.
@@ -108,6 +108,7 @@ mod tests {
             ready: trouble.is_none(),
             since: Timestamp::UNIX_EPOCH,
             deleting: false,
+            ended: false,
             trouble: trouble.map(|reason| Trouble::new(reason, "x")),
         }
     }
@@ -134,6 +135,9 @@ mod tests {
         assert!(!is_needed(&config(), &Cluster::default()));
         let leaving = Pod { deleting: true, ..pod("a", "antrea/antrea-agent:v1", None) };
         assert!(!is_needed(&config(), &cluster(&[leaving], &[], &[])));
+        // A Deployment keeps Pods that were evicted.
+        let evicted = Pod { ended: true, ..pod("a", "antrea/antrea-controller:v1", Some("Evicted")) };
+        assert!(!is_needed(&config(), &cluster(&[], &[evicted], &[])));
     }
 
     #[test]

@@ -92,6 +92,7 @@ mod tests {
             ready,
             since: now() - SignedDuration::from_secs(60),
             deleting: false,
+            ended: false,
             trouble: (!ready).then(|| Trouble::new("PodNotReady", "x")),
         };
         AgentNode { name: name.into(), reachable: true, vacant_since: now(), pod: Some(pod), unhealthy: None }

@@ -42,7 +42,9 @@ fn the_cause_is_told_rather_than_the_symptom() {
     assert_eq!(pod(unschedulable).trouble.unwrap().reason, "Unschedulable");
 
     let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"});
-    assert_eq!(pod(evicted).trouble.unwrap().reason, "Evicted");
+    let evicted = pod(evicted);
+    assert!(evicted.ended);
+    assert_eq!(evicted.trouble.unwrap().reason, "Evicted");
 }
 
 #[test]

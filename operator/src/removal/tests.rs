@@ -117,6 +117,7 @@ fn pod(node: &str, ready: bool, since: i64, trouble: Option<&str>) -> Pod {
         ready,
         since: Timestamp::from_second(since).unwrap(),
         deleting: false,
+        ended: false,
         trouble: trouble.map(|message| Trouble::new("CrashLoopBackOff", message)),
     }
 }

@@ -17,6 +17,7 @@ fn agent(name: &str, revision: &str, ready: bool, since: i64) -> AgentNode {
         ready,
         since: at(since),
         deleting: false,
+        ended: false,
         trouble: (!ready)
             .then(|| Trouble::new("CrashLoopBackOff", "container antrea-agent: exited with code 1")),
     };
