@@ -74,6 +74,8 @@ impossible_combinations() {
 	ok 'tunnels that the datapath of the nodes lacks (Geneve, GRE, STT) are Degraded by name'
 }
 
+preflight_is_gone() { [[ -z $(kubectl -n kube-system get daemonset antrea-preflight --ignore-not-found -o name) ]]; }
+
 # Images that no node can get: said by node and cause, and no pod is given up for them.
 missing_images() {
 	local before
@@ -87,6 +89,7 @@ missing_images() {
 	patch_installation '{"images": null}'
 	wait_for 60 settled || fail "no recovery: $(condition Degraded)"
 	[[ $(footing) == "$before" ]] || fail "mending replaced a pod: $(footing)"
+	wait_for 20 preflight_is_gone || fail 'the preflight DaemonSet stays'
 	ok 'an agent image that cannot be pulled: Degraded names node and cause, every agent goes on'
 	patch_installation '{"images": {"controller": {"repository": "registry.invalid/antrea-controller", "tag": "none"}}}'
 	wait_for 60 condition_matches Degraded '^True.*(ErrImagePull|ImagePullBackOff).*registry.invalid' ||
