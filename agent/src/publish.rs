@@ -74,7 +74,7 @@ pub async fn publish(client: Client, identity: Identity, reporter: Reporter) -> 
         match writer.write(&next).await {
             Ok(()) => {}
             Err(Failure::Absent) => {
-                sleep(RETRY).await;
+                sleep(RETRY.mul_f64(0.5 + share)).await;
                 next = facts.borrow_and_update().clone();
                 continue;
             }
