@@ -61,7 +61,7 @@ pub fn register() -> Result<Registered> {
                 &["type"],
             )?,
             connected_agents: registry.gauge(
-                "antrea_controller_connected_agent_count",
+                "antrea_controller_connected_agents",
                 "Number of agents with an open watch on NetworkPolicies.",
             )?,
         },

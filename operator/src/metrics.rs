@@ -62,7 +62,7 @@ impl OperatorMetrics {
     /// # Errors
     /// A name is taken.
     pub fn new(metrics: &Metrics) -> Result<Self> {
-        Ok(Self {
+        let made = Self {
             reconcile_seconds: metrics.histogram_vec(
                 "antrea_operator_reconcile_duration_seconds",
                 "Duration of reconciliations of the AntreaInstallation, by result.",
@@ -94,7 +94,12 @@ impl OperatorMetrics {
                 "Agent Pods deleted so that their successors run the wanted revision.",
             )?,
             leader: metrics.gauge("antrea_operator_leader", "1 while this process leads.")?,
-        })
+        };
+        // From zero: a series that begins with the first error hides that error from `increase`.
+        for result in ["ok", "error"] {
+            made.reconcile_seconds.with_label_values(&[result]);
+        }
+        Ok(made)
     }
 
     /// Shows a status.

@@ -26,7 +26,7 @@ fn health() -> Vec<Panel> {
         )
         .query("min by (type) (antrea_controller_condition{@})", "{{type}}"),
         Panel::lines("Connected agents", "Agents that watch for policy.")
-            .query("sum(antrea_controller_connected_agent_count{@})", "agents"),
+            .query("sum(antrea_controller_connected_agents{@})", "agents"),
     ]
 }
 
