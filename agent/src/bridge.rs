@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use antrea_crds::Capabilities;
-use netcfg::nl::link::{Link, VxlanSpec};
+use netcfg::nl::link::{Link, VxlanInfo, VxlanSpec};
 use netcfg::sysctl::Tree;
 use netcfg::{MacAddr, Netlink};
 use ovs::Vswitch;
@@ -210,7 +210,7 @@ pub async fn ensure(
     let with_tunnel = config.traffic_encap_mode != EncapMode::NoEncap;
     if with_tunnel {
         if datapath == Datapath::Userspace {
-            ensure_vxlan(netlink, inputs).await.map_err(|e| BringUpError::new("TunnelDeviceFailed", e))?;
+            ensure_vxlan(vswitch, netlink, inputs).await?;
         }
         let spec = tunnel_port(config, datapath, tunnel_type);
         vswitch.add_port(&spec).await.map_err(failed)?;
@@ -291,24 +291,44 @@ fn tunnel_port(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType
 
 /// The kernel device that is the userspace datapath's tunnel. Its forwarding table, not a flow, knows
 /// the peers, and with VNI 0 it meets what OVS itself sends when no tunnel id is set.
-async fn ensure_vxlan(netlink: &Netlink, inputs: &BridgeInputs<'_>) -> Result<(), netcfg::NetcfgErrors> {
+async fn ensure_vxlan(
+    vswitch: &Vswitch,
+    netlink: &Netlink,
+    inputs: &BridgeInputs<'_>,
+) -> Result<(), BringUpError> {
     let port = inputs.config.tunnel_port(TunnelType::Vxlan);
-    if let Some(link) = netlink.link(TUNNEL_PORT).await? {
-        let same = link.vxlan.as_ref().is_some_and(|vxlan| {
-            vxlan.vni == 0
-                && vxlan.port == port
-                && vxlan.local == Some(inputs.transport_ip)
-                && !vxlan.learning
-        });
-        if same {
+    let wanted = |vxlan: &VxlanInfo| {
+        vxlan.vni == 0 && vxlan.port == port && vxlan.local == Some(inputs.transport_ip) && !vxlan.learning
+    };
+    match netlink.link(TUNNEL_PORT).await.map_err(device_failed)? {
+        Some(link) if link.vxlan.as_ref().is_some_and(wanted) => {
             if link.mtu != inputs.mtu {
-                netlink.set_mtu(TUNNEL_PORT, inputs.mtu).await?;
+                netlink.set_mtu(TUNNEL_PORT, inputs.mtu).await.map_err(device_failed)?;
             }
-            quiet_link(netlink, inputs.sysctls, TUNNEL_PORT).await?;
-            return Ok(netlink.set_up(TUNNEL_PORT).await?);
         }
-        netlink.delete_link(TUNNEL_PORT).await?;
+        _ => replace_vxlan(vswitch, netlink, inputs, port).await?,
     }
+    quiet_link(netlink, inputs.sysctls, TUNNEL_PORT).await.map_err(device_failed)?;
+    netlink.set_up(TUNNEL_PORT).await.map_err(device_failed)
+}
+
+fn device_failed(error: impl std::fmt::Display) -> BringUpError {
+    BringUpError::new("TunnelDeviceFailed", error)
+}
+
+/// Makes the device, in the place of another of its name. ovs-vswitchd's sockets are bound to the other one and
+/// would stay so: it has to let go of the port first.
+async fn replace_vxlan(
+    vswitch: &Vswitch,
+    netlink: &Netlink,
+    inputs: &BridgeInputs<'_>,
+    port: u16,
+) -> Result<(), BringUpError> {
+    if vswitch.port(TUNNEL_PORT).is_some() {
+        vswitch.delete_port(&inputs.config.ovs_bridge, TUNNEL_PORT).await.map_err(device_failed)?;
+        vswitch.wait_applied(OFPORT_TIMEOUT).await.map_err(device_failed)?;
+    }
+    netlink.delete_link(TUNNEL_PORT).await.map_err(device_failed)?;
     let spec = VxlanSpec {
         port,
         mac: Some(MacAddr(random_mac())),
@@ -316,9 +336,7 @@ async fn ensure_vxlan(netlink: &Netlink, inputs: &BridgeInputs<'_>) -> Result<()
         group: Some(POD_LINK_GROUP),
         ..VxlanSpec::new(TUNNEL_PORT, 0, inputs.transport_ip)
     };
-    netlink.create_vxlan(&spec).await?;
-    quiet_link(netlink, inputs.sysctls, TUNNEL_PORT).await?;
-    Ok(netlink.set_up(TUNNEL_PORT).await?)
+    netlink.create_vxlan(&spec).await.map(drop).map_err(device_failed)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Nodes come, change and go; the others follow.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use antrea_tests::lab::{Lab, NODES, eventually, sh};
-use antrea_tests::traffic::ping;
+use antrea_tests::traffic::{ping, quick_ping};
 
 /// The goal is a second; a loaded machine gets more before the test fails, and the figure is printed.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -23,6 +24,36 @@ async fn peers_follow_node_objects() {
     lab.wait_ready(index).await;
     let c = lab.add_pod(index, "c");
     assert!(ping(&a.netns, c.ip, 56, true));
+
+    // The node gets another address: its agent ends, and is started again as kubelet does.
+    let (old, mut octets) = (lab.nodes[index].ip, lab.nodes[index].ip.octets());
+    octets[3] = 99;
+    let new = Ipv4Addr::from(octets);
+    let moved = &lab.nodes[index].netns;
+    for line in [
+        format!("addr del {old}/24 dev eth0"),
+        format!("addr add {new}/24 dev eth0"),
+        format!("route add default via {}", lab.outside_ip()),
+    ] {
+        sh(&format!("ip -n {moved} {line}"));
+    }
+    lab.nodes[index].ip = new;
+    lab.publish_node(index);
+    let tunnels = || {
+        let fdb = sh(&format!("bridge -n {netns} fdb show"));
+        format!("{fdb}{}", lab.nodes[0].ofctl("dump-flows", &["--no-stats"]))
+    };
+    let follows = || {
+        let tunnels = tunnels();
+        let has = |ip: Ipv4Addr| tunnels.split([' ', ':', ',', '-', '\n']).any(|word| word == ip.to_string());
+        has(new) && !has(old)
+    };
+    let took = eventually("a tunnel to the new address", LIMIT, follows).await;
+    println!("address changed: tunnel after {took:?}");
+    lab.nodes[index].kill_agent();
+    lab.start_agent(index);
+    lab.wait_ready(index).await;
+    eventually("traffic to the new address", LIMIT, || quick_ping(&a.netns, c.ip)).await;
 
     lab.nodes[index].pod_cidr = "10.244.77.0/24".into();
     lab.publish_node(index);
