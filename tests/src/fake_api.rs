@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The user whom every review of access refuses.
@@ -60,22 +60,20 @@ impl Default for FakeApi {
     }
 }
 
-/// A server that accepts connections; dropped, it stops listening and cuts those that it has.
+/// A server that accepts connections; dropped, it stops listening and cuts those that it has. It has a thread
+/// of its own, for whoever uses the lab blocks the thread that it is used from.
 #[derive(Debug)]
-pub struct ApiServer(JoinHandle<()>);
-
-impl ApiServer {
-    /// Ends it, and returns when its port is free.
-    pub async fn stop(mut self) {
-        self.0.abort();
-        // It was cancelled.
-        let _ = (&mut self.0).await;
-    }
+pub struct ApiServer {
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.0.abort();
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -174,23 +172,34 @@ impl FakeApi {
         self.length.send_replace(store.log.len());
     }
 
-    /// Serves the objects until the returned server is dropped.
-    pub fn serve(&self, listener: TcpListener) -> ApiServer {
+    /// Serves the objects until the returned server is dropped. The listener must not block.
+    pub fn serve(&self, listener: std::net::TcpListener) -> ApiServer {
         let service = TowerToHyperService::new(self.router());
-        ApiServer(tokio::spawn(async move {
-            // With the set all connections end.
-            let mut connections = JoinSet::new();
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
-                let service = service.clone();
-                connections.spawn(async move {
-                    let builder = auto::Builder::new(TokioExecutor::new());
-                    // A client that went away is no concern of the server.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                });
-                while connections.try_join_next().is_some() {}
-            }
-        }))
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            // With the runtime all connections end.
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let accept = async {
+                    loop {
+                        let Ok((stream, _)) = listener.accept().await else { continue };
+                        let service = service.clone();
+                        tokio::spawn(async move {
+                            let builder = auto::Builder::new(TokioExecutor::new());
+                            // A client that went away is no concern of the server.
+                            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                        });
+                    }
+                };
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = accept => {}
+                }
+            });
+        });
+        ApiServer { stop, thread: Some(thread) }
     }
 
     /// The HTTP service.

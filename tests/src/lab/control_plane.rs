@@ -124,16 +124,13 @@ impl Lab {
         let listener =
             Netns::open(format!("/run/netns/{}", self.outside())).unwrap().run(bind).await.unwrap().unwrap();
         listener.set_nonblocking(true).unwrap();
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         self.control_plane.server = Some(self.api.serve(listener));
         self.publish_endpoint();
     }
 
     /// Stops serving; connections are cut.
-    pub async fn stop_api(&mut self) {
-        if let Some(server) = self.control_plane.server.take() {
-            server.stop().await;
-        }
+    pub fn stop_api(&mut self) {
+        self.control_plane.server = None;
     }
 
     /// Starts the controller in the outside namespace.

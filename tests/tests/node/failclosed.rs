@@ -201,7 +201,7 @@ impl Scene {
         }
     }
 
-    async fn stop(&mut self, part: Part) {
+    fn stop(&mut self, part: Part) {
         match part {
             Part::Agent => self.lab.nodes[0].kill_agent(),
             Part::Ovs => {
@@ -209,7 +209,7 @@ impl Scene {
                 self.lab.nodes[0].ovs.kill_db().unwrap();
             }
             Part::Controller => self.lab.kill_controller(),
-            Part::Api => self.lab.stop_api().await,
+            Part::Api => self.lab.stop_api(),
         }
         self.down.insert(part);
     }
@@ -289,7 +289,7 @@ async fn whatever_stops_in_whatever_order() {
     for (order, reverse) in all.into_iter().step_by(stride) {
         let before = (scene.sandboxes, scene.refused, scene.probes(), scene.leaked);
         for part in order {
-            scene.stop(part).await;
+            scene.stop(part);
             scene.restart_pod();
             tokio::time::sleep(DWELL).await;
         }
@@ -335,9 +335,9 @@ async fn whatever_stops_in_whatever_order() {
 async fn a_cold_start_without_a_controller() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::new().await;
-    scene.stop(Part::Controller).await;
-    scene.stop(Part::Agent).await;
-    scene.stop(Part::Ovs).await;
+    scene.stop(Part::Controller);
+    scene.stop(Part::Agent);
+    scene.stop(Part::Ovs);
     scene.start(Part::Ovs).await;
     tokio::time::sleep(DWELL).await;
     scene.start(Part::Agent).await;
@@ -366,8 +366,8 @@ async fn a_cold_start_without_a_controller() {
 async fn without_any_knowledge_nothing_opens() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::new().await;
-    scene.stop(Part::Controller).await;
-    scene.stop(Part::Agent).await;
+    scene.stop(Part::Controller);
+    scene.stop(Part::Agent);
     std::fs::remove_dir_all(scene.lab.nodes[0].dir.join("networkpolicy")).unwrap();
     scene.start(Part::Agent).await;
     // Longer than an agent waits for the controller before it turns to its record.
@@ -377,7 +377,7 @@ async fn without_any_knowledge_nothing_opens() {
     scene.take_leaks();
     assert_eq!(scene.leaked, Arrived::default());
     // Nor does a new bridge open anything.
-    scene.stop(Part::Ovs).await;
+    scene.stop(Part::Ovs);
     scene.start(Part::Ovs).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     scene.start(Part::Controller).await;
