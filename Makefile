@@ -1,7 +1,7 @@
 # `make up` gives a two-node Kubernetes with this project as its network, `make down` takes it away.
 # What the targets do is in hack/; settings are listed at the top of hack/cluster.sh.
 
-.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load dashboards test bench check deny e2e-tools
+.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load dashboards test bench check deny fuzz e2e-tools
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,9 @@ check: ## formatting and lints of Rust and shell
 
 deny: ## licences, sources and bans of dependencies (builds cargo-deny the first time)
 	@"$$(hack/tools.sh deny)/cargo-deny" --all-features check bans licenses sources
+
+fuzz: ## each fuzz target for a minute (needs a nightly Rust)
+	@hack/fuzz.sh
 
 test: ## all tests
 	@hack/test.sh

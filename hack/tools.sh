@@ -8,6 +8,7 @@
 #   tools.sh dashboards   reads Grafana boards strictly, by Grafana's own types
 #   tools.sh monitoring-crds  definitions of Prometheus's operator (only fetched)
 #   tools.sh deny         cargo-deny, from crates.io
+#   tools.sh fuzz         cargo-fuzz, from crates.io
 # Prints the folder that holds them.
 . "$(dirname "$0")/lib.sh"
 
@@ -90,19 +91,24 @@ monitoring-crds() {
 	echo "$(jq -r .Dir <<<"$fetched")/example/prometheus-operator-crd"
 }
 
-deny() {
-	local version=0.20.2
-	local root=$CACHE/cargo-deny-$version
-	if [[ ! -x $root/bin/cargo-deny ]]; then
-		say "building cargo-deny $version (first time only)"
-		with_log "$CACHE/cargo-deny.log" nice -n 10 cargo install cargo-deny --version "$version" --locked \
-			--root "$root" --target-dir "$CACHE/build/cargo-deny"
-		rm -rf "$CACHE/build/cargo-deny"
+# cargo_tool NAME VERSION
+cargo_tool() {
+	local name=$1 version=$2
+	local root=$CACHE/$name-$version
+	if [[ ! -x $root/bin/$name ]]; then
+		say "building $name $version (first time only)"
+		with_log "$CACHE/$name.log" nice -n 10 cargo install "$name" --version "$version" --locked \
+			--root "$root" --target-dir "$CACHE/build/$name"
+		rm -rf "$CACHE/build/$name"
 	fi
 	echo "$root/bin"
 }
 
+deny() { cargo_tool cargo-deny 0.20.2; }
+
+fuzz() { cargo_tool cargo-fuzz 0.13.2; }
+
 case ${1:-} in
-kubernetes | agnhost | e2e | cni | dashboards | monitoring-crds | deny) "$1" ;;
-*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
+*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
