@@ -266,14 +266,19 @@ impl Task {
         let mut foreign = self.session.foreign_changes();
         let mut batch = Vec::new();
         loop {
-            let verifiable = self.started && state.borrow_and_update().is_connected();
+            let connection = match &*state.borrow_and_update() {
+                OfState::Connected { generation, .. } => Some(*generation),
+                OfState::Disconnected { .. } => None,
+            };
+            // By its number: a connection that was lost and came back while requests were served is another.
+            if self.started && connection.is_some_and(|generation| generation != self.generation) {
+                self.reconnected().await;
+                continue;
+            }
             tokio::select! {
                 changed = state.changed() => {
                     if changed.is_err() {
                         return;
-                    }
-                    if self.started && state.borrow().is_connected() {
-                        self.reconnected().await;
                     }
                 }
                 changed = foreign.changed(), if self.started => {
@@ -282,7 +287,7 @@ impl Task {
                     }
                     self.schedule.suspect(Instant::now());
                 }
-                () = tokio::time::sleep_until(self.schedule.due()), if verifiable => {
+                () = tokio::time::sleep_until(self.schedule.due()), if self.started && connection.is_some() => {
                     // What it came to is in the status.
                     let _ = self.synchronise(true).await;
                 }
@@ -424,10 +429,10 @@ impl Task {
     async fn reconnected(&mut self) {
         while let Err(error) = self.synchronise(false).await {
             tracing::warn!(%error, "cannot replay flows");
+            tokio::time::sleep(RETRY).await;
             if error.is_connection() {
                 return; // The next connection brings us back here.
             }
-            tokio::time::sleep(RETRY).await;
         }
     }
 
