@@ -29,7 +29,7 @@ monitoring_crds_down() {
 	done
 }
 
-# A ServiceAccount that may find Services and read metrics, and nothing else; its token.
+# A ServiceAccount that may read metrics and nothing else; its token.
 prometheus_account() {
 	kubectl apply -f - >/dev/null <<-'END'
 		apiVersion: v1
@@ -44,8 +44,6 @@ prometheus_account() {
 		kind: ClusterRole
 		metadata: {name: prometheus}
 		rules:
-		- {apiGroups: [""], resources: [services, endpoints, pods], verbs: [get, list, watch]}
-		- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 		- {nonResourceURLs: [/metrics], verbs: [get]}
 		---
 		apiVersion: rbac.authorization.k8s.io/v1
@@ -74,9 +72,10 @@ prometheus_up() {
 	prometheus_account
 	kubectl get servicemonitors -A -o json >"$PROMETHEUS_DIR/service-monitors.json"
 	kubectl get prometheusrules -A -o json | jq '{groups: [.items[].spec.groups[]]}' >"$PROMETHEUS_DIR/rules.json"
+	kubectl get services,endpointslices,pods -A -o json >"$PROMETHEUS_DIR/cluster.json"
 	prometheus_config_maps
-	monitoring_tool config --service-monitors "$PROMETHEUS_DIR/service-monitors.json" --api-server "$API_SERVER" \
-		--api-ca "$STATE/pki/ca.crt" --token "$PROMETHEUS_DIR/token" --rules "$PROMETHEUS_DIR/rules.json" \
+	monitoring_tool config --service-monitors "$PROMETHEUS_DIR/service-monitors.json" \
+		--cluster "$PROMETHEUS_DIR/cluster.json" --token "$PROMETHEUS_DIR/token" --rules "$PROMETHEUS_DIR/rules.json" \
 		--config-maps "$PROMETHEUS_DIR/config-maps" --interval "$SCRAPE_INTERVAL" >"$PROMETHEUS_DIR/prometheus.json"
 	promtool check config "$PROMETHEUS_DIR/prometheus.json" >&2
 	start prometheus prometheus --config.file="$PROMETHEUS_DIR/prometheus.json" --log.level=warn \

@@ -102,6 +102,30 @@ metrics_are_well_named() {
 	ok 'metrics are named as Prometheus has it, but for upstream names'
 }
 
+# Something of everything that is counted: flows added, modified and deleted, policies computed, drift.
+work_for_metrics() {
+	local round
+	sleep "$SCRAPE_WARMUP"
+	for round in 1 2 3; do
+		kubectl apply -f - >/dev/null <<-END
+			apiVersion: networking.k8s.io/v1
+			kind: NetworkPolicy
+			metadata: {name: measured}
+			spec:
+			  podSelector: {matchLabels: {app: two}}
+			  policyTypes: [Ingress, Egress]
+			  ingress: [{from: [{podSelector: {matchLabels: {app: one}}}], ports: [{port: 808$round}]}]
+			  egress: [{to: [{podSelector: {}}]}]
+		END
+		kubectl -n kube-system label servicemonitor antrea-agent "app=round$round" --overwrite >/dev/null
+		sleep "$SCRAPE_INTERVAL"
+	done
+}
+
+everything_has_data() {
+	monitoring_tool verify --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" >"$STATE/verify" 2>"$STATE/verify.errors"
+}
+
 prometheus() {
 	cargo build -q -p antrea-monitoring --manifest-path "$REPO/Cargo.toml"
 	kinds_appear_later
@@ -115,9 +139,10 @@ prometheus() {
 		wait_for 60 prometheus_sees "$job" "$count" || fail "targets: $(prometheus_targets)"
 	done
 	ok 'Prometheus scrapes agents, controller and operator by the shipped ServiceMonitors'
-	sleep "$SCRAPE_WARMUP"
-	# New Pods make flow operations, which rates and quantiles need.
-	monitoring_tool verify --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" >"$STATE/verify" || fail 'a query has no data'
+	work_for_metrics
+	# Flows are compared with what they should be once a minute.
+	wait_for 150 everything_has_data || fail "a query has no data: $(<"$STATE/verify.errors")"
+	kubectl delete networkpolicy measured >/dev/null
 	figure "boards and alerts: $(<"$STATE/verify")"
 	ok 'every panel and every alert finds data'
 	metrics_are_well_named

@@ -123,7 +123,7 @@ fn narrowed(metric: &str) -> String {
 }
 
 fn variable(variable: &Variable) -> Value {
-    json!({
+    let mut made = json!({
         "type": "query",
         "name": variable.name,
         "label": variable.label,
@@ -135,11 +135,16 @@ fn variable(variable: &Variable) -> Value {
         "sort": 1,
         "multi": true,
         "includeAll": true,
-        "allValue": ".+",
         "current": {"text": "All", "value": "$__all"},
         "hide": 0,
         "regex": "",
         "options": [],
         "skipUrlSync": false,
-    })
+    });
+    // All instances of the chosen jobs. All jobs, in contrast, are those that the query finds: `process_*` is
+    // what every process in a Prometheus has.
+    if variable.name != "job" {
+        made["allValue"] = ".+".into();
+    }
+    made
 }

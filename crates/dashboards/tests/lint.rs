@@ -124,6 +124,7 @@ fn ways_to_spoil_a_board() -> Vec<Spoil> {
         set("/templating/list/0/query", json!("loki"), "data source"),
         set("/templating/list/1/name", json!("jobs"), "no variable job"),
         set("/templating/list/1/refresh", json!(1), "templating.job.refresh"),
+        set("/templating/list/1/allValue", json!(".+"), "templating.job.allValue"),
         set("/templating/list/2/allValue", json!(""), "templating.instance.allValue"),
         set(
             "/templating/list/2/query",

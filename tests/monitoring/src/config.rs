@@ -3,11 +3,13 @@
 //! Only what the shipped ServiceMonitors use is understood; anything else is an error, so that a new field
 //! cannot be left untested.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::discover::{Cluster, sanitized};
 
 /// Where Prometheus's own ServiceAccount token is in its Pod.
 const TOKEN_IN_POD: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -15,12 +17,9 @@ const TOKEN_IN_POD: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 /// What a Prometheus outside of the cluster needs to take the place of one inside.
 #[derive(clap::Args)]
 pub(crate) struct Setup {
-    /// URL of the API server.
+    /// `kubectl get services,endpointslices,pods -A -o json`.
     #[arg(long)]
-    api_server: String,
-    /// Its CA.
-    #[arg(long)]
-    api_ca: PathBuf,
+    cluster: PathBuf,
     /// Token of the ServiceAccount.
     #[arg(long)]
     token: PathBuf,
@@ -128,12 +127,16 @@ struct Relabeling {
 pub(crate) fn prometheus(list: &Value, setup: &Setup) -> Result<Value> {
     let list: List = serde_json::from_value(list.clone()).context("list of ServiceMonitors")?;
     ensure!(!list.items.is_empty(), "there is no ServiceMonitor");
+    let text =
+        fs::read_to_string(&setup.cluster).with_context(|| format!("read {}", setup.cluster.display()))?;
+    let cluster: Cluster =
+        serde_json::from_str(&text).with_context(|| format!("parse {}", setup.cluster.display()))?;
     let mut jobs = Vec::new();
     for monitor in &list.items {
         let name = format!("{}/{}", monitor.metadata.namespace, monitor.metadata.name);
         for (index, endpoint) in monitor.spec.endpoints.iter().enumerate() {
             jobs.push(
-                job(&format!("serviceMonitor/{name}/{index}"), monitor, endpoint, setup)
+                job(&format!("serviceMonitor/{name}/{index}"), monitor, endpoint, &cluster, setup)
                     .with_context(|| format!("ServiceMonitor {name}"))?,
             );
         }
@@ -146,12 +149,13 @@ pub(crate) fn prometheus(list: &Value, setup: &Setup) -> Result<Value> {
     }))
 }
 
-/// A label's name as Prometheus writes it.
-fn sanitized(label: &str) -> String {
-    label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
-}
-
-fn job(name: &str, monitor: &ServiceMonitor, endpoint: &Endpoint, setup: &Setup) -> Result<Value> {
+fn job(
+    name: &str,
+    monitor: &ServiceMonitor,
+    endpoint: &Endpoint,
+    cluster: &Cluster,
+    setup: &Setup,
+) -> Result<Value> {
     if endpoint.bearer_token_file != TOKEN_IN_POD {
         bail!(
             "bearerTokenFile: {} is not the token of Prometheus's own ServiceAccount",
@@ -176,13 +180,7 @@ fn job(name: &str, monitor: &ServiceMonitor, endpoint: &Endpoint, setup: &Setup)
         "scheme": endpoint.scheme,
         "authorization": {"type": "Bearer", "credentials_file": setup.token},
         "tls_config": tls,
-        "kubernetes_sd_configs": [{
-            "role": "endpointslice",
-            "api_server": setup.api_server,
-            "tls_config": {"ca_file": setup.api_ca},
-            "authorization": {"type": "Bearer", "credentials_file": setup.token},
-            "namespaces": {"names": monitor.spec.namespace_selector.match_names},
-        }],
+        "static_configs": cluster.targets(&monitor.spec.namespace_selector.match_names)?,
         "relabel_configs": relabelings(monitor, endpoint),
     }))
 }
@@ -234,8 +232,6 @@ fn relabelings(monitor: &ServiceMonitor, endpoint: &Endpoint) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use antrea_operator::{
         effective::{Facts, effective},
         render::monitoring::{Served, objects},
@@ -245,8 +241,7 @@ mod tests {
 
     fn setup(config_maps: PathBuf) -> Setup {
         Setup {
-            api_server: "https://127.0.0.1:6443".into(),
-            api_ca: "/ca".into(),
+            cluster: config_maps.join("cluster"),
             token: "/token".into(),
             config_maps,
             rules: "/rules".into(),
@@ -264,9 +259,10 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": monitors.map(|o| &o.body).collect::<Vec<_>>()})
     }
 
-    fn folder() -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("antrea-monitoring-{}", std::process::id()));
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("antrea-monitoring-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cluster"), r#"{"items": []}"#).unwrap();
         for file in ["kube-system_antrea-ca_ca.crt", "antrea-operator_antrea-operator-ca_ca.crt"] {
             fs::write(folder.join(file), "").unwrap();
         }
@@ -275,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_shipped_is_understood_whole() {
-        let folder = folder();
+        let folder = folder("good");
         let made = prometheus(&shipped(), &setup(folder.clone())).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         let jobs = made["scrape_configs"].as_array().unwrap();
@@ -290,8 +286,9 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        let folder = PathBuf::from("/nonexistent");
-        let setup = setup(folder);
+        let folder = folder("bad");
+        fs::remove_file(folder.join("kube-system_antrea-ca_ca.crt")).unwrap();
+        let setup = setup(folder.clone());
         let error = prometheus(&shipped(), &setup).unwrap_err();
         assert!(format!("{error:#}").contains("is not there"), "{error:#}");
         let mut list = shipped();
@@ -300,5 +297,6 @@ mod tests {
         assert!(format!("{error:#}").contains("metricRelabelings"), "{error:#}");
         list["items"] = json!([]);
         assert!(prometheus(&list, &setup).is_err());
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

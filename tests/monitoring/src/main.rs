@@ -10,10 +10,12 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use dashboards::check::Variables;
+use client::Client;
+use dashboards::{Board, check::Variables};
 
 mod client;
 mod config;
+mod discover;
 mod plot;
 mod verify;
 
@@ -64,13 +66,26 @@ struct Server {
 }
 
 impl Server {
-    fn variables(&self) -> Variables {
-        Variables {
+    /// With everything chosen, as Grafana has it when a board is opened: all jobs are those that the board's
+    /// variable finds.
+    async fn variables(&self, client: &Client, board: &Board) -> anyhow::Result<Variables> {
+        let mut variables = Variables {
             rate_interval: format!("{}s", self.interval * 4),
             range: format!("{}s", self.range),
-            selection: ".+".into(),
+            job: String::new(),
+            instance: ".+".into(),
+        };
+        for variable in board.variables().iter().filter(|variable| variable.name == "job") {
+            variables.job = client.label_values(selector(&variable.query), variable.name).await?.join("|");
         }
+        Ok(variables)
     }
+}
+
+/// Of `label_values(SELECTOR, LABEL)`.
+fn selector(query: &str) -> &str {
+    let inner = query.trim_start_matches("label_values(").trim_end_matches(')');
+    inner.rsplit_once(',').map_or(inner, |(selector, _)| selector).trim()
 }
 
 async fn run(cli: Cli) -> anyhow::Result<bool> {
@@ -101,5 +116,17 @@ async fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors_of_variables() {
+        assert_eq!(selector("label_values(a, job)"), "a");
+        let query = "label_values({__name__=~\"a|b\", job=~\"c\"}, instance)";
+        assert_eq!(selector(query), "{__name__=~\"a|b\", job=~\"c\"}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
-use dashboards::{Board, Kind, Panel};
+use dashboards::{Board, Kind, Panel, check::Variables};
 use plotters::{
     coord::Shift,
     prelude::{
@@ -36,9 +36,10 @@ pub(crate) async fn run(server: &Server, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let client = Client::new(&server.prometheus);
     for board in dashboards::boards() {
+        let variables = server.variables(&client, &board).await?;
         let mut panels = Vec::new();
         for panel in board.panels() {
-            panels.push((panel, ask(&client, server, panel).await?));
+            panels.push((panel, ask(&client, server, &variables, panel).await?));
         }
         let path = folder.join(format!("{}.svg", board.uid));
         draw(&board, &panels, &path).with_context(|| format!("draw {}", path.display()))?;
@@ -50,8 +51,7 @@ pub(crate) async fn run(server: &Server, folder: &Path) -> Result<()> {
 /// A series with its name.
 type Named = (String, Series);
 
-async fn ask(client: &Client, server: &Server, panel: &Panel) -> Result<Vec<Named>> {
-    let variables = server.variables();
+async fn ask(client: &Client, server: &Server, variables: &Variables, panel: &Panel) -> Result<Vec<Named>> {
     let mut found = Vec::new();
     for target in &panel.targets {
         let expr = variables.fill(&target.expr);

@@ -8,6 +8,7 @@ use dashboards::{Kind, check};
 use crate::{
     Server,
     client::{Client, Series},
+    selector,
 };
 
 /// Counts what was asked and notes what had no answer.
@@ -34,13 +35,13 @@ impl Report {
 /// Whether all had data. What has none is written to stderr.
 pub(crate) async fn run(server: &Server) -> Result<bool> {
     let client = Client::new(&server.prometheus);
-    let variables = server.variables();
     let mut report = Report { asked: 0, failed: 0 };
     for board in dashboards::boards() {
+        let variables = server.variables(&client, &board).await?;
         for variable in board.variables() {
             let what = format!("{}, variable {}", board.title, variable.name);
-            let selector = selector(&variables.fill(&variable.query));
-            let values = client.label_values(&selector, variable.name).await;
+            let query = variables.fill(&variable.query);
+            let values = client.label_values(selector(&query), variable.name).await;
             report.note(&what, &variable.query, values.map(|values| values.len()))?;
         }
         for panel in board.panels() {
@@ -50,7 +51,7 @@ pub(crate) async fn run(server: &Server) -> Result<bool> {
                     Kind::Lines | Kind::Stacked => client.range(&expr, server.range).await,
                     Kind::Number | Kind::Table => client.now(&expr).await,
                 };
-                let answer = answer.map(|series| with_points(&series));
+                let answer = answer.map(|series| with_data(&series));
                 report.note(&format!("{}, panel {}", board.title, panel.title), &expr, answer)?;
             }
         }
@@ -60,14 +61,9 @@ pub(crate) async fn run(server: &Server) -> Result<bool> {
     Ok(report.failed == 0)
 }
 
-fn with_points(series: &[Series]) -> usize {
-    series.iter().filter(|series| !series.points.is_empty()).count()
-}
-
-/// Of `label_values(SELECTOR, LABEL)`.
-fn selector(query: &str) -> String {
-    let inner = query.trim_start_matches("label_values(").trim_end_matches(')');
-    inner.rsplit_once(',').map_or(inner, |(selector, _)| selector).trim().to_owned()
+/// Series with at least one number: a quantile of nothing is none.
+fn with_data(series: &[Series]) -> usize {
+    series.iter().filter(|series| series.points.iter().any(|(_, value)| value.is_finite())).count()
 }
 
 /// An alert is sound if Prometheus evaluates it without error and everything that it looks at has data: then
@@ -83,7 +79,7 @@ async fn alerts(client: &Client, report: &mut Report) -> Result<()> {
             };
             report.note(&format!("alert {}", alert.name), alert.expr, health)?;
             for input in check::inputs(alert.expr).map_err(anyhow::Error::msg)? {
-                let answer = client.now(&input).await.map(|series| with_points(&series));
+                let answer = client.now(&input).await.map(|series| with_data(&series));
                 report.note(&format!("alert {}, input", alert.name), &input, answer)?;
             }
         }
@@ -96,11 +92,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selectors_of_variables() {
-        assert_eq!(selector("label_values(a, job)"), "a");
-        assert_eq!(
-            selector("label_values({__name__=~\"a|b\", job=~\"c\"}, instance)"),
-            "{__name__=~\"a|b\", job=~\"c\"}"
-        );
+    fn a_series_without_a_number_is_no_data() {
+        let series = |points: &[(f64, f64)]| Series { metric: Default::default(), points: points.to_vec() };
+        assert_eq!(with_data(&[series(&[]), series(&[(1.0, f64::NAN), (2.0, f64::INFINITY)])]), 0);
+        assert_eq!(with_data(&[series(&[(1.0, f64::NAN), (2.0, 0.0)])]), 1);
     }
 }

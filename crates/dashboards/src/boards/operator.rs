@@ -67,10 +67,7 @@ fn work() -> Vec<Panel> {
             "Objects put back because somebody else changed them. Events name who changed which field.",
         )
         .unit("cps")
-        .query(
-            "sum by (kind) (rate(antrea_operator_drift_repairs_total{@}[$__rate_interval])) or vector(0)",
-            "{{kind}}",
-        ),
+        .query("sum by (kind) (rate(antrea_operator_drift_repairs_total{@}[$__rate_interval]))", "{{kind}}"),
     ]
 }
 

@@ -114,7 +114,8 @@ fn variables(board: &Value, metrics: &Metrics, found: &mut Vec<String>) {
             ("refresh", json!(2)),
             ("multi", json!(true)),
             ("includeAll", json!(true)),
-            ("allValue", json!(".+")),
+            // Whatever Prometheus has must not be taken for a job of ours.
+            ("allValue", if name == "job" { Value::Null } else { json!(".+") }),
         ] {
             if variable[field] != wanted {
                 found.push(format!("templating.{name}.{field}: not {wanted}"));

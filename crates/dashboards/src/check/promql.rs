@@ -14,8 +14,10 @@ pub struct Variables {
     pub rate_interval: String,
     /// `$__range`, as "1h".
     pub range: String,
-    /// `$job` and `$instance`: a regular expression.
-    pub selection: String,
+    /// `$job`: a regular expression.
+    pub job: String,
+    /// `$instance`: a regular expression.
+    pub instance: String,
 }
 
 impl Variables {
@@ -24,7 +26,8 @@ impl Variables {
         Self {
             rate_interval: "1234567s".into(),
             range: "7654321s".into(),
-            selection: "chosen-by-reader".into(),
+            job: "chosen-by-reader".into(),
+            instance: "chosen-by-reader".into(),
         }
     }
 
@@ -32,8 +35,8 @@ impl Variables {
     pub fn fill(&self, expr: &str) -> String {
         expr.replace("$__rate_interval", &self.rate_interval)
             .replace("$__range", &self.range)
-            .replace("$job", &self.selection)
-            .replace("$instance", &self.selection)
+            .replace("$job", &self.job)
+            .replace("$instance", &self.instance)
     }
 }
 
@@ -167,8 +170,7 @@ fn check_selector(
             }
         }
     }
-    let chosen =
-        |matcher: &&Matcher| matches!(matcher.op, MatchOp::Re(_)) && matcher.value == marks.selection;
+    let chosen = |matcher: &&Matcher| matches!(matcher.op, MatchOp::Re(_)) && matcher.value == marks.job;
     for label in ["job", "instance"] {
         if rules.board
             && !selector.matchers.matchers.iter().filter(chosen).any(|matcher| matcher.name == label)
