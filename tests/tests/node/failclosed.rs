@@ -243,6 +243,14 @@ impl Scene {
         start.elapsed()
     }
 
+    /// Recovers, tells what was counted, and fails if anything leaked.
+    async fn finish(mut self) {
+        self.recover().await;
+        self.take_leaks();
+        println!("{} forbidden probes, leaked: {:?}", self.probes(), self.leaked);
+        assert_eq!(self.leaked, Arrived::default());
+    }
+
     /// Probes so far that must not arrive.
     fn probes(&self) -> u64 {
         let iso = self.iso.as_ref().map_or(0, |(_, station)| forbidden(station));
@@ -355,10 +363,7 @@ async fn a_cold_start_without_a_controller() {
     scene.lab.recreate_pod(0, "iso", &[("app", "iso")]);
     assert!(!scene.add_sandbox(), "nobody knows what selects this pod");
     scene.start(Part::Controller).await;
-    scene.recover().await;
-    scene.take_leaks();
-    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
-    assert_eq!(scene.leaked, Arrived::default());
+    scene.finish().await;
 }
 
 /// Neither a controller nor a record of what one said: pods that exist stay as they are.
@@ -381,10 +386,7 @@ async fn without_any_knowledge_nothing_opens() {
     scene.start(Part::Ovs).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     scene.start(Part::Controller).await;
-    scene.recover().await;
-    scene.take_leaks();
-    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
-    assert_eq!(scene.leaked, Arrived::default());
+    scene.finish().await;
 }
 
 /// A controller that is behind: the pod is connected when its policies have arrived, not before.
@@ -406,8 +408,5 @@ async fn a_slow_controller_holds_a_new_pod_back() {
     println!("ADD with a controller that sleeps for {pause:?}: {added} after {:?}", start.elapsed());
     assert!(added && start.elapsed() >= pause, "connected before the controller could know of it");
     wake.join().unwrap();
-    scene.recover().await;
-    scene.take_leaks();
-    println!("{} forbidden probes, leaked: {:?}", scene.probes(), scene.leaked);
-    assert_eq!(scene.leaked, Arrived::default());
+    scene.finish().await;
 }
