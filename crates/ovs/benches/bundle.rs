@@ -13,15 +13,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use openflow::{Flow, FlowMod, Match, Message, SubField, multipart::FlowFilter};
-use ovs::{
-    OfConfig, OfSession, Vswitch,
-    testing::TestOvs,
-    vswitch::{BridgeSpec, FailMode},
-};
+use ovs::testing::TestOvs;
 use tokio_util::sync::CancellationToken;
 
 const BRIDGE: &str = "br-int";
-const LIMIT: Duration = Duration::from_secs(60);
 
 struct Spec {
     table: u8,
@@ -75,19 +70,7 @@ async fn main() -> anyhow::Result<()> {
     let ovs = TestOvs::start(dir.path(), None)?;
     let cancel = CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
-    let (vswitch, _) = Vswitch::spawn(ovs.db_sock(), cancel.clone());
-    vswitch.wait_synced(LIMIT).await?;
-    let bridge = BridgeSpec {
-        name: BRIDGE.to_owned(),
-        datapath_type: "dummy".to_owned(),
-        protocols: vec!["OpenFlow15".to_owned()],
-        fail_mode: Some(FailMode::Secure),
-        ..BridgeSpec::default()
-    };
-    vswitch.ensure_bridge(&bridge).await?;
-    vswitch.wait_applied(LIMIT).await?;
-    let (of, _) = OfSession::spawn(ovs.mgmt_sock(BRIDGE), OfConfig::default(), cancel);
-    of.wait_connected(LIMIT).await?;
+    let of = ovs.dummy_bridge(BRIDGE, &cancel).await?;
 
     let mut file = String::new();
     for n in 0..flows {

@@ -24,9 +24,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    OfConfig, OfHandle, OfSession, Vswitch,
+    vswitch::{BridgeSpec, FailMode},
+};
+
 /// Schema that Debian's and Fedora's packages install.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// For everything that the daemons are asked for.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Running daemons and their files; dropped, they are killed. The directory is left to its owner.
 #[derive(Debug)]
@@ -199,6 +208,27 @@ impl TestOvs {
         let all: Vec<&OsStr> =
             [OsStr::new("-t"), target.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).collect();
         self.run("ovs-appctl", &all)
+    }
+
+    /// Makes an empty bridge on the dummy datapath, and opens a session with it that ends with `cancel`.
+    ///
+    /// # Errors
+    /// The daemons refuse, or do not answer in time.
+    pub async fn dummy_bridge(&self, name: &str, cancel: &CancellationToken) -> io::Result<OfHandle> {
+        let (vswitch, _) = Vswitch::spawn(self.db_sock(), cancel.clone());
+        vswitch.wait_synced(ANSWER_LIMIT).await.map_err(io::Error::other)?;
+        let bridge = BridgeSpec {
+            name: name.to_owned(),
+            datapath_type: "dummy".to_owned(),
+            protocols: vec!["OpenFlow15".to_owned()],
+            fail_mode: Some(FailMode::Secure),
+            ..BridgeSpec::default()
+        };
+        vswitch.ensure_bridge(&bridge).await.map_err(io::Error::other)?;
+        vswitch.wait_applied(ANSWER_LIMIT).await.map_err(io::Error::other)?;
+        let (session, _) = OfSession::spawn(self.mgmt_sock(name), OfConfig::default(), cancel.clone());
+        session.wait_connected(ANSWER_LIMIT).await.map_err(io::Error::other)?;
+        Ok(session)
     }
 
     /// A command that runs in the namespace with Open vSwitch's directories set.

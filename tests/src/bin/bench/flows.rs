@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use antrea_flows::config::{Datapath, EncapMode, Gateway, NodeConfig, Tunnel, TunnelKind};
 use antrea_flows::policy::{
@@ -19,8 +19,6 @@ use ipnet::IpNet;
 use openflow::multipart::FlowFilter;
 use openflow::{Flow, FlowMod, MacAddr, Message};
 use ovs::testing::TestOvs;
-use ovs::vswitch::{BridgeSpec, FailMode};
-use ovs::{OfConfig, OfSession, Vswitch};
 use tokio_util::sync::CancellationToken;
 
 use crate::report::{Figure, Goal, Report, median};
@@ -30,7 +28,6 @@ const PEERS: u32 = 10;
 const PODS: u32 = 110;
 const ROUNDS: usize = 3;
 const BRIDGE: &str = "br-int";
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn network() -> anyhow::Result<Network> {
     let node = NodeConfig {
@@ -75,19 +72,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     let ovs = TestOvs::start(dir.path(), None)?;
     let cancel = CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
-    let (vswitch, _) = Vswitch::spawn(ovs.db_sock(), cancel.clone());
-    vswitch.wait_synced(LIMIT).await?;
-    let bridge = BridgeSpec {
-        name: BRIDGE.to_owned(),
-        datapath_type: "dummy".to_owned(),
-        protocols: vec!["OpenFlow15".to_owned()],
-        fail_mode: Some(FailMode::Secure),
-        ..BridgeSpec::default()
-    };
-    vswitch.ensure_bridge(&bridge).await?;
-    vswitch.wait_applied(LIMIT).await?;
-    let (of, _) = OfSession::spawn(ovs.mgmt_sock(BRIDGE), OfConfig::default(), cancel);
-    of.wait_connected(LIMIT).await?;
+    let of = ovs.dummy_bridge(BRIDGE, &cancel).await?;
 
     let network = network()?;
     let rules = || (0..POLICIES).map(rule).map(RuleChange::Upsert);
