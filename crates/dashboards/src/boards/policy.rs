@@ -21,7 +21,7 @@ fn nodes() -> Vec<Panel> {
             "sum by (table_name) (antrea_agent_ovs_flow_count{@, table_name=~\".*(Ingress|Egress)(Default)?Rule\"})",
             "{{table_name}}",
         ),
-        Panel::number("Flows per rule", "Ten or less is usual; many more mean rules with many ports or addresses.")
+        Panel::number("Flows per rule", "Ten or less is usual, more while there are few rules; very many mean rules with many ports or addresses.")
             .width(12)
             .query(
                 "sum(antrea_agent_ovs_flow_count{@, table_name=~\".*(Ingress|Egress)Rule\"}) / (sum(antrea_agent_ingress_networkpolicy_rule_count{@}) + sum(antrea_agent_egress_networkpolicy_rule_count{@}))",
