@@ -16,12 +16,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test support code")]
 
 pub mod fake_api;
-pub mod https;
 pub mod gate;
+pub mod https;
 pub mod iperf;
 pub mod lab;
 pub mod ovs_container;
+pub mod station;
 pub mod traces;
 pub mod tracing;
-pub mod station;
 pub mod traffic;

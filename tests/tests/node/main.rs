@@ -17,8 +17,8 @@ mod ovs;
 mod peers;
 mod restart;
 mod spoofing;
-mod uninstall;
 mod tracing;
+mod uninstall;
 
 /// Labs share two cores: one at a time gives each the time that its limits assume.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
