@@ -257,7 +257,9 @@ async fn pod_interfaces(
 
 async fn feature_gates(clients: &Clients) -> anyhow::Result<Output> {
     if clients.place() == Place::Elsewhere {
-        bail!("featuregates are those of a component: run antctl in antrea-controller's or antrea-agent's container");
+        bail!(
+            "featuregates are those of a component: run antctl in antrea-controller's or antrea-agent's container"
+        );
     }
     let gates: Vec<Value> = list(clients, "/featuregates").await?;
     let cell = |gate: &Value, key: &str| gate[key].as_str().unwrap_or_default().to_owned();

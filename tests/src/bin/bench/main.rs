@@ -16,8 +16,8 @@ mod cargo;
 mod cni;
 mod flows;
 mod footprint;
-mod observe;
 mod latency;
+mod observe;
 mod report;
 mod restart;
 mod throughput;
@@ -95,6 +95,11 @@ const SECTIONS: &[Section] = &[
         name: "policy",
         about: "policy computation for clusters of four shapes",
         run: |report| Box::pin(cargo::shapes(report)),
+    },
+    Section {
+        name: "watchers",
+        about: "a thousand agents that watch the controller over TLS",
+        run: |report| Box::pin(cargo::watchers(report)),
     },
 ];
 
