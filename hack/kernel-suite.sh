@@ -29,4 +29,4 @@ exec $stage/node-suite --nocapture --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
 export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest}
-"$REPO/hack/kvmtest" -v -t 2400 -m 1500 -d "$stage" -- ./run "$@"
+"$REPO/hack/kvmtest" -v -t 3600 -m 1500 -d "$stage" -- ./run "$@"

@@ -3,7 +3,7 @@
 #   check     formatting, lints, generated files, boards and alerts, licences and sources of dependencies
 #   unit      every crate: unit, property, golden; real Open vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    the same on the kernel datapath, in a virtual machine
+#   kernel    the same on the kernel datapath, in a virtual machine, while the other stages run
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
 # test.sh STAGE... runs only these.
 . "$(dirname "$0")/lib.sh"
@@ -20,6 +20,32 @@ stage() {
 	say "$1: $2"
 }
 
+# Work that runs beside the stages, in process groups of its own, so that whatever it has started ends with it.
+background=()
+trap 'for group in "${background[@]}"; do kill -- "-$group" 2>/dev/null || true; done' EXIT
+
+# beside LOG COMMAND...: starts it and leaves its process in $beside.
+beside() {
+	local log=$1
+	shift
+	mkdir -p "${log%/*}"
+	set -m
+	"$@" >"$log" 2>&1 &
+	beside=$!
+	set +m
+	background+=("$beside")
+}
+
+# joined NAME PROCESS LOG: waits for it; shows the end of its log if it failed.
+joined() {
+	wait "$2" && return
+	tail -n 60 "$3" >&2
+	die "$1 failed; all of its output is in $3"
+}
+
+build_kubernetes() { hack/tools.sh kubernetes && hack/tools.sh agnhost && hack/tools.sh e2e; }
+kernel_suite() { ANTREA_BIN=$release hack/kernel-suite.sh "$suite"; }
+
 hack/deps.sh
 if wanted node || wanted kernel; then
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni)
@@ -33,11 +59,6 @@ if stage check 'formatting, lints, generated files'; then
 	hack/monitoring.sh
 fi
 
-if stage unit 'every crate'; then
-	cargo test --workspace --exclude antrea-tests
-	cargo test -p antrea-tests --lib
-fi
-
 if wanted node || wanted kernel; then
 	say 'building the node suite'
 	cargo build -p antrea-agent -p antrea-cni -p antrea-controller
@@ -46,30 +67,40 @@ if wanted node || wanted kernel; then
 		jq -r 'select(.executable != null and .target.name == "node") | .executable')
 fi
 
-# Building Kubernetes takes all cores for minutes, and the stages from here to the cluster mostly wait.
+# The virtual machine keeps one core busy for half an hour, and the other stages mostly wait.
+if wanted kernel; then
+	# Optimized binaries, which the cluster needs too: the machine runs in software.
+	release=$(release_binaries)
+	say 'kernel: two nodes as namespaces, kernel datapath in a virtual machine, beside the other stages'
+	kernel_log=$CACHE/logs/kernel.log
+	beside "$kernel_log" kernel_suite
+	kernel=$beside
+fi
+
+if stage unit 'every crate'; then
+	cargo test --workspace --exclude antrea-tests
+	cargo test -p antrea-tests --lib
+fi
+
+# On a fresh machine this takes all cores for minutes.
 if wanted cluster; then
-	tools_log=$CACHE/tools.log
-	set -m
-	{ hack/tools.sh kubernetes && hack/tools.sh agnhost && hack/tools.sh e2e; } >"$tools_log" 2>&1 &
-	tools=$!
-	set +m
-	# A group of its own: whatever it has started ends with it.
-	trap 'kill -- "-$tools" 2>/dev/null || true' EXIT
+	tools_log=$CACHE/logs/tools.log
+	beside "$tools_log" build_kubernetes
+	tools=$beside
 fi
 
 if stage node 'two nodes as namespaces, userspace datapath'; then
 	"$suite" --test-threads=1
 fi
 
-if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine'; then
-	# Optimized binaries, which the cluster needs too: the machine runs in software.
-	release=$(release_binaries)
-	ANTREA_BIN=$release hack/kernel-suite.sh "$suite"
+if stage cluster 'a real two-node Kubernetes'; then
+	joined 'building Kubernetes' "$tools" "$tools_log"
+	hack/e2e.sh
 fi
 
-if stage cluster 'a real two-node Kubernetes'; then
-	wait "$tools" || { tail -n 30 "$tools_log" >&2 && die 'Kubernetes could not be built'; }
-	trap - EXIT
-	hack/e2e.sh
+if wanted kernel; then
+	say 'kernel: waiting for the virtual machine'
+	joined 'the kernel suite' "$kernel" "$kernel_log"
+	grep -E '^(test result|running [0-9])' "$kernel_log"
 fi
 say "passed: ${stages[*]}"
