@@ -292,7 +292,6 @@ fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: Tunne
         tunnel_port: (udp && bridge.tunnel_ofport.is_some()).then(|| config.tunnel_port(tunnel)),
         no_snat: config.no_snat,
         random_fully: config.snat_fully_random_ports,
-        userspace: bridge.datapath == Datapath::Userspace,
     }
 }
 

@@ -26,8 +26,6 @@ pub struct HostConfig {
     pub no_snat: bool,
     /// Fully random source ports.
     pub random_fully: bool,
-    /// Whether OVS forwards in userspace.
-    pub userspace: bool,
 }
 
 /// Name of the set of pod subnets.
@@ -72,17 +70,16 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
         "Antrea: jump to Antrea postrouting rules",
     );
 
-    if config.userspace {
-        // OVS reads these links through packet sockets. The host's stack sees the same packets, and
-        // would forward or answer what policy has to judge.
-        rules.rule(
-            Table::Raw,
-            "ANTREA-PREROUTING",
-            Rule::new(Target::Drop)
-                .src_group(POD_LINK_GROUP)
-                .comment("Antrea: only OVS handles packets of ports of the bridge"),
-        );
-    }
+    // The host's stack would forward or answer what policy has to judge: in userspace, where OVS reads these
+    // links through packet sockets, all that pods send; on the kernel's datapath, what a pod sends before its
+    // link has become a port.
+    rules.rule(
+        Table::Raw,
+        "ANTREA-PREROUTING",
+        Rule::new(Target::Drop)
+            .src_group(POD_LINK_GROUP)
+            .comment("Antrea: only OVS handles packets of ports of the bridge"),
+    );
     if let Some(port) = config.tunnel_port {
         for chain in ["ANTREA-PREROUTING", "ANTREA-OUTPUT"] {
             rules.rule(
@@ -220,7 +217,6 @@ mod tests {
             tunnel_port: Some(6081),
             no_snat: false,
             random_fully: false,
-            userspace: false,
         }
     }
 
@@ -237,11 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn the_host_ignores_ports_of_the_userspace_datapath() {
-        let userspace = HostConfig { userspace: true, ..config() };
-        let text = rules(&userspace, Family::V4).to_string();
-        assert!(text.contains("--src-group") && text.contains("-j DROP"), "{text}");
-        assert!(!rules(&config(), Family::V4).to_string().contains("DROP"));
+    fn the_host_ignores_what_pods_send() {
+        for family in Family::BOTH {
+            let text = rules(&config(), family).to_string();
+            assert!(text.contains("--src-group") && text.contains("-j DROP"), "{text}");
+        }
     }
 
     #[test]

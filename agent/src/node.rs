@@ -18,7 +18,7 @@ use crate::ofports::{OfPorts, Reserved};
 use crate::policy::PolicyHandle;
 
 /// Device group of every link that this agent makes: what carries it and is no port of the bridge is
-/// left over. On the userspace datapath it also marks the links whose packets only OVS may handle.
+/// left over. It also marks the links whose packets only OVS may handle.
 pub const POD_LINK_GROUP: u32 = 0xa27e;
 
 /// What follows from configuration, Node object and OVS, fixed for the life of the process.
@@ -123,14 +123,15 @@ impl NodeNetwork {
         known
     }
 
-    /// Keeps the host's own stack away from a pod's link. In the userspace datapath OVS reads the link
-    /// through a packet socket, and the stack would see every packet too: a raw-table rule drops what
-    /// comes from [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent.
+    /// Keeps the host's own stack away from a pod's link: a raw-table rule drops what comes from
+    /// [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent. In the userspace datapath
+    /// OVS reads the link through a packet socket, and the stack would see every packet too; in the kernel's
+    /// it would route, past all policy, what a pod sends before its link has become a port.
     ///
     /// # Errors
     /// The setting cannot be written.
     pub async fn quiet_host_link(&self, link: &str) -> Result<(), netcfg::NetcfgErrors> {
-        if self.userspace { quiet_link(&self.netlink, &self.sysctls, link).await } else { Ok(()) }
+        quiet_link(&self.netlink, &self.sysctls, link).await
     }
 }
 
