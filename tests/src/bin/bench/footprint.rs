@@ -25,47 +25,44 @@ struct Daemon {
     arguments: Vec<String>,
     /// Where it serves, in the namespace of the API server.
     port: u16,
-    goal: f64,
 }
 
 /// Measures VmRSS of agents, controller and operator.
 ///
 /// # Errors
-/// An agent does not run; what other process does not run has a row that says so.
+/// An agent or the controller does not run; an operator that does not run has a row that says so.
 pub(crate) async fn memory(report: Report) -> anyhow::Result<()> {
     let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
     lab.add_pod(0, "a");
     lab.add_pod(1, "c");
     let folder = tempfile::tempdir()?;
-    let mut running = Vec::new();
-    for daemon in daemons(&lab, folder.path())? {
-        let started = start(&lab, &daemon, folder.path()).await;
-        running.push((daemon, started));
-    }
+    let operator = operator(&lab, folder.path())?;
+    let started = start(&lab, &operator, folder.path()).await;
     report.say(&format!("{} s of idling", IDLE.as_secs()));
     tokio::time::sleep(IDLE).await;
 
-    for node in &lab.nodes {
-        let name = format!("resident memory, antrea-agent of {}, idle", node.name);
-        let (value, note) = resident(node.agent_pid()).with_context(|| name.clone())?;
-        report.add(Figure::new(name, "MB", value).goal(Goal::AtMost(20.0)).note(note));
+    let agents =
+        lab.nodes.iter().map(|node| (format!("antrea-agent of {}", node.name), node.agent_pid(), 20.0));
+    for (process, pid, goal) in agents.chain([("antrea-controller".to_owned(), lab.controller_pid(), 15.0)]) {
+        let name = format!("resident memory, {process}, idle");
+        let (value, note) = resident(pid).with_context(|| name.clone())?;
+        report.add(Figure::new(name, "MB", value).goal(Goal::AtMost(goal)).note(note));
     }
-    for (daemon, started) in running {
-        let name = format!("resident memory, {}, idle", daemon.name);
-        let value = started.and_then(|mut child| {
-            let ended = child.try_wait()?;
-            ensure!(ended.is_none(), "ended: {ended:?}\n{}", log_end(folder.path(), daemon.name));
-            resident(child.id().context("no process id")?)
-        });
-        report.add(match value {
-            Ok((value, note)) => Figure::new(name, "MB", value).goal(Goal::AtMost(daemon.goal)).note(note),
-            Err(error) => Figure::missing(name, "MB", format!("{error:#}")).goal(Goal::AtMost(daemon.goal)),
-        });
-    }
+    let name = format!("resident memory, {}, idle", operator.name);
+    let value = started.and_then(|mut child| {
+        let ended = child.try_wait()?;
+        ensure!(ended.is_none(), "ended: {ended:?}\n{}", log_end(folder.path(), operator.name));
+        resident(child.id().context("no process id")?)
+    });
+    let goal = Goal::AtMost(20.0);
+    report.add(match value {
+        Ok((value, note)) => Figure::new(name, "MB", value).goal(goal).note(note),
+        Err(error) => Figure::missing(name, "MB", format!("{error:#}")).goal(goal),
+    });
     Ok(())
 }
 
-fn daemons(lab: &Lab, folder: &Path) -> anyhow::Result<[Daemon; 2]> {
+fn operator(lab: &Lab, folder: &Path) -> anyhow::Result<Daemon> {
     let kubeconfig = folder.join("kubeconfig");
     let content = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "lab",
@@ -74,23 +71,11 @@ fn daemons(lab: &Lab, folder: &Path) -> anyhow::Result<[Daemon; 2]> {
         "users": [{"name": "lab", "user": {}}],
     });
     std::fs::write(&kubeconfig, content.to_string())?;
-    let configuration = folder.join("antrea-controller.conf");
-    std::fs::write(&configuration, json!({"clientConnection": {"kubeconfig": kubeconfig}}).to_string())?;
-    let text = |path: &Path| path.display().to_string();
-    Ok([
-        Daemon {
-            name: "antrea-controller",
-            arguments: vec!["--config".to_owned(), text(&configuration)],
-            port: 10_349,
-            goal: 15.0,
-        },
-        Daemon {
-            name: "antrea-operator",
-            arguments: vec!["run".to_owned(), "--kubeconfig".to_owned(), text(&kubeconfig)],
-            port: 10_352,
-            goal: 20.0,
-        },
-    ])
+    Ok(Daemon {
+        name: "antrea-operator",
+        arguments: vec!["run".to_owned(), "--kubeconfig".to_owned(), kubeconfig.display().to_string()],
+        port: 10_352,
+    })
 }
 
 fn log(folder: &Path, name: &str) -> PathBuf {
