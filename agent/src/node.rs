@@ -122,20 +122,12 @@ impl NodeNetwork {
         known.extend(allocations(&self.host_local).into_iter().map(|(_, attachment)| attachment));
         known
     }
-
-    /// Keeps the host's own stack away from a pod's link: a raw-table rule drops what comes from
-    /// [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent. In the userspace datapath
-    /// OVS reads the link through a packet socket, and the stack would see every packet too; in the kernel's
-    /// it would route, past all policy, what a pod sends before its link has become a port.
-    ///
-    /// # Errors
-    /// The setting cannot be written.
-    pub async fn quiet_host_link(&self, link: &str) -> Result<(), netcfg::NetcfgErrors> {
-        quiet_link(&self.netlink, &self.sysctls, link).await
-    }
 }
 
-/// See [`NodeNetwork::quiet_host_link`].
+/// Keeps the host's own stack away from a link of ours: a raw-table rule drops what comes from
+/// [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent. In the userspace datapath
+/// OVS reads the link through a packet socket, and the stack would see every packet too; in the kernel's
+/// it would route, past all policy, what a pod sends before its link has become a port.
 ///
 /// # Errors
 /// The setting cannot be written.

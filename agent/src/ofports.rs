@@ -1,8 +1,8 @@
 //! OpenFlow numbers of pods' ports.
 //!
 //! The agent chooses them, so that a port's flows need not wait for the port: OVS takes the number that is
-//! asked for where it is free. Those of tunnel and gateway are above all of pods. Numbers are given in turn, so that one that was freed is used again as late as
-//! possible.
+//! asked for where it is free. Those of tunnel and gateway are above all of pods. Numbers are given in turn,
+//! so that one that was freed is used again as late as possible.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

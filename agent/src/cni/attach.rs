@@ -22,7 +22,7 @@ use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
 use crate::interfaces::PodInterface;
-use crate::node::{NodeNetwork, POD_LINK_GROUP};
+use crate::node::{NodeNetwork, POD_LINK_GROUP, quiet_link};
 use crate::policy::{PodName, Prepared};
 use crate::subnet::{gateway_net, gateway_of};
 
@@ -260,7 +260,7 @@ async fn create_veth(
         }
         Err(error) => return Err(configure(error)),
     };
-    node.quiet_host_link(host_ifname).await.map_err(configure)?;
+    quiet_link(&node.netlink, &node.sysctls, host_ifname).await.map_err(configure)?;
     node.netlink.set_up(pair.host.index).await.map_err(configure)?;
     Ok(pair.peer_index)
 }
