@@ -1,7 +1,7 @@
 //! What is observed of the cluster: Nodes, the components' Pods, what agents say of themselves. Kept small:
 //! a Pod or Node is reduced to the few facts that decisions need.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use antrea_crds::{
     Capabilities,
@@ -150,6 +150,12 @@ pub struct Trouble {
     pub message: String,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, shorten(&self.message))
+    }
+}
+
 impl Trouble {
     /// From its two parts.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
@@ -259,6 +265,12 @@ fn ended(code: i32, reason: Option<&str>, message: Option<&str>) -> String {
         text.push_str(part.trim());
     }
     text
+}
+
+/// The first `limit` of `total` texts, and how many more there are.
+pub fn first_few(texts: impl Iterator<Item = String>, total: usize, limit: usize) -> String {
+    let first = texts.take(limit).collect::<Vec<_>>().join("; ");
+    if total > limit { format!("{first} (and {} more)", total - limit) } else { first }
 }
 
 /// At most 200 characters on one line.

@@ -10,7 +10,7 @@ use antrea_crds::installation::Toleration;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    cluster::{Cluster, Pod, shorten},
+    cluster::{Cluster, Pod, first_few},
     object::{self, CRD, DAEMON_SET, Key, Stage},
     render::CLEANUP,
 };
@@ -123,11 +123,7 @@ fn clean(seen: &Seen<'_>, started: bool) -> Removal {
 /// The first Nodes that are not clean, each with the cause.
 pub fn name(left: &[Cleaned]) -> String {
     let one = |node: &Cleaned| format!("{}: {}", node.node, node.left.as_deref().unwrap_or("clean"));
-    let mut text = left.iter().take(NAMED).map(one).collect::<Vec<_>>().join("; ");
-    if left.len() > NAMED {
-        text.push_str(&format!(" (and {} more)", left.len() - NAMED));
-    }
-    text
+    first_few(left.iter().map(one), left.len(), NAMED)
 }
 
 /// How far the clean-up of the agents' Nodes is.
@@ -147,11 +143,7 @@ pub fn nodes(
         _ if !reachable => Some("its kubelet does not answer".to_owned()),
         None => Some("no Pod cleans it yet".to_owned()),
         Some(pod) => {
-            let trouble = pod
-                .trouble
-                .as_ref()
-                .map(|trouble| format!("{}: {}", trouble.reason, shorten(&trouble.message)));
-            Some(trouble.unwrap_or_else(|| "being cleaned".to_owned()))
+            Some(pod.trouble.as_ref().map_or_else(|| "being cleaned".to_owned(), ToString::to_string))
         }
     };
     let admitted = cluster.nodes.iter().filter(|(_, node)| node.admits(selector, tolerations));

@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 
 use crate::{
-    cluster::{AgentNode, ControllerState, Trouble, shorten},
+    cluster::{AgentNode, ControllerState, Trouble, first_few, shorten},
     preflight::{Missing, Preflight},
     rollout::Step,
 };
@@ -311,31 +311,20 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
         return Verdict::new(true, "ApplyFailed", error.clone());
     }
     if let Some(trouble) = failing_controller(seen) {
-        return Verdict::new(
-            true,
-            "ControllerFailing",
-            format!("controller: {}: {}", trouble.reason, shorten(&trouble.message)),
-        );
+        return Verdict::new(true, "ControllerFailing", format!("controller: {trouble}"));
     }
     let total = seen.nodes.iter().filter(|node| node.failing(seen.now, seen.grace).is_some()).count();
     if total > 0 {
-        let named: Vec<String> = counts
-            .failing
-            .iter()
-            .take(NAMED)
-            .map(|node| format!("{}: {}: {}", node.name, node.reason, node.message))
-            .collect();
-        let more = if total > NAMED { format!(" (and {} more)", total - NAMED) } else { String::new() };
-        let message = format!("{total} of {} agents fail: {}{more}", counts.desired, named.join("; "));
+        let failing =
+            counts.failing.iter().map(|node| format!("{}: {}: {}", node.name, node.reason, node.message));
+        let named = first_few(failing, total, NAMED);
+        let message = format!("{total} of {} agents fail: {named}", counts.desired);
         return Verdict::new(true, "AgentsFailing", message);
     }
     let missing = without_images(seen);
     if !missing.is_empty() {
-        let named: Vec<String> = missing
-            .iter()
-            .take(NAMED)
-            .map(|one| format!("{}: {}: {}", one.node, one.trouble.reason, shorten(&one.trouble.message)))
-            .collect();
+        let named: Vec<String> =
+            missing.iter().take(NAMED).map(|one| format!("{}: {}", one.node, one.trouble)).collect();
         let message = format!(
             "{} of {} Nodes cannot get the images of the change: {}; what runs goes on",
             missing.len(),

@@ -66,7 +66,7 @@ pub fn objects(config: &Effective, served: Served, operator_namespace: &str) -> 
         ));
         let controller = Watched {
             namespace: NAMESPACE,
-            ca: Some("antrea-ca"),
+            ca: Some(crate::api::CONTROLLER_CA),
             server_name: "antrea.kube-system.svc",
             owned: true,
         };

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{AGENT, AGGREGATED_APIS, CONTROLLER, managed};
 use crate::{
     NAMESPACE,
+    api::CONTROLLER_CA,
     effective::Effective,
     object::{self, Object},
 };
@@ -81,7 +82,7 @@ fn agent_rules() -> Vec<Value> {
     vec![
         // Where the controller is, and what vouches for it.
         rule("discovery.k8s.io", &["endpointslices"], READ),
-        named("", &["configmaps"], &["antrea-ca"], READ),
+        named("", &["configmaps"], &[CONTROLLER_CA], READ),
     ]
 }
 
@@ -114,7 +115,7 @@ fn controller_rules() -> Vec<Value> {
     vec![
         // A create request cannot be limited to a name.
         rule("", &["configmaps", "secrets"], &["create"]),
-        named("", &["configmaps"], &["antrea-ca"], verbs),
+        named("", &["configmaps"], &[CONTROLLER_CA], verbs),
         named("", &["secrets"], &["antrea-controller-tls"], verbs),
     ]
 }
