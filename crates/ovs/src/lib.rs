@@ -30,6 +30,7 @@ pub mod connect;
 pub mod ctl;
 pub mod db;
 pub mod of;
+mod reconnect;
 #[cfg(feature = "testing")]
 pub mod testing;
 

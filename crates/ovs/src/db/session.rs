@@ -7,13 +7,16 @@ use serde_json::Value;
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Cache, Changes, Connect, MonitorMethod, OvsdbError, Transaction, TxnReply, frame::MAX_MESSAGE};
-use crate::backoff::{Backoff, BackoffConfig};
+use crate::{
+    backoff::BackoffConfig,
+    reconnect::{self, Attempts, End, Reconnect},
+};
 
 mod connection;
 
@@ -167,10 +170,11 @@ impl Session {
             version: watch::Sender::new(0),
             changes: broadcast::Sender::new(CHANGE_BACKLOG),
         });
+        let backoff = config.backoff;
         let config = Arc::new(config);
         let task =
             Task { connector, config: config.clone(), shared: shared.clone(), queue, last_txn: Uuid::nil() };
-        let handle = tokio::spawn(task.run(cancel));
+        let handle = tokio::spawn(reconnect::run(task, backoff, cancel));
         (Self { commands, shared, config }, handle)
     }
 
@@ -284,57 +288,10 @@ struct Task<C> {
     last_txn: Uuid,
 }
 
-/// Why a connection's service ended.
-enum End {
-    /// Cancelled, or no handle is left.
-    Finished,
-    Lost(OvsdbError),
-}
+impl<C: Connect> Reconnect for Task<C> {
+    type Error = OvsdbError;
 
-impl<C: Connect> Task<C> {
-    async fn run(mut self, cancel: CancellationToken) {
-        let mut backoff = Backoff::new(self.config.backoff);
-        let mut generation = 0;
-        loop {
-            let end = tokio::select! {
-                () = cancel.cancelled() => End::Finished,
-                end = self.serve(&mut backoff, &mut generation) => end,
-            };
-            let End::Lost(error) = end else { break };
-            let delay = backoff.next_delay();
-            tracing::warn!(db = %self.config.db, %error, ?delay, "database connection lost");
-            self.shared.set_state(SessionState::Disconnected { error: error.reason().into() });
-            let finished = tokio::select! {
-                () = cancel.cancelled() => true,
-                finished = self.refuse_for(delay, &error) => finished,
-            };
-            if finished {
-                break;
-            }
-        }
-        self.queue.close();
-        self.shared.set_state(SessionState::Disconnected { error: "session has ended".into() });
-    }
-
-    /// Answers requests with an error for the time of `delay`. True when no handle is left.
-    async fn refuse_for(&mut self, delay: Duration, error: &OvsdbError) -> bool {
-        let sleep = sleep(delay);
-        tokio::pin!(sleep);
-        loop {
-            tokio::select! {
-                () = &mut sleep => return false,
-                command = self.queue.recv() => match command {
-                    Some(command) => {
-                        let _ = command.reply.send(Err(OvsdbError::NotConnected(error.reason())));
-                    }
-                    None => return true,
-                },
-            }
-        }
-    }
-
-    /// One connection from connecting to its loss.
-    async fn serve(&mut self, backoff: &mut Backoff, generation: &mut u64) -> End {
+    async fn serve(&mut self, attempts: &mut Attempts) -> End<OvsdbError> {
         let limit = self.config.handshake_timeout;
         let io = match timeout(limit, self.connector.connect()).await {
             Ok(Ok(io)) => io,
@@ -357,10 +314,28 @@ impl<C: Connect> Task<C> {
             Ok(done) => done,
             Err(error) => return End::Lost(error),
         };
-        backoff.reset();
-        *generation += 1;
+        let generation = attempts.connected();
         tracing::info!(db = %self.config.db, monitor = monitor.name(), resumed, "database connected");
-        self.shared.set_state(SessionState::Synced { generation: *generation, monitor, resumed });
+        self.shared.set_state(SessionState::Synced { generation, monitor, resumed });
         connection.serve(&mut self.queue).await
+    }
+
+    fn lost(&mut self, error: OvsdbError, delay: Duration) -> Arc<str> {
+        tracing::warn!(db = %self.config.db, %error, ?delay, "database connection lost");
+        let reason: Arc<str> = error.reason().into();
+        self.shared.set_state(SessionState::Disconnected { error: reason.clone() });
+        reason
+    }
+
+    async fn refuse(&mut self, reason: &str) -> bool {
+        let Some(command) = self.queue.recv().await else { return false };
+        // A caller that is gone has nobody to tell.
+        let _ = command.reply.send(Err(OvsdbError::NotConnected(reason.to_owned())));
+        true
+    }
+
+    fn end(&mut self) {
+        self.queue.close();
+        self.shared.set_state(SessionState::Disconnected { error: "session has ended".into() });
     }
 }

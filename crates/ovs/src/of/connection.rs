@@ -21,8 +21,9 @@ use super::{
     batch::{Batch, Running},
     codec,
     error::describe,
-    session::{Command, End, Queues, Shared},
+    session::{Command, Queues, Shared},
 };
+use crate::reconnect::End;
 
 /// Free space kept for each read, in bytes: one longest message fits.
 const READ_CHUNK: usize = 128 << 10;
@@ -156,7 +157,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
     }
 
     /// Serves requests until the connection is lost or no handle is left.
-    pub(super) async fn serve(&mut self, queues: &mut Queues) -> End {
+    pub(super) async fn serve(&mut self, queues: &mut Queues) -> End<OfError> {
         if self.config.flow_monitor {
             // Not part of the greeting: a bridge that cannot do this is still of use.
             let request = MultipartRequest::FlowMonitor(FlowMonitor::all(MONITOR));

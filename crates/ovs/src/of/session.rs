@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::{
     sync::{broadcast, mpsc, watch},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +21,9 @@ use super::{
     connection::{Connection, Query},
 };
 use crate::{
-    backoff::{Backoff, BackoffConfig},
+    backoff::BackoffConfig,
     connect::{Connect, UnixConnector},
+    reconnect::{self, Attempts, End, Reconnect},
 };
 
 /// Bundles and batches waiting for the session task.
@@ -143,10 +144,11 @@ impl OfSession {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             foreign_changes: watch::Sender::new(0),
         });
+        let backoff = config.backoff;
         let config = Arc::new(config);
         let queues = Queues { commands: command_queue, batches: batch_queue };
         let task = Task { connector, config: config.clone(), shared: shared.clone(), queues };
-        let join = tokio::spawn(task.run(cancel));
+        let join = tokio::spawn(reconnect::run(task, backoff, cancel));
         (OfHandle::new(commands, batches, shared, config.request_timeout), join)
     }
 }
@@ -156,13 +158,6 @@ pub(super) struct Queues {
     pub(super) batches: mpsc::Receiver<Batch>,
 }
 
-/// Why a connection's service ended.
-pub(super) enum End {
-    /// Cancelled, or no handle is left.
-    Finished,
-    Lost(OfError),
-}
-
 struct Task<C> {
     connector: C,
     config: Arc<OfConfig>,
@@ -170,55 +165,10 @@ struct Task<C> {
     queues: Queues,
 }
 
-impl<C: Connect> Task<C> {
-    async fn run(mut self, cancel: CancellationToken) {
-        let mut backoff = Backoff::new(self.config.backoff);
-        let mut generation = 0;
-        loop {
-            let end = tokio::select! {
-                () = cancel.cancelled() => End::Finished,
-                end = self.serve(&mut backoff, &mut generation) => end,
-            };
-            let End::Lost(error) = end else { break };
-            let error = error.reason();
-            let delay = backoff.next_delay();
-            tracing::warn!(%error, ?delay, "OpenFlow connection lost");
-            self.shared.state.send_replace(OfState::Disconnected { error: error.clone() });
-            let finished = tokio::select! {
-                () = cancel.cancelled() => true,
-                finished = self.refuse_for(delay, &error) => finished,
-            };
-            if finished {
-                break;
-            }
-        }
-        self.queues.commands.close();
-        self.queues.batches.close();
-        self.shared.state.send_replace(OfState::Disconnected { error: "session has ended".into() });
-    }
+impl<C: Connect> Reconnect for Task<C> {
+    type Error = OfError;
 
-    /// Answers requests with an error for the time of `delay`. True when no handle is left.
-    async fn refuse_for(&mut self, delay: Duration, error: &str) -> bool {
-        let sleep = sleep(delay);
-        tokio::pin!(sleep);
-        loop {
-            tokio::select! {
-                () = &mut sleep => return false,
-                command = self.queues.commands.recv() => match command {
-                    Some(Command::Query(query)) => query.fail(OfError::NotConnected(error.to_owned())),
-                    Some(Command::Send(_)) => {}
-                    None => return true,
-                },
-                batch = self.queues.batches.recv() => match batch {
-                    Some(batch) => batch.fail(OfError::NotConnected(error.to_owned())),
-                    None => return true,
-                },
-            }
-        }
-    }
-
-    /// One connection from connecting to its loss.
-    async fn serve(&mut self, backoff: &mut Backoff, generation: &mut u64) -> End {
+    async fn serve(&mut self, attempts: &mut Attempts) -> End<OfError> {
         let limit = self.config.handshake_timeout;
         let late = |what: &str| OfError::Timeout { what: what.to_owned(), after: limit };
         let io = match timeout(limit, self.connector.connect()).await {
@@ -232,12 +182,39 @@ impl<C: Connect> Task<C> {
             Ok(Err(error)) => return End::Lost(error),
             Err(_) => return End::Lost(late("greeting")),
         };
-        backoff.reset();
-        *generation += 1;
-        tracing::info!(datapath_id = features.datapath_id, generation = *generation, "OpenFlow connected");
-        self.shared
-            .state
-            .send_replace(OfState::Connected { generation: *generation, datapath_id: features.datapath_id });
+        let generation = attempts.connected();
+        let datapath_id = features.datapath_id;
+        tracing::info!(datapath_id, generation, "OpenFlow connected");
+        self.shared.state.send_replace(OfState::Connected { generation, datapath_id });
         connection.serve(&mut self.queues).await
+    }
+
+    fn lost(&mut self, error: OfError, delay: Duration) -> Arc<str> {
+        let reason = error.reason();
+        tracing::warn!(error = %reason, ?delay, "OpenFlow connection lost");
+        self.shared.state.send_replace(OfState::Disconnected { error: reason.clone() });
+        reason
+    }
+
+    async fn refuse(&mut self, reason: &str) -> bool {
+        let error = || OfError::NotConnected(reason.to_owned());
+        tokio::select! {
+            command = self.queues.commands.recv() => match command {
+                Some(Command::Query(query)) => query.fail(error()),
+                Some(Command::Send(_)) => {}
+                None => return false,
+            },
+            batch = self.queues.batches.recv() => match batch {
+                Some(batch) => batch.fail(error()),
+                None => return false,
+            },
+        }
+        true
+    }
+
+    fn end(&mut self) {
+        self.queues.commands.close();
+        self.queues.batches.close();
+        self.shared.state.send_replace(OfState::Disconnected { error: "session has ended".into() });
     }
 }

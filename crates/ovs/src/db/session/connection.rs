@@ -11,13 +11,16 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Command, End, SessionConfig, Shared};
-use crate::db::{
-    Cache, MonitorMethod, OvsdbError, TableSchema,
-    frame::Framer,
-    monitor::Update,
-    rpc::{self, Message},
-    schema::{DbSchema, SchemaError},
+use super::{Command, SessionConfig, Shared};
+use crate::{
+    db::{
+        Cache, MonitorMethod, OvsdbError, TableSchema,
+        frame::Framer,
+        monitor::Update,
+        rpc::{self, Message},
+        schema::{DbSchema, SchemaError},
+    },
+    reconnect::End,
 };
 
 /// Free space kept for each read, in bytes.
@@ -153,7 +156,7 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
     }
 
     /// Serves requests until the connection is lost or no handle is left.
-    pub(super) async fn serve(&mut self, queue: &mut mpsc::Receiver<Command>) -> End {
+    pub(super) async fn serve(&mut self, queue: &mut mpsc::Receiver<Command>) -> End<OvsdbError> {
         let error = loop {
             match self.pump(Some(queue)).await {
                 Ok(true) => {}
