@@ -103,13 +103,16 @@ pub async fn publish(client: Client, identity: Identity, reporter: Reporter) -> 
         if outage.take().is_some() {
             reporter.update(|facts| facts.api = Health::Good);
         }
-        let last = facts.borrow_and_update().clone();
-        next = match first {
-            // What failed and works again has happened all the same; that it works follows at once.
-            Some(first) if failures(&first) > failures(&last) => first,
-            _ => last,
-        };
+        next = following(first, facts.borrow_and_update().clone());
     }
+}
+
+/// What to write of the first change since the last write and of what is true now: what failed and works again
+/// has happened all the same; that it works follows at once. Not so of an outage of the API server, whose end
+/// would be no news: of that, only what is true now.
+fn following(first: Option<Facts>, last: Facts) -> Facts {
+    let first = first.map(|first| Facts { api: last.api.clone(), ..first });
+    first.filter(|first| failures(first) > failures(&last)).unwrap_or(last)
 }
 
 fn unreachable(since: Timestamp, error: &str) -> Health {
@@ -213,6 +216,19 @@ mod tests {
         assert!(!urgent(&broken, &more), "the same failure in other words");
         let outage = Facts { api: Health::bad("APIServerUnreachable", "no answer"), ..healthy() };
         assert!(!urgent(&outage, &before), "the writer itself takes it back");
+    }
+
+    #[test]
+    fn what_failed_for_a_moment_is_told_but_no_outage_twice() {
+        let broken = || Facts { openflow: Health::bad("OpenflowDisconnected", "refused"), ..healthy() };
+        let unreachable = || Health::bad(UNREACHABLE, "no answer");
+        assert_eq!(following(None, healthy()), healthy());
+        assert_eq!(following(Some(broken()), healthy()), broken());
+        assert_eq!(following(Some(healthy()), broken()), broken());
+        let during = Facts { api: unreachable(), ..healthy() };
+        assert_eq!(following(Some(during), healthy()), healthy(), "nothing would take it back");
+        let during = Facts { api: unreachable(), ..broken() };
+        assert_eq!(following(Some(during), healthy()), broken());
     }
 
     #[test]
