@@ -340,15 +340,6 @@ impl Lab {
         }
     }
 
-    /// Makes the AntreaAgentInfo that the controller would make.
-    pub fn expect_agent_info(&self, index: usize) {
-        let name = &self.nodes[index].name;
-        let object = json!({
-            "apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaAgentInfo", "metadata": {"name": name},
-        });
-        self.api.put(AGENT_INFOS, object);
-    }
-
     /// Waits until a node's AntreaAgentInfo says that it is unhealthy for `reason`; returns the message.
     pub async fn wait_unhealthy(&self, index: usize, reason: &str) -> String {
         let healthy = || {

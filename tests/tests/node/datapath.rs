@@ -53,7 +53,6 @@ async fn the_kernels_by_choice_works_or_is_refused() {
         return;
     }
     let mut lab = Lab::without_agents(1, &config).await;
-    lab.expect_agent_info(0);
     lab.start_agent(0);
     let message = lab.wait_unhealthy(0, "KernelDatapathMissing").await;
     assert!(message.contains("openvswitch module"), "{message}");

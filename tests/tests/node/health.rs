@@ -38,9 +38,6 @@ async fn turns_back(lab: &Lab, kind: &str) {
 
 async fn lab_with_status(nodes: usize) -> Lab {
     let lab = Lab::start(nodes, &[]).await;
-    for index in 0..nodes {
-        lab.expect_agent_info(index);
-    }
     for kind in ["AgentHealthy", "ControllerConnectionUp", "OVSDBConnectionUp", "OpenflowConnectionUp"] {
         turns_back(&lab, kind).await;
     }
@@ -48,10 +45,7 @@ async fn lab_with_status(nodes: usize) -> Lab {
 }
 
 fn flows(lab: &Lab) -> Option<Vec<String>> {
-    let dump = lab.nodes[0].try_ofctl("dump-flows", &["--no-stats"])?;
-    let mut lines: Vec<String> = dump.lines().filter(|l| l.contains("actions=")).map(str::to_owned).collect();
-    lines.sort();
-    Some(lines)
+    crate::restart::try_flows(&lab.nodes[0])
 }
 
 #[tokio::test(flavor = "multi_thread")]

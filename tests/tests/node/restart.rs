@@ -112,6 +112,11 @@ pub(crate) fn flows(node: &LabNode) -> Vec<String> {
     sorted(&node.ofctl("dump-flows", &["--no-stats"]))
 }
 
+/// The same of a bridge that may be away.
+pub(crate) fn try_flows(node: &LabNode) -> Option<Vec<String>> {
+    node.try_ofctl("dump-flows", &["--no-stats"]).map(|dump| sorted(&dump))
+}
+
 fn sorted(dump: &str) -> Vec<String> {
     let mut lines: Vec<String> = dump.lines().filter(|l| l.contains("cookie=")).map(str::to_owned).collect();
     lines.sort();

@@ -50,7 +50,6 @@ async fn a_pod_is_one_trace_from_the_plugin_to_open_vswitch() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(1, &[]).await;
     let collector = trace(&mut lab).await;
-    lab.expect_agent_info(0);
     lab.start_agent(0);
     lab.wait_ready(0).await;
 
@@ -192,7 +191,6 @@ async fn a_collector_that_is_away_changes_nothing() {
     let mut lab = Lab::without_agents(1, &[]).await;
     // Nobody listens there.
     lab.configure("tracing", json!({"otlpEndpoint": format!("http://{}:4999", lab.outside_ip())}));
-    lab.expect_agent_info(0);
     lab.start_agent(0);
     lab.wait_ready(0).await;
     let pod = lab.add_pod(0, "web");
@@ -219,7 +217,6 @@ fn set_level(file: &Path, level: &str) {
 async fn a_changed_log_level_is_followed_by_what_runs() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(1, &[("logLevel", json!("warn"))]).await;
-    lab.expect_agent_info(0);
     lab.start_agent(0);
     lab.wait_ready(0).await;
     let pids = [lab.nodes[0].agent_pid(), lab.controller_pid()];
