@@ -169,10 +169,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             vswitch: (*vswitch).clone(),
             dataplane,
             policy: inputs.policy.clone(),
-            host_local: HostLocal {
-                folders: inputs.paths.cni_bin.clone(),
-                data_dir: inputs.paths.cni_data.clone(),
-            },
+            host_local: HostLocal::new(inputs.paths.cni_bin.clone(), inputs.paths.cni_data.clone()),
             host_proc_path_prefix: config.host_proc_path_prefix.clone(),
             sysctls: inputs.paths.sysctls.clone(),
             userspace: datapath == Datapath::Userspace,

@@ -171,7 +171,7 @@ mod tests {
         std::fs::write(network.join("fd00::2"), "abc\r\neth0").unwrap();
         std::fs::write(network.join("last_reserved_ip.0"), "10.244.1.2").unwrap();
         std::fs::write(network.join("lock"), "").unwrap();
-        let host_local = HostLocal { folders: Vec::new(), data_dir: Some(folder.path().into()) };
+        let host_local = HostLocal::new(Vec::new(), Some(folder.path().into()));
         let mut found = allocations(&host_local);
         found.sort();
         let attachment = ("abc".to_owned(), "eth0".to_owned());

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::sync::Semaphore;
 
 use super::result::{CniResult, MalformedResult};
 use crate::subnet::gateway_of;
@@ -18,13 +20,14 @@ const NETWORK: &str = "antrea";
 /// host-local takes a lock file and writes one; anything near this means a hung file system.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Allocates pod addresses from the node's subnets.
+/// Allocates pod addresses from the node's subnets; clones share the turns.
 #[derive(Clone, Debug)]
 pub struct HostLocal {
-    /// Folders that are searched before `CNI_PATH`.
-    pub folders: Vec<PathBuf>,
-    /// Where allocations are kept; `None` = the plugin's own default (`/var/lib/cni/networks`).
-    pub data_dir: Option<PathBuf>,
+    folders: Vec<PathBuf>,
+    data_dir: Option<PathBuf>,
+    /// Who may run the plugin. It computes, and holds a lock of its own: of many at once, each would end only
+    /// when nearly all do. In turns, the first pods go on while the last wait.
+    turns: Arc<Semaphore>,
 }
 
 /// Why IPAM failed.
@@ -71,6 +74,13 @@ pub struct Attachment<'a> {
 }
 
 impl HostLocal {
+    /// `folders` are searched before `CNI_PATH`. Allocations are kept below `data_dir`; `None` = the plugin's own
+    /// default (`/var/lib/cni/networks`).
+    pub fn new(folders: Vec<PathBuf>, data_dir: Option<PathBuf>) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { folders, data_dir, turns: Arc::new(Semaphore::new(processors)) }
+    }
+
     /// Allocates one address of every subnet; the gateway of each is its first address.
     ///
     /// # Errors
@@ -136,6 +146,8 @@ impl HostLocal {
     ) -> Result<Vec<u8>, IpamError> {
         let file = self.find(of.path)?;
         let folder = file.parent().unwrap_or(Path::new("/"));
+        // Never closed, so there is always a turn to get.
+        let _turn = self.turns.acquire().await;
         let mut child = Command::new(&file)
             .env_clear()
             .env("CNI_COMMAND", verb)
@@ -192,7 +204,7 @@ mod tests {
         let file = folder.path().join("host-local");
         std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let host_local = HostLocal { folders: vec![folder.path().into()], data_dir: Some("/data".into()) };
+        let host_local = HostLocal::new(vec![folder.path().into()], Some("/data".into()));
         (folder, host_local)
     }
 
@@ -228,8 +240,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn runs_no_more_at_once_than_there_are_processors() {
+        let (folder, host_local) = plugin(
+            r#"mkdir "$CNI_PATH/run.$CNI_CONTAINERID"; set -- "$CNI_PATH"/run.*; echo $# >> "$CNI_PATH/counts"
+            sleep 0.05; rmdir "$CNI_PATH/run.$CNI_CONTAINERID""#,
+        );
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let ids: Vec<_> = (0..3 * processors).map(|n| n.to_string()).collect();
+        let calls = ids.iter().map(|id| host_local.del(Attachment { container_id: id, ..OF }, &[]));
+        futures::future::try_join_all(calls).await.unwrap();
+        let counts = std::fs::read_to_string(folder.path().join("counts")).unwrap();
+        let counts: Vec<usize> = counts.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(counts.len(), ids.len());
+        assert!(counts.iter().all(|count| *count <= processors), "{counts:?}");
+    }
+
+    #[tokio::test]
     async fn an_absent_plugin_names_the_folders() {
-        let host_local = HostLocal { folders: vec!["/nonexistent".into()], data_dir: None };
+        let host_local = HostLocal::new(vec!["/nonexistent".into()], None);
         let error = host_local.check(Attachment { path: "/neither:/nor", ..OF }, &[]).await.unwrap_err();
         assert_eq!(error.to_string(), "host-local is in none of /nonexistent, /neither, /nor");
     }
