@@ -1,6 +1,7 @@
 #!/bin/bash
 # The node suite on Open vSwitch's kernel datapath: in a Debian kernel, which qemu runs in software where
-# the host has no such module. All tests, unless arguments select some, as for any test binary.
+# the host has no such module. All tests, with those that can run nowhere else, unless arguments select some, as
+# for any test binary.
 #   kernel-suite.sh NODE_SUITE_BINARY [TEST...]
 . "$(dirname "$0")/lib.sh"
 
@@ -19,13 +20,13 @@ cp "$ANTREA_CNI_PLUGINS"/{host-local,portmap,bandwidth,cnitool} "$stage/plugins/
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=nobody -days 1 -keyout /dev/null -out "$stage/ca.pem" 2>/dev/null
 cat >"$stage/run" <<END
 #!/bin/bash
-modprobe -a tun openvswitch geneve vxlan ip_gre vport-geneve vport-vxlan vport-gre xt_set ip_set_hash_net
+modprobe -a tun openvswitch geneve vxlan ip_gre vport-geneve vport-vxlan vport-gre xt_set ip_set_hash_net ip_vs ip_vs_rr dummy
 mkdir -p /run/netns
 cd /tmp
 export ANTREA_BIN=$stage ANTREA_CNI_PLUGINS=$stage/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
 # A machine in software takes its time: the same tests, with smaller numbers where they repeat.
 export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=30 ANTREA_TEST_ORDERS=8
-exec $stage/node-suite --nocapture --test-threads=1 "\$@"
+exec $stage/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
 export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest}

@@ -239,7 +239,7 @@ async fn find_transport(netlink: &Netlink, node: &Peer) -> Result<Transport, Bri
     let failed = |error: netcfg::Error| BringUpError::new("TransportInterfaceMissing", error);
     for link in netlink.links().await.map_err(failed)? {
         for address in netlink.addresses(link.index).await.map_err(failed)? {
-            if node.transport_ips.contains(&address.net.addr()) {
+            if is_transport(&link.name, address.net.addr(), node) {
                 return Ok(Transport {
                     index: link.index,
                     name: link.name,
@@ -254,6 +254,12 @@ async fn find_transport(netlink: &Netlink, node: &Peer) -> Result<Transport, Bri
         "TransportInterfaceMissing",
         format!("no link of this node has an address of Node {}: {}", node.name, ips.join(", ")),
     ))
+}
+
+/// Whether a link with such an address connects the node with its peers. The link of kube-proxy's ipvs mode does
+/// not: it has all addresses of Services, also one that is the node's.
+fn is_transport(link: &str, address: IpAddr, node: &Peer) -> bool {
+    link != "kube-ipvs0" && node.transport_ips.contains(&address)
 }
 
 fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeConfig {
@@ -390,4 +396,18 @@ pub fn families(subnets: &[IpNet]) -> Vec<Family> {
         .into_iter()
         .filter(|family| subnets.iter().any(|net| Family::from(*net) == *family))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kube_proxys_ipvs_link_connects_no_nodes() {
+        let address: IpAddr = "192.0.2.11".parse().unwrap();
+        let node = Peer { name: "node1".into(), transport_ips: vec![address], pod_cidrs: Vec::new() };
+        assert!(is_transport("eth0", address, &node));
+        assert!(!is_transport("kube-ipvs0", address, &node));
+        assert!(!is_transport("eth0", "192.0.2.12".parse().unwrap(), &node));
+    }
 }

@@ -1,9 +1,10 @@
 //! Who can talk to whom.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use antrea_tests::lab::{Datapath, Lab};
-use antrea_tests::traffic::{ping, tcp, udp};
+use antrea_tests::lab::{Datapath, Lab, NODES, Pod, eventually, sh};
+use antrea_tests::traffic::{ping, quick_ping, tcp, udp};
 use serde_json::{Value, json};
 
 async fn matrix(config: &[(&str, Value)]) {
@@ -63,7 +64,7 @@ async fn matrix(config: &[(&str, Value)]) {
 }
 
 fn mtu_of(netns: &str) -> usize {
-    let text = antrea_tests::lab::sh(&format!("ip -n {netns} -j link show eth0"));
+    let text = sh(&format!("ip -n {netns} -j link show eth0"));
     let value: Value = serde_json::from_str(&text).unwrap();
     usize::try_from(value[0]["mtu"].as_u64().unwrap()).unwrap()
 }
@@ -96,11 +97,113 @@ async fn no_encap_routes_between_nodes() {
     matrix(&[("trafficEncapMode", json!("noEncap"))]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(3, &[("trafficEncapMode", json!("hybrid"))]).await;
+    for node in &lab.nodes {
+        let (netns, ip, [a, b, c, _]) = (&node.netns, node.ip, node.ip.octets());
+        // The addresses end in 11, 12 and 13: the last two share a subnet.
+        for line in [
+            format!("addr del {ip}/24 dev eth0"),
+            format!("addr add {ip}/31 dev eth0"),
+            format!("route add {a}.{b}.{c}.0/24 dev eth0"),
+            format!("route add default via {}", lab.outside_ip()),
+        ] {
+            sh(&format!("ip -n {netns} {line}"));
+        }
+    }
+    for index in 0..3 {
+        lab.start_agent(index);
+    }
+    for index in 0..3 {
+        lab.wait_ready(index).await;
+    }
+    let pods = [lab.add_pod(0, "a"), lab.add_pod(1, "b"), lab.add_pod(2, "c")];
+    for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+        let (client, server) = (&pods[from], &pods[to]);
+        let neighbours = from != 0 && to != 0;
+        let route = sh(&format!("ip -n {} route get {}", lab.nodes[from].netns, server.ip));
+        let link = if neighbours { "dev eth0" } else { "dev antrea-gw0" };
+        assert!(route.contains(link), "node{} to node{}: {route}", from + 1, to + 1);
+        let received = tcp(&client.netns, &server.netns, server.ip, 7200, 1 << 20).await.unwrap();
+        assert_eq!(received.from, client.ip);
+        assert!(ping(&client.netns, server.ip, mtu_of(&client.netns) - 28, false), "no packet of full MTU");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_families_at_once() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[]).await;
+    let outside = lab.outside();
+    sh(&format!("ip -n {outside} addr add fd00:31::1/64 dev underlay0 nodad"));
+    for (number, node) in (1..).zip(&lab.nodes) {
+        let netns = &node.netns;
+        sh(&format!("ip -n {netns} addr add fd00:31::1{number}/64 dev eth0 nodad"));
+        sh(&format!("ip -n {netns} -6 route add default via fd00:31::1"));
+        let (cidr, address) = (format!("fd00:244:{number}::/64"), format!("fd00:31::1{number}"));
+        let mut object = lab.api.get(NODES, None, &node.name).unwrap();
+        object["spec"]["podCIDRs"] = json!([node.pod_cidr, cidr]);
+        object["status"]["addresses"] = json!([
+            {"type": "InternalIP", "address": node.ip.to_string()},
+            {"type": "InternalIP", "address": address},
+        ]);
+        lab.api.put(NODES, object);
+    }
+    for index in 0..2 {
+        lab.start_agent(index);
+    }
+    for index in 0..2 {
+        lab.wait_ready(index).await;
+    }
+    let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
+    let second = |pod: &Pod| -> IpAddr {
+        let address = pod.result["ips"][1]["address"].as_str().unwrap();
+        address.split('/').next().unwrap().parse().unwrap()
+    };
+    let node1 = &lab.nodes[0].netns;
+    let (node1_address, outside_address): (IpAddr, IpAddr) =
+        ("fd00:31::11".parse().unwrap(), "fd00:31::1".parse().unwrap());
+    // What, client, server, address, source that the server shall see.
+    let paths = [
+        ("same node", &a.netns, &b.netns, b.ip, Some(a.ip)),
+        ("across nodes", &a.netns, &c.netns, c.ip, Some(a.ip)),
+        ("same node, IPv6", &a.netns, &b.netns, second(&b), Some(second(&a))),
+        ("across nodes, IPv6", &a.netns, &c.netns, second(&c), Some(second(&a))),
+        ("across nodes back, IPv6", &c.netns, &a.netns, second(&a), Some(second(&c))),
+        ("outside, IPv6", &a.netns, &outside, outside_address, Some(node1_address)),
+        ("to its node, IPv6", &a.netns, node1, node1_address, None),
+        ("node to its pod, IPv6", node1, &a.netns, second(&a), None),
+        ("node to another node's pod, IPv6", node1, &c.netns, second(&c), None),
+    ];
+    let mut failures = Vec::new();
+    for ((what, client, server, to, source), port) in paths.into_iter().zip(7300..) {
+        match tcp(client, server, to, port, 1 << 20).await {
+            Err(error) => failures.push(format!("{what}, TCP: {error}")),
+            Ok(received) if source.is_some_and(|source| source != received.from) => {
+                failures.push(format!("{what}: from {}, expected {source:?}", received.from));
+            }
+            Ok(_) => println!("{what}: good"),
+        }
+        if !ping(client, to, 56, true) {
+            failures.push(format!("{what}, ICMP: no answer"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let spec = json!({"podSelector": {"matchLabels": {"name": "b"}}, "policyTypes": ["Ingress"]});
+    lab.put_policy("isolate-b", &spec);
+    for address in [b.ip, second(&b)] {
+        let isolated = || !quick_ping(&a.netns, address);
+        eventually(&format!("{address} is isolated"), Duration::from_secs(30), isolated).await;
+    }
+    assert!(ping(&b.netns, second(&a), 56, true), "an isolated pod is answered");
+}
+
 /// A tunnel that the datapath lacks: the agent lives, says so, and attaches nothing.
 async fn refused(tunnel: &str) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(1, &[("tunnelType", json!(tunnel))]).await;
-    lab.expect_agent_info(0);
     lab.start_agent(0);
     let message = lab.wait_unhealthy(0, "UnsupportedTunnelType").await;
     assert!(message.contains(tunnel), "{message}");

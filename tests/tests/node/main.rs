@@ -12,6 +12,7 @@ mod datapath;
 mod failclosed;
 mod hairpin;
 mod health;
+mod ipvs;
 mod kill;
 mod ovs;
 mod peers;
