@@ -2,13 +2,20 @@
 # Who reaches whom, from where the other one sees it: pods, nodes, the world outside. Sourced by
 # hack/e2e.sh.
 
+# reach RUN FROM ADDRESS PORT: by TCP at PORT, UDP at the one after it, and ICMP; RUN is in_pod or in_node.
+reach() {
+	local run=$1 from=$2 to=$3 port=$4
+	quietly "$run" "$from" curl -sSf -m 5 "http://$to:$port/hostname" || fail "no TCP from $from to $to"
+	[[ -n $("$run" "$from" bash -c "exec 3<>/dev/udp/$to/$((port + 1)) && echo hostname >&3 && timeout 2 head -c 1 <&3") ]] ||
+		fail "no UDP from $from to $to"
+	quietly "$run" "$from" ping -c 3 -i 0.2 -W 2 "$to" || fail "no ICMP from $from to $to"
+}
+
 pod_to_pod() {
 	local case from to
 	for case in "same left $ONE" "across left $TWO" "same right $TWO" "across right $ONE"; do
 		read -r case from to <<<"$case"
-		quietly in_pod "$from" curl -sSf -m 5 "http://$to:8080/hostname" || fail "no TCP from $from to $to"
-		[[ -n $(udp "$from" "$to" 8081 hostname) ]] || fail "no UDP from $from to $to"
-		quietly in_pod "$from" ping -c 3 -i 0.2 -W 2 "$to" || fail "no ICMP from $from to $to"
+		reach in_pod "$from" "$to" 8080
 		# No address is translated between pods.
 		[[ $(in_pod "$from" curl -sf -m 5 "http://$to:8080/clientip") == "$(address "$from"):"* ]] ||
 			fail "$to does not see the address of $from"
@@ -47,11 +54,7 @@ pod_to_world() {
 pod_to_node() {
 	local pod node
 	for pod in left right; do
-		for node in "$NODE1" "$NODE2"; do
-			quietly in_pod "$pod" curl -sSf -m 5 "http://$node:8090/hostname" || fail "no TCP from $pod to $node"
-			[[ -n $(udp "$pod" "$node" 8091 hostname) ]] || fail "no UDP from $pod to $node"
-			quietly in_pod "$pod" ping -c 3 -i 0.2 -W 2 "$node" || fail "no ICMP from $pod to $node"
-		done
+		for node in "$NODE1" "$NODE2"; do reach in_pod "$pod" "$node" 8090; done
 	done
 	ok 'pod to its own node and to the other: TCP, UDP, ICMP'
 }
@@ -59,12 +62,7 @@ pod_to_node() {
 node_to_pod() {
 	local node pod
 	for node in node1 node2; do
-		for pod in "$ONE" "$TWO"; do
-			quietly in_node "$node" curl -sSf -m 5 "http://$pod:8080/hostname" || fail "no TCP from $node to $pod"
-			[[ -n $(in_node "$node" bash -c "echo hostname | socat -t 2 - UDP:$pod:8081") ]] ||
-				fail "no UDP from $node to $pod"
-			quietly in_node "$node" ping -c 3 -i 0.2 -W 2 "$pod" || fail "no ICMP from $node to $pod"
-		done
+		for pod in "$ONE" "$TWO"; do reach in_node "$node" "$pod" 8080; done
 	done
 	ok 'node to pods on itself and on the other: TCP, UDP, ICMP'
 }

@@ -44,6 +44,14 @@ footing() {
 		-o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}' | sort
 }
 
+# mend SPEC FOOTING WHAT: a spec that can work again is taken, and nothing was or is replaced meanwhile.
+mend() {
+	[[ $(footing) == "$2" ]] || fail "$3 changed what runs: $(footing)"
+	patch_installation "$1"
+	wait_for 60 settled || fail "$3: no recovery: $(condition Degraded)"
+	[[ $(footing) == "$2" ]] || fail "mending $3 replaced something: $(footing)"
+}
+
 # impossible SPEC REGEX UNDO: Degraded by name; nothing changes; mended by UNDO.
 impossible() {
 	local before
@@ -53,10 +61,7 @@ impossible() {
 	condition_matches Degraded 'last good configuration' || fail "$1: nothing is said of what runs"
 	condition_matches Available '^True' || fail "$1: not Available: $(condition Available)"
 	pods_talk || fail "$1: pods do not talk any more"
-	[[ $(footing) == "$before" ]] || fail "$1 changed what runs: $(footing)"
-	patch_installation "$3"
-	wait_for 20 settled || fail "$1: no recovery: $(condition Degraded)"
-	[[ $(footing) == "$before" ]] || fail "after $1 something was replaced: $(footing)"
+	mend "$3" "$before" "$1"
 }
 
 impossible_combinations() {
@@ -85,19 +90,14 @@ missing_images() {
 		fail "Degraded does not name node and image: $(condition Degraded)"
 	condition_matches Available '^True' || fail "not Available: $(condition Available)"
 	pods_talk || fail 'pods do not talk while an image is missing'
-	[[ $(footing) == "$before" ]] || fail "a missing image ended a pod: $(footing)"
-	patch_installation '{"images": null}'
-	wait_for 60 settled || fail "no recovery: $(condition Degraded)"
-	[[ $(footing) == "$before" ]] || fail "mending replaced a pod: $(footing)"
+	mend '{"images": null}' "$before" 'a missing image'
 	wait_for 20 preflight_is_gone || fail 'the preflight DaemonSet stays'
 	ok 'an agent image that cannot be pulled: Degraded names node and cause, every agent goes on'
 	patch_installation '{"images": {"controller": {"repository": "registry.invalid/antrea-controller", "tag": "none"}}}'
 	wait_for 60 condition_matches Degraded '^True.*(ErrImagePull|ImagePullBackOff).*registry.invalid' ||
 		fail "Degraded does not name the image: $(condition Degraded)"
 	kubectl get --raw /apis/controlplane.antrea.io/v1beta2/networkpolicies >/dev/null || fail 'the controller is gone'
-	patch_installation '{"images": null}'
-	wait_for 60 settled || fail "no recovery: $(condition Degraded)"
-	[[ $(footing) == "$before" ]] || fail "mending replaced a pod: $(footing)"
+	mend '{"images": null}' "$before" "the controller's missing image"
 	ok 'a controller image that cannot be pulled: Degraded names the cause, the controller goes on'
 }
 
