@@ -322,10 +322,14 @@ fn announce(interface: &PodInterface, netns: Netns) {
 /// # Errors
 /// Everything that could not be removed.
 pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError> {
-    // No other pod gets the port's number before the attachment is forgotten, nor its address before the port
-    // is gone.
-    let (flows, port) = tokio::join!(undo(node, call, &Done::Flows), undo(node, call, &Done::Port));
-    let (veth, address) = tokio::join!(undo(node, call, &Done::Veth), undo(node, call, &Done::Address));
+    // No other pod gets the port's number before the attachment is forgotten, nor its address before port and
+    // flows are gone. The link does not wait for the flows: the kernel takes links away one by one.
+    let link = async {
+        let port = undo(node, call, &Done::Port).await;
+        (port, undo(node, call, &Done::Veth).await)
+    };
+    let (flows, (port, veth)) = tokio::join!(undo(node, call, &Done::Flows), link);
+    let address = undo(node, call, &Done::Address).await;
     let failures: Vec<_> = [flows, port, veth, address].into_iter().filter_map(Result::err).collect();
     let Some(first) = failures.first() else {
         node.forget(&call.container_id, &call.ifname);
