@@ -3,9 +3,9 @@
 #   check     formatting, lints, generated files, boards and alerts, licences and sources of dependencies
 #   unit      every crate: unit, property, golden; real Open vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    what differs on the kernel datapath, in a virtual machine
+#   kernel    the same, and what can run nowhere else, on the kernel datapath, in a virtual machine
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
-# test.sh STAGE... runs only these. KERNEL=all: all of the node suite in the virtual machine, an hour or so.
+# test.sh STAGE... runs only these.
 . "$(dirname "$0")/lib.sh"
 cd "$REPO"
 need_root
@@ -19,11 +19,6 @@ stage() {
 	wanted "$1" || return 1
 	say "$1: $2"
 }
-
-# What differs between the datapaths. The rest (restarts of the controller, health, traces) is too slow in software
-# for the time of a CI run.
-kernel_tests=(bandwidth cni::every_verb cnitool::cnitool_with_the connectivity datapath spoofing hairpin)
-[[ ${KERNEL:-} != all ]] || kernel_tests=()
 
 build_kubernetes() { hack/tools.sh kubernetes && hack/tools.sh agnhost && hack/tools.sh e2e; }
 
@@ -78,7 +73,7 @@ fi
 if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine'; then
 	# Optimized binaries, which the cluster needs too: the machine runs in software.
 	release=$(release_binaries)
-	ANTREA_BIN=$release hack/kernel-suite.sh "$suite" "${kernel_tests[@]}"
+	ANTREA_BIN=$release hack/kernel-suite.sh "$suite"
 fi
 
 if stage cluster 'a real two-node Kubernetes'; then

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use antrea_tests::lab::{Lab, eventually};
 use antrea_tests::ovs_container::{Daemon, OvsContainer};
-use antrea_tests::traffic::{Stream, ping, quick_ping};
+use antrea_tests::traffic::{Pinger, Stream, ping, quick_ping};
 
 /// The goal is two seconds; a loaded machine gets more before the test fails, and the figure is printed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -35,6 +35,7 @@ async fn each_daemon_and_both() {
         (&[Daemon::Vswitchd, Daemon::OvsdbServer], Duration::from_secs(20)),
     ];
     for (number, (killed, pause)) in cases.into_iter().enumerate() {
+        let pinger = Pinger::start(&a.netns, c.ip, 60);
         let crash = Instant::now();
         container.kill(killed);
         let ended = crash.elapsed();
@@ -48,6 +49,8 @@ async fn each_daemon_and_both() {
             "{killed:?} killed, away for {pause:?}: the container ended after {ended:?}; traffic {since_up:?} \
              after Open vSwitch was up, {since_crash:?} after the crash"
         );
+        let count = pinger.stop();
+        println!("meanwhile, 10 ms ping: {} sent, {} lost", count.sent, count.sent - count.received);
         stream.exchange(LIMIT).unwrap();
         // The kernel's datapath forwards before the flows are back: it kept what it had.
         let same = || crate::restart::try_flows(&lab.nodes[0]).is_some_and(|now| now == flows);
