@@ -78,7 +78,7 @@ fn check_failed(message: impl std::fmt::Display) -> AttachError {
 }
 
 /// A step of ADD that was done and can be undone.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Done {
     Address,
     Veth,
@@ -134,9 +134,14 @@ pub async fn add(node: &Arc<NodeNetwork>, call: &Call) -> Result<CniResult, Atta
         }
         Err(error) => {
             tracing::warn!(container = call.container_id, %error, ?done, "ADD failed, undoing");
+            let mut clean = true;
             while let Some(step) = done.pop() {
+                if step == Done::Address && !clean {
+                    continue; // Something may still use it, until the runtime's DEL.
+                }
                 if let Err(failure) = undo(node, call, &step).await {
                     tracing::error!(container = call.container_id, ?step, error = %failure, "cannot undo");
+                    clean = false;
                 }
             }
             Err(error)
@@ -329,8 +334,11 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
         (port, undo(node, call, &Done::Veth).await)
     };
     let (flows, (port, veth)) = tokio::join!(undo(node, call, &Done::Flows), link);
-    let address = undo(node, call, &Done::Address).await;
-    let failures: Vec<_> = [flows, port, veth, address].into_iter().filter_map(Result::err).collect();
+    let mut failures: Vec<_> = [flows, port, veth].into_iter().filter_map(Result::err).collect();
+    // Something may still use it otherwise; the runtime comes again.
+    if failures.is_empty() {
+        failures.extend(undo(node, call, &Done::Address).await.err());
+    }
     let Some(first) = failures.first() else {
         node.forget(&call.container_id, &call.ifname);
         return Ok(());

@@ -61,3 +61,31 @@ async fn each_daemon_and_both() {
         lab.delete_pod(0, &pod);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_deleted_meanwhile_keeps_its_address_until_it_is_gone() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(1, &[]).await;
+    let mut container = OvsContainer::take_over(&mut lab.nodes[0]);
+    lab.start_agent(0);
+    lab.wait_ready(0).await;
+    let pod = lab.add_pod(0, "a");
+    let allocation = lab.nodes[0].dir.join(format!("ipam/antrea/{}", pod.ip));
+    let delete = || lab.nodes[0].cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
+    assert!(allocation.exists());
+
+    container.kill(&[Daemon::Vswitchd, Daemon::OvsdbServer]);
+    let (output, text) = delete();
+    assert!(!output.status.success(), "nothing was left to delete: {text}");
+    // Its flows may be in force: who gets the address next would get what they let through.
+    assert!(allocation.exists(), "the address is free although the pod's flows are not known to be gone");
+
+    container.start();
+    let gone = || delete().0.status.success() && !allocation.exists();
+    let took = eventually("the pod is gone", LIMIT, gone).await;
+    println!("gone {took:?} after Open vSwitch is back");
+    let ports = lab.nodes[0].ovs.vsctl(&["list-ports", "br-int"]).unwrap();
+    assert!(!ports.contains(pod.result["interfaces"][0]["name"].as_str().unwrap()), "{ports}");
+    let flows = lab.nodes[0].ofctl("dump-flows", &["--no-stats"]);
+    assert!(!flows.contains(&format!("{}", pod.ip)), "{flows}");
+}
