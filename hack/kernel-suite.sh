@@ -25,7 +25,7 @@ mkdir -p /run/netns
 cd /tmp
 export ANTREA_BIN=$stage ANTREA_CNI_PLUGINS=$stage/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
 # A machine in software takes its time: the same tests, with smaller numbers where they repeat.
-export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=30 ANTREA_TEST_ORDERS=8
+export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=10 ANTREA_TEST_ORDERS=4
 exec $stage/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
