@@ -36,6 +36,8 @@ async fn each_daemon_and_both() {
     ];
     for (number, (killed, pause)) in cases.into_iter().enumerate() {
         let pinger = Pinger::start(&a.netns, c.ip, 60);
+        // The kernel's datapath goes on with what it has: let it have this.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let crash = Instant::now();
         container.kill(killed);
         let ended = crash.elapsed();
