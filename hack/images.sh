@@ -8,6 +8,23 @@
 
 IMAGES=$CACHE/images
 
+# What buildah writes outside of its storage, whatever it is told: a lock, and where it has seen layers. Where it was
+# not there before, it goes again; a host that uses buildah itself keeps it.
+STRAYS=()
+for file in /etc/cni/net.d/cni.lock /var/lib/containers/cache/blob-info-cache-v1.boltdb; do
+	for stray in "$file" "${file%/*}" "${file%/*/*}"; do
+		[[ -e $stray ]] || STRAYS+=("$stray")
+	done
+done
+
+remove_strays() {
+	local stray
+	for stray in "${STRAYS[@]}"; do
+		if [[ -d $stray ]]; then rmdir --ignore-fail-on-non-empty "$stray"; else rm -f "$stray"; fi
+	done
+}
+trap remove_strays EXIT
+
 # chroot isolation needs neither a runtime nor control groups, so that it works inside containers.
 buildah() {
 	command buildah --root "$CACHE/containers/storage" --runroot "$CACHE/containers/run" \
