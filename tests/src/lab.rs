@@ -157,13 +157,18 @@ impl Lab {
     /// antrea-agent.conf.
     pub async fn start(count: usize, config: &[(&str, Value)]) -> Self {
         let mut lab = Self::without_agents(count, config).await;
-        for index in 0..count {
-            lab.start_agent(index);
-        }
-        for index in 0..count {
-            lab.wait_ready(index).await;
-        }
+        lab.start_agents().await;
         lab
+    }
+
+    /// Starts the agents of all nodes at once and waits until they are ready.
+    pub async fn start_agents(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.start_agent(index);
+        }
+        for index in 0..self.nodes.len() {
+            self.wait_ready(index).await;
+        }
     }
 
     /// As [`Self::start`], with no agent running yet. The controller is ready.

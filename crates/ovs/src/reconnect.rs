@@ -9,7 +9,7 @@ use crate::backoff::{Backoff, BackoffConfig};
 
 /// Why the service of a connection ended.
 pub(crate) enum End<E> {
-    /// No handle is left.
+    /// Cancelled, or no handle is left.
     Finished,
     Lost(E),
 }

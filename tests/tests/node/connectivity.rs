@@ -113,12 +113,7 @@ async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
             sh(&format!("ip -n {netns} {line}"));
         }
     }
-    for index in 0..3 {
-        lab.start_agent(index);
-    }
-    for index in 0..3 {
-        lab.wait_ready(index).await;
-    }
+    lab.start_agents().await;
     let pods = [lab.add_pod(0, "a"), lab.add_pod(1, "b"), lab.add_pod(2, "c")];
     for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
         let (client, server) = (&pods[from], &pods[to]);
@@ -151,12 +146,7 @@ async fn both_families_at_once() {
         ]);
         lab.api.put(NODES, object);
     }
-    for index in 0..2 {
-        lab.start_agent(index);
-    }
-    for index in 0..2 {
-        lab.wait_ready(index).await;
-    }
+    lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
     let second = |pod: &Pod| -> IpAddr {
         let address = pod.result["ips"][1]["address"].as_str().unwrap();

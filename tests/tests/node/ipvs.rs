@@ -21,12 +21,7 @@ async fn services_of_kube_proxy_in_ipvs_mode() {
             sh(&format!("ip -n {netns} addr add {address}/32 dev kube-ipvs0"));
         }
     }
-    for index in 0..2 {
-        lab.start_agent(index);
-    }
-    for index in 0..2 {
-        lab.wait_ready(index).await;
-    }
+    lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(1, "b"), lab.add_pod(1, "c"));
     let ports = 7500..7504;
     for node in &lab.nodes {

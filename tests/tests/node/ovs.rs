@@ -14,12 +14,7 @@ async fn each_daemon_and_both() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(2, &[]).await;
     let mut container = OvsContainer::take_over(&mut lab.nodes[0]);
-    for index in 0..2 {
-        lab.start_agent(index);
-    }
-    for index in 0..2 {
-        lab.wait_ready(index).await;
-    }
+    lab.start_agents().await;
     let a = lab.add_pod(0, "a");
     let b = lab.add_pod(0, "b");
     let c = lab.add_pod(1, "c");

@@ -84,12 +84,7 @@ async fn a_node_is_left_as_it_was_and_can_be_used_again() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(2, &[]).await;
     let before = look(&lab.nodes[0].netns);
-    for index in 0..2 {
-        lab.start_agent(index);
-    }
-    for index in 0..2 {
-        lab.wait_ready(index).await;
-    }
+    lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
     assert!(talk(&a, &b) && talk(&a, &c));
     let root = lab.nodes[0].dir.join("host");
