@@ -44,12 +44,13 @@ footing() {
 		-o jsonpath='{range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}' | sort
 }
 
-# mend SPEC FOOTING WHAT: a spec that can work again is taken, and nothing was or is replaced meanwhile.
+# mend SPEC SECONDS FOOTING WHAT: a spec that can work again is taken within the time, and nothing was or is replaced
+# meanwhile.
 mend() {
-	[[ $(footing) == "$2" ]] || fail "$3 changed what runs: $(footing)"
+	[[ $(footing) == "$3" ]] || fail "$4 changed what runs: $(footing)"
 	patch_installation "$1"
-	wait_for 60 settled || fail "$3: no recovery: $(condition Degraded)"
-	[[ $(footing) == "$2" ]] || fail "mending $3 replaced something: $(footing)"
+	wait_for "$2" settled || fail "$4: no recovery: $(condition Degraded)"
+	[[ $(footing) == "$3" ]] || fail "mending $4 replaced something: $(footing)"
 }
 
 # impossible SPEC REGEX UNDO: Degraded by name; nothing changes; mended by UNDO.
@@ -61,7 +62,7 @@ impossible() {
 	condition_matches Degraded 'last good configuration' || fail "$1: nothing is said of what runs"
 	condition_matches Available '^True' || fail "$1: not Available: $(condition Available)"
 	pods_talk || fail "$1: pods do not talk any more"
-	mend "$3" "$before" "$1"
+	mend "$3" 20 "$before" "$1"
 }
 
 impossible_combinations() {
@@ -90,14 +91,14 @@ missing_images() {
 		fail "Degraded does not name node and image: $(condition Degraded)"
 	condition_matches Available '^True' || fail "not Available: $(condition Available)"
 	pods_talk || fail 'pods do not talk while an image is missing'
-	mend '{"images": null}' "$before" 'a missing image'
+	mend '{"images": null}' 60 "$before" 'a missing image'
 	wait_for 20 preflight_is_gone || fail 'the preflight DaemonSet stays'
 	ok 'an agent image that cannot be pulled: Degraded names node and cause, every agent goes on'
 	patch_installation '{"images": {"controller": {"repository": "registry.invalid/antrea-controller", "tag": "none"}}}'
 	wait_for 60 condition_matches Degraded '^True.*(ErrImagePull|ImagePullBackOff).*registry.invalid' ||
 		fail "Degraded does not name the image: $(condition Degraded)"
 	kubectl get --raw /apis/controlplane.antrea.io/v1beta2/networkpolicies >/dev/null || fail 'the controller is gone'
-	mend '{"images": null}' "$before" "the controller's missing image"
+	mend '{"images": null}' 60 "$before" "the controller's missing image"
 	ok 'a controller image that cannot be pulled: Degraded names the cause, the controller goes on'
 }
 
