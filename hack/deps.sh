@@ -6,7 +6,7 @@
 packages=(
 	buildah:buildah conntrack:conntrack containerd:containerd curl:curl ethtool:ethtool gcc:gcc git:git
 	ip:iproute2 ipset:ipset iperf3:iperf3 iptables:iptables jq:jq make:make mmdebstrap:mmdebstrap
-	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl ovs-vswitchd:openvswitch-switch
+	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl patchelf:patchelf
 	ping:iputils-ping ps:procps runc:runc shellcheck:shellcheck socat:socat tcpdump:tcpdump
 	qemu-system-x86_64:qemu-system-x86 mksquashfs:squashfs-tools cpio:cpio busybox:busybox-static kmod:kmod
 	xz:xz-utils promtool:prometheus
@@ -65,6 +65,23 @@ ensure_go() {
 	mv "$GO_CACHE.part" "$GO_CACHE"
 }
 
+# 3.1.3 and 3.2.0 mend a datapath flow that outlives what the pipeline says (NEWS: "dpif-netdev: Fix dpif_netdev_flow_put").
+ovs_is_recent() {
+	local have
+	have=$(ovs-vswitchd --version 2>/dev/null | sed -n '1s/.* //p')
+	[[ -n $have && $(printf '%s\n' "$OVS_MINIMUM" "$have" | sort -V | head -n 1) == "$OVS_MINIMUM" ]]
+}
+
+ensure_ovs() {
+	local directory program
+	ovs_is_recent && return
+	need_root
+	directory=$("$REPO/hack/tools.sh" ovs)
+	for program in "$directory"/*; do ln -sfn "$program" "/usr/local/bin/${program##*/}"; done
+	hash -r
+	ovs_is_recent || die "an Open vSwitch older than $OVS_MINIMUM stands before /usr/local/bin in PATH"
+}
+
 check_rust() {
 	command -v cargo >/dev/null || die 'Rust is needed: https://rustup.rs installs it, rust-toolchain.toml names the version'
 	local target=x86_64-unknown-linux-musl
@@ -74,5 +91,6 @@ check_rust() {
 }
 
 install_packages
+ensure_ovs
 ensure_go
 check_rust

@@ -2,7 +2,7 @@
 # Builds the container images and writes each as an archive that containerd can import:
 #   images.sh project   antrea-agent, antrea-controller, antrea-operator
 #   images.sh test      pause, agnhost, toolbox
-# Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:bookworm-slim to start from a
+# Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:trixie-slim to start from a
 # registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
 . "$(dirname "$0")/lib.sh"
 
@@ -36,14 +36,14 @@ base_image() {
 		echo "$BASE"
 		return
 	fi
-	local name=localhost/antrea/base:bookworm
+	local name=localhost/antrea/base:$DEBIAN
 	if ! buildah images -q "$name" >/dev/null 2>&1; then
 		local context=$IMAGES/context/base
 		mkdir -p "$context"
 		say 'making the base image with mmdebstrap (first time only, about a minute)'
 		with_log "$IMAGES/base.log" mmdebstrap --variant=minbase --aptopt='Acquire::Languages "none"' \
 			--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-			--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$context/base.tar.part"
+			--dpkgopt='path-exclude=/usr/share/locale/*' "$DEBIAN" "$context/base.tar.part"
 		mv "$context/base.tar.part" "$context/base.tar"
 		with_log "$IMAGES/base.log" buildah bud --isolation chroot -t "$name" \
 			-f "$REPO/build/Containerfile.base" "$context"
@@ -111,12 +111,13 @@ project_images() {
 	image operator "docker.io/antrea/antrea-operator:$tag" "$(context operator "$release/antrea-operator")"
 }
 
-# The workspace's version, and a hash of all that goes into the images: a changed binary has a new
-# tag, and is rolled out as any upgrade is.
+# The workspace's version, and a hash of all that goes into the images, the base image with it: whatever changes has a
+# new tag, and is rolled out as any upgrade is.
 image_tag() {
-	local release=$1 version
+	local release=$1 version base
+	base=$(buildah inspect --type image --format '{{.FromImageID}}' "$(base_image)")
 	version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
-	echo "v$version-dev-$(hash_files "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
+	echo "v$version-dev-$(hash_files <(echo "$base") "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
 		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni,load_modules} "$REPO/tools/cni/go.mod")"
 }
 

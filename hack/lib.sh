@@ -16,6 +16,9 @@ GO_CACHE=$CACHE/go
 [[ ! -x $GO_CACHE/bin/go ]] || PATH=$GO_CACHE/bin:$PATH
 
 KUBERNETES_VERSION=v1.34.4
+# Of images and virtual machine, and of Open vSwitch wherever it runs.
+DEBIAN=trixie
+OVS_MINIMUM=3.1.3
 NODES=${NODES:-2}
 KUBE_PROXY_MODE=${KUBE_PROXY_MODE:-iptables}
 UNDERLAY=antrea-underlay

@@ -4,6 +4,7 @@
 #   tools.sh kubernetes   etcd, API server, controller manager, scheduler, kubelet, proxy, kubectl
 #   tools.sh agnhost      the server and client of the Kubernetes e2e tests
 #   tools.sh e2e          e2e.test and ginkgo
+#   tools.sh ovs          Open vSwitch of Debian 13, for hosts whose own is too old
 #   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
 #   tools.sh dashboards   reads Grafana boards strictly, by Grafana's own types
 #   tools.sh monitoring-crds  definitions of Prometheus's operator (only fetched)
@@ -65,6 +66,37 @@ e2e() {
 	kubernetes_bin
 }
 
+# What tests and VM run is what the images ship: Debian 13's Open vSwitch, wherever the host's own is older than
+# OVS_MINIMUM. Its programs bring their loader and libraries, so that they run beside any C library.
+build_ovs() {
+	local to=$1 root=$1.root program library lib=/usr/lib/x86_64-linux-gnu
+	rm -rf "$to" "$root"
+	mkdir -p "$to"/{bin,lib,share}
+	with_log "$CACHE/ovs.log" mmdebstrap --variant=extract --include=openvswitch-switch \
+		--aptopt='Acquire::Languages "none"' "$DEBIAN" "$root"
+	local loader=$root/usr/lib64/ld-linux-x86-64.so.2
+	local path=$root$lib:$root/usr/lib
+	cp "$(realpath "$loader")" "$to/lib/ld.so"
+	for program in bin/ovs-{appctl,dpctl,ofctl,vsctl} bin/ovsdb-{client,tool} sbin/ovsdb-server lib/openvswitch-switch/ovs-vswitchd; do
+		for library in $("$loader" --library-path "$path" --list "$root/usr/$program" | grep -oE "${root}[^ ]+"); do
+			cp -n "$(realpath "$library")" "$to/lib/${library##*/}"
+		done
+		install -m 755 "$root/usr/$program" "$to/bin/"
+		patchelf --set-interpreter "${to%.part}/lib/ld.so" --force-rpath --set-rpath "${to%.part}/lib" "$to/bin/${program##*/}"
+	done
+	cp "$root/usr/share/openvswitch/vswitch.ovsschema" "$to/share/"
+	# The schema is read from where Debian has it, unless it is told where.
+	mv "$to/bin/ovsdb-tool" "$to/lib/"
+	printf '#!/bin/sh\nexec env OVS_PKGDATADIR=%q %q "$@"\n' "${to%.part}/share" "${to%.part}/lib/ovsdb-tool" >"$to/bin/ovsdb-tool"
+	chmod +x "$to/bin/ovsdb-tool"
+	rm -rf "$root"
+}
+
+ovs() {
+	once "Open vSwitch of Debian $DEBIAN" "$CACHE/ovs/$DEBIAN" build_ovs
+	echo "$CACHE/ovs/$DEBIAN/bin"
+}
+
 cni() {
 	local bin plugin
 	bin=$(cni_bin)
@@ -109,6 +141,6 @@ deny() { cargo_tool cargo-deny 0.20.2; }
 fuzz() { cargo_tool cargo-fuzz 0.13.2; }
 
 case ${1:-} in
-kubernetes | agnhost | e2e | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | ovs | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -31,8 +31,6 @@ use crate::{
     vswitch::{BridgeSpec, FailMode},
 };
 
-/// Schema that Debian's and Fedora's packages install.
-const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// For everything that the daemons are asked for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -83,7 +81,7 @@ impl TestOvs {
     pub fn create_db(&mut self) -> io::Result<()> {
         let db = self.dir.join("conf.db");
         if !db.exists() {
-            self.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str(), OsStr::new(SCHEMA)])?;
+            self.run("ovsdb-tool", &[OsStr::new("create"), db.as_os_str()])?;
         }
         self.start_db()?;
         self.vsctl(&["--no-wait", "init"]).map(drop)

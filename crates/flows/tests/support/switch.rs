@@ -39,7 +39,7 @@ impl Switch {
         let dir = tempfile::Builder::new().prefix("antrea-flows-").tempdir()?;
         let mut sw = Self { dir, daemons: Vec::new(), ports: BTreeMap::new() };
         let db = sw.path("conf.db");
-        sw.run("ovsdb-tool", &["create", &db, "/usr/share/openvswitch/vswitch.ovsschema"])?;
+        sw.run("ovsdb-tool", &["create", &db])?;
         let remote = format!("--remote=punix:{}", sw.path("db.sock"));
         let ctl = format!("--unixctl={}", sw.path("ovsdb.ctl"));
         sw.spawn("ovsdb-server", &[&db, &remote, &ctl])?;
