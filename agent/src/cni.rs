@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod ipam;
 pub mod naming;
+mod ownership;
 pub mod result;
 pub mod server;
 mod trace;

@@ -97,6 +97,11 @@ impl PodInterface {
         ids
     }
 
+    /// Which attachment it is.
+    pub fn attachment(&self) -> AttachmentKey {
+        (self.container_id.clone(), self.ifname.clone())
+    }
+
     /// Reads a port back. Ports of another role are `None`.
     ///
     /// # Errors
@@ -132,6 +137,13 @@ impl PodInterface {
 
 /// Key of an attachment: container id and link.
 pub type AttachmentKey = (String, String);
+
+/// The attachment that a port with these `external_ids` belongs to.
+pub fn attachment_of(ids: &BTreeMap<String, String>) -> Option<AttachmentKey> {
+    let ifname = ids.get(key::IF_DEV).filter(|name| !name.is_empty());
+    let ifname = ifname.map_or("eth0", String::as_str);
+    ids.get(key::CONTAINER_ID).map(|container| (container.clone(), ifname.to_owned()))
+}
 
 /// All attachments of this node.
 #[derive(Debug, Default)]
@@ -199,6 +211,7 @@ mod tests {
     fn ovsdb_remembers_everything() {
         let interface = sample();
         let read = PodInterface::from_port("web-1a2b3c", 7, &interface.external_ids()).unwrap();
+        assert_eq!(attachment_of(&interface.external_ids()), Some(interface.attachment()));
         assert_eq!(read, Some(interface));
     }
 

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod bridge;
 pub mod bringup;
+pub mod claims;
 pub mod cleanup;
 pub mod cni;
 pub mod config;

@@ -11,6 +11,7 @@ use ovs::Vswitch;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::claims::{Claim, Claims};
 use crate::cni::ipam::HostLocal;
 use crate::dataplane::Dataplane;
 use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
@@ -57,6 +58,7 @@ pub struct NodeNetwork {
     interfaces: Mutex<InterfaceStore>,
     count: watch::Sender<usize>,
     ofports: OfPorts,
+    claims: Claims,
 }
 
 impl Deref for NodeNetwork {
@@ -71,7 +73,13 @@ impl NodeNetwork {
     /// A network with the attachments that OVSDB remembers.
     pub fn new(parts: NodeParts, interfaces: InterfaceStore) -> Self {
         let count = watch::Sender::new(interfaces.len());
-        Self { parts, interfaces: Mutex::new(interfaces), count, ofports: OfPorts::default() }
+        Self {
+            parts,
+            interfaces: Mutex::new(interfaces),
+            count,
+            ofports: OfPorts::default(),
+            claims: Claims::default(),
+        }
     }
 
     /// An attachment.
@@ -108,6 +116,18 @@ impl NodeNetwork {
         let mut used = self.vswitch.ofports(&self.bridge);
         used.extend(self.interfaces.lock().iter().map(|interface| interface.ofport));
         self.ofports.reserve(&used)
+    }
+
+    /// Takes the name of a host's end for a call about `attachment`.
+    ///
+    /// # Errors
+    /// Another attachment, or a call about one, has the name.
+    pub fn claim(&self, name: &str, attachment: &AttachmentKey) -> Result<Claim, AttachmentKey> {
+        self.claims.take(name, attachment, |name| {
+            let interfaces = self.interfaces.lock();
+            let found = interfaces.iter().find(|interface| interface.host_ifname == name);
+            found.map(PodInterface::attachment)
+        })
     }
 
     /// The subnets that hold one of `ips`.

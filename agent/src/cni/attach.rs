@@ -20,8 +20,10 @@ use ovs::vswitch::PortSpec;
 
 use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
+use super::ownership;
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
-use crate::interfaces::PodInterface;
+use crate::claims::Claim;
+use crate::interfaces::{AttachmentKey, PodInterface};
 use crate::node::{NodeNetwork, POD_LINK_GROUP, quiet_link};
 use crate::policy::{PodName, Prepared};
 use crate::subnet::{gateway_net, gateway_of};
@@ -98,6 +100,11 @@ impl Call {
         }
     }
 
+    /// Which attachment it is about.
+    pub fn attachment_key(&self) -> AttachmentKey {
+        (self.container_id.clone(), self.ifname.clone())
+    }
+
     fn pod(&self) -> PodArgs {
         PodArgs::parse(&self.args)
     }
@@ -124,6 +131,7 @@ pub async fn add(node: &Arc<NodeNetwork>, call: &Call) -> Result<CniResult, Atta
     if let Some(interface) = node.interface(&call.container_id, &call.ifname) {
         return Ok(result_of(node, &interface));
     }
+    let _name = claim(node, call)?;
     let mut done = Vec::new();
     match attach(node, call, &mut done).await {
         Ok((interface, prepared)) => {
@@ -149,6 +157,21 @@ pub async fn add(node: &Arc<NodeNetwork>, call: &Call) -> Result<CniResult, Atta
     }
 }
 
+/// Takes the name of the host's link. Whoever comes second with a name is told to come again: the next sandbox has
+/// another id, and another name follows from it.
+fn claim(node: &NodeNetwork, call: &Call) -> Result<Claim, AttachError> {
+    let name = call.host_ifname();
+    let taken = |whose: String| {
+        AttachError::new(ErrorCode::TryAgainLater, format!("the name {name} of the host's link is {whose}"))
+    };
+    let claim = node.claim(&name, &call.attachment_key());
+    let claim = claim.map_err(|(container, _)| taken(format!("container {container}'s")))?;
+    if ownership::is_foreign_port(node, call, &name) {
+        return Err(taken("that of a port of Open vSwitch which is not this container's".to_owned()));
+    }
+    Ok(claim)
+}
+
 async fn attach(
     node: &Arc<NodeNetwork>,
     call: &Call,
@@ -163,7 +186,7 @@ async fn attach(
     done.extend([Done::Address, Done::Veth]);
     let (allocated, container, confirmed) = tokio::join!(
         trace::step(trace_child!("ipam.add"), node.host_local.add(call.attachment(), &node.subnets)),
-        trace::step(trace_child!("veth.create"), link(node, &host_ifname, &netns, &call.ifname, mac)),
+        trace::step(trace_child!("veth.create"), link(node, call, &host_ifname, &netns, mac)),
         trace::step(
             trace_child!("policy.confirm"),
             node.policy.confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
@@ -226,13 +249,13 @@ struct ContainerLink {
 
 async fn link(
     node: &NodeNetwork,
+    call: &Call,
     host_ifname: &str,
     netns: &Netns,
-    ifname: &str,
     mac: [u8; 6],
 ) -> Result<ContainerLink, AttachError> {
     let (index, netlink) =
-        tokio::join!(create_veth(node, host_ifname, netns, ifname, mac), netns.spawn_netlink());
+        tokio::join!(create_veth(node, call, host_ifname, netns, mac), netns.spawn_netlink());
     let container = ContainerLink { index: index?, netlink: netlink.map_err(configure)? };
     container.netlink.set_up(container.index).await.map_err(configure)?;
     Ok(container)
@@ -241,9 +264,9 @@ async fn link(
 /// Returns the index of the container's end.
 async fn create_veth(
     node: &NodeNetwork,
+    call: &Call,
     host_ifname: &str,
     netns: &Netns,
-    ifname: &str,
     mac: [u8; 6],
 ) -> Result<u32, AttachError> {
     let spec = VethSpec {
@@ -251,16 +274,19 @@ async fn create_veth(
         host_mac: None,
         host_mtu: node.mtu,
         host_group: Some(POD_LINK_GROUP),
-        peer_name: ifname,
+        peer_name: &call.ifname,
         peer_mac: Some(MacAddr(mac)),
         peer_mtu: node.mtu,
         peer_ns: netns,
     };
     let pair = match node.netlink.create_veth(&spec).await {
         Ok(pair) => pair,
-        // The name follows from the container: what has it is left over from an earlier try.
+        // Left over from an earlier try, or somebody else's; or the container has such a link.
         Err(error) if error.errno() == Some(nix::errno::Errno::EEXIST) => {
-            node.netlink.delete_link(host_ifname).await.map_err(configure)?;
+            if !ownership::delete_link(node, call, host_ifname).await.map_err(configure)? {
+                let message = format!("there is a link {host_ifname} which antrea-agent did not make");
+                return Err(AttachError::new(ErrorCode::TryAgainLater, message));
+            }
             node.netlink.create_veth(&spec).await.map_err(configure)?
         }
         Err(error) => return Err(configure(error)),
@@ -330,6 +356,10 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     // No other pod gets the port's number before the attachment is forgotten, nor its address before port and
     // flows are gone. The link does not wait for the flows: the kernel takes links away one by one.
     let link = async {
+        // Who was refused for the name, or never came so far, has neither port nor link.
+        let Ok(_name) = node.claim(&host_ifname(node, call), &call.attachment_key()) else {
+            return (Ok(()), Ok(()));
+        };
         let port = undo(node, call, &Done::Port).await;
         (port, undo(node, call, &Done::Veth).await)
     };
@@ -347,21 +377,25 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     Err(AttachError::new(first.code, messages.join("; ")))
 }
 
+/// The name of the host's end: the one that is remembered, for a call may lack the pod's name.
+fn host_ifname(node: &NodeNetwork, call: &Call) -> String {
+    let interface = node.interface(&call.container_id, &call.ifname);
+    interface.map_or_else(|| call.host_ifname(), |interface| interface.host_ifname)
+}
+
 async fn undo(node: &NodeNetwork, call: &Call, step: &Done) -> Result<(), AttachError> {
-    let host_ifname = node
-        .interface(&call.container_id, &call.ifname)
-        .map_or_else(|| call.host_ifname(), |interface| interface.host_ifname);
+    let host_ifname = host_ifname(node, call);
     match step {
         Done::Flows => {
             let removing = node.dataplane.remove_pod(&call.container_id, &call.ifname);
             trace::step(trace_child!("openflow.remove"), removing).await.map_err(configure)
         }
         Done::Port => {
-            let deleting = node.vswitch.delete_port(&node.bridge, &host_ifname);
+            let deleting = ownership::delete_port(node, call, &host_ifname);
             trace::step(trace_child!("ovsdb.transact"), deleting).await.map_err(configure)
         }
         Done::Veth => {
-            let deleting = node.netlink.delete_link(host_ifname.as_str());
+            let deleting = ownership::delete_link(node, call, &host_ifname);
             trace::step(trace_child!("veth.delete"), deleting).await.map(drop).map_err(configure)
         }
         Done::Address => {

@@ -15,6 +15,7 @@ mod health;
 mod ipvs;
 mod kill;
 mod ovs;
+mod ownership;
 mod peers;
 mod restart;
 mod spoofing;
