@@ -47,6 +47,9 @@ pub struct AgentConfig {
     /// IPv6 range of ClusterIPs.
     #[serde(rename = "serviceCIDRv6")]
     pub service_cidr_v6: String,
+    /// Further ranges of ClusterIPs, of either family, where a cluster has several ServiceCIDR objects.
+    #[serde(rename = "additionalServiceCIDRs")]
+    pub additional_service_cidrs: Vec<String>,
     /// TCP port of the agent's API.
     pub api_port: u16,
     /// Serve `/metrics`.
@@ -164,6 +167,7 @@ impl Default for AgentConfig {
             cni_socket: antrea_api::cni::SOCKET.into(),
             service_cidr: String::new(),
             service_cidr_v6: String::new(),
+            additional_service_cidrs: Vec::new(),
             api_port: 10350,
             enable_prometheus_metrics: true,
             kube_api_server_override: String::new(),
@@ -261,6 +265,11 @@ impl AgentConfig {
                 }
             }
         }
+        for text in &self.additional_service_cidrs {
+            let invalid =
+                |_| Invalid { key: "additionalServiceCIDRs", message: format!("{text:?} is no CIDR") };
+            cidrs.push(text.parse().map_err(invalid)?);
+        }
         Ok(cidrs)
     }
 
@@ -299,6 +308,17 @@ mod tests {
         assert_eq!(config.tunnel_port(TunnelType::Vxlan), 4789);
         assert_eq!(config.service_cidrs().unwrap().len(), 1);
         config.validate().unwrap();
+    }
+
+    #[test]
+    fn takes_every_range_of_services() {
+        let text = "serviceCIDR: 10.96.0.0/12\nserviceCIDRv6: fd00::/112\nadditionalServiceCIDRs: [10.112.0.0/16, fd01::/112]\n";
+        let (mut config, unknown) = antrea_runtime::config::parse::<AgentConfig>("agent", text).unwrap();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        let cidrs: Vec<String> = config.service_cidrs().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["10.96.0.0/12", "fd00::/112", "10.112.0.0/16", "fd01::/112"]);
+        config.additional_service_cidrs.push("nonsense".into());
+        assert_eq!(config.validate().unwrap_err().key, "additionalServiceCIDRs");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is observed of the cluster: Nodes, the components' Pods, what agents say of themselves. Kept small:
 //! a Pod or Node is reduced to the few facts that decisions need.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use antrea_crds::{
     Capabilities,
@@ -9,7 +9,7 @@ use antrea_crds::{
 };
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::core::v1::{Affinity, ContainerStatus, PodCondition, Taint},
+    api::core::v1::{Affinity, ContainerStatus, NodeAddress, PodCondition, Taint},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::{SignedDuration, Timestamp},
 };
@@ -129,6 +129,9 @@ pub struct NodeStatusPart {
     /// Conditions.
     #[serde(default)]
     pub conditions: Vec<NodeConditionPart>,
+    /// Addresses, names among them.
+    #[serde(default)]
+    pub addresses: Vec<NodeAddress>,
 }
 
 /// The part of a Node's condition that is decoded.
@@ -290,6 +293,8 @@ pub struct Node {
     pub reachable: bool,
     /// Pod ranges.
     pub pod_cidrs: Vec<IpNet>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
     /// When it joined.
     pub created: Timestamp,
 }
@@ -310,6 +315,7 @@ impl From<&NodeObject> for Node {
             taints: taints.collect(),
             reachable: ready.is_none_or(|condition| condition.status != "Unknown"),
             pod_cidrs: node.spec.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
+            addresses: node.status.addresses.iter().filter_map(|one| one.address.parse().ok()).collect(),
             created: node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
         }
     }
@@ -486,6 +492,13 @@ impl Cluster {
             return None;
         }
         pods().find_map(|pod| pod.trouble.clone().map(|trouble| (trouble, pod.since)))
+    }
+
+    /// Addresses of all Nodes.
+    pub fn addresses(&self) -> Vec<(String, IpAddr)> {
+        let addresses =
+            self.nodes.iter().flat_map(|(name, node)| node.addresses.iter().map(move |ip| (name, ip)));
+        addresses.map(|(name, ip)| (name.clone(), *ip)).collect()
     }
 
     /// Pod ranges of all Nodes.

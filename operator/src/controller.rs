@@ -1,7 +1,6 @@
 //! The reconciler: reads, calls the pure functions, does what they say, writes the status.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,15 +9,12 @@ use antrea_crds::{
     AntreaInstallation, AntreaInstallationSpec, AntreaInstallationStatus,
     installation::{ConditionType, ManagementState},
 };
+use antrea_runtime::client::describe;
 use futures::StreamExt;
-use ipnet::IpNet;
-use k8s_openapi::{
-    api::networking::v1::ServiceCIDR,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    api::{Patch, PatchParams},
     runtime::{
         controller::{Action, Config, Controller},
         watcher,
@@ -30,12 +26,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FIELD_MANAGER,
     apply::{self, Applier},
-    capabilities,
-    cluster::Trouble,
-    effective::{ConfigError, Effective, Facts, effective},
+    effective::{Effective, Facts, ServiceRange},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
-    plan, preflight,
+    preflight,
     render::{self, AGENT},
     rollout::Step,
     status::{self, Observation},
@@ -43,10 +37,14 @@ use crate::{
 };
 
 mod converge;
+mod facts;
 mod monitoring;
+#[cfg(test)]
+pub(crate) mod testing;
 mod uninstall;
 
 use converge::{Outcome, revision_of};
+use facts::{Wanted, last_good};
 
 /// Keeps an installation from vanishing before what it installed is removed.
 pub const FINALIZER: &str = "operator.antrea.io/uninstall";
@@ -54,14 +52,8 @@ pub const FINALIZER: &str = "operator.antrea.io/uninstall";
 /// Present for as long as Nodes are to be cleaned when the installation goes.
 pub const CLEAN_FINALIZER: &str = "operator.antrea.io/clean-nodes";
 
-/// The API server's Service ranges are read again after this long.
-const FACTS_TTL: Duration = Duration::from_secs(300);
-
 /// Transient failures in a row that are not told in the status.
 const TRANSIENT: u32 = 3;
-
-/// What agents say of their Nodes is waited for this long after a start.
-const INFOS_WAIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// Everything is looked at again after this long even if nothing seems to happen.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -73,7 +65,7 @@ pub enum Error {
     #[error(transparent)]
     Apply(#[from] apply::Error),
     /// Something else that the API server refused.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", describe(source))]
     Api {
         /// What was tried.
         what: String,
@@ -81,6 +73,9 @@ pub enum Error {
         #[source]
         source: kube::Error,
     },
+    /// Something that has to be known before anything can be decided is not.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 impl Error {
@@ -90,6 +85,7 @@ impl Error {
         let source = match self {
             Self::Apply(error) => &error.source,
             Self::Api { source, .. } => source,
+            Self::Unknown(_) => return false,
         };
         match source {
             kube::Error::Api(status) => status.code >= 500 || matches!(status.code, 404 | 409 | 429),
@@ -128,7 +124,7 @@ pub struct Context {
 /// What is remembered from one reconciliation to the next; after a restart it is found out again.
 #[derive(Default)]
 struct Memory {
-    service_cidrs: Option<(Instant, Vec<IpNet>)>,
+    service_cidrs: Option<(Instant, Vec<ServiceRange>)>,
     failures: u32,
     monitoring_failures: u32,
 }
@@ -155,72 +151,6 @@ impl Context {
 
     fn memory<T>(&self, f: impl FnOnce(&mut Memory) -> T) -> T {
         f(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What is known besides the spec.
-    async fn facts(&self) -> Facts {
-        let known = self.memory(|memory| memory.service_cidrs.clone());
-        let service_cidrs = match known {
-            Some((at, cidrs)) if at.elapsed() < FACTS_TTL => cidrs,
-            known => match Api::<ServiceCIDR>::all(self.client.clone()).list(&ListParams::default()).await {
-                Ok(list) => {
-                    let cidrs = list.items.into_iter().filter_map(|item| item.spec?.cidrs).flatten();
-                    let cidrs: Vec<IpNet> = cidrs.filter_map(|text| text.parse().ok()).collect();
-                    self.memory(|memory| memory.service_cidrs = Some((Instant::now(), cidrs.clone())));
-                    cidrs
-                }
-                // Older API servers have no such objects.
-                Err(error) => {
-                    tracing::debug!(%error, "service ranges are not known");
-                    known.map(|(_, cidrs)| cidrs).unwrap_or_default()
-                }
-            },
-        };
-        let node_pod_cidrs = self.shared.with(|state| state.cluster.pod_cidrs());
-        Facts { service_cidrs, node_pod_cidrs, ..self.settings.facts.clone() }
-    }
-
-    /// The configuration to have in effect, and why it is not the one that the spec asks for.
-    async fn configuration(&self, cr: &AntreaInstallation) -> (Option<Effective>, Option<Trouble>) {
-        let facts = self.facts().await;
-        let running = cr.status.as_ref().and_then(|status| status.version.as_deref());
-        let last = cr.status.as_ref().and_then(|status| status.computed.as_deref());
-        let refused = match effective(&cr.spec, &facts) {
-            Err(error) => Trouble::new("InvalidConfiguration", error.to_string()),
-            Ok(config) => match (plan::refuse(running, &config.version), self.impossible(&config, last)) {
-                (None, None) => return (Some(config), None),
-                (Some(message), _) => Trouble::new("UpgradeRefused", message),
-                (None, Some(error)) => Trouble::new("InvalidConfiguration", error.to_string()),
-            },
-        };
-        // The last good one is in the status, complete: it needs no facts.
-        let last = last.and_then(|spec| effective(spec, &Facts::default()).ok());
-        (last, Some(refused))
-    }
-
-    /// Why the Nodes cannot follow a configuration, unless they are told to already: then their agents say.
-    fn impossible(&self, config: &Effective, last: Option<&AntreaInstallationSpec>) -> Option<ConfigError> {
-        if last == Some(&config.to_spec()) {
-            return None;
-        }
-        self.shared.with(|state| {
-            let running: BTreeSet<&str> =
-                state.cluster.agent_pods.values().map(|pod| pod.node.as_str()).collect();
-            let mut nodes = state.cluster.capabilities.clone();
-            // What an agent said that is gone may not be true any more.
-            nodes.retain(|name, _| running.contains(name.as_str()));
-            capabilities::check(config, &nodes).err()
-        })
-    }
-
-    /// Whether a decision must wait for what running agents say of their Nodes. Not for long: if nobody can
-    /// list it, the definition may have to be applied first.
-    fn must_wait_for_infos(&self) -> bool {
-        !self.shared.infos_listed()
-            && self.shared.with(|state| {
-                let age = Timestamp::now().duration_since(state.cluster.started);
-                !state.cluster.agent_pods.is_empty() && age < INFOS_WAIT
-            })
     }
 
     async fn write_status(
@@ -274,22 +204,34 @@ impl Context {
         }
     }
 
+    /// Whether a failure is not told yet: an API server that restarts is no reason to call anybody.
+    fn may_pass(&self, error: &Error) -> bool {
+        error.is_transient() && self.memory(|memory| memory.failures) < TRANSIENT
+    }
+
     async fn reconcile(&self, cr: &AntreaInstallation) -> Result<Action, Error> {
         if cr.metadata.deletion_timestamp.is_some() {
             return self.uninstall(cr).await;
         }
         self.ensure_finalizer(cr).await?;
-        if self.must_wait_for_infos() {
-            return Ok(Action::requeue(Duration::from_millis(200)));
-        }
-        let (config, refused) = self.configuration(cr).await;
+        let mut apply_error = None;
+        let mut failed = None;
+        let (config, refused) = match self.wanted(cr).await {
+            Ok(Some(Wanted { config, refused })) => (config, refused),
+            Ok(None) => return Ok(Action::requeue(Duration::from_millis(200))),
+            Err(error) if self.may_pass(&error) => return Err(error),
+            // What runs goes on, and nothing is applied.
+            Err(error) => {
+                apply_error = Some(error.to_string());
+                failed = Some(error);
+                (last_good(cr), None)
+            }
+        };
         let paused = cr.spec.management_state == Some(ManagementState::Paused);
         let running = cr.status.as_ref().and_then(|status| status.version.clone());
         let computed = config.as_ref().map(Effective::to_spec);
         let previous = cr.status.as_ref().and_then(|status| status.computed.as_deref());
 
-        let mut apply_error = None;
-        let mut failed = None;
         let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rollout: None };
         let mut objects = config.as_ref().map(render::objects).unwrap_or_default();
         if let Some(config) = &config
@@ -297,13 +239,12 @@ impl Context {
         {
             objects.push(render::preflight(config));
         }
-        if let Some(config) = &config {
+        if let Some(config) = &config
+            && failed.is_none()
+        {
             match self.converge(cr, config, &objects, paused, running.as_deref(), previous).await {
                 Ok(done) => outcome = done,
-                // An API server that restarts is no reason to call anybody.
-                Err(error) if error.is_transient() && self.memory(|memory| memory.failures) < TRANSIENT => {
-                    return Err(error);
-                }
+                Err(error) if self.may_pass(&error) => return Err(error),
                 Err(error) => {
                     apply_error = Some(error.to_string());
                     failed = Some(error);
@@ -311,7 +252,9 @@ impl Context {
             }
         }
         let mut extras = monitoring::Outcome::default();
-        if let Some(config) = &config {
+        if let Some(config) = &config
+            && failed.is_none()
+        {
             extras = self.converge_monitoring(cr, config, paused).await;
             outcome.held.append(&mut extras.held);
         }

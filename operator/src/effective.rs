@@ -1,6 +1,10 @@
 //! The configuration in effect: the spec with every default filled in and every contradiction refused.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use antrea_api::features;
 use antrea_crds::installation::{
@@ -20,12 +24,23 @@ pub struct Facts {
     pub default_version: String,
     /// Complete image references, such as a mirror's by digest, for the default version.
     pub related: RelatedImages,
-    /// Service ranges that the API server publishes.
-    pub service_cidrs: Vec<IpNet>,
+    /// Service ranges that the API server publishes, the one that it began with first.
+    pub service_cidrs: Vec<ServiceRange>,
     /// Pod ranges of the Nodes.
     pub node_pod_cidrs: Vec<(String, IpNet)>,
+    /// Addresses of the Nodes.
+    pub node_addresses: Vec<(String, IpAddr)>,
     /// Namespace that the operator runs in; empty if it does not run in one.
     pub operator_namespace: String,
+}
+
+/// A range of a ServiceCIDR object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRange {
+    /// Name of the object.
+    pub object: String,
+    /// The range.
+    pub cidr: IpNet,
 }
 
 /// References that stand in for `antrea/<name>:<default version>`.
@@ -58,7 +73,7 @@ pub struct Effective {
     pub tunnel_port: Option<u16>,
     /// MTU of Pod interfaces in bytes; 0 = each agent finds out.
     pub mtu: i32,
-    /// Service ranges.
+    /// Service ranges; the first of each IP family is the primary one.
     pub service_cidrs: Vec<IpNet>,
     /// Ranges that hold all Pod addresses, if told.
     pub pod_cidrs: Vec<IpNet>,
@@ -147,6 +162,12 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Most Service ranges that agents are given.
+const MAX_SERVICE_CIDRS: usize = 16;
+
+/// Nodes that are named for one range.
+const NAMED: usize = 3;
+
 /// Port that a tunnel protocol has when nobody says otherwise.
 fn default_port(tunnel: TunnelType) -> Option<u16> {
     match tunnel {
@@ -171,13 +192,11 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
     let log_level = spec.log_level.unwrap_or(LogLevel::Info);
     let (tunnel, tunnel_port) = tunnel(spec, encap, datapath, &mut problems);
 
-    let mut service_cidrs = problems.cidrs("spec.serviceCIDRs", &spec.service_cidrs);
-    if spec.service_cidrs.is_empty() {
-        service_cidrs.clone_from(&facts.service_cidrs);
-    }
+    let services = service_ranges(spec, facts, &mut problems);
     let pod = spec.pod_cidrs.clone().unwrap_or_default();
     let pod_cidrs = problems.cidrs("spec.podCIDRs.cluster", &pod.cluster);
-    check_ranges(&service_cidrs, &pod_cidrs, facts, &mut problems);
+    check_ranges(&services, &pod_cidrs, facts, &mut problems);
+    let service_cidrs: Vec<IpNet> = services.into_iter().map(|(_, cidr)| cidr).collect();
 
     let mtu = spec.mtu.unwrap_or(0);
     if mtu != 0
@@ -289,9 +308,35 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Pod and Service ranges must not meet, and each Node's range lies in the cluster's.
-fn check_ranges(services: &[IpNet], pods: &[IpNet], facts: &Facts, problems: &mut Problems) {
-    for (pod, service) in pods.iter().flat_map(|pod| services.iter().map(move |service| (pod, service))) {
+/// The Service ranges, each once, with the path or the object that it comes from.
+fn service_ranges(
+    spec: &AntreaInstallationSpec,
+    facts: &Facts,
+    problems: &mut Problems,
+) -> Vec<(String, IpNet)> {
+    let mut ranges: Vec<(String, IpNet)> = if spec.service_cidrs.is_empty() {
+        let named = |range: &ServiceRange| (format!("ServiceCIDR {}", range.object), range.cidr.trunc());
+        facts.service_cidrs.iter().map(named).collect()
+    } else {
+        let path = "spec.serviceCIDRs";
+        problems.cidrs(path, &spec.service_cidrs).into_iter().map(|cidr| (path.to_owned(), cidr)).collect()
+    };
+    let mut seen = BTreeSet::new();
+    ranges.retain(|(_, cidr)| seen.insert(*cidr));
+    if ranges.len() > MAX_SERVICE_CIDRS {
+        problems.add(
+            "spec.serviceCIDRs",
+            format!("there are {} Service ranges; at most {MAX_SERVICE_CIDRS} can be served", ranges.len()),
+        );
+    }
+    ranges
+}
+
+/// Pod and Service ranges must not meet, no Node's address lies in a Service range, and each Node's range lies in
+/// the cluster's.
+fn check_ranges(services: &[(String, IpNet)], pods: &[IpNet], facts: &Facts, problems: &mut Problems) {
+    for (pod, (_, service)) in pods.iter().flat_map(|pod| services.iter().map(move |service| (pod, service)))
+    {
         if overlap(pod, service) {
             problems.add("spec.podCIDRs.cluster", format!("{pod} overlaps the Service range {service}"));
         }
@@ -303,16 +348,15 @@ fn check_ranges(services: &[IpNet], pods: &[IpNet], facts: &Facts, problems: &mu
             }
         }
     }
-    let mut clashes = 0;
-    for (node, cidr) in &facts.node_pod_cidrs {
-        if let Some(service) = services.iter().find(|service| overlap(cidr, service)) {
-            clashes += 1;
-            if clashes <= 3 {
-                problems.add(
-                    "spec.serviceCIDRs",
-                    format!("{service} overlaps the Pod range {cidr} of Node {node}"),
-                );
-            }
+    for (path, service) in services {
+        let pods = facts.node_pod_cidrs.iter().filter(|(_, cidr)| overlap(cidr, service));
+        for (node, cidr) in pods.take(NAMED) {
+            problems.add(path, format!("{service} overlaps the Pod range {cidr} of Node {node}"));
+        }
+        // What is sent there would be taken for a Service's, from Pods and from Nodes.
+        let addresses = facts.node_addresses.iter().filter(|(_, address)| service.contains(address));
+        for (node, address) in addresses.take(NAMED) {
+            problems.add(path, format!("{service} contains the address {address} of Node {node}"));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use antrea_crds::{AgentConditionType, AntreaAgentInfo, Capabilities};
 use antrea_runtime::{
     backoff::Backoff,
+    client::describe_watch,
     health::{BlockReady, Readiness},
     supervise::Supervisor,
 };
@@ -74,9 +75,9 @@ impl Shared {
         self.changed.notified().await;
     }
 
-    /// Whether what agents say of themselves has been listed.
-    pub fn infos_listed(&self) -> bool {
-        self.infos.is_ready()
+    /// Why what agents say of themselves has not been listed yet, if so; empty as long as nothing failed.
+    pub fn infos_pending(&self) -> Option<String> {
+        self.infos.pending().into_iter().next().map(|(_, reason)| reason)
     }
 
     /// What of the objects for Prometheus and Grafana has not been listed: name, and why as far as known.
@@ -172,6 +173,13 @@ pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &R
     monitoring::spawn(tasks, client, shared);
 }
 
+/// Reason of a watch whose kind the API server does not have.
+pub const NOT_SERVED: &str = "the API server does not serve the kind";
+
+fn is_not_served(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
 /// Never ends: errors are logged and the watch goes on.
 async fn follow<K>(
     api: Api<K>,
@@ -216,7 +224,11 @@ where
             Ok(None) => backoff.wait().await,
             Err(error) => {
                 if let Some(guard) = &guard {
-                    guard.set_reason(error.to_string());
+                    guard.set_reason(if is_not_served(&error) {
+                        NOT_SERVED.to_owned()
+                    } else {
+                        describe_watch(&error)
+                    });
                 }
                 tracing::debug!(%error, "watch");
                 backoff.wait().await;

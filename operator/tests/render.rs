@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use antrea_crds::AntreaInstallationSpec;
 use antrea_operator::{
-    effective::{Facts, RelatedImages},
+    effective::{Facts, RelatedImages, ServiceRange},
     object::{Object, Stage},
     render::{self, monitoring::Served, render},
 };
@@ -22,10 +22,14 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+fn range(object: &str, cidr: &str) -> ServiceRange {
+    ServiceRange { object: object.into(), cidr: cidr.parse().unwrap() }
+}
+
 fn facts() -> Facts {
     Facts {
         default_version: "v0.1.0".into(),
-        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        service_cidrs: vec![range("kubernetes", "10.96.0.0/12")],
         ..Facts::default()
     }
 }
@@ -146,6 +150,24 @@ fn pods_restart_only_for_what_they_read() {
         base,
         revisions(json!({"trafficEncapMode": "Encap"})),
         "a default that is spelt out is no change"
+    );
+}
+
+/// Upstream's keys hold one range per IP family; the others must not be lost, nor take the first one's place.
+#[test]
+fn every_service_range_reaches_the_agents() {
+    let conf = |ranges: &[(&str, &str)]| {
+        let service_cidrs = ranges.iter().map(|(name, cidr)| range(name, cidr)).collect();
+        let objects = render(&spec(json!({})), &Facts { service_cidrs, ..facts() }).unwrap();
+        let data = &find(&objects, "ConfigMap", "antrea-config").body["data"];
+        let conf: Value = serde_saphyr::from_str(data["antrea-agent.conf"].as_str().unwrap()).unwrap();
+        ["serviceCIDR", "serviceCIDRv6", "additionalServiceCIDRs"].map(|key| conf[key].clone())
+    };
+    let first = ("kubernetes", "10.96.0.0/12");
+    assert_eq!(conf(&[first]), [json!("10.96.0.0/12"), Value::Null, Value::Null]);
+    assert_eq!(
+        conf(&[first, ("a", "10.112.0.0/16"), ("b", "fd00::/112"), ("c", "fd01::/112")]),
+        [json!("10.96.0.0/12"), json!("fd00::/112"), json!(["10.112.0.0/16", "fd01::/112"])]
     );
 }
 

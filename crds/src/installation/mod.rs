@@ -99,15 +99,13 @@ pub struct AntreaInstallationSpec {
     #[x_kube(validation = Rule::new("self == 0 || self >= 576").message("spec.mtu: must be 0 (automatic) or from 576 to 9216"))]
     pub mtu: Option<i32>,
 
-    /// Ranges from which the cluster takes the addresses of Services: one per IP family, in CIDR form.
-    /// Default: what the API server's ServiceCIDR objects say.
+    /// Ranges from which the cluster takes the addresses of Services, in CIDR form; the first of each IP family is
+    /// the primary one. None may contain a Node's address or meet a Pod range. Default: what the API server's
+    /// ServiceCIDR objects say, that called "kubernetes" first; a change of them is noticed within five minutes
+    /// and restarts the agents one by one.
     #[serde(rename = "serviceCIDRs", default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 2), inner(length(max = 43)))]
-    #[x_kube(
-        validation = Rule::new("self.all(c, isCIDR(c))").message("spec.serviceCIDRs: each entry must be a CIDR such as 10.96.0.0/12"),
-        validation = Rule::new("self.size() < 2 || !self.all(c, isCIDR(c)) || cidr(self[0]).ip().family() != cidr(self[1]).ip().family()")
-            .message("spec.serviceCIDRs: at most one CIDR per IP family"),
-    )]
+    #[schemars(length(max = 16), inner(length(max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.serviceCIDRs: each entry must be a CIDR such as 10.96.0.0/12"))]
     pub service_cidrs: Vec<String>,
 
     /// Where Pod addresses come from.

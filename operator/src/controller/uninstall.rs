@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{CLEAN_FINALIZER, Context, Error, FINALIZER, api_error};
+use super::{CLEAN_FINALIZER, Context, Error, FINALIZER, api_error, facts::last_good};
 use crate::{
     NAMESPACE,
     api::CONTROLLER_CA,
@@ -63,9 +63,9 @@ impl Context {
         if !overdue && !self.shared.monitoring_unlisted().is_empty() {
             return Ok(Action::requeue(Duration::from_secs(1)));
         }
-        // Without a configuration that ever was in effect there is nothing on any Node.
-        let installed = cr.status.as_ref().is_some_and(|status| status.computed.is_some());
-        let config = if installed { self.configuration(cr).await.0 } else { None };
+        // Without a configuration that ever was in effect there is nothing on any Node. What the spec says by now
+        // does not matter, nor what else is known of the cluster.
+        let config = last_good(cr);
         let step = self.shared.with(|state| {
             let cluster = &state.cluster;
             let owned: Vec<Key> = state.owned.keys().cloned().collect();

@@ -7,10 +7,15 @@ use super::*;
 fn facts() -> Facts {
     Facts {
         default_version: "v1.2.3".into(),
-        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        service_cidrs: vec![range("kubernetes", "10.96.0.0/12")],
+        node_addresses: vec![("node1".into(), "192.0.2.1".parse().unwrap())],
         node_pod_cidrs: vec![("node1".into(), "10.244.0.0/24".parse().unwrap())],
         ..Facts::default()
     }
+}
+
+fn range(object: &str, cidr: &str) -> ServiceRange {
+    ServiceRange { object: object.into(), cidr: cidr.parse().unwrap() }
 }
 
 fn spec(value: Value) -> AntreaInstallationSpec {
@@ -27,7 +32,7 @@ fn an_empty_spec_gets_defaults_and_facts() {
     assert_eq!(config.version, "v1.2.3");
     assert_eq!(config.agent_image, "antrea/antrea-agent:v1.2.3");
     assert_eq!((config.tunnel, config.tunnel_port), (None, None), "each node chooses by its datapath");
-    assert_eq!(config.service_cidrs, facts().service_cidrs);
+    assert_eq!(config.service_cidrs, ["10.96.0.0/12".parse().unwrap()]);
     assert_eq!((config.bridge.as_str(), config.gateway.as_str()), ("br-int", "antrea-gw0"));
 }
 
@@ -53,6 +58,10 @@ fn contradictions_name_their_path() {
             json!({"serviceCIDRs": ["10.244.0.0/16"]}),
             "spec.serviceCIDRs: 10.244.0.0/16 overlaps the Pod range 10.244.0.0/24 of Node node1",
         ),
+        (
+            json!({"serviceCIDRs": ["10.96.0.0/12", "192.0.2.0/24"]}),
+            "spec.serviceCIDRs: 192.0.2.0/24 contains the address 192.0.2.1 of Node node1",
+        ),
         (json!({"serviceCIDRs": ["fd00::/112"], "mtu": 1200}), "spec.mtu:"),
         (json!({"featureGates": {"Nonsense": true}}), "spec.featureGates.Nonsense:"),
         (json!({"featureGates": {"Egress": true}}), "spec.featureGates.Egress:"),
@@ -61,6 +70,31 @@ fn contradictions_name_their_path() {
         let message = problems(value.clone());
         assert!(message.starts_with(path), "{value} gave {message:?}");
     }
+}
+
+#[test]
+fn every_service_range_counts_and_a_bad_one_is_named_by_its_object() {
+    let mut facts = facts();
+    facts.service_cidrs.extend([range("more", "10.112.0.0/16"), range("same", "10.96.0.0/12")]);
+    let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+    assert_eq!(config.service_cidrs, ["10.96.0.0/12", "10.112.0.0/16"].map(|text| text.parse().unwrap()));
+    for (cidr, message) in [
+        ("192.0.0.0/16", "ServiceCIDR bad: 192.0.0.0/16 contains the address 192.0.2.1 of Node node1"),
+        (
+            "10.244.0.0/16",
+            "ServiceCIDR bad: 10.244.0.0/16 overlaps the Pod range 10.244.0.0/24 of Node node1",
+        ),
+    ] {
+        let facts = Facts {
+            service_cidrs: vec![range("kubernetes", "10.96.0.0/12"), range("bad", cidr)],
+            ..facts.clone()
+        };
+        let error = effective(&AntreaInstallationSpec::default(), &facts).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+    facts.service_cidrs = (0..17).map(|n| range("many", &format!("10.{n}.0.0/24"))).collect();
+    let error = effective(&AntreaInstallationSpec::default(), &facts).unwrap_err();
+    assert!(error.to_string().contains("at most 16"), "{error}");
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn cluster(nodes: &[(&str, bool)], pods: &[Pod]) -> Cluster {
         taints: Vec::new(),
         reachable,
         pod_cidrs: Vec::new(),
+        addresses: Vec::new(),
         created: Timestamp::UNIX_EPOCH,
     };
     Cluster {

@@ -97,6 +97,15 @@ fn agent(config: &Effective) -> Value {
     let service = |v6: bool| config.service_cidrs.iter().find(|cidr| matches!(cidr, IpNet::V6(_)) == v6);
     set("serviceCIDR", service(false).map(|cidr| cidr.to_string().into()));
     set("serviceCIDRv6", service(true).map(|cidr| cidr.to_string().into()));
+    // Upstream has one per family; what its tools read is the primary one.
+    let primary = [service(false), service(true)];
+    let further: Vec<String> = config
+        .service_cidrs
+        .iter()
+        .filter(|cidr| !primary.contains(&Some(cidr)))
+        .map(IpNet::to_string)
+        .collect();
+    set("additionalServiceCIDRs", (!further.is_empty()).then(|| further.into()));
     let pods: Vec<String> = config.pod_cidrs.iter().map(IpNet::to_string).collect();
     set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
     set("featureGates", gates(config));

@@ -1,0 +1,270 @@
+//! What a reconciliation begins with: the configuration that is wanted, from the spec and from what is known of the
+//! cluster. What cannot be read is an error and never an empty answer: nothing is planned from a guess.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use antrea_crds::{AntreaInstallation, AntreaInstallationSpec};
+use k8s_openapi::{
+    api::networking::v1::ServiceCIDR,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::{Api, ResourceExt, api::ListParams};
+
+use super::{Context, Error, api_error};
+use crate::{
+    capabilities,
+    cluster::Trouble,
+    effective::{ConfigError, Effective, Facts, ServiceRange, effective},
+    plan,
+    watches::NOT_SERVED,
+};
+
+/// The API server's Service ranges are read again after this long.
+const FACTS_TTL: Duration = Duration::from_secs(300);
+
+/// What agents say of their Nodes is waited for this long after a start, before it is told that one waits.
+const INFOS_WAIT: SignedDuration = SignedDuration::from_secs(10);
+
+/// Name of the ServiceCIDR that the API server makes from its own flags.
+const PRIMARY_SERVICE_CIDR: &str = "kubernetes";
+
+/// What is to be in effect.
+pub(super) struct Wanted {
+    /// The configuration; none if there never was a good one.
+    pub(super) config: Option<Effective>,
+    /// Why it is not the one that the spec asks for.
+    pub(super) refused: Option<Trouble>,
+}
+
+/// Whether what agents say of their Nodes is known.
+#[derive(Debug, PartialEq, Eq)]
+enum Infos {
+    Known,
+    /// Look again in a moment.
+    Soon,
+    /// They cannot be read, for this reason.
+    Unknown(String),
+}
+
+impl Context {
+    /// What is wanted; none while something that is about to be known is not.
+    pub(super) async fn wanted(&self, cr: &AntreaInstallation) -> Result<Option<Wanted>, Error> {
+        let pending = self.shared.infos_pending();
+        let (agents, age) = self.shared.with(|state| {
+            let age = Timestamp::now().duration_since(state.cluster.started);
+            (!state.cluster.agent_pods.is_empty(), age)
+        });
+        match infos(pending.as_deref(), agents, age) {
+            Infos::Known => self.configuration(cr).await.map(Some),
+            Infos::Soon => Ok(None),
+            Infos::Unknown(why) => Err(Error::Unknown(format!("AntreaAgentInfos cannot be read: {why}"))),
+        }
+    }
+
+    /// What is known besides the spec.
+    async fn facts(&self, spec: &AntreaInstallationSpec) -> Result<Facts, Error> {
+        // Ranges that the spec names need no list, and wait for none.
+        let service_cidrs =
+            if spec.service_cidrs.is_empty() { self.service_ranges().await? } else { Vec::new() };
+        let (node_pod_cidrs, node_addresses) =
+            self.shared.with(|state| (state.cluster.pod_cidrs(), state.cluster.addresses()));
+        Ok(Facts { service_cidrs, node_pod_cidrs, node_addresses, ..self.settings.facts.clone() })
+    }
+
+    /// The ranges of the ServiceCIDR objects, as last read.
+    async fn service_ranges(&self) -> Result<Vec<ServiceRange>, Error> {
+        let known = self.memory(|memory| memory.service_cidrs.clone());
+        if let Some((at, ranges)) = &known
+            && at.elapsed() < FACTS_TTL
+        {
+            return Ok(ranges.clone());
+        }
+        let read = match Api::<ServiceCIDR>::all(self.client.clone()).list(&ListParams::default()).await {
+            Ok(list) => ranges(list.items),
+            // Older API servers have no such objects. One that had them is being changed, and its peers differ.
+            Err(kube::Error::Api(status)) if status.code == 404 && known.is_none() => Ok(Vec::new()),
+            Err(source) => Err(api_error("list ServiceCIDRs")(source)),
+        };
+        match (read, known) {
+            (Ok(ranges), _) => {
+                self.memory(|memory| memory.service_cidrs = Some((Instant::now(), ranges.clone())));
+                Ok(ranges)
+            }
+            (Err(error), Some((_, ranges))) => {
+                tracing::warn!(%error, "Service ranges are those that were read before");
+                Ok(ranges)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// The configuration to have in effect, and why it is not the one that the spec asks for.
+    async fn configuration(&self, cr: &AntreaInstallation) -> Result<Wanted, Error> {
+        let facts = self.facts(&cr.spec).await?;
+        let running = cr.status.as_ref().and_then(|status| status.version.as_deref());
+        let last = cr.status.as_ref().and_then(|status| status.computed.as_deref());
+        let refused = match effective(&cr.spec, &facts) {
+            Err(error) => Trouble::new("InvalidConfiguration", error.to_string()),
+            Ok(config) => match (plan::refuse(running, &config.version), self.impossible(&config, last)) {
+                (None, None) => return Ok(Wanted { config: Some(config), refused: None }),
+                (Some(message), _) => Trouble::new("UpgradeRefused", message),
+                (None, Some(error)) => Trouble::new("InvalidConfiguration", error.to_string()),
+            },
+        };
+        Ok(Wanted { config: last_good(cr), refused: Some(refused) })
+    }
+
+    /// Why the Nodes cannot follow a configuration, unless they are told to already: then their agents say.
+    fn impossible(&self, config: &Effective, last: Option<&AntreaInstallationSpec>) -> Option<ConfigError> {
+        if last == Some(&config.to_spec()) {
+            return None;
+        }
+        self.shared.with(|state| {
+            let running: BTreeSet<&str> =
+                state.cluster.agent_pods.values().map(|pod| pod.node.as_str()).collect();
+            let mut nodes = state.cluster.capabilities.clone();
+            // What an agent said that is gone may not be true any more.
+            nodes.retain(|name, _| running.contains(name.as_str()));
+            capabilities::check(config, &nodes).err()
+        })
+    }
+}
+
+/// The configuration that was in effect last. It is in the status, complete: it needs no facts.
+pub(super) fn last_good(cr: &AntreaInstallation) -> Option<Effective> {
+    let last = cr.status.as_ref()?.computed.as_deref()?;
+    effective(last, &Facts::default()).ok()
+}
+
+/// Whether what agents say of their Nodes is known; `pending`: why it is not listed, as far as that is known,
+/// `agents`: whether there are any. Before their definition is applied nobody can list it.
+fn infos(pending: Option<&str>, agents: bool, age: SignedDuration) -> Infos {
+    match pending {
+        Some(why) if agents && why != NOT_SERVED => {
+            if age < INFOS_WAIT {
+                Infos::Soon
+            } else {
+                Infos::Unknown(why.to_owned())
+            }
+        }
+        _ => Infos::Known,
+    }
+}
+
+/// What ServiceCIDR objects say, the API server's own first, then by name.
+fn ranges(mut objects: Vec<ServiceCIDR>) -> Result<Vec<ServiceRange>, Error> {
+    objects.sort_by_key(|object| (object.name_any() != PRIMARY_SERVICE_CIDR, object.name_any()));
+    let mut ranges = Vec::new();
+    for object in objects {
+        let name = object.name_any();
+        for text in object.spec.and_then(|spec| spec.cidrs).unwrap_or_default() {
+            let cidr = text.parse().map_err(|_| {
+                Error::Unknown(format!("ServiceCIDR {name}: spec.cidrs: {text:?} is no CIDR"))
+            })?;
+            ranges.push(ServiceRange { object: name.clone(), cidr });
+        }
+    }
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::testing::{Answer, Kube, context, installation};
+
+    const LIST: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+
+    fn list(items: &[(&str, &[&str])]) -> Answer {
+        let items: Vec<Value> = items
+            .iter()
+            .map(|(name, cidrs)| json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}}))
+            .collect();
+        let kind = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDRList", "metadata": {}});
+        let mut body = kind;
+        body["items"] = items.into();
+        Answer::Ok(body)
+    }
+
+    async fn services(kube: &Kube) -> Result<Vec<String>, String> {
+        let context = context(kube);
+        services_of(&context).await
+    }
+
+    async fn services_of(context: &Context) -> Result<Vec<String>, String> {
+        let wanted =
+            context.configuration(&installation(json!({}))).await.map_err(|error| error.to_string())?;
+        let config = wanted.config.ok_or_else(|| wanted.refused.unwrap().message)?;
+        Ok(config.service_cidrs.iter().map(ToString::to_string).collect())
+    }
+
+    /// An answer that is no answer must not look like a cluster without ranges.
+    #[tokio::test]
+    async fn a_list_that_fails_is_no_empty_list() {
+        let kube = Kube::default();
+        for code in [500, 403, 429] {
+            kube.on(LIST, Answer::Fail(code, "no"));
+            assert_eq!(services(&kube).await.unwrap_err(), "list ServiceCIDRs: no", "{code}");
+        }
+        kube.on(LIST, Answer::Fail(404, "the server could not find the requested resource"));
+        assert!(services(&kube).await.unwrap().is_empty(), "an older API server");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_holds_while_lists_fail() {
+        let kube = Kube::default();
+        kube.on(LIST, list(&[("kubernetes", &["10.96.0.0/12"])]));
+        let context = context(&kube);
+        services_of(&context).await.unwrap();
+        let long_ago = Instant::now().checked_sub(FACTS_TTL);
+        for code in [500, 403, 404] {
+            context.memory(|memory| memory.service_cidrs.as_mut().unwrap().0 = long_ago.unwrap());
+            kube.on(LIST, Answer::Fail(code, "no"));
+            assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12"], "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_range_comes_first_whatever_its_name() {
+        let kube = Kube::default();
+        kube.on(
+            LIST,
+            list(&[("a", &["10.0.0.0/16", "fd01::/112"]), ("kubernetes", &["10.96.0.0/12", "fd00::/112"])]),
+        );
+        let expected = ["10.96.0.0/12", "fd00::/112", "10.0.0.0/16", "fd01::/112"];
+        assert_eq!(services(&kube).await.unwrap(), expected);
+        kube.on(LIST, list(&[("a", &["nonsense"])]));
+        let error = services(&kube).await.unwrap_err();
+        assert_eq!(error, "ServiceCIDR a: spec.cidrs: \"nonsense\" is no CIDR");
+    }
+
+    #[tokio::test]
+    async fn ranges_of_the_spec_need_no_list() {
+        let kube = Kube::default();
+        kube.on(LIST, Answer::Fail(500, "no"));
+        let wanted =
+            context(&kube).configuration(&installation(json!({"serviceCIDRs": ["10.1.0.0/16"]}))).await;
+        assert_eq!(wanted.unwrap().config.unwrap().service_cidrs, ["10.1.0.0/16".parse().unwrap()]);
+    }
+
+    /// What agents say decides whether the next one may go: silence is not consent.
+    #[test]
+    fn agents_are_heard_before_anything_is_decided() {
+        let (soon, late) = (SignedDuration::from_secs(1), SignedDuration::from_secs(11));
+        let unknown = Infos::Unknown("forbidden".into());
+        for (pending, agents, age, expected) in [
+            (None, true, soon, Infos::Known),
+            (Some(""), true, soon, Infos::Soon),
+            (Some("forbidden"), true, soon, Infos::Soon),
+            (Some("forbidden"), true, late, unknown),
+            (Some("forbidden"), false, late, Infos::Known),
+            (Some(NOT_SERVED), true, soon, Infos::Known),
+        ] {
+            assert_eq!(infos(pending, agents, age), expected, "{pending:?} {agents} {age:?}");
+        }
+    }
+}
