@@ -77,7 +77,7 @@ pub async fn serve(
     let tls = Tls::new(cert, ClientTrust::default())?;
     let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), metrics);
     let listener = serve::listen(port).await?;
-    serve::serve(listener, tls, app, shutdown).await?;
+    serve::serve(listener, tls, app, serve::Limits::NODE, shutdown).await?;
     Ok(())
 }
 

@@ -107,7 +107,7 @@ impl Fixture {
         let metrics = ServerMetrics::new(&Metrics::empty(), []).unwrap();
         let app = gate::protect(routes, auth, metrics);
         let tls = Tls::new(cert, ClientTrust::default()).unwrap();
-        tokio::spawn(serve::serve(listener, tls, app, CancellationToken::new()));
+        tokio::spawn(serve::serve(listener, tls, app, serve::Limits::NODE, CancellationToken::new()));
     }
 }
 

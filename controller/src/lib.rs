@@ -131,7 +131,7 @@ pub async fn run(
     let app = gate::protect(routes, authentication(client), metrics.server);
     let listener = serve::listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
-    tasks.spawn("api server", serve::serve(listener, tls, app, shutdown.clone()));
+    tasks.spawn("api server", serve::serve(listener, tls, app, serve::Limits::CLUSTER, shutdown.clone()));
     tasks.spawn("watches", async move {
         // Open watches would hold the server back at shutdown.
         shutdown.cancelled().await;

@@ -82,7 +82,7 @@ pub fn delegated(client: Client) -> Auth {
 /// The port is taken.
 pub async fn serve(port: u16, tls: Tls, app: Router, shutdown: CancellationToken) -> io::Result<()> {
     let listener: TcpListener = serve::listen(port).await?;
-    serve::serve(listener, tls, app, shutdown).await
+    serve::serve(listener, tls, app, serve::Limits::NODE, shutdown).await
 }
 
 /// Shows for ever when the certificates expire: this port's, and the controller's CA as it is published.

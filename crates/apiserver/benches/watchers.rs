@@ -32,7 +32,7 @@ use apiserver_kit::{
     metrics::ServerMetrics,
     object::{Item, Object},
     review::{self, Reviewer},
-    serve::serve,
+    serve::{Limits, serve},
     status::Failure,
     storage::{Create, Resource, Selection, Storage},
     tls::{ClientTrust, Tls},
@@ -184,7 +184,7 @@ fn server() -> Result<(), Error> {
             let _ = io::stdin().read_line(&mut String::new());
             stop.cancel();
         });
-        serve(listener, tls, app, shutdown).await?;
+        serve(listener, tls, app, Limits::CLUSTER, shutdown).await?;
         Ok(())
     })
 }

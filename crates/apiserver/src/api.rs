@@ -29,6 +29,9 @@ use crate::{
 /// Longest body of a request, as in the Kubernetes API server.
 const MAX_BODY: usize = 3 << 20;
 
+/// A body has to arrive within this time.
+const BODY: Duration = Duration::from_secs(30);
+
 /// Resources with their storage.
 pub struct Api {
     resources: Vec<Resource>,
@@ -193,9 +196,9 @@ async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -
         }
         "create" => {
             let (parts, body) = http.into_parts();
-            let bytes = Limited::new(body, MAX_BODY)
-                .collect()
+            let bytes = tokio::time::timeout(BODY, Limited::new(body, MAX_BODY).collect())
                 .await
+                .map_err(|_| Failure::bad_request(format_args!("the body did not arrive in {BODY:?}")))?
                 .map_err(|error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
                     Some(_) => Failure::too_large(MAX_BODY),
                     None => Failure::bad_request(error),

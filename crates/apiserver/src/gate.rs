@@ -10,7 +10,8 @@ use axum::{
 };
 
 use crate::{
-    auth::Auth, metrics::ServerMetrics, request::ResourceRequest, status::Failure, tls::Peer, user::Action,
+    auth::Auth, metrics::ServerMetrics, request::ResourceRequest, session::Session, status::Failure,
+    tls::Peer, user::Action,
 };
 
 /// Paths that probes read without credentials. Nothing about the cluster is told there.
@@ -57,6 +58,9 @@ async fn admit(auth: &Auth, request: &mut Request, resource: Option<ResourceRequ
         },
     };
     auth.authorize(&user, &action).await?;
+    if let Some(session) = request.extensions().get::<Session>() {
+        session.known();
+    }
     request.extensions_mut().insert(user);
     if let Some(resource) = resource {
         request.extensions_mut().insert(resource);

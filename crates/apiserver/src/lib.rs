@@ -9,6 +9,7 @@
 //! Invariants:
 //! - Nothing but health is answered to a request that is not authenticated and authorized.
 //! - Forwarded-user headers are read only on a connection whose certificate the front-proxy CA signed.
+//! - Connections that prove nothing are few, short-lived and nobody else's loss (`seats`, `session`).
 //! - A watcher sees a snapshot and then every later event, none twice, none missed; one that does not
 //!   keep up is cut off and has to list again. Publishing never waits for a watcher.
 //! - An event is encoded once per encoding, whatever the number of its watchers.
@@ -29,7 +30,9 @@ mod openapi;
 pub mod publish;
 pub mod request;
 pub mod review;
+mod seats;
 pub mod serve;
+mod session;
 pub mod status;
 pub mod storage;
 pub mod tls;

@@ -1,34 +1,114 @@
-//! The accept loop: TLS handshake, peer judgement, HTTP/1.1 or HTTP/2.
+//! The accept loop: TLS handshake, peer judgement, HTTP/1.1 or HTTP/2, and how long a connection may stay.
 
 use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{body::Body, response::Response};
-use http::Request;
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, header};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::{http1, http2},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::graceful::GracefulConnection,
 };
-use tokio::net::{TcpListener, TcpStream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
-use crate::tls::{Peer, Tls};
+use crate::{
+    seats::{Bounds, Class, Seats},
+    session::{Answer, Session, Verdict},
+    tls::{Peer, Tls},
+};
 
-/// A client has to finish its handshake within this time.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections get this time to finish after shutdown began. Watches end by themselves at once.
+/// Connections get this time to finish after shutdown began, or after they were told that they are idle. Watches
+/// end by themselves at once.
 const GRACE: Duration = Duration::from_secs(3);
-/// Idle HTTP/2 connections are probed, so that a watcher whose node died frees its queue.
+/// HTTP/2 connections are probed, so that a watcher whose node died frees its queue.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Handshakes and connections at the same time.
-const MAX_CONNECTIONS: usize = 16_384;
+/// What a client may send ahead on a connection before it is read. Requests are small.
+const WINDOW: u32 = 64 << 10;
+
+/// How many connections a port holds, and for how long without use.
+///
+/// A TLS connection without a request costs about 40 KiB, so that those of strangers are what an attacker can
+/// make of a process, and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections with a request that was allowed.
+    pub known: usize,
+    /// Of these, per address (per /64 of IPv6).
+    pub known_per_address: usize,
+    /// Connections without such a request, those in the TLS handshake among them.
+    pub strangers: usize,
+    /// Of these, per address (per /64 of IPv6).
+    pub strangers_per_address: usize,
+    /// The same from the address that was connected to, so from this host; in addition to the others.
+    pub own: usize,
+    /// A client has to finish its handshake within this time.
+    pub handshake: Duration,
+    /// A connection without an allowed request ends after this time, whatever is under way on it.
+    pub first_request: Duration,
+    /// A connection without an open request ends after this time.
+    pub idle: Duration,
+}
+
+impl Limits {
+    /// For a port that every node of a cluster of 5,000 watches.
+    pub const CLUSTER: Self = Self {
+        known: 12_288,
+        known_per_address: 256,
+        strangers: 4_096,
+        strangers_per_address: 64,
+        own: 256,
+        handshake: Duration::from_secs(5),
+        first_request: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+    };
+
+    /// For a port that is asked by kubelet, Prometheus and a few people.
+    pub const NODE: Self = Self {
+        known: 256,
+        known_per_address: 64,
+        strangers: 256,
+        strangers_per_address: 32,
+        own: 64,
+        ..Self::CLUSTER
+    };
+
+    /// The same where the process may have only so many descriptors: the port takes half of them.
+    fn within(self, descriptors: usize) -> Self {
+        let (wanted, have) = (self.known + self.strangers + self.own, descriptors / 2);
+        if wanted <= have {
+            return self;
+        }
+        let scale = |part: usize| (part.saturating_mul(have) / wanted).max(1);
+        Self { known: scale(self.known), strangers: scale(self.strangers), own: scale(self.own), ..self }
+    }
+
+    fn seats(&self) -> Seats {
+        let bounds = |total, per_address| Bounds { total, per_address };
+        Seats::new(
+            bounds(self.own, self.own),
+            bounds(self.strangers, self.strangers_per_address),
+            bounds(self.known, self.known_per_address),
+        )
+    }
+}
 
 /// A listener on every address of the host: of both families where it has IPv6, else of IPv4.
 ///
@@ -44,24 +124,34 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
         .map_err(|error| io::Error::new(error.kind(), format!("listen on {any4}: {error}")))
 }
 
+/// Raises the number of descriptors that this process may have to what it may raise it to: some runtimes begin
+/// with 1,024. Returns what it is then.
+fn raise_descriptors() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard);
+    usize::try_from(raised.unwrap_or(soft)).unwrap_or(usize::MAX)
+}
+
 /// Serves `app` on `listener` over TLS until `shutdown` is cancelled. Each request carries a [`Peer`] and
 /// the client's [`SocketAddr`](std::net::SocketAddr) as extensions.
 ///
 /// # Errors
 /// None in practice: accept errors are logged and retried.
-pub async fn serve<S>(listener: TcpListener, tls: Tls, app: S, shutdown: CancellationToken) -> io::Result<()>
+pub async fn serve<S>(
+    listener: TcpListener,
+    tls: Tls,
+    app: S,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()>
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let graceful = GracefulShutdown::new();
-    let limit = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    let tasks = tokio_util::task::TaskTracker::new();
+    let limits = limits.within(raise_descriptors());
+    let seats = Arc::new(Mutex::new(limits.seats()));
+    let tasks = TaskTracker::new();
     loop {
-        let permit = tokio::select! {
-            () = shutdown.cancelled() => break,
-            permit = std::sync::Arc::clone(&limit).acquire_owned() => permit,
-        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
@@ -69,61 +159,151 @@ where
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, most likely: others have to close first.
-                tracing::warn!(%error, "accept failed");
+                // Out of descriptors, most likely: somebody has to go.
+                tracing::warn!(%error, connections = seats.lock().count(), "accept failed");
+                seats.lock().relieve();
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let watcher = graceful.watcher();
-        let (tls, app) = (tls.clone(), app.clone());
-        let stop = shutdown.clone();
+        let class = match stream.local_addr() {
+            Ok(local) if local.ip() == address.ip() => Class::Own,
+            _ => Class::Stranger,
+        };
+        let seat = seats.lock().enter(class, address.ip());
+        let session = Session::new(&seats, class, seat);
+        let (tls, app, stop) = (tls.clone(), app.clone(), shutdown.clone());
         tasks.spawn(async move {
-            let _permit = permit;
-            let handshake = tokio::time::timeout(HANDSHAKE, handshake(stream, &tls));
+            let handshake = tokio::time::timeout(limits.handshake, handshake(stream, &tls));
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => return,
+                () = session.evicted() => return tracing::debug!(%address, "makes room in its handshake"),
                 done = handshake => match done {
                     Ok(Ok(done)) => done,
                     Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
                     Err(_) => return tracing::debug!(%address, "TLS handshake timed out"),
                 },
             };
+            // By ALPN, not by what comes first: there is no time limit for reading that.
+            let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = TokioIo::new(stream);
+            let asked = session.clone();
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(peer.clone());
                 request.extensions_mut().insert(address);
-                app.clone().oneshot(request)
+                request.extensions_mut().insert(asked.clone());
+                answer(app.clone(), request, asked.clone())
             });
-            let mut builder = Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(Duration::from_secs(10))
-                .max_concurrent_streams(250);
-            let connection = builder.serve_connection(stream, service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%address, %error, "connection ended");
+            let ended = if h2 {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(Duration::from_secs(10))
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(WINDOW)
+                    .max_concurrent_streams(250);
+                drive(builder.serve_connection(stream, service), &session, &limits, &stop).await
+            } else {
+                let mut builder = http1::Builder::new();
+                builder
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(limits.first_request)
+                    .max_buf_size(WINDOW as usize);
+                drive(builder.serve_connection(stream, service), &session, &limits, &stop).await
+            };
+            if let Err(why) = ended {
+                tracing::debug!(%address, why, "connection ended");
             }
         });
     }
     tasks.close();
-    let _ = tokio::time::timeout(GRACE, async {
-        graceful.shutdown().await;
-        tasks.wait().await;
-    })
-    .await;
+    let _ = tokio::time::timeout(GRACE, tasks.wait()).await;
     Ok(())
 }
 
-type Stream = TokioIo<tokio_rustls::server::TlsStream<TcpStream>>;
+/// Lets a connection work until it ends, or until it has to.
+async fn drive<C>(
+    connection: C,
+    session: &Session,
+    limits: &Limits,
+    stop: &CancellationToken,
+) -> Result<(), String>
+where
+    C: GracefulConnection,
+    C::Error: std::fmt::Display,
+{
+    let mut connection = pin!(connection);
+    let mut look = Instant::now();
+    let mut last = None;
+    loop {
+        if last.is_none() {
+            match session.judge(limits) {
+                Verdict::Stays(until) => look = until,
+                Verdict::NeverAsked => return Err("no request was allowed in time".to_owned()),
+                Verdict::Idle => {
+                    connection.as_mut().graceful_shutdown();
+                    look = Instant::now() + GRACE;
+                    last = Some("idle");
+                }
+            }
+        }
+        tokio::select! {
+            done = connection.as_mut() => return done.map_err(|error| error.to_string()),
+            () = session.evicted() => return Err("makes room".to_owned()),
+            () = stop.cancelled(), if last.is_none() => {
+                connection.as_mut().graceful_shutdown();
+                look = Instant::now() + GRACE;
+                last = Some("shutdown");
+            }
+            () = tokio::time::sleep_until(look) => if let Some(why) = last {
+                return Err(why.to_owned());
+            },
+        }
+    }
+}
+
+/// The answer of `app`; while it is being read the connection is in use.
+async fn answer<S>(app: S, request: Request<Body>, session: Session) -> Result<Response, Infallible>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Send,
+    S::Future: Send,
+{
+    let answering = session.request();
+    let head = request.method() == Method::HEAD;
+    let mut response = app.oneshot(request).await?;
+    if head {
+        // HTTP/2 takes a body here for a violation of the protocol.
+        let size = response.body().size_hint().exact();
+        if let (Some(size), false) = (size, response.headers().contains_key(header::CONTENT_LENGTH)) {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        *response.body_mut() = Body::empty();
+        return Ok(response);
+    }
+    Ok(response.map(|body| Body::new(Answer { body, _answering: answering })))
+}
+
+type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
 async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Peer)> {
     stream.set_nodelay(true)?;
     let (config, judge) = tls.accept();
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let peer = judge(stream.get_ref().1.peer_certificates());
-    Ok((TokioIo::new(stream), peer))
+    Ok((stream, peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_takes_at_most_half_of_the_descriptors() {
+        assert_eq!(Limits::CLUSTER.within(1 << 20), Limits::CLUSTER);
+        let few = Limits::CLUSTER.within(1024);
+        assert!(few.known + few.strangers + few.own <= 512, "{few:?}");
+        assert!(few.known > 300 && few.strangers > 100 && few.own > 0, "{few:?}");
+    }
 }

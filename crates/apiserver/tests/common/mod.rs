@@ -20,7 +20,7 @@ use apiserver_kit::{
     metrics::ServerMetrics,
     object::{Column, Item, Object},
     review::KubeReviewer,
-    serve::serve,
+    serve::{Limits, serve},
     status::Failure,
     storage::{Create, List, Resource, Selection, Storage},
     tls::{ClientTrust, Tls},
@@ -39,7 +39,8 @@ use rcgen::{
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 pub const GROUPS: Resource = Resource {
@@ -189,6 +190,11 @@ async fn access_review(Json(review): Json<Value>) -> Json<Value> {
 
 impl World {
     pub async fn new() -> Self {
+        Self::limited(Limits::CLUSTER).await
+    }
+
+    /// A server that holds so many connections.
+    pub async fn limited(limits: Limits) -> Self {
         antrea_runtime::install_crypto_provider();
         let shutdown = CancellationToken::new();
 
@@ -223,12 +229,27 @@ impl World {
         let app = gate::protect(router, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(serve(listener, tls.clone(), app, shutdown.clone()));
+        tokio::spawn(serve(listener, tls.clone(), app, limits, shutdown.clone()));
         Self { port, tls, hub, client_ca, proxy_ca, shutdown }
     }
 
     /// Connects with HTTP/2, trusting the CA that is served now, with a client certificate if given.
     pub async fn connect(&self, identity: Option<&(String, String)>) -> std::io::Result<Connection> {
+        let stream = self.tls_from([127, 0, 0, 1], "h2", identity).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(Connection { sender })
+    }
+
+    /// A TLS connection from `address` on which nothing was said yet.
+    pub async fn tls_from(
+        &self,
+        address: [u8; 4],
+        protocol: &str,
+        identity: Option<&(String, String)>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         for ca in apiserver_kit::cert::certificates("ca", self.tls.cert().ca.as_bytes()).unwrap() {
             roots.add(ca).unwrap();
@@ -242,16 +263,13 @@ impl World {
                 config.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        config.alpn_protocols = vec![protocol.into()];
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((address, 0).into())?;
+        let stream = socket.connect(([127, 0, 0, 1], self.port).into()).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(std::io::Error::other)?;
-        tokio::spawn(connection);
-        Ok(Connection { sender })
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// A connection whose requests carry the token of a user who may do everything.
@@ -262,7 +280,7 @@ impl World {
 
 #[derive(Clone)]
 pub struct Connection {
-    sender: http2::SendRequest<Full<Bytes>>,
+    pub sender: http2::SendRequest<Full<Bytes>>,
 }
 
 pub const TOKEN: (&str, &str) = ("authorization", "Bearer agent-token");

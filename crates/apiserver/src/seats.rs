@@ -1,0 +1,246 @@
+//! Who holds a connection, and who has to go when there are too many.
+//!
+//! ```text
+//!  accepted ─► Own       comes from the address that it connected to: kubelet's probes, tools of the node
+//!          └─► Stranger  everybody else ─ first request that is allowed ─► Known
+//! ```
+//!
+//! Nobody is turned away at the door: when a class is full, the oldest connection of the address that holds most
+//! of them goes. Whoever holds one is therefore safe from whoever holds many, and an address gains nothing by more
+//! connections than its share. The classes do not take from each other.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// What a connection has shown so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Comes from the address that it connected to, so from this host.
+    Own,
+    /// No request of it was allowed yet.
+    Stranger,
+    /// A request of it was allowed.
+    Known,
+}
+
+/// Bounds of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) total: usize,
+    pub(crate) per_address: usize,
+}
+
+/// Connections of one class, by address and in order of arrival.
+#[derive(Default)]
+struct Room {
+    seated: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+    count: usize,
+}
+
+impl Room {
+    fn enter(&mut self, bounds: Bounds, address: IpAddr, id: u64, token: CancellationToken) {
+        let here = self.seated.entry(address).or_default();
+        here.insert(id, token);
+        self.count += 1;
+        if here.len() > bounds.per_address {
+            self.evict(address);
+        } else if self.count > bounds.total
+            && let Some(greediest) = self.greediest()
+        {
+            self.evict(greediest);
+        }
+    }
+
+    /// The address with most connections; of those with as many, the one whose oldest is older.
+    fn greediest(&self) -> Option<IpAddr> {
+        let weight = |seats: &BTreeMap<u64, _>| (seats.len(), Reverse(seats.keys().next().copied()));
+        self.seated.iter().max_by_key(|(_, seats)| weight(seats)).map(|(address, _)| *address)
+    }
+
+    fn evict(&mut self, address: IpAddr) {
+        let oldest = self.seated.get(&address).and_then(|seats| seats.keys().next().copied());
+        if let Some(token) = oldest.and_then(|id| self.leave(address, id)) {
+            token.cancel();
+        }
+    }
+
+    fn leave(&mut self, address: IpAddr, id: u64) -> Option<CancellationToken> {
+        let seats = self.seated.get_mut(&address)?;
+        let token = seats.remove(&id)?;
+        if seats.is_empty() {
+            self.seated.remove(&address);
+        }
+        self.count -= 1;
+        Some(token)
+    }
+}
+
+/// All connections of a port.
+pub(crate) struct Seats {
+    own: (Bounds, Room),
+    strangers: (Bounds, Room),
+    known: (Bounds, Room),
+    next: u64,
+}
+
+/// Where a connection sits.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    id: u64,
+    address: IpAddr,
+    /// Cancelled when the connection has to go.
+    pub(crate) evicted: CancellationToken,
+}
+
+impl Seats {
+    pub(crate) fn new(own: Bounds, strangers: Bounds, known: Bounds) -> Self {
+        let room = |bounds| (bounds, Room::default());
+        Self { own: room(own), strangers: room(strangers), known: room(known), next: 0 }
+    }
+
+    fn room(&mut self, class: Class) -> &mut (Bounds, Room) {
+        match class {
+            Class::Own => &mut self.own,
+            Class::Stranger => &mut self.strangers,
+            Class::Known => &mut self.known,
+        }
+    }
+
+    /// Seats a new connection from `address`.
+    pub(crate) fn enter(&mut self, class: Class, address: IpAddr) -> Seat {
+        let seat = Seat { id: self.next, address: share(address), evicted: CancellationToken::new() };
+        self.next += 1;
+        let (bounds, room) = self.room(class);
+        room.enter(*bounds, seat.address, seat.id, seat.evicted.clone());
+        seat
+    }
+
+    /// Moves a connection to those that are known. One that has to go stays where it is.
+    pub(crate) fn promote(&mut self, from: Class, seat: &Seat) {
+        if let Some(token) = self.room(from).1.leave(seat.address, seat.id) {
+            let (mut bounds, room) = (self.known.0, &mut self.known.1);
+            if from == Class::Own {
+                bounds.per_address = bounds.total;
+            }
+            room.enter(bounds, seat.address, seat.id, token);
+        }
+    }
+
+    pub(crate) fn leave(&mut self, class: Class, seat: &Seat) {
+        self.room(class).1.leave(seat.address, seat.id);
+    }
+
+    /// Frees one seat, for the process is out of descriptors.
+    pub(crate) fn relieve(&mut self) {
+        if let Some(greediest) = self.strangers.1.greediest() {
+            self.strangers.1.evict(greediest);
+        }
+    }
+
+    /// How many connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.own.1.count + self.strangers.1.count + self.known.1.count
+    }
+}
+
+/// What counts as one address: an IPv6 host may use all addresses of its /64.
+fn share(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn seats(total: usize, per_address: usize) -> Seats {
+        let bounds = Bounds { total, per_address };
+        Seats::new(bounds, bounds, bounds)
+    }
+
+    #[test]
+    fn the_greediest_goes_first_and_its_oldest() {
+        let mut seats = seats(4, 4);
+        let quiet = seats.enter(Class::Stranger, ip(1));
+        let greedy: Vec<_> = (0..6).map(|_| seats.enter(Class::Stranger, ip(2))).collect();
+        assert!(!quiet.evicted.is_cancelled());
+        let gone: Vec<_> = greedy.iter().map(|seat| seat.evicted.is_cancelled()).collect();
+        assert_eq!(gone, [true, true, true, false, false, false]);
+        // As many as the others, it is age that decides.
+        let others: Vec<_> = (3..6).map(|last| seats.enter(Class::Stranger, ip(last))).collect();
+        assert!(greedy[..5].iter().all(|seat| seat.evicted.is_cancelled()));
+        assert!(!greedy[5].evicted.is_cancelled() || quiet.evicted.is_cancelled());
+        assert!(others.iter().all(|seat| !seat.evicted.is_cancelled()));
+        assert_eq!(seats.count(), 4);
+    }
+
+    #[test]
+    fn classes_do_not_take_from_each_other() {
+        let mut seats = seats(2, 2);
+        let own = seats.enter(Class::Own, ip(1));
+        let known = seats.enter(Class::Stranger, ip(2));
+        seats.promote(Class::Stranger, &known);
+        for last in 3..100 {
+            seats.enter(Class::Stranger, ip(last));
+        }
+        assert!(!own.evicted.is_cancelled() && !known.evicted.is_cancelled());
+        seats.leave(Class::Known, &known);
+        seats.relieve();
+        assert_eq!(seats.count(), 2);
+    }
+
+    #[test]
+    fn an_ipv6_prefix_and_a_mapped_address_count_as_one() {
+        assert_eq!(share("fd00::1".parse().unwrap()), share("fd00::2:3:4:5".parse().unwrap()));
+        assert_ne!(share("fd00::1".parse().unwrap()), share("fd00:0:0:1::1".parse().unwrap()));
+        assert_eq!(share("::ffff:10.0.0.1".parse().unwrap()), ip(1));
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_hold_and_what_leaves_is_forgotten(
+            steps in proptest::collection::vec((0_u8..4, 0_u8..5, any::<prop::sample::Index>()), 1..200)
+        ) {
+            let mut seats = seats(6, 3);
+            let mut held: Vec<(Class, Seat)> = Vec::new();
+            for (what, last, at) in steps {
+                match what {
+                    0 | 1 => held.push((Class::Stranger, seats.enter(Class::Stranger, ip(last)))),
+                    2 if !held.is_empty() => {
+                        let at = at.index(held.len());
+                        let (class, seat) = &mut held[at];
+                        if *class == Class::Stranger {
+                            seats.promote(*class, seat);
+                            *class = Class::Known;
+                        }
+                    }
+                    _ if !held.is_empty() => {
+                        let (class, seat) = held.swap_remove(at.index(held.len()));
+                        seats.leave(class, &seat);
+                    }
+                    _ => {}
+                }
+                for (bounds, room) in [&seats.strangers, &seats.known] {
+                    prop_assert!(room.count <= bounds.total);
+                    prop_assert_eq!(room.count, room.seated.values().map(BTreeMap::len).sum::<usize>());
+                    prop_assert!(room.seated.values().all(|s| (1..=bounds.per_address).contains(&s.len())));
+                }
+                let alive = held.iter().filter(|(_, seat)| !seat.evicted.is_cancelled()).count();
+                prop_assert_eq!(alive, seats.count());
+            }
+        }
+    }
+}
