@@ -20,6 +20,7 @@ use crate::{
     object::{self, Encoding, Include, Object},
     openapi,
     request::{ResourceRequest, parse_query},
+    selector::NAME,
     status::Failure,
     storage::{Body, Create, Resource, Selection, Storage},
     user::User,
@@ -173,16 +174,18 @@ async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -
             one(resource, &*object, encoding, include(&query), StatusCode::OK)
         }
         "list" => {
-            let list = storage.list(&selection(resource, &request, &query)?)?;
+            let mut list = storage.list(&selection(resource, &request)?)?;
+            list.objects.retain(|object| request.labels.match_all(&object.metadata().labels));
             many(resource, &list.objects, list.resource_version, encoding, include(&query))
         }
         "watch" => {
-            let selection = selection(resource, &request, &query)?;
+            let selection = selection(resource, &request)?;
             let subscription = storage.watch(&selection)?;
             let initial = query.get("sendInitialEvents").is_some_and(|value| value == "true");
             let bookmark = ObjectMeta::bookmark(subscription.resource_version.to_string(), initial);
             let stream = watch::Watch {
                 subscription,
+                labels: request.labels,
                 encoding,
                 bookmark: watch::bookmark(resource, bookmark, encoding),
                 timeout: timeout(&query),
@@ -272,30 +275,16 @@ fn timeout(query: &HashMap<String, String>) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
-/// Reads the selectors. What cannot be honoured is refused: a selector that is ignored would show too much.
-fn selection(
-    resource: &Resource,
-    request: &ResourceRequest,
-    query: &HashMap<String, String>,
-) -> Result<Selection, Failure> {
-    if query.get("labelSelector").is_some_and(|selector| !selector.trim().is_empty()) {
-        return Err(Failure::bad_request(format_args!("{} cannot be selected by label", resource.plural)));
-    }
+/// What the request selects. A field that cannot be honoured is refused: ignored, it would show too much.
+fn selection(resource: &Resource, request: &ResourceRequest) -> Result<Selection, Failure> {
     let mut selection = Selection { namespace: request.namespace.clone(), ..Selection::default() };
-    let terms = query.get("fieldSelector").map(String::as_str).unwrap_or_default();
-    for term in terms.split(',').map(str::trim).filter(|term| !term.is_empty()) {
-        let (key, value) = term
-            .split_once("==")
-            .or_else(|| term.split_once('='))
-            .filter(|(key, _)| !key.ends_with('!'))
-            .ok_or_else(|| Failure::bad_request(format_args!("field selector {term:?} is not key=value")))?;
-        if key == "metadata.name" {
+    for (key, value) in request.fields.iter() {
+        if key == NAME {
             selection.name = Some(value.to_owned());
         } else if let Some(field) = resource.fields.iter().find(|field| **field == key) {
             selection.fields.insert(field, value.to_owned());
         } else {
-            let message = format!("field label not supported: {key}");
-            return Err(Failure::bad_request(message));
+            return Err(Failure::bad_request(format_args!("field label not supported: {key}")));
         }
     }
     Ok(selection)

@@ -7,38 +7,36 @@ use std::{
     collections::BTreeMap,
     fs::OpenOptions,
     io::{self, Write},
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::Instant,
 };
 
 use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    cache::TtlCache,
+    budget::Budget,
+    questions::{Key, Questions},
     request::percent_decode,
     review::Reviewer,
+    seats::share,
     status::Failure,
     tls::{ClientTrust, Peer},
     user::{Action, User},
 };
 
-/// How long an answer of the API server is used, as upstream's delegating servers do.
-const TTL: Duration = Duration::from_secs(10);
-/// Answers kept. A cluster of 5,000 agents asks with as many tokens.
-const CAPACITY: usize = 8192;
 /// Group that may do everything in every Kubernetes API server.
 const MASTERS: &str = "system:masters";
-
-type Key = [u8; 32];
 
 /// Decides who asks and whether they may.
 pub struct Auth {
     reviewer: Arc<dyn Reviewer>,
-    tokens: TtlCache<Key, Option<User>>,
-    access: TtlCache<Key, Result<(), String>>,
+    tokens: Arc<Questions<Option<User>>>,
+    access: Arc<Questions<Result<(), String>>>,
+    wrong_tokens: Budget,
     /// Digest of the token of tools in the same Pod.
     local: Option<Key>,
 }
@@ -48,8 +46,9 @@ impl Auth {
     pub fn new(reviewer: Arc<dyn Reviewer>) -> Self {
         Self {
             reviewer,
-            tokens: TtlCache::new(CAPACITY, TTL),
-            access: TtlCache::new(CAPACITY, TTL),
+            tokens: Questions::new(Option::is_some),
+            access: Questions::new(Result::is_ok),
+            wrong_tokens: Budget::default(),
             local: None,
         }
     }
@@ -61,11 +60,17 @@ impl Auth {
         self
     }
 
-    /// The user behind a request.
+    /// The user behind a request from `address`.
     ///
     /// # Errors
-    /// 401 when nothing proves a user, 503 when the API server cannot be asked about a token.
-    pub async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Failure> {
+    /// 401 when nothing proves a user, 429 when the address sent too many tokens that are none, 503 when the API
+    /// server cannot be asked about a token.
+    pub async fn authenticate(
+        &self,
+        peer: &Peer,
+        address: IpAddr,
+        headers: &HeaderMap,
+    ) -> Result<User, Failure> {
         if let Some(trust) = &peer.front_proxy
             && let Some(user) = forwarded(trust, headers)
         {
@@ -83,18 +88,31 @@ impl Auth {
             let groups = vec![MASTERS.to_owned()];
             return Ok(User { name: "system:apiserver".to_owned(), groups, ..User::default() });
         }
-        let answer = match self.tokens.get(&key) {
+        let answer = match self.tokens.known(&key) {
             Some(answer) => answer,
-            None => {
-                let answer = self.reviewer.token(token).await.map_err(|error| {
-                    tracing::warn!(%error, "a token could not be checked");
-                    Failure::unavailable("the token could not be checked")
-                })?;
-                self.tokens.insert(key, answer.clone());
-                answer
-            }
+            None => self.review(key, token, address).await?,
         };
         answer.map(with_authenticated).ok_or_else(|| Failure::unauthorized("Unauthorized"))
+    }
+
+    /// Asks about a token. One that is none costs the address that sent it.
+    async fn review(&self, key: Key, token: &str, address: IpAddr) -> Result<Option<User>, Failure> {
+        let address = share(address);
+        if !self.wrong_tokens.take(address, Instant::now()) {
+            return Err(Failure::too_many_requests("too many invalid tokens"));
+        }
+        let (reviewer, token) = (Arc::clone(&self.reviewer), token.to_owned());
+        let question = async move {
+            reviewer.token(&token).await.map_err(|error| {
+                tracing::warn!(%error, "a token could not be checked");
+                Failure::unavailable("the token could not be checked")
+            })
+        };
+        let answer = self.tokens.ask(key, question).await;
+        if !matches!(answer, Ok(None)) {
+            self.wrong_tokens.give_back(address);
+        }
+        answer
     }
 
     /// Whether `user` may do `action`.
@@ -106,15 +124,17 @@ impl Auth {
             return Ok(());
         }
         let key = access_key(user, action);
-        let answer = match self.access.get(&key) {
+        let answer = match self.access.known(&key) {
             Some(answer) => answer,
             None => {
-                let answer = self.reviewer.access(user, action).await.map_err(|error| {
-                    tracing::warn!(%error, user = user.name, "access could not be checked");
-                    Failure::unavailable("access could not be checked")
-                })?;
-                self.access.insert(key, answer.clone());
-                answer
+                let (reviewer, user, action) = (Arc::clone(&self.reviewer), user.clone(), action.clone());
+                let question = async move {
+                    reviewer.access(&user, &action).await.map_err(|error| {
+                        tracing::warn!(%error, user = user.name, "access could not be checked");
+                        Failure::unavailable("access could not be checked")
+                    })
+                };
+                self.access.ask(key, question).await?
             }
         };
         answer.map_err(|reason| Failure::forbidden(denial(user, action, &reason)))
@@ -214,23 +234,35 @@ fn denial(user: &User, action: &Action, reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use futures::future::BoxFuture;
 
     use super::*;
     use crate::review;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[derive(Default)]
     struct Fake {
         tokens: AtomicUsize,
         access: AtomicUsize,
+        /// Questions that are open now, and the most that were.
+        open: AtomicUsize,
+        most: AtomicUsize,
     }
 
     impl Reviewer for Fake {
         fn token<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, review::Error>> {
             self.tokens.fetch_add(1, Ordering::Relaxed);
             Box::pin(async move {
+                let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+                self.most.fetch_max(open, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                self.open.fetch_sub(1, Ordering::Relaxed);
                 match token {
                     "good" => Ok(Some(User { name: "agent".into(), ..User::default() })),
                     "down" => Err(review::Error { review: "TokenReview", message: "refused".into() }),
@@ -266,17 +298,65 @@ mod tests {
         let auth = Auth::new(fake.clone());
         let peer = Peer::default();
         for _ in 0..3 {
-            let user = auth.authenticate(&peer, &headers(&[("authorization", "Bearer good")])).await.unwrap();
+            let user =
+                auth.authenticate(&peer, HERE, &headers(&[("authorization", "Bearer good")])).await.unwrap();
             assert_eq!(user.groups, ["system:authenticated"]);
-            let refused = auth.authenticate(&peer, &headers(&[("authorization", "bearer bad")])).await;
+            let refused = auth.authenticate(&peer, HERE, &headers(&[("authorization", "bearer bad")])).await;
             assert_eq!(refused.unwrap_err().code, 401);
         }
         assert_eq!(fake.tokens.load(Ordering::Relaxed), 2);
-        let down = auth.authenticate(&peer, &headers(&[("authorization", "Bearer down")])).await.unwrap_err();
+        let down =
+            auth.authenticate(&peer, HERE, &headers(&[("authorization", "Bearer down")])).await.unwrap_err();
         assert_eq!(down.code, 503);
         for none in [&[][..], &[("authorization", "Basic Zm9v")], &[("authorization", "Bearer ")]] {
-            assert_eq!(auth.authenticate(&peer, &headers(none)).await.unwrap_err().code, 401);
+            assert_eq!(auth.authenticate(&peer, HERE, &headers(none)).await.unwrap_err().code, 401);
         }
+    }
+
+    /// L5: what strangers make the API server do is bounded, and a good token stays known.
+    #[tokio::test]
+    async fn floods_of_bad_tokens_cost_little_and_nobody_else() {
+        let fake = Arc::new(Fake::default());
+        let auth = Arc::new(Auth::new(fake.clone()));
+        let good = headers(&[("authorization", "Bearer good")]);
+        auth.authenticate(&Peer::default(), HERE, &good).await.unwrap();
+        assert_eq!(fake.tokens.load(Ordering::Relaxed), 1);
+        let send = |address: IpAddr, number: u32| {
+            let auth = Arc::clone(&auth);
+            async move {
+                let mut headers = HeaderMap::new();
+                headers.insert("authorization", format!("Bearer bad-{number}").parse().unwrap());
+                auth.authenticate(&Peer::default(), address, &headers).await.unwrap_err().code.as_u16()
+            }
+        };
+        let begin = Instant::now();
+        let one = IpAddr::from([10, 0, 0, 1]);
+        let codes = futures::future::join_all((0..10_000).map(|number| send(one, number))).await;
+        assert!(codes.iter().all(|code| [401, 429].contains(code)));
+        let asked = fake.tokens.load(Ordering::Relaxed);
+        let allowed = 33 + usize::try_from(begin.elapsed().as_millis() / 500).unwrap();
+        assert!(asked <= allowed, "{asked} questions for one address, {allowed} are allowed");
+        // From as many addresses as one likes: so many at a time, and the others are told to come back.
+        let many = (0..10_000_u32).map(|number| send(IpAddr::from(number.to_be_bytes()), 20_000 + number));
+        let codes = futures::future::join_all(many).await;
+        assert!(codes.contains(&429) && codes.contains(&401));
+        assert!(fake.most.load(Ordering::Relaxed) <= 32);
+        let before = fake.tokens.load(Ordering::Relaxed);
+        if begin.elapsed() < Duration::from_secs(9) {
+            auth.authenticate(&Peer::default(), HERE, &good).await.unwrap();
+            assert_eq!(fake.tokens.load(Ordering::Relaxed), before, "it was known");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_question_is_put_once() {
+        let fake = Arc::new(Fake::default());
+        let auth = Auth::new(fake.clone());
+        let good = headers(&[("authorization", "Bearer good")]);
+        let peer = Peer::default();
+        let answers = futures::future::join_all((0..20).map(|_| auth.authenticate(&peer, HERE, &good))).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(fake.tokens.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
@@ -288,10 +368,10 @@ mod tests {
             ("x-remote-group", "ops"),
             ("x-remote-extra-acme.com%2fproject", "p1"),
         ]);
-        assert_eq!(auth.authenticate(&Peer::default(), &sent).await.unwrap_err().code, 401);
+        assert_eq!(auth.authenticate(&Peer::default(), HERE, &sent).await.unwrap_err().code, 401);
         let own = User { name: "bob".into(), ..User::default() };
         let bob = Peer { user: Some(own), front_proxy: None };
-        assert_eq!(auth.authenticate(&bob, &sent).await.unwrap().name, "bob");
+        assert_eq!(auth.authenticate(&bob, HERE, &sent).await.unwrap().name, "bob");
 
         let trust = ClientTrust {
             username_headers: vec!["X-Remote-User".into()],
@@ -300,7 +380,7 @@ mod tests {
             ..ClientTrust::default()
         };
         let proxy = Peer { front_proxy: Some(Arc::new(trust)), user: None };
-        let alice = auth.authenticate(&proxy, &sent).await.unwrap();
+        let alice = auth.authenticate(&proxy, HERE, &sent).await.unwrap();
         assert_eq!(
             (alice.name.as_str(), alice.groups.join(",")),
             ("alice", "dev,ops,system:authenticated".to_owned())
@@ -308,10 +388,10 @@ mod tests {
         assert_eq!(alice.extra["acme.com/project"], ["p1"]);
         let anonymous =
             headers(&[("x-remote-user", "system:anonymous"), ("x-remote-group", "system:unauthenticated")]);
-        let nobody = auth.authenticate(&proxy, &anonymous).await.unwrap();
+        let nobody = auth.authenticate(&proxy, HERE, &anonymous).await.unwrap();
         assert_eq!(nobody.groups, ["system:unauthenticated"]);
         // The proxy itself, without a user to speak for, is nobody.
-        assert_eq!(auth.authenticate(&proxy, &HeaderMap::new()).await.unwrap_err().code, 401);
+        assert_eq!(auth.authenticate(&proxy, HERE, &HeaderMap::new()).await.unwrap_err().code, 401);
     }
 
     #[tokio::test]
@@ -344,10 +424,10 @@ mod tests {
         let auth = Auth::new(Arc::new(Fake::default())).with_local_token(&token);
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let user = auth.authenticate(&Peer::default(), &headers).await.unwrap();
+        let user = auth.authenticate(&Peer::default(), HERE, &headers).await.unwrap();
         auth.authorize(&user, &Action::Path { verb: "put".into(), path: "/loglevel".into() }).await.unwrap();
         headers.insert("authorization", format!("Bearer {old}").parse().unwrap());
-        assert_eq!(auth.authenticate(&Peer::default(), &headers).await.unwrap_err().code, 401);
+        assert_eq!(auth.authenticate(&Peer::default(), HERE, &headers).await.unwrap_err().code, 401);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 
 /// At most `capacity` answers, each for `ttl`. When it is full of answers that are still good, the
-/// whole map is dropped: an attacker with many invalid tokens costs look-ups, never memory.
+/// whole map is dropped: whoever fills it costs look-ups, never memory.
 pub(crate) struct TtlCache<K, V> {
     entries: Mutex<HashMap<K, (Instant, V)>>,
     capacity: usize,

@@ -20,6 +20,8 @@ pub trait Object: Send + Sync + 'static {
     fn protobuf(&self) -> Vec<u8>;
     /// The message in its protobuf envelope.
     fn sealed(&self) -> Vec<u8>;
+    /// Octets of [`Object::protobuf`].
+    fn size(&self) -> usize;
     /// Cells of a table row after the name.
     fn cells(&self) -> Vec<Cell>;
 }
@@ -51,6 +53,10 @@ impl<T: k8s::Resource + Send + Sync + 'static> Object for T {
 
     fn sealed(&self) -> Vec<u8> {
         self.seal()
+    }
+
+    fn size(&self) -> usize {
+        self.encoded_len()
     }
 
     fn cells(&self) -> Vec<Cell> {
@@ -139,6 +145,7 @@ pub struct Item {
     kind: EventType,
     object: Arc<dyn Object>,
     columns: &'static [Column],
+    size: OnceLock<usize>,
     json: OnceLock<Bytes>,
     protobuf: OnceLock<Bytes>,
     table: OnceLock<Bytes>,
@@ -159,7 +166,7 @@ impl Item {
     /// An event about an object that is shared already.
     pub fn shared(kind: EventType, object: Arc<dyn Object>, columns: &'static [Column]) -> Arc<Self> {
         let (json, protobuf, table) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Arc::new(Self { kind, object, columns, json, protobuf, table })
+        Arc::new(Self { kind, object, columns, size: OnceLock::new(), json, protobuf, table })
     }
 
     /// What happened.
@@ -170,6 +177,11 @@ impl Item {
     /// The object.
     pub fn object(&self) -> &Arc<dyn Object> {
         &self.object
+    }
+
+    /// Octets of the object's protobuf.
+    pub(crate) fn size(&self) -> usize {
+        *self.size.get_or_init(|| self.object.size())
     }
 
     /// The event as it goes into a watch stream.

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use http::Method;
 
-use crate::user::Action;
+use crate::{
+    selector::{Fields, Labels, NAME},
+    status::Failure,
+    user::Action,
+};
 
 /// A request for a resource under `/apis`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +27,34 @@ pub struct ResourceRequest {
     pub name: String,
     /// Subresource or empty.
     pub subresource: String,
+    /// Field selectors of a list or watch.
+    pub fields: Fields,
+    /// Label selectors of a list or watch.
+    pub labels: Labels,
 }
 
 impl ResourceRequest {
     /// Reads `/apis/{group}/{version}[/namespaces/{namespace}]/{resource}[/{name}[/{subresource}]]`.
     /// `None` for every other path, discovery among them.
-    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Option<Self> {
+    ///
+    /// # Errors
+    /// 400 for a selector that cannot be read.
+    pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Option<Self>, Failure> {
+        let Some(mut request) = Self::parse_path(method, path, query) else { return Ok(None) };
+        if matches!(request.verb, "list" | "watch" | "deletecollection") {
+            let query = parse_query(query);
+            let selector = |name| query.get(name).map(String::as_str).unwrap_or_default();
+            request.fields = Fields::parse(selector("fieldSelector"))?;
+            request.labels = Labels::parse(selector("labelSelector"))?;
+            // A list or watch of one object counts as access to that object, as in the API server.
+            if let Some(name) = request.fields.get(NAME) {
+                request.name = name.to_owned();
+            }
+        }
+        Ok(Some(request))
+    }
+
+    fn parse_path(method: &Method, path: &str, query: Option<&str>) -> Option<Self> {
         let mut segments = path.strip_prefix("/apis/")?.split('/').filter(|s| !s.is_empty());
         let (group, version) = (segments.next()?.to_owned(), segments.next()?.to_owned());
         let mut rest: Vec<&str> = segments.collect();
@@ -55,18 +81,9 @@ impl ResourceRequest {
             Method::DELETE => "delete",
             _ => return None,
         };
-        let mut request =
-            Self { verb, group, version, namespace, resource: resource.to_owned(), name, subresource };
-        // A list or watch of one object counts as access to that object, as in the API server.
-        if matches!(request.verb, "list" | "watch" | "deletecollection")
-            && let Some(selector) = query.get("fieldSelector")
-            && let Some(name) = selector.split(',').find_map(|term| {
-                term.strip_prefix("metadata.name==").or_else(|| term.strip_prefix("metadata.name="))
-            })
-        {
-            request.name = name.to_owned();
-        }
-        Some(request)
+        let resource = resource.to_owned();
+        let (fields, labels) = Default::default();
+        Some(Self { verb, group, version, namespace, resource, name, subresource, fields, labels })
     }
 
     /// The same for authorization.
@@ -120,7 +137,7 @@ mod tests {
 
     fn parse(method: Method, url: &str) -> Option<(&'static str, String, String, String, String)> {
         let (path, query) = url.split_once('?').map_or((url, None), |(p, q)| (p, Some(q)));
-        let r = ResourceRequest::parse(&method, path, query)?;
+        let r = ResourceRequest::parse(&method, path, query).unwrap()?;
         Some((r.verb, r.namespace, r.resource, r.name, r.subresource))
     }
 

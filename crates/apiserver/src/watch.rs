@@ -1,6 +1,6 @@
 //! The body of a watch response.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use antrea_api::k8s::{EventType, ObjectMeta, frame, seal};
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::{
     hub::Subscription,
     metrics::OpenWatch,
     object::{Encoding, Item},
+    selector::Labels,
     storage::Resource,
 };
 
@@ -22,6 +23,7 @@ const LIFETIME: Duration = Duration::from_secs(2 * 3600);
 /// A watch that is about to be sent.
 pub(crate) struct Watch {
     pub(crate) subscription: Subscription,
+    pub(crate) labels: Labels,
     pub(crate) encoding: Encoding,
     pub(crate) bookmark: Bytes,
     pub(crate) timeout: Option<Duration>,
@@ -33,6 +35,29 @@ enum Phase {
     Events,
 }
 
+/// Names of the objects that a watch by label was shown: a patch, or what is left of a deleted object, has no
+/// labels to be told by.
+#[derive(Default)]
+struct Shown(HashSet<String>);
+
+impl Shown {
+    fn passes(&mut self, labels: &Labels, item: &Item) -> bool {
+        let metadata = item.object().metadata();
+        match item.kind() {
+            _ if labels.is_empty() => true,
+            EventType::Added => {
+                let selected = labels.match_all(&metadata.labels);
+                if selected {
+                    self.0.insert(metadata.name.clone());
+                }
+                selected
+            }
+            EventType::Deleted => self.0.remove(&metadata.name),
+            _ => self.0.contains(&metadata.name),
+        }
+    }
+}
+
 impl Watch {
     /// The initial set, the bookmark, then what changes. Ends at the timeout, when the watcher falls
     /// behind and when the hub is closed.
@@ -42,21 +67,25 @@ impl Watch {
         let snapshot = std::mem::take(&mut self.subscription.snapshot);
         let lifetime = self.timeout.unwrap_or_else(|| LIFETIME + antrea_runtime::backoff::spread(LIFETIME));
         let end = tokio::time::Instant::now() + lifetime;
-        let begin = (self, Phase::Snapshot(snapshot.into_iter()));
-        futures::stream::unfold(begin, move |(mut watch, phase)| async move {
+        let begin = (self, Shown::default(), Phase::Snapshot(snapshot.into_iter()));
+        futures::stream::unfold(begin, move |(mut watch, mut shown, phase)| async move {
             let encoding = watch.encoding;
             let (bytes, phase) = match phase {
-                Phase::Snapshot(mut items) => match items.next() {
+                Phase::Snapshot(mut items) => match items.find(|item| shown.passes(&watch.labels, item)) {
                     Some(item) => (item.bytes(encoding), Phase::Snapshot(items)),
                     None => (std::mem::take(&mut watch.bookmark), Phase::Events),
                 },
                 Phase::Events => {
-                    let item =
-                        tokio::time::timeout_at(end, watch.subscription.events.recv()).await.ok()??;
+                    let item = loop {
+                        let next = tokio::time::timeout_at(end, watch.subscription.next()).await.ok()??;
+                        if shown.passes(&watch.labels, &next) {
+                            break next;
+                        }
+                    };
                     (item.bytes(encoding), Phase::Events)
                 }
             };
-            Some((Ok(bytes), (watch, phase)))
+            Some((Ok(bytes), (watch, shown, phase)))
         })
     }
 }

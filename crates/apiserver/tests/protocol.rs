@@ -71,12 +71,19 @@ async fn lists_and_gets_in_every_encoding() {
     let selected = connection.json(&format!("{BASE}?fieldSelector=metadata.name%3Db"), "*/*").await;
     assert_eq!(selected["items"].as_array().unwrap().len(), 1);
 
+    for (selector, expected) in
+        [("a%3Db", 0), ("a!%3Db", 2), ("!a", 2), ("a+in+(b,c)", 0), ("a+notin+(b,c)", 2), ("a", 0)]
+    {
+        let selected = connection.json(&format!("{BASE}?labelSelector={selector}"), "*/*").await;
+        assert_eq!(selected["items"].as_array().unwrap().len(), expected, "{selector}");
+    }
+
     for (path, accept, expected) in [
         (format!("{BASE}/none"), "*/*", 404),
         (BASE.to_owned(), "text/html", 406),
         (format!("{BASE}?fieldSelector=spec.x%3D1"), "*/*", 400),
         (format!("{BASE}?fieldSelector=nodeName%21%3Dn1"), "*/*", 400),
-        (format!("{BASE}?labelSelector=a%3Db"), "*/*", 400),
+        (format!("{BASE}?labelSelector=a%20b"), "*/*", 400),
         ("/apis/controlplane.antrea.io/v1beta2/unknown".to_owned(), "*/*", 404),
         ("/apis/controlplane.antrea.io/v1".to_owned(), "*/*", 404),
     ] {

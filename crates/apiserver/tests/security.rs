@@ -185,3 +185,120 @@ async fn oversized_and_malformed_bodies_are_refused() {
         assert_eq!(response.status(), expected);
     }
 }
+
+/// M8: what is authorized is what is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_name_is_asked_for_and_answered() {
+    let world = World::new().await;
+    world.hub.update(|groups, _| groups.extend(["a", "b"].map(|name| group(name, 1))));
+    let mut connection = world.connect(None).await.unwrap();
+    let path = "/apis/controlplane.antrea.io/v1beta2/addressgroups?fieldSelector=";
+    let only_a = ("authorization", "Bearer only-a-token");
+    for (selector, expected) in [
+        ("metadata.name%3Da", 200),
+        ("metadata.name%3D%3Da", 200),
+        ("metadata.name%3Db", 403),
+        ("metadata.name%3Da,metadata.name%3Db", 400),
+        ("metadata.name%3Da,metadata.name%3D%3Db", 400),
+        ("metadata.name%3Da,+metadata.name%3Db", 400),
+        ("metadata.name%3Db&fieldSelector=metadata.name%3Da", 403),
+        ("metadata.name%3Da&fieldSelector=metadata.name%3Db", 200),
+        ("metadata.name!%3Db", 400),
+        ("", 403),
+    ] {
+        for watch in ["", "&watch=true&timeoutSeconds=1"] {
+            let (status, _, body) = connection.get(&format!("{path}{selector}{watch}"), &[only_a]).await;
+            let text = String::from_utf8_lossy(&body);
+            assert_eq!(status, expected, "{selector}{watch}: {text}");
+            assert!(!text.contains("\"name\":\"b\""), "{selector}{watch}: {text}");
+        }
+    }
+}
+
+/// L6: everybody learns whether, only who may learns why.
+#[tokio::test(flavor = "multi_thread")]
+async fn reasons_are_for_those_who_may_know() {
+    let world = World::new().await;
+    let _block = world.ready.block("watch");
+    _block.set_reason("10.0.0.1: refused");
+    let mut connection = world.connect(None).await.unwrap();
+    let nobody = ("authorization", "Bearer nobody-token");
+    for (path, headers, told) in [
+        ("/readyz", &[][..], false),
+        ("/readyz?verbose", &[], false),
+        ("/readyz?verbose=1", &[nobody], false),
+        ("/readyz?verbose", &[("authorization", "Bearer wrong")], false),
+        ("/readyz", &[TOKEN], false),
+        ("/readyz?verbose", &[TOKEN], true),
+    ] {
+        let (status, _, body) = connection.get(path, headers).await;
+        assert_eq!(status, 500, "{path}");
+        let text = String::from_utf8_lossy(&body);
+        assert_eq!(text.contains("10.0.0.1") && text.contains("watch"), told, "{path} {headers:?}: {text}");
+        assert_eq!(text.contains("10.0.0.1") || text.contains("watch"), told, "{path} {headers:?}: {text}");
+    }
+}
+
+/// D2: who may impersonate is taken for whom he names, everybody else is refused; nothing is ignored.
+#[tokio::test(flavor = "multi_thread")]
+async fn impersonation_is_honoured_or_refused() {
+    let world = World::new().await;
+    let root = world.client_ca.client("root", &["system:masters"]);
+    let agent = &[TOKEN, ("impersonate-user", "alice")][..];
+    for (who, identity, headers, expected) in [
+        ("the admin as somebody who may", Some(&root), &[("impersonate-user", "alice")][..], Ok("alice")),
+        ("the admin as somebody who may not", Some(&root), &[("impersonate-user", "bob")], Err(403)),
+        (
+            "the admin as a group that may",
+            Some(&root),
+            &[("impersonate-user", "bob"), ("impersonate-group", "system:masters")],
+            Ok("bob"),
+        ),
+        ("a group without a user", Some(&root), &[("impersonate-group", "dev")], Err(400)),
+        ("extra without a user", Some(&root), &[("impersonate-extra-a", "b")], Err(400)),
+        (
+            "an unknown header",
+            Some(&root),
+            &[("impersonate-user", "alice"), ("impersonate-x", "y")],
+            Err(400),
+        ),
+        ("who may not impersonate", None, agent, Err(403)),
+        ("nobody", None, &[("impersonate-user", "alice")], Err(401)),
+        (
+            "who may impersonate alice and no group",
+            None,
+            &[
+                ("authorization", "Bearer helper-token"),
+                ("impersonate-user", "alice"),
+                ("impersonate-group", "x"),
+            ],
+            Err(403),
+        ),
+        (
+            "who may impersonate alice",
+            None,
+            &[("authorization", "Bearer helper-token"), ("impersonate-user", "alice")],
+            Ok("alice"),
+        ),
+    ] {
+        let done = creator(&world, identity, headers).await;
+        assert_eq!(done, expected.map(str::to_owned), "{who}");
+    }
+}
+
+/// D3: HTTP/2 takes a body that answers HEAD for a violation of the protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_is_answered_without_a_body() {
+    use http_body_util::BodyExt;
+    let world = World::new().await;
+    let mut connection = world.connect(None).await.unwrap();
+    for headers in [&[][..], &[TOKEN]] {
+        for path in PATHS.into_iter().chain(apiserver_kit::gate::PUBLIC).chain(["/nothing/here"]) {
+            let response = connection.send(Method::HEAD, path, headers, "").await.unwrap();
+            let body = response.into_body().collect().await;
+            let body = body.unwrap_or_else(|error| panic!("{path} {headers:?}: {error}"));
+            assert!(body.to_bytes().is_empty(), "{path}");
+        }
+    }
+    connection.json("/version", "*/*").await;
+}

@@ -7,19 +7,22 @@ use std::{io, net::SocketAddr};
 
 use axum::{
     Router,
-    extract::{Query, State},
+    extract::{Extension, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{health::Readiness, metrics};
 
-/// `/healthz` and `/livez` (from `live`), `/readyz` (from `ready` and `live`), each 200 `ok` or 500.
-/// The list of what is pending is shown with `?verbose`, and always when the check fails.
+/// Marks a request (as an extension) whose sender may read why a check fails.
+#[derive(Debug, Clone, Copy)]
+pub struct ShowReasons;
+
+/// `/healthz` and `/livez` (from `live`), `/readyz` (from `ready` and `live`), each 200 `ok` or 500. What is pending is
+/// told only to requests that [`ShowReasons`]: the reasons name nodes, addresses and what the API server said.
 pub fn health_router(ready: Readiness, live: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(check).with_state(vec![live.clone()]))
@@ -51,24 +54,18 @@ pub async fn serve_on(listener: TcpListener, router: Router, shutdown: Cancellat
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-#[derive(Deserialize)]
-struct Verbose {
-    verbose: Option<String>,
-}
-
-async fn check(State(checks): State<Vec<Readiness>>, Query(query): Query<Verbose>) -> Response {
+async fn check(State(checks): State<Vec<Readiness>>, reasons: Option<Extension<ShowReasons>>) -> Response {
     let pending: Vec<_> = checks.iter().flat_map(Readiness::pending).collect();
-    let healthy = pending.is_empty();
-    let status = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let status = if pending.is_empty() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     let mut text = String::new();
-    if !healthy || query.verbose.is_some() {
-        for (name, reason) in pending {
+    if reasons.is_some() {
+        for (name, reason) in &pending {
             let separator = if reason.is_empty() { "" } else { ": " };
             text.push_str(&format!("[-]{name} failed{separator}{reason}\n"));
         }
-        text.push_str(if healthy { "check passed\n" } else { "check failed\n" });
+        text.push_str(if pending.is_empty() { "check passed\n" } else { "check failed\n" });
     } else {
-        text.push_str("ok");
+        text.push_str(if pending.is_empty() { "ok" } else { "check failed" });
     }
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
@@ -98,7 +95,9 @@ mod tests {
     #[tokio::test]
     async fn serves_health_and_metrics_until_shutdown() {
         let (ready, live) = (Readiness::new(), Readiness::new());
+        let told = health_router(ready.clone(), live.clone()).layer(Extension(ShowReasons));
         let router = health_router(ready.clone(), live)
+            .nest("/told", told)
             .merge(metrics_router(metrics::Metrics::new("sample", "1").unwrap()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -108,11 +107,16 @@ mod tests {
         let block = ready.block("watch");
         block.set_reason("no list yet");
         let text = fetch(address, "/readyz").await;
+        assert!(
+            text.starts_with("HTTP/1.1 500") && !text.contains("watch") && !text.contains("list"),
+            "{text}"
+        );
+        let text = fetch(address, "/told/readyz").await;
         assert!(text.starts_with("HTTP/1.1 500") && text.contains("[-]watch failed: no list yet"), "{text}");
         assert!(fetch(address, "/livez").await.ends_with("ok"));
         drop(block);
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(fetch(address, "/readyz?verbose").await.contains("check passed"));
+        assert!(fetch(address, "/told/readyz").await.contains("check passed"));
         assert!(fetch(address, "/metrics").await.contains("sample_build_info"));
         shutdown.cancel();
         server.await.unwrap().unwrap();

@@ -14,17 +14,34 @@
 mod routes;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::mpsc;
 
 use crate::object::Item;
+use routes::Queue;
 pub use routes::{Delta, Filter, Render, Routes};
 
-/// Events that a watcher may be behind before it is cut off.
-pub const QUEUE: usize = 1000;
+/// Octets (of the events' protobuf, and [`EVENT`] for each) that a watcher may be behind before it is cut off. What
+/// follows from one change, as the thousands of policies of a deleted namespace, has to fit: it is published in one
+/// go, and no watcher can read in between. Events are shared by watchers, so that this bounds the time that a watcher
+/// may be behind rather than the memory of all of them.
+pub const QUEUE: usize = 8 << 20;
+
+/// What an event costs in a queue apart from its contents.
+const EVENT: usize = 256;
+
+/// How much is in a queue.
+type Load = Arc<AtomicUsize>;
+
+fn weight(item: &Item) -> usize {
+    EVENT + item.size()
+}
 
 /// Mutual exclusion, so that tests can put a model checker's lock in place of the real one.
 pub trait Lock<T> {
@@ -62,11 +79,30 @@ pub struct Hub<S, L = parking_lot::Mutex<Guarded<S>>> {
 pub struct Subscription {
     /// The initial set, as ADDED events.
     pub snapshot: Vec<Arc<Item>>,
-    /// Later events. Ends when the watcher fell behind or the hub was closed.
-    pub events: mpsc::Receiver<Arc<Item>>,
+    events: mpsc::UnboundedReceiver<Arc<Item>>,
+    load: Load,
     /// Resource version of the snapshot.
     pub resource_version: u64,
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Subscription {
+    /// The next change. None when the watcher fell behind or the hub was closed.
+    pub async fn next(&mut self) -> Option<Arc<Item>> {
+        let item = self.events.recv().await?;
+        self.load.fetch_sub(weight(&item), Ordering::Relaxed);
+        Some(item)
+    }
+
+    /// The next change if there is one already.
+    ///
+    /// # Errors
+    /// There is none yet, or the watch has ended.
+    pub fn try_next(&mut self) -> Result<Arc<Item>, mpsc::error::TryRecvError> {
+        let item = self.events.try_recv()?;
+        self.load.fetch_sub(weight(&item), Ordering::Relaxed);
+        Ok(item)
+    }
 }
 
 impl Drop for Subscription {
@@ -87,7 +123,7 @@ where
         Self::with_queue(state, resources, QUEUE)
     }
 
-    /// As [`Hub::new`], with another length of queues.
+    /// As [`Hub::new`], with another bound of queues than [`QUEUE`].
     pub fn with_queue(state: S, resources: usize, queue: usize) -> Arc<Self> {
         // Versions grow across restarts, should a client compare them.
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_secs() << 20);
@@ -114,11 +150,13 @@ where
         filter: Filter,
         snapshot: impl FnOnce(&mut S) -> Vec<Arc<Item>>,
     ) -> Subscription {
-        let (sender, events) = mpsc::channel(self.queue);
+        let (sender, events) = mpsc::unbounded_channel();
+        let load = Load::default();
+        let queue = Queue { sender, load: Arc::clone(&load), limit: self.queue };
         let (id, snapshot, resource_version) = self.guarded.with(|guarded| {
             let snapshot = snapshot(&mut guarded.state);
             let names = snapshot.iter().map(|item| item.object().metadata().name.as_str());
-            let id = guarded.routes.enter(filter, sender, names);
+            let id = guarded.routes.enter(filter, queue, names);
             (id, snapshot, guarded.version)
         });
         let hub = Arc::downgrade(self);
@@ -127,7 +165,7 @@ where
                 hub.guarded.with(|guarded| guarded.routes.leave(id));
             }
         };
-        Subscription { snapshot, events, resource_version, leave: Some(Box::new(leave)) }
+        Subscription { snapshot, events, load, resource_version, leave: Some(Box::new(leave)) }
     }
 
     /// Ends every watch.

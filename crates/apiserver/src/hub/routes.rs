@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio::sync::mpsc;
 
+use super::{Load, weight};
 use crate::object::Item;
 
 /// What a watcher selects.
@@ -51,9 +52,33 @@ pub trait Render {
 
 type Id = u64;
 
+/// The way to a watcher.
+pub(super) struct Queue {
+    pub(super) sender: mpsc::UnboundedSender<Arc<Item>>,
+    pub(super) load: Load,
+    pub(super) limit: usize,
+}
+
+enum Refusal {
+    Full,
+    Closed,
+}
+
+impl Queue {
+    /// An event that is larger than the queue may be goes through an empty one.
+    fn offer(&self, item: Arc<Item>) -> Result<(), Refusal> {
+        let weight = weight(&item);
+        let before = self.load.fetch_add(weight, Ordering::Relaxed);
+        if before > 0 && before + weight > self.limit {
+            return Err(Refusal::Full);
+        }
+        self.sender.send(item).map_err(|_| Refusal::Closed)
+    }
+}
+
 struct Watcher {
     filter: Filter,
-    queue: mpsc::Sender<Arc<Item>>,
+    queue: Queue,
     /// Objects that the watcher was sent and that were not taken back.
     held: HashSet<Arc<str>>,
 }
@@ -166,14 +191,14 @@ impl Routes {
     /// misses nothing, while everyone else goes on.
     fn offer(&mut self, id: Id, item: Option<Arc<Item>>) {
         let (Some(item), Some(watcher)) = (item, self.watchers.get(&id)) else { return };
-        match watcher.queue.try_send(item) {
+        match watcher.queue.offer(item) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Err(Refusal::Full) => {
                 self.cut += 1;
                 tracing::warn!(node = ?watcher.filter.node, "a watcher does not keep up and is cut off");
                 self.leave(id);
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => self.leave(id),
+            Err(Refusal::Closed) => self.leave(id),
         }
     }
 
@@ -200,7 +225,7 @@ impl Routes {
     pub(super) fn enter<'a>(
         &mut self,
         filter: Filter,
-        queue: mpsc::Sender<Arc<Item>>,
+        queue: Queue,
         names: impl Iterator<Item = &'a str>,
     ) -> Id {
         let id = self.next;

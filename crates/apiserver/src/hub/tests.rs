@@ -13,6 +13,9 @@ type State = BTreeMap<String, (i64, BTreeSet<&'static str>)>;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
 
+/// About the weight of an event of these tests.
+const SMALL: usize = EVENT + 32;
+
 fn item(kind: EventType, name: &str, value: i64) -> Arc<Item> {
     let metadata = ObjectMeta { name: name.to_owned(), generation: value, ..ObjectMeta::default() };
     Item::new(kind, AddressGroup { metadata, ..AddressGroup::default() }, &[])
@@ -101,7 +104,7 @@ impl Replica {
     /// Takes in everything queued. False if the watch has ended.
     fn catch_up(&mut self) -> bool {
         loop {
-            match self.subscription.events.try_recv() {
+            match self.subscription.try_next() {
                 Ok(item) => fold(&mut self.known, &item),
                 Err(mpsc::error::TryRecvError::Empty) => return true,
                 Err(mpsc::error::TryRecvError::Disconnected) => return false,
@@ -150,7 +153,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever happens in whatever order, every watcher that was not cut off knows what it selects.
     #[test]
-    fn watchers_converge(steps in proptest::collection::vec(step(), 1..60), queue in prop_oneof![Just(2_usize), Just(100)]) {
+    fn watchers_converge(steps in proptest::collection::vec(step(), 1..60), queue in prop_oneof![Just(2 * SMALL), Just(QUEUE)]) {
         let hub = Hub::<State>::with_queue(State::new(), 1, queue);
         let mut replicas: Vec<Replica> = Vec::new();
         let mut cut = 0;
@@ -219,14 +222,14 @@ fn an_event_is_encoded_once_for_all() {
     assert_eq!(render.1, 1);
     let bytes: Vec<_> = subscriptions
         .iter_mut()
-        .map(|s| s.events.try_recv().unwrap().bytes(crate::object::Encoding::Protobuf))
+        .map(|s| s.try_next().unwrap().bytes(crate::object::Encoding::Protobuf))
         .collect();
     assert!(bytes.iter().all(|b| b.as_ptr() == bytes[0].as_ptr()), "the same memory");
 }
 
 #[test]
 fn a_slow_watcher_is_cut_off_and_others_go_on() {
-    let hub = Hub::<State>::with_queue(State::new(), 1, 4);
+    let hub = Hub::<State>::with_queue(State::new(), 1, 4 * SMALL);
     let filter = Filter { node: Some("n1".into()), ..Filter::default() };
     let (mut slow, mut quick) = (Replica::new(&hub, filter.clone()), Replica::new(&hub, filter));
     for value in 0..20 {
@@ -238,6 +241,35 @@ fn a_slow_watcher_is_cut_off_and_others_go_on() {
     assert_eq!(hub.read(|_, routes| (routes.nodes(0), routes.cut_off())).0, (1, 1));
     hub.close();
     assert!(!quick.catch_up());
+}
+
+/// D1: a namespace with thousands of policies is deleted in one go, and nobody can read in between.
+#[test]
+fn thousands_of_events_at_once_cut_off_nobody() {
+    const POLICIES: i64 = 10_000;
+    let hub = Hub::<State>::new(State::new(), 1);
+    let filter = Filter { node: Some("n1".into()), ..Filter::default() };
+    let mut watcher = Replica::new(&hub, filter);
+    let all = |wanted: Option<(i64, BTreeSet<&'static str>)>| {
+        hub.update(|state, routes| {
+            for number in 0..POLICIES {
+                put(state, routes, &format!("policy-{number}"), wanted.clone());
+            }
+        });
+    };
+    all(Some((1, BTreeSet::from(["n1"]))));
+    assert!(watcher.catch_up());
+    all(None);
+    assert!(watcher.catch_up());
+    assert!(watcher.known.is_empty());
+    // One that never reads is cut off all the same.
+    let lazy = Replica::new(&hub, Filter::default());
+    for value in 0..8 {
+        all(Some((value, BTreeSet::from(["n1"]))));
+        assert!(watcher.catch_up());
+    }
+    assert_eq!(hub.read(|_, routes| routes.cut_off()).0, 1);
+    drop(lazy);
 }
 
 mod model {
@@ -261,7 +293,7 @@ mod model {
     #[test]
     fn no_event_is_lost_or_doubled_when_joining() {
         loom::model(|| {
-            let hub: Arc<LoomHub> = Hub::with_queue(State::new(), 1, 8);
+            let hub: Arc<LoomHub> = Hub::with_queue(State::new(), 1, 8 * SMALL);
             let node = || Filter { node: Some("n0".into()), ..Filter::default() };
             let leaving = Replica::new(&hub, node());
             let publish = |hub: &Arc<LoomHub>, name: &'static str| {
@@ -286,7 +318,7 @@ mod model {
     #[test]
     fn cutting_off_races_with_leaving() {
         loom::model(|| {
-            let hub: Arc<LoomHub> = Hub::with_queue(State::new(), 1, 1);
+            let hub: Arc<LoomHub> = Hub::with_queue(State::new(), 1, SMALL);
             let slow = Replica::new(&hub, Filter::default());
             let publisher = {
                 let hub = Arc::clone(&hub);

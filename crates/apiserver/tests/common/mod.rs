@@ -102,8 +102,14 @@ impl Storage for View {
             node: selection.fields.get("nodeName").map(|n| n.as_str().into()),
             name: selection.name.clone(),
         };
+        let wanted = filter.name.clone();
         Ok(self.0.subscribe(filter, |groups| {
-            groups.iter().map(|g| Item::new(EventType::Added, g.clone(), GROUPS.columns)).collect()
+            let wanted = |g: &&AddressGroup| wanted.as_ref().is_none_or(|name| *name == g.metadata.name);
+            groups
+                .iter()
+                .filter(wanted)
+                .map(|g| Item::new(EventType::Added, g.clone(), GROUPS.columns))
+                .collect()
         }))
     }
 
@@ -153,6 +159,7 @@ pub struct World {
     pub port: u16,
     pub tls: Tls,
     pub hub: Arc<Groups>,
+    pub ready: Readiness,
     pub client_ca: Authority,
     pub proxy_ca: Authority,
     shutdown: CancellationToken,
@@ -169,6 +176,8 @@ async fn token_review(Json(review): Json<Value>) -> Json<Value> {
     let user = match review["spec"]["token"].as_str().unwrap_or_default() {
         "agent-token" => Some("agent"),
         "nobody-token" => Some("nobody"),
+        "only-a-token" => Some("only-a"),
+        "helper-token" => Some("helper"),
         _ => None,
     };
     let status = match user {
@@ -180,9 +189,17 @@ async fn token_review(Json(review): Json<Value>) -> Json<Value> {
     )
 }
 
-/// Only `agent` and `alice` may do anything.
+/// Only `agent` and `alice` may do anything, but impersonate nobody. `only-a` may do anything to what is named `a`,
+/// `helper` may impersonate `alice`.
 async fn access_review(Json(review): Json<Value>) -> Json<Value> {
-    let allowed = matches!(review["spec"]["user"].as_str(), Some("agent" | "alice"));
+    let asked = &review["spec"]["resourceAttributes"];
+    let impersonation = asked["verb"] == "impersonate";
+    let allowed = match review["spec"]["user"].as_str() {
+        Some("agent" | "alice") => !impersonation,
+        Some("only-a") => asked["name"] == "a",
+        Some("helper") => impersonation && asked["resource"] == "users" && asked["name"] == "alice",
+        _ => false,
+    };
     Json(
         json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": review["spec"], "status": { "allowed": allowed } }),
     )
@@ -221,16 +238,17 @@ impl World {
         let metrics = Metrics::new("test", "v1").unwrap();
         let server_metrics = ServerMetrics::new(&metrics, [GROUPS.plural]).unwrap();
         let hub = Groups::new(Vec::new(), 1);
+        let ready = Readiness::new();
         let router = Api::new("v1.2.3", server_metrics.clone())
             .with(GROUPS, Arc::new(View(Arc::clone(&hub))))
             .router()
-            .merge(health_router(Readiness::new(), Readiness::new()))
+            .merge(health_router(ready.clone(), Readiness::new()))
             .merge(metrics_router(metrics));
         let app = gate::protect(router, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(serve(listener, tls.clone(), app, limits, shutdown.clone()));
-        Self { port, tls, hub, client_ca, proxy_ca, shutdown }
+        Self { port, tls, hub, ready, client_ca, proxy_ca, shutdown }
     }
 
     /// Connects with HTTP/2, trusting the CA that is served now, with a client certificate if given.
