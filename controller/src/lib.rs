@@ -125,9 +125,10 @@ pub async fn run(
     tasks.spawn_abortable("certificates", never_ends(async move { certificates.run(serving, stop).await }));
     tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
 
-    let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub);
+    let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub, &process.namespace);
     let routes =
         server::routes(&config, metrics.registry, log, ready).merge(api.router()).merge(policy::lookup(&hub));
+    let routes = policy::own_node(routes, &process.namespace);
     let app = gate::protect(routes, authentication(client), metrics.server);
     let listener = serve::listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");

@@ -47,6 +47,17 @@ pub(super) fn pod_member(pod: &PodMember) -> wire::GroupMember {
 }
 
 pub(super) fn network_policy(policy: &NetworkPolicy) -> wire::NetworkPolicy {
+    wire::NetworkPolicy {
+        rules: policy.rules.iter().map(rule).collect(),
+        applied_to_groups: policy.applied_to.iter().map(ToString::to_string).collect(),
+        priority: policy.priority,
+        tier_priority: policy.tier_priority,
+        ..policy_head(policy)
+    }
+}
+
+/// Which policy it is, without what it does.
+pub(super) fn policy_head(policy: &NetworkPolicy) -> wire::NetworkPolicy {
     let source = &policy.source;
     wire::NetworkPolicy {
         metadata: ObjectMeta {
@@ -54,16 +65,13 @@ pub(super) fn network_policy(policy: &NetworkPolicy) -> wire::NetworkPolicy {
             generation: policy.generation,
             ..ObjectMeta::named(policy.name.as_ref())
         },
-        rules: policy.rules.iter().map(rule).collect(),
-        applied_to_groups: policy.applied_to.iter().map(ToString::to_string).collect(),
-        priority: policy.priority,
-        tier_priority: policy.tier_priority,
         source_ref: Some(wire::NetworkPolicyReference {
             type_: source.kind.as_str().to_owned(),
             namespace: source.namespace.as_deref().unwrap_or_default().to_owned(),
             name: source.name.as_ref().to_owned(),
             uid: source.uid.as_ref().to_owned(),
         }),
+        ..wire::NetworkPolicy::default()
     }
 }
 

@@ -14,6 +14,7 @@ mod lookup;
 mod publish;
 mod realization;
 mod resources;
+mod scope;
 mod source;
 mod storage;
 mod trace;
@@ -37,6 +38,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
 pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
+pub use scope::own_node;
 pub use storage::api;
 
 use crate::info::Counts;

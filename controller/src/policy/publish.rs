@@ -2,10 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use antrea_api::{
-    controlplane as wire,
-    k8s::{EventType, ObjectMeta},
-};
+use antrea_api::{controlplane as wire, k8s::EventType};
 use antrea_policy::{
     Index,
     model::{AddressMember, Change, GroupChange, GroupName, NetworkPolicy, PodMember, PolicyChange},
@@ -63,15 +60,15 @@ pub(super) fn publish(
             }
             Change::Policy(name, policy) => {
                 realization.follow(name, policy);
-                let (delta, object, modified) = match policy {
-                    PolicyChange::Created { policy, span } => (Delta::Created { span }, Some(policy), true),
+                let (delta, policy, modified) = match policy {
+                    PolicyChange::Created { policy, span } => (Delta::Created { span }, policy, true),
                     PolicyChange::Updated { policy, modified, span } => {
                         let delta = Delta::Updated { added: &span.added, removed: &span.removed };
-                        (delta, Some(policy), *modified)
+                        (delta, policy, *modified)
                     }
-                    PolicyChange::Deleted => (Delta::Deleted, None, false),
+                    PolicyChange::Deleted { policy } => (Delta::Deleted, policy, false),
                 };
-                let mut render = PolicyRender { name, object, modified, stamp, items: Items::default() };
+                let mut render = PolicyRender { policy, modified, stamp, items: Items::default() };
                 routes.publish(POLICY, name, delta, &mut render);
             }
         }
@@ -140,8 +137,7 @@ pub(super) fn applied_to_item<'a>(
 }
 
 struct PolicyRender<'a> {
-    name: &'a str,
-    object: Option<&'a Arc<NetworkPolicy>>,
+    policy: &'a NetworkPolicy,
     modified: bool,
     stamp: Option<&'a str>,
     items: Items,
@@ -149,20 +145,21 @@ struct PolicyRender<'a> {
 
 impl Render for PolicyRender<'_> {
     fn added(&mut self, _: Option<&str>) -> Option<Arc<Item>> {
-        let policy = self.object?;
-        shared(&mut self.items.added, || policy_item(EventType::Added, policy, self.stamp))
+        shared(&mut self.items.added, || policy_item(EventType::Added, self.policy, self.stamp))
     }
 
     fn modified(&mut self, _: Option<&str>) -> Option<Arc<Item>> {
-        let policy = self.object.filter(|_| self.modified)?;
-        shared(&mut self.items.modified, || policy_item(EventType::Modified, policy, self.stamp))
+        if !self.modified {
+            return None;
+        }
+        shared(&mut self.items.modified, || policy_item(EventType::Modified, self.policy, self.stamp))
     }
 
     fn deleted(&mut self) -> Option<Arc<Item>> {
         shared(&mut self.items.deleted, || {
-            let metadata = ObjectMeta { uid: self.name.to_owned(), ..ObjectMeta::named(self.name) };
-            let metadata = stamped(metadata, self.stamp);
-            let policy = wire::NetworkPolicy { metadata, ..wire::NetworkPolicy::default() };
+            // Without what it did, but with what it came from: upstream's agent looks there.
+            let mut policy = convert::policy_head(self.policy);
+            policy.metadata = stamped(policy.metadata, self.stamp);
             Item::new(EventType::Deleted, policy, resources::NETWORK_POLICIES.columns)
         })
     }

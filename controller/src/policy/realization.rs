@@ -38,7 +38,7 @@ impl Realization {
                     }
                 }
             }
-            PolicyChange::Deleted => {
+            PolicyChange::Deleted { .. } => {
                 self.policies.remove(policy);
             }
         }

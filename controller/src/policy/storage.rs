@@ -20,12 +20,14 @@ use super::{
     ADDRESS, APPLIED_TO, POLICY, PolicyHub, State,
     publish::{address_item, applied_to_item, policy_item},
     resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES},
+    scope,
 };
 
-/// Adds the resources of `controlplane.antrea.io` to `api`.
+/// Adds the resources of `controlplane.antrea.io` to `api`. Agents are ServiceAccounts in `namespace`.
 #[must_use]
-pub fn api(api: Api, hub: &Arc<PolicyHub>) -> Api {
-    let view = |resource| Arc::new(View { hub: Arc::clone(hub), resource });
+pub fn api(api: Api, hub: &Arc<PolicyHub>, namespace: &str) -> Api {
+    let agents = scope::agents(namespace);
+    let view = |resource| Arc::new(View { hub: Arc::clone(hub), agents: Arc::clone(&agents), resource });
     api.with(NETWORK_POLICIES, view(POLICY))
         .with(ADDRESS_GROUPS, view(ADDRESS))
         .with(APPLIED_TO_GROUPS, view(APPLIED_TO))
@@ -34,6 +36,8 @@ pub fn api(api: Api, hub: &Arc<PolicyHub>) -> Api {
 /// One resource of the hub.
 struct View {
     hub: Arc<PolicyHub>,
+    /// User name of agents.
+    agents: Arc<str>,
     resource: usize,
 }
 
@@ -85,6 +89,9 @@ impl Storage for View {
                 let message = format!("status of {:?} posted to {:?}", status.metadata.name, create.name);
                 return Err(Failure::bad_request(message));
             }
+            if let Some(own) = create.user.node_of(&self.agents) {
+                status.nodes.iter().try_for_each(|node| scope::own(own, Some(&node.node_name)))?;
+            }
             let known = self.hub.update(|state, _| {
                 let Some(span) = state.index.network_policy_span(&create.name) else { return false };
                 let name: Arc<str> = create.name.as_str().into();
@@ -127,7 +134,7 @@ impl View {
 /// A watch as the resource numbered `resource` serves it.
 #[cfg(test)]
 pub(super) fn watch(hub: &Arc<PolicyHub>, resource: usize, node: Option<&str>) -> Subscription {
-    let view = View { hub: Arc::clone(hub), resource };
+    let view = View { hub: Arc::clone(hub), agents: scope::agents("kube-system"), resource };
     let fields = node.map(|node| ("nodeName", node.to_owned())).into_iter().collect();
     view.subscribe(&Selection { fields, ..Selection::default() })
 }

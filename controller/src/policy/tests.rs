@@ -27,6 +27,8 @@ use super::{
     *,
 };
 
+mod golden;
+mod scope;
 mod selection;
 mod traced;
 mod undecoded;
@@ -40,7 +42,8 @@ fn new_hub() -> Arc<PolicyHub> {
 
 fn router(hub: &Arc<PolicyHub>) -> Router {
     let metrics = ServerMetrics::new(&Metrics::empty(), PLURALS).unwrap();
-    api(apiserver_kit::api::Api::new("v0", metrics), hub).router()
+    let api = api(apiserver_kit::api::Api::new("v0", metrics), hub, "kube-system").router();
+    own_node(api.merge(lookup(hub)), "kube-system")
 }
 
 /// A request as it comes out of the gate.
@@ -52,15 +55,28 @@ async fn call(
     body: Vec<u8>,
 ) -> (StatusCode, Vec<u8>) {
     let url = format!("/apis/controlplane.antrea.io/v1beta2/{path}");
+    call_as(hub, User::default(), method, &url, accept, body).await
+}
+
+async fn call_as(
+    hub: &Arc<PolicyHub>,
+    user: User,
+    method: Method,
+    url: &str,
+    accept: &str,
+    body: Vec<u8>,
+) -> (StatusCode, Vec<u8>) {
     let mut request = Request::builder()
         .method(method.clone())
-        .uri(&url)
+        .uri(url)
         .header("accept", accept)
         .body(Body::from(body))
         .unwrap();
     let meaning = ResourceRequest::parse(&method, request.uri().path(), request.uri().query()).unwrap();
-    request.extensions_mut().insert(meaning);
-    request.extensions_mut().insert(User::default());
+    if let Some(meaning) = meaning {
+        request.extensions_mut().insert(meaning);
+    }
+    request.extensions_mut().insert(user);
     let response = router(hub).oneshot(request).await.unwrap();
     let status = response.status();
     (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
@@ -258,7 +274,7 @@ impl Node {
 
     fn catch_up(&mut self) -> &Agent {
         for watch in &mut self.watches {
-            while let Ok(item) = watch.events.try_recv() {
+            while let Ok(item) = watch.try_next() {
                 self.agent.take(&item);
             }
         }
@@ -326,7 +342,7 @@ async fn kubectl_sees_whole_objects() {
 
     let mut all = storage::watch(&inputs.hub, ADDRESS, None);
     apply(&inputs.pods, pod("web-2", json!({ "app": "web" }), "n2", "10.0.2.5"));
-    let item = all.events.recv().await.unwrap();
+    let item = all.next().await.unwrap();
     let (kind, object) = (item.kind(), item.object().json().unwrap());
     assert_eq!((kind, object["kind"].as_str()), (EventType::Modified, Some("AddressGroup")));
     assert_eq!(object["groupMembers"].as_array().unwrap().len(), 3);

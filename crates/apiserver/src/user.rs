@@ -15,6 +15,20 @@ pub struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
+/// What the API server says of the node that the token's Pod runs on.
+const NODE: &str = "authentication.kubernetes.io/node-name";
+
+impl User {
+    /// The node that a token of the ServiceAccount `account` (its full user name) is good for. None for every other
+    /// user, and for tokens that are not bound to a Pod on a node.
+    pub fn node_of(&self, account: &str) -> Option<&str> {
+        if self.name != account {
+            return None;
+        }
+        self.extra.get(NODE)?.first().map(String::as_str)
+    }
+}
+
 /// What a request wants to do, as authorization sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Action {

@@ -364,7 +364,10 @@ pub enum PolicyChange {
         span: Arc<SpanChange>,
     },
     /// The policy is gone.
-    Deleted,
+    Deleted {
+        /// The policy as it was told last.
+        policy: Arc<NetworkPolicy>,
+    },
 }
 
 /// A change to send out.

@@ -25,7 +25,7 @@ fn stamp(item: &Item) -> Option<String> {
 }
 
 async fn next(subscription: &mut Subscription) -> Arc<Item> {
-    tokio::time::timeout(Duration::from_secs(30), subscription.events.recv()).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_secs(30), subscription.next()).await.unwrap().unwrap()
 }
 
 /// Two nodes that a policy concerns, watched before the policy is there.

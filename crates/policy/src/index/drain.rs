@@ -219,7 +219,7 @@ impl Index {
         let set = policy.set;
         if set == NONE {
             if let Some(sent) = sent {
-                emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted));
+                emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
             }
             self.bury_policy(id);
             return;
@@ -243,7 +243,7 @@ impl Index {
                 let span = self.set_span(set);
                 emit(Change::Policy(name, PolicyChange::Created { policy: object, span }));
                 if let Some(sent) = other {
-                    emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted));
+                    emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
                 }
             }
         }

@@ -181,7 +181,7 @@ impl Replica {
                 *text = now;
                 fold_span(nodes, &span)?;
             }
-            PolicyChange::Deleted => {
+            PolicyChange::Deleted { .. } => {
                 state.policies.remove(name).ok_or("deleted, but is not there")?;
             }
         }
