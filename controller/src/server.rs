@@ -15,7 +15,10 @@ use crate::config::ControllerConfig;
 /// Health, metrics, log level and feature gates. They go behind [`apiserver_kit::gate::protect`].
 pub fn routes(config: &ControllerConfig, metrics: Metrics, log: LogHandle, ready: Readiness) -> Router {
     // What is wrong with the controller does not call for a restart, so livez stays true while it runs.
-    let gates = features::report(Component::Controller, &config.feature_gates);
+    // As upstream's controller: for the agents too, which have the same gates in their configuration.
+    let gates = [Component::Agent, Component::Controller]
+        .map(|component| features::report(component, &config.feature_gates))
+        .concat();
     let mut router = health_router(ready, Readiness::new())
         .merge(loglevel::router(log))
         .route("/featuregates", get(async move || Json(gates)));

@@ -34,6 +34,9 @@ enum Support {
     None,
     /// The component's part of the feature is not implemented, and the gate is off.
     Missing,
+    /// The configuration decides on what the feature needs, as the tables of the pipeline, but the feature itself is not
+    /// there: nothing works differently, and it is reported as off.
+    Prepared,
     /// It is on or off as the configuration says.
     Switch,
 }
@@ -74,7 +77,7 @@ pub struct Status {
     pub name: &'static str,
     /// `Enabled` or `Disabled`.
     pub status: &'static str,
-    /// `ALPHA`, `BETA`, or empty for GA.
+    /// `ALPHA`, `BETA` or `GA`.
     pub version: &'static str,
 }
 
@@ -88,7 +91,13 @@ impl Gate {
 
     /// Whether the component has the feature on where the configuration says `wanted`.
     fn is_on(&self, component: Component, wanted: Option<bool>) -> bool {
-        self.support(component) == Support::Switch && wanted.unwrap_or(self.default)
+        let support = self.support(component);
+        matches!(support, Support::Switch | Support::Prepared) && wanted.unwrap_or(self.default)
+    }
+
+    /// Whether users of the feature find it there.
+    fn works(&self, component: Component, wanted: Option<bool>) -> bool {
+        self.support(component) == Support::Switch && self.is_on(component, wanted)
     }
 }
 
@@ -102,15 +111,16 @@ pub fn check(name: &str, on: bool) -> Result<(), GateError> {
         return Err(GateError::Unknown { similar: similar.map(|gate| gate.name) });
     };
     let switch = [Component::Agent, Component::Controller].map(|component| gate.support(component));
-    if on && !switch.contains(&Support::Switch) { Err(GateError::Missing) } else { Ok(()) }
+    let settable = switch.iter().any(|support| matches!(support, Support::Switch | Support::Prepared));
+    if on && !settable { Err(GateError::Missing) } else { Ok(()) }
 }
 
-/// Whether `component` has the feature on. `wanted` is the configuration; an unknown name is off.
+/// Whether `component` has the feature, or what is there of it, on. `wanted` is the configuration; an unknown name is off.
 pub fn is_on(component: Component, name: &str, wanted: &BTreeMap<String, bool>) -> bool {
     find(name).is_some_and(|gate| gate.is_on(component, wanted.get(name).copied()))
 }
 
-/// The component's gates as they are, by name.
+/// The component's gates as they are, by name: what does not work is off, whatever the configuration says.
 pub fn report(component: Component, wanted: &BTreeMap<String, bool>) -> Vec<Status> {
     let own = GATES.iter().filter(|gate| gate.support(component) != Support::None);
     own.map(|gate| Status {
@@ -119,11 +129,11 @@ pub fn report(component: Component, wanted: &BTreeMap<String, bool>) -> Vec<Stat
             Component::Controller => "controller",
         },
         name: gate.name,
-        status: if gate.is_on(component, wanted.get(gate.name).copied()) { "Enabled" } else { "Disabled" },
+        status: if gate.works(component, wanted.get(gate.name).copied()) { "Enabled" } else { "Disabled" },
         version: match gate.stage {
             Stage::Alpha => "ALPHA",
             Stage::Beta => "BETA",
-            Stage::Ga => "",
+            Stage::Ga => "GA",
         },
     })
     .collect()
@@ -162,13 +172,13 @@ macro_rules! gates {
     (@ off) => { false };
 }
 
-// Name, stage, upstream's default, agent, controller. AntreaPolicy is a switch in the agent alone: it decides on
-// the tables of the pipeline. There are no native policies yet.
+// Name, stage, upstream's default, agent, controller. AntreaPolicy decides on the tables of the agent's pipeline; there
+// are no native policies yet.
 gates! {
     "AdminNetworkPolicy"            Alpha off None    Missing;
     "AntreaIPAM"                    Alpha off Missing Missing;
     "AntreaNodeConfig"              Beta  on  Missing Missing;
-    "AntreaPolicy"                  Beta  on  Switch  Missing;
+    "AntreaPolicy"                  Beta  on  Prepared Missing;
     "AntreaProxy"                   Ga    on  Missing None;
     "BGPPolicy"                     Alpha off Missing None;
     "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
@@ -230,17 +240,26 @@ mod tests {
             report(component, wanted).into_iter().find(|gate| gate.name == name).map(|gate| gate.status)
         };
         let none = BTreeMap::new();
-        assert_eq!(find(Component::Agent, &none, "AntreaPolicy"), Some("Enabled"));
+        assert_eq!(
+            find(Component::Agent, &none, "AntreaPolicy"),
+            Some("Disabled"),
+            "there are no such policies"
+        );
+        assert!(is_on(Component::Agent, "AntreaPolicy", &none), "but the tables");
         assert_eq!(find(Component::Controller, &none, "AntreaPolicy"), Some("Disabled"));
         assert_eq!(find(Component::Controller, &none, "TrafficControl"), None);
         let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
         assert_eq!(find(Component::Agent, &asked, "AntreaPolicy"), Some("Disabled"));
         assert_eq!(find(Component::Agent, &asked, "Egress"), Some("Disabled"));
-        for component in [Component::Agent, Component::Controller] {
-            for gate in report(component, &asked) {
-                assert_eq!(is_on(component, gate.name, &asked), gate.status == "Enabled", "{}", gate.name);
-            }
-        }
+        assert!(!is_on(Component::Agent, "AntreaPolicy", &asked));
+        let all =
+            [Component::Agent, Component::Controller].map(|component| report(component, &none)).concat();
+        assert!(all.iter().all(|gate| gate.status == "Disabled"), "nothing of it works yet");
+        let version = |name: &str| all.iter().find(|gate| gate.name == name).map(|gate| gate.version);
+        assert_eq!(
+            ["AntreaProxy", "Egress", "BGPPolicy"].map(version),
+            [Some("GA"), Some("BETA"), Some("ALPHA")]
+        );
     }
 
     #[test]
