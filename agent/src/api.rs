@@ -1,28 +1,37 @@
 //! The agent's API: health for kubelet, metrics for Prometheus, and what antctl shows. Everything but
 //! health is behind authentication and authorization by the API server.
 
+use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antrea_api::features;
 use antrea_runtime::health::Readiness;
 use antrea_runtime::http::{health_router, metrics_router};
 use antrea_runtime::logging::LogHandle;
 use antrea_runtime::metrics::Metrics;
-use apiserver_kit::auth::Auth;
-use apiserver_kit::cert::ServingCert;
-use apiserver_kit::metrics::ServerMetrics;
+use apiserver_kit::auth::{Auth, local_token};
+use apiserver_kit::cert::{self, ServingCert};
+use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use apiserver_kit::review::KubeReviewer;
+use apiserver_kit::status::Failure;
 use apiserver_kit::tls::{ClientTrust, Tls};
-use apiserver_kit::{gate, loglevel, serve};
-use axum::extract::State;
+use apiserver_kit::user::User;
+use apiserver_kit::{gate, loglevel, serve, trust, version};
+use axum::extract::{Query, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use k8s_openapi::jiff::Timestamp;
 use netcfg::MacAddr;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cni::server::NetworkState;
+use crate::interfaces::PodInterface;
 use crate::status::{Identity, Reporter, compose};
 
 /// What the handlers show.
@@ -45,37 +54,141 @@ pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Optio
     let gates = state.gates.clone();
     let mut router = health_router(ready, live)
         .merge(loglevel::router(state.log.clone()))
+        .merge(version::router(&format!("v{}", env!("CARGO_PKG_VERSION"))))
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
-        .route("/podinterfaces", get(pod_interfaces).with_state(state));
+        .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()));
     if let Some(metrics) = metrics {
         router = router.merge(metrics_router(metrics));
     }
-    router
+    router.layer(middleware::from_fn_with_state(Arc::new(state.identity), own_node))
+}
+
+/// Refuses tokens of other nodes' agents: whoever took one node has no business on another.
+async fn own_node(State(identity): State<Arc<Identity>>, request: Request, next: Next) -> Response {
+    let account = format!("system:serviceaccount:{}:antrea-agent", identity.namespace);
+    let user = request.extensions().get::<User>();
+    match user.and_then(|user| user.node_of(&account)) {
+        Some(node) if node != identity.node => {
+            let message = format!("the agent of {node} has no access to that of {}", identity.node);
+            Failure::forbidden(message).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// When certificates of this API are renewed.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal {
+    /// How long one is valid.
+    pub validity: Duration,
+    /// It is replaced when it has less than this left.
+    pub before: Duration,
+    /// Clients get this time to read the new CA from AntreaAgentInfo before a certificate of it is served.
+    pub settle: Duration,
+    /// How often it is looked at.
+    pub look: Duration,
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self {
+            validity: cert::VALIDITY,
+            before: Duration::from_secs(90 * 24 * 3600),
+            // Some heartbeats, each of which writes the CA.
+            settle: Duration::from_secs(300),
+            look: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// A certificate of this process, for `localhost` as upstream's; its CA goes into AntreaAgentInfo.
+fn certificate(validity: Duration) -> Result<ServingCert, cert::Error> {
+    ServingCert::issue_for("antrea-agent", &["localhost".into(), "127.0.0.1".into(), "::1".into()], validity)
+}
+
+/// The TLS state of this API, with a certificate whose CA is reported.
 ///
 /// # Errors
-/// None in practice: the names are constants.
-pub fn certificate() -> Result<ServingCert, apiserver_kit::cert::Error> {
-    ServingCert::issue("antrea-agent", &["localhost".into(), "127.0.0.1".into(), "::1".into()])
+/// The TLS stack refused the certificate.
+pub fn tls(reporter: &Reporter, expiry: &CertificateExpiry, renewal: &Renewal) -> Result<Tls, cert::Error> {
+    let cert = certificate(renewal.validity)?;
+    expiry.set("api", cert.expires_at());
+    reporter.update(|facts| facts.api_ca = cert.ca.clone());
+    Tls::new(cert, ClientTrust::default())
+}
+
+/// Renews the certificate for ever.
+///
+/// # Errors
+/// None: what fails is tried again.
+pub async fn renew(
+    tls: Tls,
+    reporter: Reporter,
+    expiry: CertificateExpiry,
+    renewal: Renewal,
+) -> Result<(), Infallible> {
+    loop {
+        tokio::time::sleep(renewal.look).await;
+        let served = tls.cert();
+        if served.expires_in() >= renewal.before {
+            continue;
+        }
+        let next = match certificate(renewal.validity) {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(%error, "no new certificate for the API");
+                continue;
+            }
+        };
+        // Both, so that clients trust what is served now and what will be.
+        reporter.update(|facts| facts.api_ca = format!("{}{}", next.ca, served.ca));
+        tokio::time::sleep(renewal.settle).await;
+        let until = next.expires_at();
+        match tls.set_cert(next) {
+            Ok(()) => {
+                expiry.set("api", until);
+                tracing::info!("the API has a new certificate");
+            }
+            Err(error) => tracing::warn!(%error, "the API keeps its certificate"),
+        }
+    }
+}
+
+/// Trusts the clients whom the API server trusts, for ever.
+///
+/// # Errors
+/// None: what was known stays.
+pub async fn follow_trust(client: kube::Client, tls: Tls) -> Result<(), Infallible> {
+    trust::follow(client, tls).await;
+    Ok(())
+}
+
+/// By the API server; antctl in the same Pod uses a token of its own, which is left at `token`.
+pub fn authentication(client: kube::Client, token: &Path) -> Auth {
+    let auth = Auth::new(Arc::new(KubeReviewer::new(client)));
+    match local_token(token) {
+        Ok(secret) => auth.with_local_token(&secret),
+        Err(error) => {
+            tracing::warn!(path = %token.display(), %error, "antctl in this Pod has no token");
+            auth
+        }
+    }
 }
 
 /// Serves `routes` on `port` until `shutdown`.
 ///
 /// # Errors
-/// The port is taken, or the TLS stack refused the certificate.
+/// The port is taken.
 pub async fn serve(
     port: u16,
-    cert: ServingCert,
-    client: kube::Client,
+    tls: Tls,
+    auth: Auth,
     routes: Router,
     metrics: ServerMetrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let tls = Tls::new(cert, ClientTrust::default())?;
-    let app = gate::protect(routes, Auth::new(Arc::new(KubeReviewer::new(client))), metrics);
+    let app = gate::protect(routes, auth, metrics);
     let listener = serve::listen(port).await?;
     serve::serve(listener, tls, app, serve::Limits::NODE, shutdown).await?;
     Ok(())
@@ -86,19 +199,135 @@ async fn agent_info(State(state): State<ApiState>) -> Json<Value> {
     Json(json!(compose(&state.identity, &facts, Timestamp::now())))
 }
 
-async fn pod_interfaces(State(state): State<ApiState>) -> Json<Value> {
+/// What `/podinterfaces` is asked for; empty is everything.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    name: String,
+    namespace: String,
+}
+
+async fn pod_interfaces(
+    State(state): State<ApiState>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Failure> {
     let network = state.network.borrow().clone();
     let interfaces = network.map(|network| network.interfaces()).unwrap_or_default();
-    let rows = interfaces.into_iter().map(|interface| {
-        json!({
-            "podName": interface.pod_name,
-            "podNamespace": interface.pod_namespace,
-            "interfaceName": interface.host_ifname,
-            "ips": interface.ips,
-            "mac": MacAddr(interface.mac).to_string(),
-            "ofPort": interface.ofport,
-            "containerID": interface.container_id,
+    shown(&interfaces, &wanted).map(Json)
+}
+
+/// Interfaces in upstream's form.
+fn shown(interfaces: &[PodInterface], wanted: &Wanted) -> Result<Value, Failure> {
+    let fits = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
+    let rows: Vec<_> = interfaces
+        .iter()
+        .filter(|interface| {
+            fits(&wanted.name, &interface.pod_name) && fits(&wanted.namespace, &interface.pod_namespace)
         })
-    });
-    Json(rows.collect())
+        .map(|interface| {
+            json!({
+                "name": interface.pod_name,
+                "podNamespace": interface.pod_namespace,
+                "interfaceName": interface.host_ifname,
+                "ips": interface.ips,
+                "mac": MacAddr(interface.mac).to_string(),
+                "ofPort": interface.ofport,
+                "containerID": interface.container_id,
+            })
+        })
+        .collect();
+    if rows.is_empty() && !wanted.name.is_empty() {
+        return Err(Failure::not_found("pod interfaces", &wanted.name));
+    }
+    Ok(rows.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(namespace: &str, name: &str) -> PodInterface {
+        PodInterface {
+            host_ifname: format!("{name}-1a2b"),
+            container_id: "0123456789abcdef".into(),
+            ifname: "eth0".into(),
+            pod_name: name.into(),
+            pod_namespace: namespace.into(),
+            pod_uid: String::new(),
+            netns: String::new(),
+            mac: [10, 0, 0, 0, 0, 1],
+            ips: vec!["10.10.0.5".parse().unwrap()],
+            ofport: 7,
+        }
+    }
+
+    #[test]
+    fn interfaces_have_upstreams_form_and_filters() {
+        let all = [interface("shop", "web"), interface("bank", "web"), interface("shop", "db")];
+        let ask = |name: &str, namespace: &str| {
+            shown(&all, &Wanted { name: name.into(), namespace: namespace.into() })
+        };
+        assert_eq!(
+            ask("web", "shop").unwrap(),
+            json!([{ "name": "web", "podNamespace": "shop", "interfaceName": "web-1a2b", "ips": ["10.10.0.5"],
+                "mac": "0a:00:00:00:00:01", "ofPort": 7, "containerID": "0123456789abcdef" }])
+        );
+        for (name, namespace, count) in [("", "", 3), ("web", "", 2), ("", "shop", 2), ("", "none", 0)] {
+            assert_eq!(ask(name, namespace).unwrap().as_array().unwrap().len(), count, "{name} {namespace}");
+        }
+        assert_eq!(ask("none", "").unwrap_err().code, 404);
+        assert_eq!(ask("db", "bank").unwrap_err().code, 404);
+    }
+
+    /// L4: a process that lives longer than its certificate goes on being reachable.
+    #[tokio::test]
+    async fn the_certificate_renews_itself() {
+        antrea_runtime::install_crypto_provider();
+        let (reporter, expiry) =
+            (Reporter::default(), CertificateExpiry::new(&Metrics::empty(), "t").unwrap());
+        let renewal = Renewal {
+            validity: Duration::from_secs(3),
+            before: Duration::from_secs(2),
+            settle: Duration::from_millis(200),
+            look: Duration::from_millis(50),
+        };
+        let tls = tls(&reporter, &expiry, &renewal).unwrap();
+        let first = tls.cert();
+        let ca = || reporter.subscribe().borrow().api_ca.clone();
+        assert_eq!(ca(), first.ca);
+        let task = tokio::spawn(renew(tls.clone(), reporter.clone(), expiry, renewal));
+        let begin = std::time::Instant::now();
+        while tls.cert() == first {
+            // The new CA is told while the old certificate is served.
+            assert!(ca().contains(&first.ca));
+            assert!(begin.elapsed() < renewal.validity + Duration::from_secs(5), "not renewed");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(ca().starts_with(&tls.cert().ca) && ca().contains(&first.ca));
+        assert!(tls.cert().expires_at() > first.expires_at());
+        task.abort();
+    }
+
+    /// L7: the token of another node's agent opens nothing here.
+    #[tokio::test]
+    async fn agents_of_other_nodes_are_refused() {
+        use tower::ServiceExt;
+        let identity = Identity { node: "n1".into(), namespace: "kube-system".into(), ..Identity::default() };
+        let router = Router::new()
+            .route("/", get(async || "here"))
+            .layer(middleware::from_fn_with_state(Arc::new(identity), own_node));
+        let agent = "system:serviceaccount:kube-system:antrea-agent";
+        for (name, node, expected) in [
+            (agent, Some("n1"), 200),
+            (agent, Some("n2"), 403),
+            (agent, None, 200),
+            ("system:serviceaccount:kube-system:admin", Some("n2"), 200),
+        ] {
+            let node =
+                node.map(|node| ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]));
+            let user = User { name: name.to_owned(), extra: node.into_iter().collect(), ..User::default() };
+            let request = Request::get("/").extension(user).body(axum::body::Body::empty()).unwrap();
+            assert_eq!(router.clone().oneshot(request).await.unwrap().status(), expected, "{name}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antrea_agent::api::{self, ApiState};
+use antrea_agent::api::{self, ApiState, Renewal};
 use antrea_agent::bridge::BringUpError;
 use antrea_agent::bringup::{self, Inputs, Paths, Wired};
 use antrea_agent::cleanup;
@@ -88,6 +88,9 @@ struct Args {
     /// File with the token that the agent shows to the controller.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
     token_file: PathBuf,
+    /// Where antctl in the same Pod finds a token for the agent's API.
+    #[arg(long, default_value = "/var/run/antrea/apiserver/loopback-client-token")]
+    api_token_file: PathBuf,
     /// error, warn, info, debug, trace, or a number as klog has it; before the configuration's.
     #[arg(long, short = 'v', alias = "v", env = "LOG_LEVEL")]
     log_level: Option<String>,
@@ -204,14 +207,14 @@ async fn serve(
     let cni_network = network_state.clone();
     tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, tracer, cni_shutdown).await });
 
-    let cert = api::certificate()?;
+    let renewal = Renewal::default();
+    let tls = api::tls(&reporter, &metrics.certificate, &renewal)?;
     let identity = Identity {
         node: args.node_name.clone(),
         pod: args.pod_name,
         namespace: args.pod_namespace,
         bridge: config.ovs_bridge.clone(),
         api_port: config.api_port,
-        api_ca: cert.ca.clone().into_bytes(),
     };
     let state = ApiState {
         reporter: reporter.clone(),
@@ -220,11 +223,13 @@ async fn serve(
         log,
         gates: features::report(Component::Agent, &config.feature_gates),
     };
-    metrics.certificate.set("api", cert.expires_at());
     let exposed = config.enable_prometheus_metrics.then_some(metrics.registry);
     let routes = api::routes(state, ready, live, exposed);
-    let serving = api::serve(config.api_port, cert, client.clone(), routes, metrics.server, shutdown.clone());
+    let auth = api::authentication(client.clone(), &args.api_token_file);
+    let serving = api::serve(config.api_port, tls.clone(), auth, routes, metrics.server, shutdown.clone());
     tasks.spawn("api", serving);
+    tasks.spawn_abortable("client trust", api::follow_trust(client.clone(), tls.clone()));
+    tasks.spawn_abortable("certificate", api::renew(tls, reporter.clone(), metrics.certificate, renewal));
     tasks.spawn_abortable("status", publish::publish(client, identity, reporter.clone()));
     tasks.spawn_abortable("conditions", publish::measure(reporter.subscribe(), metrics.agent.clone()));
 

@@ -83,6 +83,8 @@ pub struct Facts {
     pub policies: [i32; 3],
     /// Links and MTUs, once known.
     pub network_info: Option<NetworkFacts>,
+    /// PEM that verifies the agent's API: of the certificate that is served, and of the next one when it is near.
+    pub api_ca: String,
 }
 
 /// Links and MTUs.
@@ -119,12 +121,13 @@ impl Default for Facts {
             local_pods: 0,
             policies: [0; 3],
             network_info: None,
+            api_ca: String::new(),
         }
     }
 }
 
 /// Who the agent is; fixed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Identity {
     /// Node name.
     pub node: String,
@@ -136,8 +139,6 @@ pub struct Identity {
     pub bridge: String,
     /// API port.
     pub api_port: u16,
-    /// PEM that verifies the API.
-    pub api_ca: Vec<u8>,
 }
 
 /// Facts that many tasks write and one publishes.
@@ -218,7 +219,7 @@ pub fn compose(identity: &Identity, facts: &Facts, now: Timestamp) -> AgentInfo 
         local_pod_num: facts.local_pods,
         agent_conditions: conditions(facts, now),
         api_port: identity.api_port.into(),
-        api_ca_bundle: Some(k8s_openapi::ByteString(identity.api_ca.clone())),
+        api_ca_bundle: Some(k8s_openapi::ByteString(facts.api_ca.clone().into_bytes())),
         node_port_local_port_range: String::new(),
         network_info: facts.network_info.as_ref().map(|info| NetworkInfo {
             transport_interface: info.transport_interface.clone(),
@@ -240,7 +241,6 @@ mod tests {
             namespace: "kube-system".into(),
             bridge: "br-int".into(),
             api_port: 10_350,
-            api_ca: b"pem".to_vec(),
         }
     }
 

@@ -2,12 +2,10 @@
 
 use std::{env, path::PathBuf};
 
-use antrea_crds::AntreaAgentInfo;
 use antrea_runtime::{client, config};
 use anyhow::{Context, anyhow, bail};
 use http::{Method, Request};
-use kube::{Api, Client, Config};
-use rustls_pki_types::{CertificateDer, pem::PemObject};
+use kube::{Client, Config};
 use serde::{Deserialize, Serialize};
 
 /// Where antctl runs.
@@ -30,7 +28,7 @@ pub(crate) struct Environment {
     pub(crate) node: String,
     /// Configuration of the component in this container.
     pub(crate) configuration: PathBuf,
-    /// The controller's token for tools in its Pod.
+    /// The component's token for tools in its Pod.
     pub(crate) token: PathBuf,
 }
 
@@ -78,8 +76,7 @@ pub(crate) struct Server {
 
 enum Kind {
     Cluster,
-    Controller { port: u16 },
-    Agent { port: u16 },
+    Component { name: &'static str, port: u16 },
 }
 
 /// Makes clients as they are needed.
@@ -114,8 +111,8 @@ impl Clients {
     /// The component in this container.
     pub(crate) async fn local(&self) -> anyhow::Result<Server> {
         match self.place() {
-            Place::Controller => self.controller(),
-            Place::Agent => self.agent().await,
+            Place::Controller => self.component("antrea-controller", 10349),
+            Place::Agent => self.component("antrea-agent", 10350),
             Place::Elsewhere => {
                 bail!("this works only in a container of Antrea: run antctl there with kubectl exec")
             }
@@ -143,12 +140,12 @@ impl Clients {
         if path.exists() { Ok(config::load(path)?) } else { Ok(Configuration::default()) }
     }
 
-    fn controller(&self) -> anyhow::Result<Server> {
+    fn component(&self, name: &'static str, default_port: u16) -> anyhow::Result<Server> {
         let path = &self.environment.token;
         let token = std::fs::read_to_string(path)
-            .with_context(|| format!("token {}: is antrea-controller running here?", path.display()))?;
+            .with_context(|| format!("token {}: is {name} running here?", path.display()))?;
         let port = match self.configuration()?.api_port {
-            0 => 10349,
+            0 => default_port,
             port => port,
         };
         let mut config = Config::new(format!("https://127.0.0.1:{port}").parse()?);
@@ -157,32 +154,7 @@ impl Clients {
         config.accept_invalid_certs = true;
         config.auth_info.token = Some(token.into());
         config.default_retry = false;
-        Ok(Server { client: Client::try_from(config)?, kind: Kind::Controller { port } })
-    }
-
-    /// The ServiceAccount's token opens more than the agent's API, so the agent has to prove itself.
-    async fn agent(&self) -> anyhow::Result<Server> {
-        let node = self.node()?;
-        let mut config = self.cluster_config().await?;
-        let cluster = self.cluster().await?;
-        let what = format!("AntreaAgentInfo {node}");
-        let info = Api::<AntreaAgentInfo>::all(cluster.client.clone()).get(node).await;
-        let info = info.map_err(|error| cluster.explain(&error, &what))?.spec;
-        let Some(bundle) = info.api_ca_bundle else {
-            bail!("{what} has no apiCABundle: the agent has not reported yet, see its log");
-        };
-        let certificates: Result<Vec<CertificateDer<'_>>, _> =
-            CertificateDer::pem_slice_iter(&bundle.0).collect();
-        let certificates =
-            certificates.map_err(|error| anyhow!("{what}: apiCABundle is not PEM: {error}"))?;
-        let port = u16::try_from(info.api_port).ok().filter(|port| *port != 0).unwrap_or(10350);
-        config.cluster_url = format!("https://127.0.0.1:{port}").parse()?;
-        config.root_cert = Some(certificates.iter().map(|der| der.to_vec()).collect());
-        config.root_cert_file = None;
-        config.accept_invalid_certs = false;
-        config.tls_server_name = None;
-        config.proxy_url = None;
-        Ok(Server { client: Client::try_from(config)?, kind: Kind::Agent { port } })
+        Ok(Server { client: Client::try_from(config)?, kind: Kind::Component { name, port } })
     }
 }
 
@@ -212,22 +184,11 @@ impl Server {
             (Kind::Cluster, Some(502..=504)) => "the API server does not reach antrea-controller: see \
                  kubectl get apiservice v1beta2.controlplane.antrea.io"
                 .to_owned(),
-            (Kind::Controller { port }, None) => {
-                format!("antrea-controller does not answer on port {port}: see its log")
+            (Kind::Component { name, port }, None) => {
+                format!("{name} does not answer on port {port}: see its log")
             }
-            (Kind::Controller { .. }, Some(401)) => {
-                "the token is of another antrea-controller: was it restarted just now?".to_owned()
-            }
-            (Kind::Agent { port }, None) => {
-                format!("antrea-agent does not answer on port {port}: see its log")
-            }
-            (Kind::Agent { .. }, Some(401)) => {
-                "the agent does not accept this Pod's ServiceAccount".to_owned()
-            }
-            (Kind::Agent { .. }, Some(403)) => {
-                "the agent refuses this Pod's ServiceAccount: bind it to a ClusterRole that allows the path \
-                 under nonResourceURLs"
-                    .to_owned()
+            (Kind::Component { name, .. }, Some(401)) => {
+                format!("the token is of another {name}: was it restarted just now?")
             }
             _ => String::new(),
         };

@@ -65,10 +65,10 @@ pub(crate) async fn version(clients: &Clients) -> anyhow::Result<Output> {
 /// Shows the level, after setting it if one is given.
 pub(crate) async fn log_level(clients: &Clients, level: Option<&str>) -> anyhow::Result<String> {
     let server = clients.local().await?;
-    let answer = match level {
-        None => server.ask(Method::GET, "/loglevel").await?,
-        Some(level) => server.ask(Method::PUT, &format!("/loglevel?level={}", escape(level))).await?,
-    };
+    if let Some(level) = level {
+        server.ask(Method::PUT, &format!("/loglevel?level={}", escape(level))).await?;
+    }
+    let answer = server.ask(Method::GET, "/loglevel").await?;
     Ok(format!("{}\n", answer.trim_end()))
 }
 
@@ -212,6 +212,7 @@ fn policy_counts(counts: Option<&NetworkPolicyControllerInfo>) -> [String; 3] {
 #[serde(rename_all = "camelCase", default)]
 #[derive(Default)]
 struct PodInterface {
+    #[serde(rename = "name")]
     pod_name: String,
     pod_namespace: String,
     interface_name: String,

@@ -61,7 +61,10 @@ fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
 fn readable(value: Value) -> Value {
     match value {
         Value::Array(items) => items.into_iter().map(readable).collect(),
-        Value::Object(map) if map.contains_key("ip") && map.contains_key("prefixLength") => {
+        // A prefix of length 0 is left out.
+        Value::Object(map)
+            if map.contains_key("ip") && map.keys().all(|key| key == "ip" || key == "prefixLength") =>
+        {
             let net: Option<IpNet> = serde_json::from_value(Value::Object(map.clone())).ok();
             match net.and_then(|net| Some(format!("{}/{}", address(&net.ip)?, net.prefix_length))) {
                 Some(text) => text.into(),

@@ -315,6 +315,8 @@ impl Lab {
             .arg(node.dir.join("networkpolicy"))
             .arg("--token-file")
             .arg(&token)
+            .arg("--api-token-file")
+            .arg(node.dir.join("loopback-client-token"))
             .arg("--cni-bin-dir")
             .arg(&node.cni_bin)
             .env("NODE_NAME", &node.name)

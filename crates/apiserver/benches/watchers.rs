@@ -55,6 +55,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const WATCHERS: usize = 1000;
 const STREAMS: usize = 3;
+/// Connections that say nothing.
+const IDLE: usize = 1000;
 const ROUNDS: usize = 20;
 const MEMBERS: usize = 100;
 const PATH: &str = "/apis/controlplane.antrea.io/v1beta2/addressgroups";
@@ -246,6 +248,25 @@ fn resident(pid: u32) -> Result<f64, Error> {
     Ok(line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse()?)
 }
 
+/// KiB that a connection costs the server on which nothing is said after TLS. As many addresses as it takes that none
+/// has more than its share.
+async fn idle(port: u16, pid: u32, config: Arc<ClientConfig>) -> Result<f64, Error> {
+    let before = resident(pid)?;
+    let mut held = Vec::new();
+    for host in 0..IDLE / 50 {
+        for _ in 0..50 {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(([127, 0, 2, u8::try_from(host)?], 0).into())?;
+            let stream = socket.connect(([127, 0, 0, 1], port).into()).await?;
+            let name = ServerName::try_from("localhost")?;
+            held.push(tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?);
+        }
+    }
+    let cost = (resident(pid)? - before) / held.len() as f64;
+    drop(held);
+    Ok(cost)
+}
+
 fn on_node(node: usize) -> String {
     format!("nodeName%3Dnode-{node}")
 }
@@ -318,18 +339,20 @@ fn clients(args: &[String]) -> Result<(), Error> {
             seen.recv().await.ok_or("no bookmark")?;
         }
         let memory = (resident(pid)? - before) / WATCHERS as f64;
+        let idle = idle(port, pid, Arc::clone(&config)).await?;
         let all = spread(&mut writer, &mut seen, 1 + WATCHERS).await?;
-        Ok::<_, Error>((memory, all, one))
+        Ok::<_, Error>((memory, all, one, idle))
     })?;
     drop(child.stdin.take());
     child.wait()?;
 
-    let (memory, all, one) = figures;
+    let (memory, all, one, idle) = figures;
     let mut out = io::stdout().lock();
     writeln!(
         out,
         "server memory per agent (1 connection, {STREAMS} watches)  {memory:>8.1} KB   goal ≤ 100 KB"
     )?;
+    writeln!(out, "server memory per TLS connection that says nothing       {idle:>8.1} KB")?;
     writeln!(
         out,
         "change of one group to all {} agents            {all:>8.1} ms   goal ≤ 50 ms, one watch {one:.2} ms",

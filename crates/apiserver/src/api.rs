@@ -12,7 +12,6 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use serde_json::json;
 
 use crate::{
     discovery,
@@ -24,7 +23,7 @@ use crate::{
     status::Failure,
     storage::{Body, Create, Resource, Selection, Storage},
     user::User,
-    watch,
+    version, watch,
 };
 
 /// Longest body of a request, as in the Kubernetes API server.
@@ -58,6 +57,7 @@ impl Api {
     /// Routes of discovery, OpenAPI, `/version` and all resources. They go behind
     /// [`protect`](crate::gate::protect), which tells handlers the user and the meaning of the path.
     pub fn router(self) -> Router {
+        let version = version::router(&self.git_version);
         Router::new()
             .route("/apis", get(group_list))
             .route("/apis/", get(group_list))
@@ -66,9 +66,9 @@ impl Api {
             .route("/openapi/v2", get(openapi_v2))
             .route("/openapi/v3", get(openapi_v3))
             .route("/openapi/v3/apis/{group}/{version}", get(openapi_v3_group))
-            .route("/version", get(version))
             .fallback(resource)
             .with_state(Arc::new(self))
+            .merge(version)
     }
 
     fn find(&self, request: &ResourceRequest) -> Result<(&Resource, &Arc<dyn Storage>), Failure> {
@@ -124,17 +124,6 @@ async fn openapi_v3_group(
 fn found(document: Option<serde_json::Value>) -> Response {
     document
         .map_or_else(|| Failure::no_such_path().into_response(), |document| Json(document).into_response())
-}
-
-async fn version(State(api): State<Arc<Api>>) -> Response {
-    let mut numbers = api.git_version.trim_start_matches('v').split('.');
-    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    Json(json!({
-        "major": major, "minor": minor, "gitVersion": api.git_version, "gitCommit": "",
-        "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
-    }))
-    .into_response()
 }
 
 async fn resource(

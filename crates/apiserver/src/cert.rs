@@ -54,9 +54,17 @@ impl ServingCert {
     /// # Errors
     /// A name that is neither a DNS name nor an address.
     pub fn issue(name: &str, names: &[String]) -> Result<Self, Error> {
-        let (from, to) = (day(-1), day((VALIDITY.as_secs() / 86_400) as i64));
-        let not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
-        let not_after = rcgen::date_time_ymd(to.0, to.1, to.2);
+        Self::issue_for(name, names, VALIDITY)
+    }
+
+    /// As [`ServingCert::issue`], valid for `validity`.
+    ///
+    /// # Errors
+    /// A name that is neither a DNS name nor an address.
+    pub fn issue_for(name: &str, names: &[String], validity: Duration) -> Result<Self, Error> {
+        let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_now().unsigned_abs());
+        // Clocks differ.
+        let (not_before, not_after) = (now - Duration::from_secs(24 * 3600), now + validity);
 
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
@@ -142,15 +150,6 @@ pub fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer
 
 fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Year, month and day in UTC, `offset` days from today. Whole days are exact enough.
-fn day(offset: i64) -> (i32, u8, u8) {
-    let date = jiff::Timestamp::from_second(unix_now() + offset * 86_400)
-        .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .date();
-    (i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
 }
 
 #[cfg(test)]

@@ -43,4 +43,5 @@ pub mod storage;
 pub mod tls;
 pub mod trust;
 pub mod user;
+pub mod version;
 mod watch;

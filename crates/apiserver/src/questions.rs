@@ -14,7 +14,7 @@ const CAPACITY: usize = 8192;
 /// Questions that are put at the same time.
 const AT_ONCE: usize = 32;
 /// Questions that wait for their turn or their answer. Who asks another one is to come back later.
-const WAITING: usize = 1024;
+const WAITING: usize = 4096;
 /// How long a question may take, with its wait.
 const PATIENCE: Duration = Duration::from_secs(15);
 

@@ -79,6 +79,19 @@ impl LogHandle {
         self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The level as a klog verbosity: as it was given, or the least that shows as much.
+    pub fn verbosity(&self) -> u8 {
+        let level = self.level();
+        level.parse().unwrap_or_else(|_| {
+            let most = filter(&level).ok().and_then(|filter| filter.max_level_hint());
+            match most.and_then(|most| most.into_level()) {
+                Some(tracing::Level::TRACE) => 6,
+                Some(tracing::Level::DEBUG) => 4,
+                _ => 0,
+            }
+        })
+    }
+
     /// Sets the level from here on.
     ///
     /// # Errors

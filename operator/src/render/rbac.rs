@@ -10,6 +10,9 @@ use crate::{
     object::{self, Object},
 };
 
+/// Upstream's name of the account, its role and the binding.
+const ANTCTL: &str = "antctl";
+
 const READ: &[&str] = &["get", "list", "watch"];
 
 pub(super) fn objects(_: &Effective) -> Vec<Object> {
@@ -34,6 +37,10 @@ pub(super) fn objects(_: &Effective) -> Vec<Object> {
             binding("Role", "extension-apiserver-authentication-reader", component),
         ));
     }
+    // For whoever gets a token of this account: upstream's antctl, its proxy and the documents that bind to it.
+    objects.push(managed(&object::SERVICE_ACCOUNT, ANTCTL, json!({})));
+    objects.push(managed(&object::CLUSTER_ROLE, ANTCTL, json!({"rules": antctl_rules()})));
+    objects.push(managed(&object::CLUSTER_ROLE_BINDING, ANTCTL, binding("ClusterRole", ANTCTL, ANTCTL)));
     objects
 }
 
@@ -70,12 +77,21 @@ fn agent_cluster_rules() -> Vec<Value> {
     ];
     // Asked of the controller before a pod is connected.
     rules.push(json!({"nonResourceURLs": ["/podselection"], "verbs": ["get"]}));
-    // antctl in the agent's container, on the agent's own API.
-    rules.push(
-        json!({"nonResourceURLs": ["/featuregates", "/loglevel", "/podinterfaces"], "verbs": ["get", "put"]}),
-    );
     rules.extend(delegation());
     rules
+}
+
+fn antctl_rules() -> Vec<Value> {
+    let read = &["get", "list"];
+    vec![
+        rule("", &["nodes"], read),
+        rule("crd.antrea.io", &["antreaagentinfos", "antreacontrollerinfos"], read),
+        rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),
+        json!({
+            "nonResourceURLs": ["/agentinfo", "/featuregates", "/loglevel", "/podinterfaces", "/version"],
+            "verbs": ["get"],
+        }),
+    ]
 }
 
 fn agent_rules() -> Vec<Value> {
