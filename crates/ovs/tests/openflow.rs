@@ -255,6 +255,44 @@ async fn groups_and_meters() {
     assert!(matches!(&error, OfError::Rejected(rejection) if rejection.index == Some(1)), "{error}");
 }
 
+/// Of a bundle in parts nothing is seen before its commit, a bundle of somebody else between the parts is, and a part
+/// that is refused leaves nothing.
+#[tokio::test]
+async fn a_bundle_in_parts_takes_effect_at_once() {
+    let setup = setup().await;
+    let count = async || setup.of.aggregate(FlowFilter::all()).await.unwrap().flow_count;
+    let mut parts = setup.of.bundle_in_parts().unwrap();
+    parts.add(adds((0..4000).map(flow))).await.unwrap();
+    assert_eq!(count().await, Some(0));
+    setup.of.bundle(adds([flow(9000)])).await.unwrap();
+    assert_eq!(count().await, Some(1));
+    parts.add(adds((4000..8000).map(flow))).await.unwrap();
+    parts.commit().await.unwrap();
+    assert_eq!(count().await, Some(8001));
+
+    let mut parts = setup.of.bundle_in_parts().unwrap();
+    parts.add(adds([flow(9001)])).await.unwrap();
+    let bad = Flow::new(6, 78).action(Action::Group(4711));
+    parts.add(adds([flow(9002), bad])).await.unwrap();
+    parts.add(adds([flow(9003)])).await.unwrap();
+    // Open vSwitch looks for the group at the commit.
+    let error = parts.commit().await.unwrap_err();
+    assert!(error.had_no_effect(), "{error}");
+    assert!(matches!(&error, OfError::Rejected(rejection) if rejection.index == Some(2)), "{error}");
+
+    let mut parts = setup.of.bundle_in_parts().unwrap();
+    parts.add(adds([flow(9001)])).await.unwrap();
+    let meter = Message::MeterMod { command: MeterCommand::Add, meter: Meter::drop_pktps(1, 1, 1) };
+    let error =
+        parts.add(vec![flow(9002)].into_iter().map(|f| FlowMod::add(f).into()).chain([meter]).collect());
+    let error = error.await.unwrap_err();
+    assert!(matches!(&error, OfError::Rejected(rejection) if rejection.index == Some(2)), "{error}");
+    assert!(
+        matches!(error.subject(), Some(Message::BundleAdd { message, .. }) if matches!(**message, Message::MeterMod { .. }))
+    );
+    assert_eq!(count().await, Some(8001));
+}
+
 #[tokio::test]
 async fn ports_names_and_description() {
     let setup = setup().await;

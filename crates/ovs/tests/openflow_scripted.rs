@@ -232,3 +232,55 @@ async fn a_bridge_that_owes_an_answer_to_a_batch_is_left() {
     next.greet().await;
     of.wait_connected(LIMIT).await.unwrap();
 }
+
+/// A bundle in parts lets others pass between its parts, takes effect at its commit only, and is not gone on with on
+/// another connection, where the bridge would commit what is left of it.
+#[tokio::test]
+async fn a_bundle_in_parts_lets_others_pass() {
+    let (of, mut bridge, mut bridges, _cancel) = connected(|_| {}).await;
+    let mut parts = of.bundle_in_parts().unwrap();
+    let first = tokio::spawn(async move {
+        let result = parts.add(adds(2)).await;
+        (parts, result)
+    });
+    let (xid, Message::BundleControl(open)) = bridge.expect().await else { panic!("no open") };
+    bridge.control(xid, open.clone(), BundleCtrlType::OpenReply).await;
+    for _ in 0..2 {
+        let (_, Message::BundleAdd { bundle_id, .. }) = bridge.expect().await else { panic!("no add") };
+        assert_eq!(bundle_id, open.bundle_id);
+    }
+    let (xid, Message::BarrierRequest) = bridge.expect().await else { panic!("no barrier") };
+    bridge.send(xid, Message::BarrierReply).await;
+    let (mut parts, result) = first.await.unwrap();
+    result.unwrap();
+
+    let other = of.clone();
+    let other = tokio::spawn(async move { other.bundle(adds(1)).await });
+    let (xid, Message::BundleControl(between)) = bridge.expect().await else { panic!("no open") };
+    assert_ne!(between.bundle_id, open.bundle_id);
+    bridge.control(xid, between, BundleCtrlType::OpenReply).await;
+    bridge.expect().await;
+    for (kind, reply) in [
+        (BundleCtrlType::CloseRequest, BundleCtrlType::CloseReply),
+        (BundleCtrlType::CommitRequest, BundleCtrlType::CommitReply),
+    ] {
+        let (xid, Message::BundleControl(control)) = bridge.expect().await else { panic!("no control") };
+        assert_eq!(control.kind, kind);
+        bridge.control(xid, control, reply).await;
+    }
+    let (xid, _) = bridge.expect().await;
+    bridge.send(xid, Message::BarrierReply).await;
+    other.await.unwrap().unwrap();
+
+    drop(bridge);
+    let mut bridge = bridges.recv().await.unwrap();
+    bridge.greet().await;
+    of.state().wait_for(|state| matches!(state, OfState::Connected { generation: 2, .. })).await.unwrap();
+    let error = parts.add(adds(1)).await.unwrap_err();
+    assert!(error.is_connection(), "{error}");
+    // Only the discard comes.
+    let (_, Message::BundleControl(control)) = bridge.expect().await else { panic!("not a discard") };
+    assert_eq!(control.kind, BundleCtrlType::DiscardRequest);
+    let error = parts.commit().await.unwrap_err();
+    assert!(error.is_connection(), "{error}");
+}

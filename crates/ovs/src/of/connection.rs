@@ -34,6 +34,9 @@ const WRITE_HIGH: usize = 256 << 10;
 /// Queries without full answer above which no further command is taken from the queue.
 const MAX_PENDING: usize = 64;
 
+/// Bundles that take several parts are numbered from here on, others below.
+pub(super) const STREAMS: u32 = 1 << 31;
+
 /// Number of the flow monitor; there is one.
 const MONITOR: u32 = 1;
 
@@ -77,6 +80,9 @@ pub(super) struct Connection<'a, S> {
     out: BytesMut,
     next_xid: u32,
     next_bundle: u32,
+    generation: u64,
+    /// The latest bundle in parts, and for each part the transaction id before its first message, and their number.
+    parts: (u32, Vec<(u32, usize)>),
     running: Option<Running>,
     /// When the running batch's caller has given up for certain: a bridge that owes an answer for so long is not
     /// worth the connection.
@@ -107,6 +113,8 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
             out: BytesMut::new(),
             next_xid: 1,
             next_bundle: 1,
+            generation: 0,
+            parts: (0, Vec::new()),
             running: None,
             batch_deadline: Instant::now(),
             pending: HashMap::new(),
@@ -157,7 +165,8 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
     }
 
     /// Serves requests until the connection is lost or no handle is left.
-    pub(super) async fn serve(&mut self, queues: &mut Queues) -> End<OfError> {
+    pub(super) async fn serve(&mut self, generation: u64, queues: &mut Queues) -> End<OfError> {
+        self.generation = generation;
         if self.config.flow_monitor {
             // Not part of the greeting: a bridge that cannot do this is still of use.
             let request = MultipartRequest::FlowMonitor(FlowMonitor::all(MONITOR));
@@ -284,14 +293,26 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
         if batch.is_abandoned() {
             return;
         }
+        if batch.part().is_some_and(|part| part.generation != self.generation) {
+            batch.fail(OfError::ConnectionLost("the bundle was opened on an earlier connection".to_owned()));
+            return;
+        }
         let Some(count) = batch.xids() else {
             batch.fail(OfError::Protocol("more messages in a batch than transaction ids".to_owned()));
             return;
         };
         let base = self.allot(count);
         let bundle_id = self.next_bundle;
-        self.next_bundle = self.next_bundle.checked_add(1).unwrap_or(1);
-        self.running = Some(Running::new(batch, base, bundle_id));
+        self.next_bundle = self.next_bundle % (STREAMS - 1) + 1;
+        let mut earlier = Vec::new();
+        if let Some(part) = batch.part() {
+            if self.parts.0 != part.bundle_id {
+                self.parts = (part.bundle_id, Vec::new());
+            }
+            earlier.clone_from(&self.parts.1);
+            self.parts.1.push((base, batch.len()));
+        }
+        self.running = Some(Running::new(batch, base, bundle_id, earlier));
         self.batch_deadline = Instant::now() + self.config.request_timeout;
     }
 

@@ -43,6 +43,8 @@ pub enum OfError {
         index: usize,
         /// The message as text.
         message: String,
+        /// The message.
+        subject: Box<Message>,
         /// Why not.
         error: String,
     },
@@ -58,6 +60,22 @@ impl OfError {
         matches!(self, Self::NotConnected(_) | Self::ConnectionLost(_))
     }
 
+    /// The message at fault, where it is known that nothing else is and that a bundle took no effect because of it.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Message> {
+        match self {
+            Self::Rejected(rejection) => rejection.subject.as_ref(),
+            Self::Encode { subject, .. } => Some(subject),
+            _ => None,
+        }
+    }
+
+    /// Whether a bundle that failed like this had no effect for certain.
+    #[must_use]
+    pub fn had_no_effect(&self) -> bool {
+        matches!(self, Self::Rejected(_) | Self::Encode { .. } | Self::NotConnected(_))
+    }
+
     /// Why a connection failed, without saying again that it did.
     pub(super) fn reason(&self) -> Arc<str> {
         match self {
@@ -70,10 +88,12 @@ impl OfError {
 /// A message that a bridge refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Position in the list given; `None` when the bundle as such was refused.
+    /// Position in the list given, or in all parts of a bundle; `None` when the bundle as such was refused.
     pub index: Option<usize>,
     /// The message as text, in the form of ovs-ofctl.
     pub message: String,
+    /// The message, as it was sent, in a bundle within a `BundleAdd`; none if it was of an earlier part.
+    pub subject: Option<Message>,
     /// The error the bridge sent.
     pub error: ErrorMsg,
     /// Errors of further messages. A bundle stops at the first message that is refused, others may have been on

@@ -4,11 +4,11 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openflow::{
-    Group, Message, Meter, PacketIn2, PacketOut, PortDesc,
+    BundleControl, BundleCtrlType, BundleFlags, Group, Message, Meter, PacketIn2, PacketOut, PortDesc,
     multipart::{
         FlowEntry, FlowFilter, FlowStats, GroupStats, MeterStats, MultipartReply, MultipartRequest,
         PortStats, SwitchDesc, TableFeatures, TableStats,
@@ -21,8 +21,8 @@ use tokio::{
 
 use super::{
     OfError, OfState,
-    batch::Batch,
-    connection::Query,
+    batch::{Batch, Kind, Part},
+    connection::{Query, STREAMS},
     error::describe,
     session::{Command, Shared},
 };
@@ -82,7 +82,7 @@ impl OfHandle {
     /// [`OfError::Rejected`] or [`OfError::Encode`] naming the message at fault: nothing took effect. Connection
     /// errors, [`OfError::Timeout`].
     pub async fn bundle(&self, messages: Vec<Message>) -> Result<(), OfError> {
-        self.batch(messages, true, "a bundle").await
+        self.batch(messages, Kind::Bundle, "a bundle").await
     }
 
     /// Sends messages in the order given and waits until the bridge has handled them all. A message that is refused
@@ -92,16 +92,31 @@ impl OfHandle {
     /// [`OfError::Rejected`] naming the first message refused; [`OfError::Encode`] for the first that cannot be
     /// sent, with which sending stops. Connection errors, [`OfError::Timeout`].
     pub async fn send_barriered(&self, messages: Vec<Message>) -> Result<(), OfError> {
-        self.batch(messages, false, "a barrier").await
+        self.batch(messages, Kind::Plain, "a barrier").await
     }
 
-    async fn batch(&self, messages: Vec<Message>, bundle: bool, what: &str) -> Result<(), OfError> {
+    /// A bundle that is sent in parts, between which other callers find their turn.
+    ///
+    /// # Errors
+    /// [`OfError::NotConnected`].
+    pub fn bundle_in_parts(&self) -> Result<BundleInParts, OfError> {
+        let generation = match &*self.shared.state.borrow() {
+            OfState::Connected { generation, .. } => *generation,
+            OfState::Disconnected { error } => return Err(OfError::NotConnected(error.to_string())),
+        };
+        let number = self.shared.next_stream.fetch_add(1, Ordering::Relaxed);
+        let bundle_id = STREAMS | number;
+        let next = Part { bundle_id, generation, first: true, last: false };
+        Ok(BundleInParts { handle: self.clone(), next, last_used: Instant::now() })
+    }
+
+    async fn batch(&self, messages: Vec<Message>, kind: Kind, what: &str) -> Result<(), OfError> {
         self.check_connected()?;
-        if messages.is_empty() {
+        if messages.is_empty() && !matches!(kind, Kind::Part(_)) {
             return Ok(());
         }
         let (reply, answer) = oneshot::channel();
-        let batch = Batch::new(messages, bundle, reply);
+        let batch = Batch::new(messages, kind, reply);
         self.within(what, async {
             self.batches.send(batch).await.map_err(|_| OfError::Closed)?;
             answer.await.map_err(|_| OfError::Closed)?
@@ -349,6 +364,57 @@ impl OfHandle {
             }
         }
         Ok(all)
+    }
+}
+
+/// Open vSwitch drops a bundle that nothing is added to for 10 s, and would take what comes later for a new one.
+const MAX_PAUSE: Duration = Duration::from_secs(6);
+
+/// A bundle that is sent in parts; see [`OfHandle::bundle_in_parts`]. Nothing takes effect unless it is committed.
+#[derive(Debug)]
+pub struct BundleInParts {
+    handle: OfHandle,
+    next: Part,
+    last_used: Instant,
+}
+
+impl BundleInParts {
+    /// Sends a part and waits until the bridge has looked at it.
+    ///
+    /// # Errors
+    /// As [`OfHandle::bundle`]; the bundle is over then. [`OfError::Timeout`] also after a pause of 6 s.
+    pub async fn add(&mut self, messages: Vec<Message>) -> Result<(), OfError> {
+        let result = self.send(messages).await;
+        // The last part has discarded what it did not commit.
+        if result.is_ok() || self.next.last {
+            return result;
+        }
+        let flags = BundleFlags::ATOMIC | BundleFlags::ORDERED;
+        let kind = BundleCtrlType::DiscardRequest;
+        let discard = BundleControl { bundle_id: self.next.bundle_id, kind, flags };
+        // Without a connection there is no bundle either. That it may be gone already is logged.
+        let _ = self.handle.send(Message::BundleControl(discard)).await;
+        result
+    }
+
+    /// Has all of it take effect at once.
+    ///
+    /// # Errors
+    /// As [`OfHandle::bundle`].
+    pub async fn commit(mut self) -> Result<(), OfError> {
+        self.next.last = true;
+        self.add(Vec::new()).await
+    }
+
+    async fn send(&mut self, messages: Vec<Message>) -> Result<(), OfError> {
+        let paused = self.last_used.elapsed();
+        if paused > MAX_PAUSE {
+            return Err(OfError::Timeout { what: "the next part of a bundle".to_owned(), after: paused });
+        }
+        let result = self.handle.batch(messages, Kind::Part(self.next), "a part of a bundle").await;
+        self.next.first = false;
+        self.last_used = Instant::now();
+        result
     }
 }
 

@@ -12,5 +12,5 @@ mod handle;
 mod session;
 
 pub use error::{OfError, Rejection};
-pub use handle::OfHandle;
+pub use handle::{BundleInParts, OfHandle};
 pub use session::{OfConfig, OfSession, OfState};

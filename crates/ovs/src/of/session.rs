@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -113,6 +116,7 @@ pub(super) struct Shared {
     pub(super) packet_ins_dropped: AtomicU64,
     pub(super) events: broadcast::Sender<Arc<Message>>,
     pub(super) foreign_changes: watch::Sender<u64>,
+    pub(super) next_stream: AtomicU32,
 }
 
 /// Starts sessions.
@@ -143,6 +147,7 @@ impl OfSession {
             packet_ins_dropped: AtomicU64::new(0),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             foreign_changes: watch::Sender::new(0),
+            next_stream: AtomicU32::new(0),
         });
         let backoff = config.backoff;
         let config = Arc::new(config);
@@ -186,7 +191,7 @@ impl<C: Connect> Reconnect for Task<C> {
         let datapath_id = features.datapath_id;
         tracing::info!(datapath_id, generation, "OpenFlow connected");
         self.shared.state.send_replace(OfState::Connected { generation, datapath_id });
-        connection.serve(&mut self.queues).await
+        connection.serve(generation, &mut self.queues).await
     }
 
     fn lost(&mut self, error: OfError, delay: Duration) -> Arc<str> {
