@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_api::features::{self, Component};
-use antrea_flows::{Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
+use antrea_flows::{Change, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
 use netcfg::{Family, Netlink, Netns};
@@ -208,12 +208,14 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
 pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
     let dataplane = &network.dataplane;
-    dataplane.set(Owner::Node, antrea_flows::node(dataplane.network())).await.map_err(failed)?;
+    let flows = Change::flows(antrea_flows::node(dataplane.network()));
+    dataplane.set(Owner::Node, flows).await.map_err(failed)?;
     let policy = network.policy.attach(network.clone()).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.
-        if let Err(error) = dataplane.install_pod(&pod).await {
+        let (owner, flows) = dataplane.pod(&pod);
+        if let Err(error) = dataplane.set(owner, flows).await {
             tracing::error!(pod = pod.pod_name, namespace = pod.pod_namespace, %error, "cannot install");
         }
     }

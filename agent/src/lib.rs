@@ -23,7 +23,6 @@ pub mod restore;
 pub mod selftest;
 pub mod status;
 pub mod subnet;
-pub mod verification;
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

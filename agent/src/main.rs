@@ -300,7 +300,7 @@ impl Agent {
         not_up: antrea_runtime::health::BlockReady,
     ) -> Result<()> {
         let own = self.own_node(&mut nodes).await?;
-        let (wired, mut peering) = loop {
+        let (wired, peering) = loop {
             match self.bring_up(&own, &nodes).await {
                 Ok(up) => break up,
                 Err(error) => {
@@ -325,7 +325,6 @@ impl Agent {
             round = wired.bridge.round,
             "the node's network is up"
         );
-        peering.known.extend(nodes.borrow().iter().flat_map(|nodes| nodes.keys().cloned()));
         let counts = self.follow_counts(&wired.network);
         let moved = self.moved(nodes.clone(), &own);
         let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
@@ -387,7 +386,6 @@ impl Agent {
             host: wired.host.clone(),
             host_network,
             reporter: self.reporter.clone(),
-            known: BTreeSet::new(),
         };
         let current = nodes.borrow().clone().unwrap_or_default();
         // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.

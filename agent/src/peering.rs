@@ -1,17 +1,18 @@
 //! Keeps flows, routes, neighbours, tunnel forwarding and host rules in step with the cluster's nodes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antrea_flows::Owner;
+use antrea_flows::{Change, Owner};
 use netcfg::NetcfgErrors;
 use netcfg::nl::route::RouteFilter;
+use openflow::Flow;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::TUNNEL_PORT;
-use crate::dataplane::stale_peers;
+use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::hostnet::{HostConfig, HostNetwork};
 use crate::node::NodeNetwork;
 use crate::nodes::Nodes;
@@ -40,8 +41,19 @@ pub struct Peering {
     pub host_network: HostNetwork,
     /// Where health goes.
     pub reporter: Reporter,
-    /// Peers that have flows.
-    pub known: BTreeSet<String>,
+}
+
+/// Makes these flows all that peers have. What is no longer wanted goes first, so that a new node may have the subnet
+/// of one that is gone.
+async fn install(
+    dataplane: &Dataplane,
+    wanted: BTreeMap<Owner, Vec<Flow>>,
+) -> Result<Failures, DataplaneError> {
+    let known = dataplane.owners().await?;
+    let stale = known.into_iter().filter(|o| matches!(o, Owner::Peer(_)) && !wanted.contains_key(o));
+    let batch = stale.fold(Batch::default(), |batch, owner| batch.with(owner, Change::nothing()));
+    let wanted = wanted.into_iter().map(|(owner, flows)| (owner, Change::flows(flows)));
+    dataplane.apply(wanted.fold(batch, |batch, (owner, change)| batch.with(owner, change))).await
 }
 
 impl Peering {
@@ -51,7 +63,7 @@ impl Peering {
         let mut problems = Vec::new();
         let mut host = self.host.clone();
         let (mut routes, mut neighbours, mut fdb) = (Vec::new(), Vec::new(), Vec::new());
-        let mut wanted = BTreeSet::new();
+        let mut wanted = BTreeMap::new();
         for peer in nodes.values().filter(|peer| peer.name != self.network.node_name) {
             let wiring = wire(&self.underlay, peer);
             host.cluster_subnets.extend(&peer.pod_cidrs);
@@ -59,20 +71,15 @@ impl Peering {
             neighbours.extend(wiring.neighbours);
             fdb.extend(wiring.fdb);
             let Some(flow_peer) = wiring.flows else { continue };
-            wanted.insert(peer.name.clone());
             let flows = antrea_flows::peer(self.network.dataplane.network(), &flow_peer);
-            if let Err(error) =
-                self.network.dataplane.set(Owner::Peer(peer.name.as_str().into()), flows).await
-            {
-                problems.push(format!("flows of node {}: {error}", peer.name));
-            }
+            wanted.insert(Owner::Peer(peer.name.as_str().into()), flows);
         }
-        for owner in stale_peers(&self.known, &wanted) {
-            if let Err(error) = self.network.dataplane.set(owner.clone(), Vec::new()).await {
-                problems.push(format!("flows of {owner}: {error}"));
+        match install(&self.network.dataplane, wanted).await {
+            Ok(failures) => {
+                problems.extend(failures.iter().map(|(owner, error)| format!("flows of {owner}: {error}")));
             }
+            Err(error) => problems.push(error.to_string()),
         }
-        self.known = wanted;
 
         let netlink = &self.network.netlink;
         errors.check_all(netlink.apply_routes(&RouteFilter::owned(), &routes).await);
@@ -120,5 +127,28 @@ impl Peering {
                 good = self.apply(&current).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::fake::{Rig, flow};
+
+    /// A removal that failed is tried again, and a node that gets the subnet of one that is gone gets it at once.
+    #[tokio::test]
+    async fn a_new_node_takes_over_the_subnet_of_one_that_is_gone() {
+        let rig = Rig::started().await;
+        let peer = |name: &str, cookie: u64| (Owner::Peer(name.into()), vec![flow(7).cookie(cookie)]);
+        let nodes = |wanted: Vec<(Owner, Vec<Flow>)>| install(&rig.dataplane, wanted.into_iter().collect());
+        assert!(nodes(vec![peer("old", 1)]).await.unwrap().is_empty());
+        rig.switch.refuse(|message| crate::dataplane::fake::deletes(message));
+        let failures = nodes(vec![]).await.unwrap();
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        rig.switch.refuse(|_| false);
+        let failures = nodes(vec![peer("new", 2)]).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        assert_eq!(rig.switch.flows(), [flow(7).cookie(2)]);
+        assert_eq!(rig.dataplane.owners().await.unwrap(), [Owner::Peer("new".into())]);
     }
 }

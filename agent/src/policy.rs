@@ -47,3 +47,6 @@ pub use agent::{Ended, PolicyAgent, PolicyConfig};
 pub use confirm::{PodName, Unconfirmed};
 pub use handle::{PolicyError, PolicyHandle, Prepared};
 pub use metrics::PolicyMetrics;
+
+#[cfg(test)]
+pub(crate) use reconciler::tests::network as tests_network;

@@ -231,13 +231,10 @@ async fn attach(
     Ok((interface, prepared))
 }
 
-/// What isolates the pod goes in before what connects it.
+/// Installs the flows of policies that select the pod and its own, in one transaction.
 async fn install(node: &NodeNetwork, interface: &PodInterface) -> Result<Prepared, AttachError> {
-    let preparing = trace::step(trace_child!("policy.prepare"), node.policy.prepare_pod(interface));
-    let prepared = preparing.await.map_err(configure)?;
-    let installing = trace::step(trace_child!("openflow.install"), node.dataplane.install_pod(interface));
-    installing.await.map_err(configure)?;
-    Ok(prepared)
+    let installing = node.policy.install_pod(interface, node.dataplane.pod(interface));
+    trace::step(trace_child!("openflow.install"), installing).await.map_err(configure)
 }
 
 /// The container's end of a veth pair, up and without addresses.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::Event;
-use antrea_flows::Diff;
+use antrea_flows::{Change, Diff, Owner};
 use antrea_runtime::{trace, trace_child};
 use openflow::Flow;
 use tokio::sync::{Notify, mpsc, watch};
@@ -26,7 +26,7 @@ use super::pods;
 use super::reconciler::Reconciler;
 use super::report::{self, Board};
 use super::saver::Saver;
-use crate::dataplane::DataplaneError;
+use crate::dataplane::{Batch, DataplaneError, Failures};
 use crate::status::{Health, Reporter};
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
@@ -243,13 +243,13 @@ impl State {
     }
 
     async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
-        let mut prepared = Vec::new();
+        let mut pods = Vec::new();
         let mut cause = Span::none();
         for request in requests {
             match request {
                 Request::Attach(site, reply) => self.waiting.push((site, reply)),
-                Request::Prepare(reply, span) => {
-                    prepared.push(reply);
+                Request::Install(flows, reply, span) => {
+                    pods.push((flows, reply));
                     if cause.is_disabled() {
                         cause = span;
                     }
@@ -262,16 +262,22 @@ impl State {
             }
         }
         self.attach_waiting().await?;
-        if prepared.is_empty() {
+        if pods.is_empty() {
             return Ok(());
         }
+        let (flows, replies): (Vec<_>, Vec<_>) = pods.into_iter().unzip();
+        let owners: Vec<Owner> = flows.iter().map(|(owner, _)| owner.clone()).collect();
         let result = match self.site {
-            Some(_) => self.step(|_| ()).instrument(cause).await?.1,
+            Some(_) => self.step_with(|_| (), flows).instrument(cause).await?.1,
             None => Err(PolicyError::NotAttached),
         };
-        for reply in prepared {
+        for (owner, reply) in owners.iter().zip(replies) {
+            let result = result.as_ref().map_err(Clone::clone).and_then(|failures| {
+                let failure = failures.iter().find(|(failed, _)| failed == owner);
+                failure.map_or(Ok(()), |(_, error)| Err(error.clone().into()))
+            });
             // A caller that is gone has nobody to tell.
-            let _ = reply.send(result.clone());
+            let _ = reply.send(result);
         }
         Ok(())
     }
@@ -290,12 +296,21 @@ impl State {
         Ok(())
     }
 
-    /// Does `work`, brings rules up to date with what it changed and with the pods, and pushes the flows.
-    /// The work is done on a thread that may block: with many policies it takes its time.
     async fn step<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
     ) -> Result<(T, Result<(), PolicyError>), Ended> {
+        let (done, result) = self.step_with(work, Vec::new()).await?;
+        Ok((done, result.map(drop)))
+    }
+
+    /// Does `work`, brings rules up to date with what it changed and with the pods, and pushes the flows, together
+    /// with those of `pods`. The work is done on a thread that may block: with many policies it takes its time.
+    async fn step_with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+        pods: Vec<(Owner, Change)>,
+    ) -> Result<(T, Result<Failures, PolicyError>), Ended> {
         let interfaces = self.site.as_mut().map(|site| {
             site.changes.mark_unchanged();
             let connected = (site.interfaces)();
@@ -309,51 +324,61 @@ impl State {
                     reconciler.set_pods(interfaces);
                 }
                 let outcome = reconciler.reconcile(Instant::now());
-                let everything = (all && outcome.is_ok()).then(|| reconciler.flows());
+                let everything = all.then(|| reconciler.flows());
                 (done, outcome, everything)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
+        // Without all of its rules no pod is connected.
+        let pods = if outcome.error.is_none() { pods } else { Vec::new() };
+        let failures = match self.push(outcome.diff, everything, pods).await {
+            Ok(failures) => failures,
             Err(error) => {
-                tracing::error!(%error, "policies cannot be realised");
+                if !self.behind {
+                    tracing::warn!(%error, "policy flows not installed, trying again");
+                }
+                self.behind = true;
                 trace::fail(&trace::current(), &error);
                 return Ok((done, Err(error.into())));
             }
         };
-        if let Err(error) = self.push(outcome.diff, everything).await {
-            if !self.behind {
-                tracing::warn!(%error, "policy flows not installed, trying again");
-            }
-            self.behind = true;
+        self.report(outcome.policies, all);
+        if let Some(error) = outcome.error {
+            tracing::error!(%error, "not all policies can be realised");
             trace::fail(&trace::current(), &error);
             return Ok((done, Err(error.into())));
         }
-        self.report(outcome.policies, all);
-        Ok((done, Ok(())))
+        Ok((done, Ok(failures)))
     }
 
-    async fn push(&mut self, diff: Diff, everything: Option<Vec<Flow>>) -> Result<(), DataplaneError> {
-        let Some(site) = &self.site else { return Ok(()) };
+    async fn push(
+        &mut self,
+        diff: Diff,
+        everything: Option<Vec<Flow>>,
+        pods: Vec<(Owner, Change)>,
+    ) -> Result<Failures, DataplaneError> {
+        let Some(site) = &self.site else { return Ok(Failures::new()) };
+        let whole = everything.is_some();
+        let mut batch = Batch::default();
         if let Some(flows) = everything {
-            site.sink.set(flows).await?;
-            self.behind = false;
-            return Ok(());
+            batch = batch.require(Owner::Policy, Change::flows(flows));
+        } else if !diff.is_empty() {
+            batch = batch.require(Owner::Policy, Change::Diff(diff));
         }
-        if diff.is_empty() {
-            return Ok(());
+        let batch = pods.into_iter().fold(batch, |batch, (owner, change)| batch.with(owner, change));
+        if batch.is_empty() {
+            return Ok(Failures::new());
         }
-        let Diff { adds: mut puts, mods, deletes } = diff;
-        puts.extend(mods);
-        site.sink.update(puts, deletes).await
+        let failures = site.sink.apply(batch).await?;
+        self.behind &= !whole;
+        Ok(failures)
     }
 
     /// Puts what is in force on the board. A push of everything tells of all policies.
     fn report(&mut self, mut policies: BTreeSet<Arc<str>>, all: bool) {
         let (Some(reconciler), Some(_)) = (&self.reconciler, &self.site) else { return };
         if all {
-            policies.extend(reconciler.cache.policies().cloned());
+            policies.extend(reconciler.cache.policies().filter(|name| !reconciler.refuses(name)).cloned());
         }
         if policies.is_empty() {
             return;
@@ -380,17 +405,17 @@ impl State {
                 }
                 Update::Down(error) => {
                     self.lost = false;
-                    events.push(Change::Abandon);
+                    events.push(CacheEvent::Abandon);
                     if let Some(reason) = reason(&error) {
                         let health = Health::bad(reason, &error);
                         self.reporter.update(|facts| facts.controller = health);
                     }
                 }
                 _ if self.lost => {}
-                Update::Begin(kind) => events.push(Change::Begin(kind)),
+                Update::Begin(kind) => events.push(CacheEvent::Begin(kind)),
                 Update::Event(kind, event, cause) => {
                     received.extend(cause);
-                    events.push(Change::Event(kind, event));
+                    events.push(CacheEvent::Event(kind, event));
                 }
             }
         }
@@ -508,13 +533,13 @@ impl State {
     }
 }
 
-enum Change {
+enum CacheEvent {
     Begin(Kind),
     Event(Kind, Box<Event>),
     Abandon,
 }
 
-impl Change {
+impl CacheEvent {
     fn apply(self, reconciler: &mut Reconciler) -> Result<(), CacheError> {
         match self {
             Self::Begin(kind) => reconciler.cache.begin(kind),

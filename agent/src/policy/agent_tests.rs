@@ -3,11 +3,10 @@ use std::collections::HashMap;
 use antrea_api::controlplane::GroupEvent;
 use antrea_api::k8s::Object;
 use antrea_api::selection::PodSelection;
-use antrea_flows::{FlowStore, Owner};
+use antrea_flows::{BridgeStore, Entry};
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use http::StatusCode;
-use openflow::{Flow, FlowKey};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
@@ -25,23 +24,24 @@ use super::*;
 /// A bridge that can be away.
 #[derive(Default)]
 struct Bridge {
-    store: Mutex<FlowStore>,
+    store: Mutex<BridgeStore>,
     away: Mutex<bool>,
     calls: Mutex<usize>,
+    /// What each batch was of.
+    order: Mutex<Vec<Vec<Owner>>>,
 }
 
 struct BridgeSink(Arc<Bridge>);
 
 impl Bridge {
-    fn take(
-        &self,
-        change: impl FnOnce(&mut FlowStore) -> Result<Diff, antrea_flows::Conflict>,
-    ) -> Result<(), DataplaneError> {
+    fn take(&self, batch: &Batch) -> Result<Failures, DataplaneError> {
         *self.calls.lock() += 1;
         if *self.away.lock() {
             return Err(DataplaneError::Closed);
         }
-        change(&mut self.store.lock()).map(drop).map_err(|conflict| Box::new(conflict).into())
+        self.order.lock().push(batch.changes().map(|(owner, _)| owner.clone()).collect());
+        let staged = self.store.lock().stage(batch.changes());
+        staged.map(|_| Failures::new()).map_err(|conflict| Box::new(conflict).into())
     }
 
     fn count(&self) -> usize {
@@ -53,7 +53,8 @@ impl Bridge {
         let store = self.store.lock();
         let network = network();
         let table = network.pipeline.number(antrea_flows::Table::IngressDefaultRule).unwrap();
-        store.all().iter().any(|flow| {
+        store.all().iter().any(|entry| {
+            let Entry::Flow(flow) = entry else { return false };
             flow.table == table
                 && flow.actions.is_empty()
                 && flow.to_string().contains(&format!("reg1={ofport:#x}"))
@@ -62,13 +63,14 @@ impl Bridge {
 }
 
 impl Sink for BridgeSink {
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(async move { self.0.take(|store| store.set(&Owner::Policy, flows)) })
+    fn apply(&self, batch: Batch) -> BoxFuture<'_, Result<Failures, DataplaneError>> {
+        Box::pin(async move { self.0.take(&batch) })
     }
+}
 
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(async move { self.0.take(|store| store.update(&Owner::Policy, puts, gone)) })
-    }
+/// A pod's own flows; that they are none does not matter here.
+pub(crate) fn own_flows(pod: &PodInterface) -> (Owner, Change) {
+    (Owner::Pod(pod.pod_name.as_str().into()), Change::nothing())
 }
 
 struct Node {
@@ -162,33 +164,39 @@ async fn a_pod_is_isolated_before_it_is_connected() {
     let fake = Fake::start(objects()).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
     let pod = interface("web-0", 21, "10.0.0.21");
-    assert!(matches!(node.handle.prepare_pod(&pod).await, Err(PolicyError::NotAttached)));
+    assert!(matches!(node.handle.install_pod(&pod, own_flows(&pod)).await, Err(PolicyError::NotAttached)));
     node.attach().await.unwrap();
     assert_eq!(node.bridge.count(), 0);
 
-    let prepared = node.handle.prepare_pod(&pod).await.unwrap();
+    let prepared = node.handle.install_pod(&pod, own_flows(&pod)).await.unwrap();
     assert!(node.bridge.isolates(21));
+    // In one transaction, without which the pod gets nothing.
+    let own = own_flows(&pod).0;
+    let order: Vec<_> = node.bridge.order.lock().iter().filter(|b| b.contains(&own)).cloned().collect();
+    assert_eq!(order, [[Owner::Policy, own]]);
     // Others come and go meanwhile.
     node.remember(interface("other", 22, "10.0.0.22"));
-    let second = node.handle.prepare_pod(&interface("third", 23, "10.0.0.23")).await.unwrap();
+    let third = interface("third", 23, "10.0.0.23");
+    let second = node.handle.install_pod(&third, own_flows(&third)).await.unwrap();
     assert!(node.bridge.isolates(21) && !node.bridge.isolates(23));
     drop(second);
     node.remember(pod.clone());
     drop(prepared);
-    let _ = node.handle.prepare_pod(&interface("fourth", 24, "10.0.0.24")).await.unwrap();
+    let fourth = interface("fourth", 24, "10.0.0.24");
+    let _ = node.handle.install_pod(&fourth, own_flows(&fourth)).await.unwrap();
     assert!(node.bridge.isolates(21));
     node.forget();
     eventually("flows of a pod that is gone go", || node.bridge.count() == 0).await;
 
     // An ADD that fails.
-    let prepared = node.handle.prepare_pod(&pod).await.unwrap();
+    let prepared = node.handle.install_pod(&pod, own_flows(&pod)).await.unwrap();
     assert!(node.bridge.isolates(21));
     drop(prepared);
     eventually("flows of a failed ADD go", || node.bridge.count() == 0).await;
 
     // A bridge that is away.
     *node.bridge.away.lock() = true;
-    assert!(node.handle.prepare_pod(&pod).await.is_err(), "the pod must not be connected");
+    assert!(node.handle.install_pod(&pod, own_flows(&pod)).await.is_err(), "the pod must not be connected");
     node.remember(pod.clone());
     fake.send(&applied_to_patch("a", vec![], vec![member("other", &[])]));
     node.remember(interface("other", 22, "10.0.0.22"));

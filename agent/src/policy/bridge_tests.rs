@@ -7,7 +7,6 @@ use antrea_api::controlplane::Event;
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use openflow::multipart::FlowFilter;
-use openflow::{Flow, FlowKey};
 use ovs::Vswitch;
 use ovs::of::{OfConfig, OfHandle, OfSession};
 use ovs::testing::TestOvs;
@@ -16,13 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::agent::tests::start;
+use super::agent::tests::{own_flows, start};
 use super::cache::tests::{address_group, address_patch, applied_to_group, member, policy};
 use super::fake::{Fake, eventually};
 use super::handle::{PolicyHandle, Request, Sink, Site};
 use super::pods::tests::interface;
 use super::reconciler::tests::network;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::interfaces::PodInterface;
 use crate::metrics::AgentMetrics;
 use crate::status::Reporter;
@@ -46,14 +45,10 @@ struct Rig {
 struct Timed(Dataplane, Arc<Mutex<Vec<Duration>>>);
 
 impl Sink for Timed {
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Sink::set(&self.0, flows)
-    }
-
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+    fn apply(&self, batch: Batch) -> BoxFuture<'_, Result<Failures, DataplaneError>> {
         Box::pin(async move {
             let begin = Instant::now();
-            let result = Sink::update(&self.0, puts, gone).await;
+            let result = Sink::apply(&self.0, batch).await;
             self.1.lock().push(begin.elapsed());
             result
         })
@@ -161,7 +156,8 @@ async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
     rig.wait_for(expected(100, 10) + 1).await;
     fake.send(&address_patch("g5", vec![member("new", &[])], vec![]));
     rig.wait_for(expected(100, 10)).await;
-    let prepared = agent.prepare_pod(&interface("web-0", 22, "10.0.0.22")).await.unwrap();
+    let second = interface("web-0", 22, "10.0.0.22");
+    let prepared = agent.install_pod(&second, own_flows(&second)).await.unwrap();
     assert_eq!(rig.count().await, expected(100, 10) + 2, "isolation and a share in every rule");
     drop(prepared);
     rig.wait_for(expected(100, 10)).await;

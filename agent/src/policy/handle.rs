@@ -6,16 +6,15 @@ use std::sync::Arc;
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
 use antrea_flows::policy::RuleError;
-use antrea_flows::{Network, Owner};
+use antrea_flows::{Change, Network, Owner};
 use antrea_runtime::trace;
 use futures::future::BoxFuture;
-use openflow::{Flow, FlowKey};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::interfaces::{AttachmentKey, PodInterface};
 use crate::node::NodeNetwork;
 
@@ -46,19 +45,13 @@ pub enum PolicyError {
 
 /// Where flows go.
 pub(super) trait Sink: Send + Sync {
-    /// Makes these flows all that policy has.
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>>;
-    /// Changes some of them.
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+    /// See [`Dataplane::apply`].
+    fn apply(&self, batch: Batch) -> BoxFuture<'_, Result<Failures, DataplaneError>>;
 }
 
 impl Sink for Dataplane {
-    fn set(&self, flows: Vec<Flow>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(Dataplane::set(self, Owner::Policy, flows))
-    }
-
-    fn update(&self, puts: Vec<Flow>, gone: Vec<FlowKey>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(Dataplane::update(self, Owner::Policy, puts, gone))
+    fn apply(&self, batch: Batch) -> BoxFuture<'_, Result<Failures, DataplaneError>> {
+        Box::pin(Dataplane::apply(self, batch))
     }
 }
 
@@ -78,8 +71,9 @@ pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
 pub(super) enum Request {
     /// See [`PolicyHandle::attach`].
     Attach(Site, Reply),
-    /// The pods that are about to be connected changed, as a part of what the span is of.
-    Prepare(Reply, Span),
+    /// The pods that are about to be connected changed, and one of them gets its flows, as a part of what the span
+    /// is of.
+    Install((Owner, Change), Reply, Span),
     /// Whether everything that selects a pod is known here.
     Holds(ObjectReference, PodSelection, oneshot::Sender<bool>),
 }
@@ -146,17 +140,21 @@ impl PolicyHandle {
         self.request(|reply| Request::Attach(site, reply)).await
     }
 
-    /// Installs the flows of all policies that select a pod which is about to be connected. To be called
-    /// before the pod's own flows are installed.
+    /// Connects a pod: installs the flows of all policies that select it and, in the same transaction, its own.
+    /// Without the former it does not get the latter.
     ///
     /// # Errors
     /// The flows were not taken: the pod must not be connected.
-    pub async fn prepare_pod(&self, pod: &PodInterface) -> Result<Prepared, PolicyError> {
+    pub async fn install_pod(
+        &self,
+        pod: &PodInterface,
+        flows: (Owner, Change),
+    ) -> Result<Prepared, PolicyError> {
         let key = (pod.container_id.clone(), pod.ifname.clone());
         self.prepared.pods.lock().insert(key.clone(), pod.clone());
         let guard = Prepared { key, prepared: self.prepared.clone() };
         let span = trace::current();
-        self.request(|reply| Request::Prepare(reply, span)).await.map(|()| guard)
+        self.request(|reply| Request::Install(flows, reply, span)).await.map(|()| guard)
     }
 
     pub(super) async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {

@@ -35,8 +35,10 @@ struct Realised {
 pub(crate) struct Outcome {
     /// How the flows change.
     pub(crate) diff: Diff,
-    /// Policies that were looked at.
+    /// Policies that were looked at and are in force with this.
     pub(crate) policies: BTreeSet<Arc<str>>,
+    /// Why not all rules can be realised; those that cannot are as they were before.
+    pub(crate) error: Option<RuleError>,
 }
 
 /// See the module's description.
@@ -51,6 +53,8 @@ pub(crate) struct Reconciler {
     realizer: Option<Realizer>,
     /// The realizer has no rules yet, whatever changed.
     fresh: bool,
+    /// Policies with rules that the realizer has refused: they are done again with the next changes.
+    refused: BTreeSet<Arc<str>>,
 }
 
 impl Reconciler {
@@ -64,11 +68,17 @@ impl Reconciler {
     pub(crate) fn attach(&mut self, network: &Network) {
         self.realizer = Some(Realizer::new(network));
         self.fresh = true;
+        self.refused.clear();
     }
 
     /// All flows.
     pub(crate) fn flows(&self) -> Vec<Flow> {
         self.realizer.as_ref().map(Realizer::flows).unwrap_or_default()
+    }
+
+    /// Whether the policy has rules that cannot be realised.
+    pub(crate) fn refuses(&self, policy: &Arc<str>) -> bool {
+        self.refused.contains(policy)
     }
 
     /// Number of ingress and egress rules.
@@ -77,14 +87,12 @@ impl Reconciler {
         [Direction::In, Direction::Out].map(|direction| rules().filter(|r| r.direction == direction).count())
     }
 
-    /// Brings the rules up to date with cache and pods.
-    ///
-    /// # Errors
-    /// The pipeline lacks a table for Kubernetes policies.
-    pub(crate) fn reconcile(&mut self, now: Instant) -> Result<Outcome, RuleError> {
-        let Some(mut realizer) = self.realizer.take() else { return Ok(Outcome::default()) };
+    /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.
+    pub(crate) fn reconcile(&mut self, now: Instant) -> Outcome {
+        let Some(mut realizer) = self.realizer.take() else { return Outcome::default() };
         let changes = self.cache.take_changes();
         let mut whole = changes.policies;
+        whole.append(&mut self.refused);
         if std::mem::take(&mut self.fresh) {
             whole.extend(self.cache.policies().cloned());
         }
@@ -108,9 +116,22 @@ impl Reconciler {
         for name in &whole {
             self.change_policy(name, &realizer, now, &mut rule_changes);
         }
+        // The realizer takes all or nothing, and what has changed will not be told again.
+        let (rule_changes, error, ids) = takeable(&realizer, rule_changes);
         let diff = realizer.apply(rule_changes);
         self.realizer = Some(realizer);
-        Ok(Outcome { diff: diff?, policies: looked_at })
+        if !ids.is_empty() {
+            let has = |realised: &Realised| {
+                realised.slots.iter().flat_map(HashMap::values).any(|id| ids.contains(id))
+            };
+            let refused = self.policies.iter().filter(|(_, realised)| has(realised));
+            self.refused.extend(refused.map(|(name, _)| name.clone()));
+            looked_at.retain(|name| !self.refused.contains(name));
+        }
+        match diff {
+            Ok(diff) => Outcome { diff, policies: looked_at, error },
+            Err(error) => Outcome { error: Some(error), ..Outcome::default() },
+        }
     }
 
     /// Members of AppliedToGroups, or their interfaces, changed. False: the policy has to be done as a whole.
@@ -218,6 +239,20 @@ impl Reconciler {
         }
         self.policies.insert(name.clone(), Realised { policy, slots });
     }
+}
+
+/// The changes that the realizer can take, why it cannot take the others, and the ids of their rules.
+fn takeable(
+    realizer: &Realizer,
+    mut changes: Vec<RuleChange>,
+) -> (Vec<RuleChange>, Option<RuleError>, BTreeSet<u32>) {
+    let (mut first, mut ids) = (None, BTreeSet::new());
+    while let Err(error) = realizer.check(&changes) {
+        ids.insert(error.id());
+        changes.retain(|change| change.id() != error.id());
+        first.get_or_insert(error);
+    }
+    (changes, first, ids)
 }
 
 fn put(variant: Variant, id: u32, direction: Direction, realizer: &Realizer, changes: &mut Vec<RuleChange>) {

@@ -6,8 +6,7 @@ use antrea_api::controlplane::{
 };
 use antrea_api::k8s::{IntOrString, ObjectMeta};
 use antrea_flows::policy::{Peers, Rule};
-use antrea_flows::{Datapath, EncapMode, Gateway, NodeConfig, Round};
-use openflow::FlowKey;
+use antrea_flows::{Datapath, EncapMode, Entry, Gateway, Key, NodeConfig, Round};
 use proptest::prelude::*;
 
 use super::super::cache::Kind;
@@ -37,7 +36,7 @@ pub(crate) fn network() -> Network {
 /// A reconciler, and a bridge that gets its differences.
 struct Node {
     reconciler: Reconciler,
-    flows: HashMap<FlowKey, Flow>,
+    flows: HashMap<Key, Entry>,
     now: Instant,
 }
 
@@ -50,9 +49,10 @@ impl Node {
 
     fn settle(&mut self) -> Diff {
         self.now += Duration::from_millis(700);
-        let diff = self.reconciler.reconcile(self.now).unwrap().diff;
-        for flow in diff.adds.iter().chain(&diff.mods) {
-            self.flows.insert(flow.key(), flow.clone());
+        let Outcome { diff, error, .. } = self.reconciler.reconcile(self.now);
+        assert_eq!(error, None);
+        for entry in diff.puts() {
+            self.flows.insert(entry.key(), entry.clone());
         }
         for key in &diff.deletes {
             assert!(self.flows.remove(key).is_some(), "deletes what is not there");
@@ -117,6 +117,35 @@ fn isolation_comes_first_and_peers_follow() {
     assert!(!node.isolates(7) && node.isolates(8));
     node.event(Event::PolicyDeleted("P".into()));
     assert!(node.flows.is_empty() && node.rules().is_empty());
+}
+
+/// What the realizer refuses is not lost, and what came with it is not either.
+#[test]
+fn a_rule_that_cannot_be_realised_holds_up_no_other_and_comes_again() {
+    let mut node = Node::new();
+    node.pods(&[("p", 7, "10.0.0.7")]);
+    node.event(applied_to_group("a", &["p"]));
+    node.event(address_group("g", vec![member("x", &["10.0.1.1"])]));
+    node.event(Event::Policy(policy("P", 1, "a", &["g"])));
+    // The realizer knows nothing of the rule any more, and refuses to change its members.
+    let (name, id) = (Arc::from("P"), node.rules()[0].id);
+    node.reconciler.realizer.as_mut().unwrap().remove_rule(id);
+    let events = [
+        address_patch("g", vec![], vec![member("y", &["10.0.1.2"])]),
+        address_group("h", vec![member("z", &["10.0.1.3"])]),
+        Event::Policy(policy("Q", 1, "a", &["h"])),
+    ];
+    for event in events {
+        node.reconciler.cache.apply(kind_of(&event), event).unwrap();
+    }
+    let outcome = node.reconciler.reconcile(node.now);
+    assert_eq!(outcome.error, Some(RuleError::Unknown { id }));
+    assert!(node.allows(7, "10.0.1.3"), "a policy that came with it");
+    assert!(node.reconciler.refuses(&name));
+    assert_eq!(outcome.policies, BTreeSet::from([Arc::from("Q")]), "only that is in force");
+    node.settle();
+    assert!(node.allows(7, "10.0.1.1") && node.allows(7, "10.0.1.2"));
+    assert!(!node.reconciler.refuses(&name));
 }
 
 #[test]
@@ -510,7 +539,7 @@ proptest! {
             }
             node.settle();
             prop_assert_eq!(sayings(node.rules()), sayings(expected(&node.reconciler)));
-            let flows: HashMap<_, _> = node.reconciler.flows().into_iter().map(|f| (f.key(), f)).collect();
+            let flows: HashMap<_, _> = node.reconciler.flows().into_iter().map(Entry::Flow).map(|e| (e.key(), e)).collect();
             prop_assert_eq!(&flows, &node.flows);
         }
         for kind in [Kind::Policies, Kind::AddressGroups, Kind::AppliedToGroups] {

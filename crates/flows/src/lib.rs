@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  NodeConfig ─┐
-//!  PodInterface├─► feature functions ─► Vec<Flow> ─► FlowStore ─► Diff ─► OpenFlow bundle
-//!  Peer ───────┘                                        ▲
-//!  policy::Rule ──► policy::Realizer ───────────────────┘
+//!  PodInterface├─► feature functions ─► Vec<Flow> ─► BridgeStore ─► Diff ─► Steps: OpenFlow messages
+//!  Peer ───────┘                                         ▲
+//!  policy::Rule ──► policy::Realizer ─► Diff ────────────┘
 //!
 //!  PipelineRootClassifier
 //!   ├ arp ─► ARPSpoofGuard ─► ARPResponder
@@ -29,7 +29,7 @@ mod cookie;
 mod feature;
 pub mod field;
 pub mod policy;
-mod store;
+pub mod state;
 mod table;
 
 pub use config::{
@@ -40,8 +40,7 @@ pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
     Family, SELF_TEST_ETHERTYPE, base, conntrack, gateway, peer, pod, security, service_cidrs, tunnel,
 };
-
-pub use store::{Conflict, Diff, FlowStore, Owner};
+pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};
 
 /// The flows of the node itself, that is everything but pods, peers and policy.

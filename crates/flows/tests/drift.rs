@@ -11,9 +11,10 @@ use std::{
 };
 
 use antrea_flows::{
-    Diff, FlowStore, Owner, Round,
+    BridgeStore, Change, Diff, Owner, Round,
     config::{Datapath, TunnelKind},
     policy::{Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, Service},
+    state::Found,
 };
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
@@ -63,14 +64,14 @@ impl Session {
     }
 
     fn carry_out(&mut self, diff: Diff) -> Result<()> {
-        for change in diff.into_flow_mods() {
-            self.send(&change.into())?;
+        for message in diff.steps().bundle {
+            self.send(&message)?;
         }
         self.send(&Message::BarrierRequest)?;
         self.wait(|m| matches!(m, Message::BarrierReply).then_some(()))
     }
 
-    fn installed(&mut self) -> Result<Vec<Flow>> {
+    fn installed(&mut self) -> Result<Found> {
         self.send(&Message::MultipartRequest(MultipartRequest::FlowDesc(FlowFilter::all())))?;
         let mut flows = Vec::new();
         self.wait(|m| match m {
@@ -80,8 +81,12 @@ impl Session {
             }
             _ => None,
         })?;
-        Ok(flows)
+        Ok(Found { flows, ..Found::default() })
     }
+}
+
+fn set(store: &mut BridgeStore, owner: Owner, flows: Vec<Flow>) -> Result<Diff> {
+    Ok(store.stage([(&owner, &Change::flows(flows))])?.diff)
 }
 
 fn counts(diff: &Diff) -> (usize, usize, usize) {
@@ -96,13 +101,13 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
         let sw = switch()?;
         let mut session = Session::open(&sw.bridge_socket())?;
         let net = network(datapath, kind);
-        let mut store = FlowStore::new();
+        let mut store = BridgeStore::new();
         let mut diffs = vec![
-            store.set(&Owner::Node, antrea_flows::node(&net))?,
-            store.set(&Owner::Pod("p1".into()), antrea_flows::pod(&net, &pod(1)))?,
-            store.set(&Owner::Pod("p2".into()), antrea_flows::pod(&net, &pod(2)))?,
-            store.set(&Owner::Peer("node2".into()), antrea_flows::peer(&net, &tunnel_peer()))?,
-            store.set(&Owner::Peer("node3".into()), antrea_flows::peer(&net, &direct_peer()))?,
+            set(&mut store, Owner::Node, antrea_flows::node(&net))?,
+            set(&mut store, Owner::Pod("p1".into()), antrea_flows::pod(&net, &pod(1)))?,
+            set(&mut store, Owner::Pod("p2".into()), antrea_flows::pod(&net, &pod(2)))?,
+            set(&mut store, Owner::Peer("node2".into()), antrea_flows::peer(&net, &tunnel_peer()))?,
+            set(&mut store, Owner::Peer("node3".into()), antrea_flows::peer(&net, &direct_peer()))?,
         ];
         let mut realizer = Realizer::new(&net);
         for (id, direction, class, action) in [
@@ -114,27 +119,26 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
         ] {
             let ports = |p| Service::to(p, PortRange::new(10, 99).unwrap());
             let icmp = Service { icmp_type: Some(8), icmp_code: Some(0), ..Service::all(Protocol::Icmp) };
-            diffs.push(store.apply(
-                &Owner::Policy,
-                realizer.upsert_rule(Rule {
-                    id,
-                    direction,
-                    class,
-                    action,
-                    pods: [1, 2].map(|n| (n, pod(n).ips.into())).into(),
-                    peers: Peers::Of(
-                        ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0"].map(|n| n.parse().unwrap()).into(),
-                    ),
-                    services: vec![ports(Protocol::Tcp), ports(Protocol::Udp), ports(Protocol::Sctp), icmp],
-                })?,
-            )?);
+            let diff = Change::Diff(realizer.upsert_rule(Rule {
+                id,
+                direction,
+                class,
+                action,
+                pods: [1, 2].map(|n| (n, pod(n).ips.into())).into(),
+                peers: Peers::Of(
+                    ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0"].map(|n| n.parse().unwrap()).into(),
+                ),
+                services: vec![ports(Protocol::Tcp), ports(Protocol::Udp), ports(Protocol::Sctp), icmp],
+            })?);
+            diffs.push(store.stage([(&Owner::Policy, &diff)])?.diff);
         }
         for diff in diffs {
             session.carry_out(diff)?;
         }
         let installed = session.installed()?;
         assert_eq!(installed.len(), store.len());
-        let diff = store.diff_against(&installed);
+        let diff = store.compare(&installed).diff;
+        let installed = installed.flows;
         assert!(diff.is_empty(), "{diff:#?}");
 
         // By hand: one deleted, one changed, one too many, one of another round.
@@ -148,21 +152,21 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
         let mut stale = installed.iter().find(|f| f.priority == 205).unwrap().clone();
         stale.cookie = Round(6).bits();
         session.send(&FlowMod::add(stale).into())?;
-        let diff = store.diff_against(&session.installed()?);
+        let diff = store.compare(&session.installed()?).diff;
         assert_eq!(counts(&diff), (1, 2, 1), "{diff:#?}");
         session.carry_out(diff)?;
-        assert!(store.diff_against(&session.installed()?).is_empty());
+        assert!(store.compare(&session.installed()?).diff.is_empty());
 
-        session.carry_out(store.remove(&Owner::Pod("p2".into())))?;
-        assert!(store.diff_against(&session.installed()?).is_empty());
+        session.carry_out(set(&mut store, Owner::Pod("p2".into()), Vec::new())?)?;
+        assert!(store.compare(&session.installed()?).diff.is_empty());
 
         // A new round: every flow is replaced, none is gone in between, and leftovers go by cookie.
         let next = antrea_flows::Network { round: Round(8), ..net };
-        let diff = store.set(&Owner::Node, antrea_flows::node(&next))?;
+        let diff = set(&mut store, Owner::Node, antrea_flows::node(&next))?;
         assert_eq!(diff.deletes.len() + diff.adds.len(), 0);
         session.carry_out(diff)?;
         session.send(&FlowMod::delete_by_cookie(Round(7).bits(), Round::MASK).into())?;
-        assert_eq!(session.installed()?.len(), store.count_of(&Owner::Node));
+        assert_eq!(session.installed()?.len(), store.of(&Owner::Node).len());
     }
     Ok(())
 }

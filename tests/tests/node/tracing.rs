@@ -63,7 +63,6 @@ async fn a_pod_is_one_trace_from_the_plugin_to_open_vswitch() {
         "ovsdb.transact",
         "ovsdb.wait_ofport",
         "policy.confirm",
-        "policy.prepare",
         "openflow.install",
         "openflow.bundle",
         "cni.add",
@@ -74,7 +73,7 @@ async fn a_pod_is_one_trace_from_the_plugin_to_open_vswitch() {
     let plugin = one(&spans, "antrea-cni ADD");
     assert_eq!((&*plugin.parent, &*plugin.service, &*plugin.node), ("", "antrea-cni", "node1"));
     assert!(before <= plugin.start && plugin.end <= after, "the plugin's own times");
-    for part in &parts[..8] {
+    for part in &parts[..7] {
         let path = path(&spans, one(&spans, part));
         assert_eq!(path[1..], ["antrea-agent: cni.add", "antrea-cni: antrea-cni ADD"], "{part}");
     }

@@ -41,3 +41,17 @@ pub enum RuleError {
         id: u32,
     },
 }
+
+impl RuleError {
+    /// The rule at fault.
+    pub fn id(&self) -> u32 {
+        match self {
+            RuleError::ReservedId => 0,
+            RuleError::NotAllow { id }
+            | RuleError::NothingToPassTo { id }
+            | RuleError::Priority { id, .. }
+            | RuleError::NoTable { id, .. }
+            | RuleError::Unknown { id } => *id,
+        }
+    }
+}

@@ -151,3 +151,13 @@ pub enum RuleChange {
     /// Changes members of a rule.
     Members(u32, MemberChange),
 }
+
+impl RuleChange {
+    /// The rule that changes.
+    pub fn id(&self) -> u32 {
+        match self {
+            RuleChange::Upsert(rule) => rule.id,
+            RuleChange::Remove(id) | RuleChange::Members(id, _) => *id,
+        }
+    }
+}

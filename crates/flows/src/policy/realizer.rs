@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Action, Class, Direction, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause};
 use crate::{
-    Diff, Family, Network, Table,
+    Diff, Entry, Family, Key, Network, Table,
     cookie::Category,
     feature::priority::{BYPASS, LOW, NORMAL},
     field,
@@ -137,7 +137,11 @@ impl Realizer {
         Ok(self.commit())
     }
 
-    fn check(&self, changes: &[RuleChange]) -> Result<(), RuleError> {
+    /// Whether [`Self::apply`] would take these changes.
+    ///
+    /// # Errors
+    /// The first that it would not.
+    pub fn check(&self, changes: &[RuleChange]) -> Result<(), RuleError> {
         let mut known: HashMap<u32, bool, RandomState> = HashMap::default();
         for change in changes {
             match change {
@@ -431,9 +435,9 @@ impl Realizer {
         let mut diff = Diff::default();
         for (key, was) in std::mem::take(&mut self.journal) {
             match (was, self.current(&key)) {
-                (None, Some(now)) => diff.adds.push(now),
-                (Some(was), Some(now)) if was != now => diff.mods.push(now),
-                (Some(_), None) => diff.deletes.push(key),
+                (None, Some(now)) => diff.adds.push(Entry::Flow(now)),
+                (Some(was), Some(now)) if was != now => diff.mods.push(Entry::Flow(now)),
+                (Some(_), None) => diff.deletes.push(Key::Flow(key)),
                 _ => {}
             }
         }

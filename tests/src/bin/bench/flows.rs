@@ -17,7 +17,7 @@ use antrea_flows::{Network, Round};
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use openflow::multipart::FlowFilter;
-use openflow::{Flow, FlowMod, MacAddr, Message};
+use openflow::{Flow, FlowMod, MacAddr};
 use ovs::testing::TestOvs;
 use tokio_util::sync::CancellationToken;
 
@@ -98,7 +98,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
             if own {
                 let diff = Realizer::new(&network).apply(rules())?;
                 computing.push(begin.elapsed().as_secs_f64());
-                of.bundle(diff.into_flow_mods().into_iter().map(Message::from).collect()).await?;
+                of.bundle(diff.steps().bundle).await?;
                 ours.push(begin.elapsed().as_secs_f64());
             } else {
                 ovs.ofctl(&["--bundle", "add-flows"], BRIDGE, &[file])?;

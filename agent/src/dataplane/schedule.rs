@@ -1,7 +1,7 @@
-//! When installed flows are compared with intended ones, and what is told of the outcome.
+//! When the bridge is compared with what is intended, and what is told of the outcome.
 //!
 //! The bridge tells of every flow that somebody else changes, so a comparison follows a change within a
-//! second; the periodic one is for what it could not tell.
+//! second; the periodic one is for what it could not tell, groups and meters among it.
 
 use std::time::Duration;
 
@@ -88,14 +88,14 @@ impl Outcome {
             Self::Repaired { flows, first } => Some(Health::bad(
                 "FlowsRepaired",
                 format!(
-                    "{flows} flows of {bridge} were not as the agent had installed them and were put back, the first \
+                    "{flows} flows, groups or meters of {bridge} were not as the agent had installed them and were put back, the first \
                      {first}; something else changes the bridge: look for ovs-ofctl or another controller on this node"
                 ),
             )),
             Self::Differs { flows, first, error } => Some(Health::bad(
                 "FlowsDiffer",
                 format!(
-                    "{flows} flows of {bridge} are not as intended, the first {first}, and Open vSwitch refused the \
+                    "{flows} flows, groups or meters of {bridge} are not as intended, the first {first}, and Open vSwitch refused the \
                      repair: {error}"
                 ),
             )),

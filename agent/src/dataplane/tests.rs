@@ -1,0 +1,516 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use antrea_flows::{Entry, Key};
+use futures::future::join_all;
+use openflow::multipart::FlowFilter;
+use openflow::{Action, Flow, FlowMod, Learn, Match, Message, PortNo};
+use ovs::Vswitch;
+use ovs::of::{OfConfig, OfHandle, OfSession};
+use ovs::testing::TestOvs;
+use ovs::vswitch::{BridgeSpec, FailMode};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::fake::{CURSE, Rig, dataplane, flow, group, is_cursed, meter, soon};
+use super::*;
+use crate::policy::tests_network as network;
+use crate::status::Health;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn pod(name: &str) -> Owner {
+    Owner::Pod(name.into())
+}
+
+fn peer(name: &str) -> Owner {
+    Owner::Peer(name.into())
+}
+
+fn flows(flows: impl IntoIterator<Item = Flow>) -> Change {
+    Change::flows(flows.into_iter().collect())
+}
+
+async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let end = tokio::time::Instant::now() + LIMIT;
+    while !check() {
+        assert!(tokio::time::Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A bundle that is refused goes again without the owner at fault, and the store does not keep what was refused.
+#[tokio::test]
+async fn a_refused_owner_holds_up_nobody_and_leaves_nothing() {
+    let rig = Rig::started().await;
+    rig.dataplane.set(pod("b"), flows([flow(50)])).await.unwrap();
+    rig.switch.refuse(is_cursed);
+    // All at once: they share a bundle.
+    let requests = (0..20).map(|n| {
+        let bad = n % 7 == 3;
+        let change = flows([flow(n), flow(100 + n).cookie(if bad { CURSE } else { 0 })]);
+        let owner = if n == 3 { pod("b") } else { pod(&format!("p{n}")) };
+        let dataplane = rig.dataplane.clone();
+        async move { (bad, soon(dataplane.set(owner, change)).await) }
+    });
+    for (bad, result) in join_all(requests).await {
+        assert_eq!(result.is_err(), bad, "{result:?}");
+    }
+    assert_eq!(rig.switch.committed().len(), 2, "one for b, one for all the others");
+    let expected = (0..20).filter(|n| n % 7 != 3).flat_map(|n| [flow(n), flow(100 + n)]).chain([flow(50)]);
+    let expected: BTreeSet<Flow> = expected.collect();
+    assert_eq!(rig.switch.flows().into_iter().collect::<BTreeSet<_>>(), expected);
+    // Nothing is sent again with a comparison: the store says what the bridge has.
+    rig.switch.refuse(|_| false);
+    soon(rig.dataplane.verify()).await.unwrap();
+    assert_eq!(rig.switch.committed().len(), 2);
+}
+
+/// Policy's flows and the pod's are one transaction, and without the former there is not the latter.
+#[tokio::test]
+async fn a_pod_is_not_connected_without_its_policy() {
+    let rig = Rig::started().await;
+    rig.switch.refuse(is_cursed);
+    let batch = |policy: u64, pod_cookie: u64| {
+        Batch::default()
+            .require(Owner::Policy, flows([flow(1).cookie(policy)]))
+            .with(pod("a"), flows([flow(2).cookie(pod_cookie)]))
+            .with(pod("b"), flows([flow(3)]))
+    };
+    soon(rig.dataplane.apply(batch(CURSE, 0))).await.unwrap_err();
+    assert!(rig.switch.flows().is_empty());
+
+    let failures = soon(rig.dataplane.apply(batch(0, CURSE))).await.unwrap();
+    assert_eq!(failures.into_iter().map(|(owner, _)| owner).collect::<Vec<_>>(), [pod("a")]);
+    assert_eq!(rig.switch.flows(), [flow(1), flow(3)]);
+    assert_eq!(rig.switch.committed(), [2]);
+
+    let failures = soon(rig.dataplane.apply(batch(5, 0))).await.unwrap();
+    assert!(failures.is_empty());
+    assert_eq!(rig.switch.committed(), [2, 2], "one bundle for both");
+}
+
+/// After a reconnection an owner that is refused is left out and offered again later. Others are served meanwhile.
+#[tokio::test]
+async fn a_refused_replay_holds_up_nobody() {
+    let rig = Rig::started().await;
+    rig.dataplane.set(Owner::Node, flows([flow(1)])).await.unwrap();
+    rig.dataplane.set(peer("bad"), flows([flow(2).cookie(CURSE), flow(3)])).await.unwrap();
+    rig.switch.refuse(is_cursed);
+    rig.restart_switch().await;
+    soon(rig.dataplane.set(pod("a"), flows([flow(4)]))).await.unwrap();
+    eventually("replayed", || rig.switch.flows() == [flow(1), flow(4)]).await;
+    let Health::Bad { reason, message } = rig.reporter.subscribe().borrow().flows.clone() else {
+        panic!("nobody is told")
+    };
+    assert_eq!(reason, "FlowsDiffer");
+    assert!(message.contains("refused"), "{message}");
+    assert!(soon(rig.dataplane.owners()).await.unwrap().contains(&peer("bad")));
+    rig.switch.refuse(|_| false);
+    soon(rig.dataplane.verify()).await.unwrap();
+    assert_eq!(rig.switch.flows(), [flow(1), flow(2).cookie(CURSE), flow(3), flow(4)]);
+}
+
+/// Where policy is refused nothing is installed; others are told so and do not wait.
+#[tokio::test]
+async fn nothing_is_installed_without_policy() {
+    let rig = Rig::started().await;
+    rig.dataplane.set(Owner::Policy, flows([flow(1).cookie(CURSE)])).await.unwrap();
+    rig.switch.refuse(is_cursed);
+    rig.restart_switch().await;
+    for _ in 0..3 {
+        let error = soon(rig.dataplane.set(pod("a"), flows([flow(4)]))).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+    }
+    assert!(rig.switch.flows().is_empty());
+    rig.switch.refuse(|_| false);
+    soon(rig.dataplane.set(pod("a"), flows([flow(4)]))).await.unwrap();
+    assert_eq!(rig.switch.flows(), [flow(1).cookie(CURSE), flow(4)]);
+}
+
+/// 100,000 flows of one owner go in parts and take effect at once; another owner's request is done before, one that
+/// has to do with them after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_change_lets_others_pass() {
+    const MANY: u32 = 100_000;
+    let rig = Rig::started().await;
+    rig.dataplane.set(pod("first"), flows([flow(MANY + 1)])).await.unwrap();
+    let spawn = |owner: Owner, change: Change| {
+        let dataplane = rig.dataplane.clone();
+        tokio::spawn(async move { dataplane.set(owner, change).await })
+    };
+    rig.switch.hold(true);
+    let large = spawn(peer("large"), flows((0..MANY).map(flow)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let more = Change::Diff(antrea_flows::Diff {
+        adds: vec![Entry::Flow(flow(MANY + 9))],
+        ..antrea_flows::Diff::default()
+    });
+    let same_owner = spawn(peer("large"), more);
+    let shares_a_flow = spawn(pod("shares"), flows([flow(7)]));
+    let other = spawn(pod("other"), flows([flow(MANY + 2)]));
+    let removed = spawn(pod("first"), Change::nothing());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    rig.switch.hold(false);
+    other.await.unwrap().unwrap();
+    removed.await.unwrap().unwrap();
+    assert!(rig.switch.flows().len() < 10, "it takes effect at once");
+    for later in [large, same_owner, shares_a_flow] {
+        later.await.unwrap().unwrap();
+    }
+    let large = MANY as usize;
+    assert_eq!(rig.switch.committed(), [1, 2, large, 1]);
+    assert_eq!(rig.switch.flows().len(), large + 2);
+
+    // So does a replay.
+    rig.switch.clear();
+    rig.switch.hold(true);
+    rig.switch.disconnect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let other = spawn(pod("new"), flows([flow(MANY + 3)]));
+    rig.switch.hold(false);
+    other.await.unwrap().unwrap();
+    soon(rig.dataplane.verify()).await.unwrap();
+    assert_eq!(rig.switch.flows().len(), large + 3);
+    let last = rig.switch.committed()[4..].to_vec();
+    assert!(last == [1, large + 2] || last == [large + 2, 1] || last == [large + 3], "{last:?}");
+}
+
+/// Of a large change that is refused nothing is left, and who was served meanwhile keeps what he got.
+#[tokio::test]
+async fn a_large_change_that_is_refused_is_taken_back() {
+    let rig = Rig::started().await;
+    rig.dataplane.set(peer("large"), flows([flow(7).cookie(1), flow(70_000)])).await.unwrap();
+    rig.switch.refuse(is_cursed);
+    let change = flows((0..9000).map(flow).chain([flow(9000).cookie(CURSE)]));
+    let large = rig.dataplane.set(peer("large"), change);
+    let other = rig.dataplane.set(pod("other"), flows([flow(80_000)]));
+    let (large, other) = tokio::join!(soon(large), soon(other));
+    large.unwrap_err();
+    other.unwrap();
+    assert_eq!(rig.switch.flows(), [flow(7).cookie(1), flow(70_000), flow(80_000)]);
+    let before = rig.switch.committed();
+    soon(rig.dataplane.verify()).await.unwrap();
+    assert_eq!(rig.switch.committed(), before);
+}
+
+/// Groups and meters are compared and repaired like flows, foreign ones go, and what was done to meters before a
+/// bundle was refused is taken back.
+#[tokio::test]
+async fn groups_and_meters_are_kept() {
+    let rig = Rig::started().await;
+    let through = Flow { actions: vec![Action::Group(5), Action::GotoTable(1)], ..flow(1) };
+    let metered = Flow { actions: vec![Action::Meter(6), Action::GotoTable(1)], ..flow(2) };
+    let wanted = vec![
+        Entry::Flow(through),
+        Entry::Group(group(5, 1)),
+        Entry::Flow(metered),
+        Entry::Meter(meter(6, 10)),
+    ];
+    let whole = Change::Whole(wanted.clone());
+    rig.dataplane.set(Owner::Node, whole).await.unwrap();
+    let sorted = |mut entries: Vec<Entry>| {
+        entries.sort_by_key(Entry::key);
+        entries
+    };
+    let wanted = sorted(wanted);
+    assert_eq!(rig.switch.entries(), wanted);
+    rig.switch.put(group(5, 2));
+    rig.switch.put(group(77, 1));
+    rig.switch.put(meter(6, 99));
+    rig.switch.put(meter(78, 1));
+    soon(rig.dataplane.verify()).await.unwrap();
+    assert_eq!(rig.switch.entries(), wanted);
+    let Health::Bad { reason, message } = rig.reporter.subscribe().borrow().flows.clone() else {
+        panic!("nobody is told")
+    };
+    assert_eq!(reason, "FlowsRepaired");
+    assert!(message.contains("4 flows, groups or meters"), "{message}");
+
+    rig.switch.refuse(is_cursed);
+    let mut changed = wanted.clone();
+    changed.retain(|entry| !matches!(entry, Entry::Meter(_)));
+    changed.extend([meter(6, 11), meter(7, 1)].map(Entry::Meter));
+    changed.push(Entry::Flow(flow(3).cookie(CURSE)));
+    soon(rig.dataplane.set(Owner::Node, Change::Whole(changed))).await.unwrap_err();
+    assert_eq!(rig.switch.entries(), wanted);
+    soon(rig.dataplane.set(Owner::Node, Change::nothing())).await.unwrap();
+    assert!(rig.switch.entries().is_empty());
+    assert!(rig.switch.violations().is_empty(), "{:?}", rig.switch.violations());
+}
+
+/// What the bridge refuses in these tests: it has no such group.
+fn missing() -> Action {
+    Action::Group(4711)
+}
+
+/// Entries of one owner, of which all that is named is there but for [`missing`].
+fn wants() -> impl Strategy<Value = Vec<Entry>> {
+    vec((0u32..6, 1u32..4, 0u32..8, any::<[bool; 2]>(), 0u32..12), 0..4).prop_map(|wants| {
+        let mut all = BTreeMap::new();
+        for (reg, id, variant, [grouped, metered], curse) in wants {
+            // Mostly the same under one key, so that owners mostly share.
+            let variant = u32::from(variant == 0);
+            let mut actions = Vec::new();
+            if metered {
+                actions.push(Action::Meter(id));
+                let entry = Entry::Meter(meter(id, 100 + variant));
+                all.entry(entry.key()).or_insert(entry);
+            }
+            if grouped {
+                actions.push(Action::Group(id));
+                let entry = Entry::Group(group(id, 10 + variant as u16));
+                all.entry(entry.key()).or_insert(entry);
+            }
+            let table = (reg % 3) as u8;
+            if curse == 0 {
+                actions.push(missing());
+            }
+            let entry = Entry::Flow(Flow {
+                table,
+                cookie: u64::from(variant),
+                actions: actions.into_iter().chain([Action::GotoTable(table + 1)]).collect(),
+                ..flow(100 * u32::from(metered) + 10 * u32::from(grouped) + reg)
+            });
+            all.insert(entry.key(), entry);
+        }
+        all.into_values().collect()
+    })
+}
+
+fn any_owner() -> impl Strategy<Value = Owner> {
+    prop_oneof![
+        Just(Owner::Node),
+        Just(Owner::Policy),
+        (0..3).prop_map(|n| pod(&format!("p{n}"))),
+        (0..2).prop_map(|n| peer(&format!("n{n}"))),
+    ]
+}
+
+type Wanted = BTreeMap<Owner, Vec<Entry>>;
+
+/// Batches of which each is what is required and what may fail alone.
+fn batches() -> impl Strategy<Value = Vec<(Wanted, Wanted)>> {
+    let some = |max: usize| proptest::collection::btree_map(any_owner(), wants(), 0..max);
+    vec((some(2), some(4)), 1..4).prop_map(|mut batches| {
+        // An owner comes once: what the next batch takes back the bridge may never see, and not refuse.
+        let mut seen = BTreeSet::new();
+        for (required, others) in &mut batches {
+            required.retain(|owner, _| seen.insert(owner.clone()));
+            others.retain(|owner, _| seen.insert(owner.clone()));
+        }
+        batches
+    })
+}
+
+fn is_refused(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| entry.references().contains(&Key::Group(4711)))
+}
+
+/// Applies the batches together, notes in `told` what their callers are told, and checks who failed and why.
+async fn apply_all(dataplane: &Dataplane, batches: Vec<(Wanted, Wanted)>, told: &mut Wanted) {
+    let requests = batches.iter().map(|(required, others)| {
+        let with = |batch: Batch, (owner, entries): (&Owner, &Vec<Entry>)| {
+            batch.with(owner.clone(), Change::Whole(entries.clone()))
+        };
+        let batch = required.iter().fold(Batch::default(), |batch, (owner, entries)| {
+            batch.require(owner.clone(), Change::Whole(entries.clone()))
+        });
+        soon(dataplane.apply(others.iter().fold(batch, with)))
+    });
+    let answers = join_all(requests).await;
+    for ((required, others), answer) in batches.into_iter().zip(answers) {
+        let cursed = required.values().any(|entries| is_refused(entries));
+        let failures = match answer {
+            Ok(failures) => failures,
+            Err(DataplaneError::OpenFlow(error)) => {
+                assert!(cursed, "held up by somebody else: {error}");
+                continue;
+            }
+            Err(DataplaneError::Conflict(conflict)) => {
+                assert!(required.contains_key(&conflict.second), "{conflict}");
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert!(!cursed, "what the bridge refuses was told to be there");
+        told.extend(required);
+        for (owner, entries) in others {
+            let refused = is_refused(&entries);
+            match failures.iter().find(|(failed, _)| *failed == owner) {
+                None => {
+                    assert!(!refused, "what the bridge refuses was told to be there");
+                    told.insert(owner, entries);
+                }
+                Some((_, DataplaneError::OpenFlow(error))) => {
+                    assert!(refused, "held up by somebody else: {error}");
+                }
+                Some((_, DataplaneError::Conflict(conflict))) => assert_eq!(conflict.second, owner),
+                Some((_, error)) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn union(told: &Wanted) -> Vec<Entry> {
+    let all: BTreeMap<Key, Entry> =
+        told.values().flatten().map(|entry| (entry.key(), entry.clone())).collect();
+    all.into_values().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whatever owners want, at once or one after the other, whatever conflicts and whatever the bridge refuses or
+    /// forgets: nobody is held up by somebody else, after each message everything has what it names, and in the end
+    /// the bridge holds what callers were told.
+    #[test]
+    fn the_bridge_holds_what_callers_are_told(rounds in vec((batches(), 0u8..6), 1..8)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let rig = Rig::started().await;
+            let mut told = Wanted::new();
+            for (batches, event) in rounds {
+                apply_all(&rig.dataplane, batches, &mut told).await;
+                assert_eq!(rig.switch.entries(), union(&told));
+                match event {
+                    0 => {
+                        rig.restart_switch().await;
+                        soon(rig.dataplane.verify()).await.unwrap();
+                    }
+                    1 => {
+                        rig.switch.put(meter(3, 7));
+                        rig.switch.put(group(9, 9));
+                        soon(rig.dataplane.verify()).await.unwrap();
+                    }
+                    _ => {}
+                }
+                assert_eq!(rig.switch.entries(), union(&told));
+            }
+            let before = rig.switch.committed();
+            soon(rig.dataplane.verify()).await.unwrap();
+            assert_eq!(rig.switch.committed(), before, "the store is what the bridge has");
+            assert!(rig.switch.violations().is_empty(), "{:?}", rig.switch.violations());
+        });
+    }
+}
+
+/// A real Open vSwitch with a bridge.
+struct Real {
+    session: OfHandle,
+    dataplane: Dataplane,
+    _guard: DropGuard,
+    _ovs: TestOvs,
+    _dir: tempfile::TempDir,
+}
+
+impl Real {
+    async fn started() -> Self {
+        let dir = tempfile::Builder::new().prefix("dataplane-ovs-").tempdir_in("/tmp").unwrap();
+        let ovs = TestOvs::start(dir.path(), None).unwrap();
+        let cancel = CancellationToken::new();
+        let (vswitch, _) = Vswitch::spawn(ovs.db_sock(), cancel.clone());
+        vswitch.wait_synced(LIMIT).await.unwrap();
+        let bridge = BridgeSpec {
+            name: "br0".to_owned(),
+            datapath_type: "dummy".to_owned(),
+            protocols: vec!["OpenFlow15".to_owned()],
+            fail_mode: Some(FailMode::Secure),
+            ..BridgeSpec::default()
+        };
+        vswitch.ensure_bridge(&bridge).await.unwrap();
+        vswitch.wait_applied(LIMIT).await.unwrap();
+        let config = OfConfig { flow_monitor: true, ..OfConfig::default() };
+        let (session, _) = OfSession::spawn(ovs.mgmt_sock("br0"), config, cancel.clone());
+        session.wait_connected(LIMIT).await.unwrap();
+        let (dataplane, _) = dataplane(session.clone(), Arc::new(network()), &cancel);
+        dataplane.start().await.unwrap();
+        Self { session, dataplane, _guard: cancel.drop_guard(), _ovs: ovs, _dir: dir }
+    }
+
+    async fn entries(&self) -> Vec<Entry> {
+        let flows = self.session.flows(FlowFilter::all()).await.unwrap();
+        let flows = flows.into_iter().map(|entry| Entry::Flow(entry.flow));
+        let groups = self.session.groups().await.unwrap().into_iter().map(Entry::Group);
+        let meters = self.session.meters().await.unwrap().into_iter().map(Entry::Meter);
+        let mut all: Vec<Entry> = flows.chain(groups).chain(meters).collect();
+        all.sort_by_key(Entry::key);
+        all
+    }
+}
+
+#[test]
+fn a_real_bridge_holds_what_callers_are_told() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let real = runtime.block_on(Real::started());
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    let test = proptest!(config, |(rounds in vec(batches(), 1..8))| {
+        runtime.block_on(async {
+            let mut told = Wanted::new();
+            for batches in rounds {
+                apply_all(&real.dataplane, batches, &mut told).await;
+                assert_eq!(real.entries().await, union(&told));
+            }
+            let nothing = told.into_keys().fold(Batch::default(), |batch, owner| {
+                batch.require(owner, Change::nothing())
+            });
+            assert!(soon(real.dataplane.apply(nothing)).await.unwrap().is_empty());
+            assert!(real.entries().await.is_empty());
+        });
+    });
+    test
+}
+
+/// What a flow has Open vSwitch learn, and a flow with a timeout, survive repair; the latter is not missed when its
+/// time is over. Groups and meters of others go.
+#[tokio::test(flavor = "multi_thread")]
+async fn learned_and_expiring_flows_survive_repair() {
+    let real = Real::started().await;
+    let learn = Learn {
+        cookie: 0xaff,
+        hard_timeout: 100,
+        ..Learn::new(9, 10).match_value(openflow::Field::reg(1).unwrap(), 7)
+    };
+    let learning = Flow::new(0, 10).matching(Match::new().udp()).action(Action::from(learn));
+    let expiring = flow(5).hard_timeout(1);
+    soon(real.dataplane.set(Owner::Node, flows([learning.clone(), expiring.clone()]))).await.unwrap();
+    let mut frame =
+        vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf];
+    frame.extend([10, 0, 0, 1, 10, 0, 0, 2, 0, 5, 0, 53, 0, 8, 0, 0]);
+    let packet = openflow::PacketOut {
+        buffer_id: None,
+        matches: Match::new().in_port(PortNo::LOCAL.0),
+        actions: vec![Action::Output(PortNo::TABLE)],
+        packet: frame.into(),
+    };
+    real.session.packet_out(packet).await.unwrap();
+    let learned = async || {
+        let all = real.entries().await;
+        all.iter().any(|entry| matches!(entry, Entry::Flow(flow) if flow.table == 9 && flow.cookie == 0xaff))
+    };
+    let end = tokio::time::Instant::now() + LIMIT;
+    while !learned().await {
+        assert!(tokio::time::Instant::now() < end, "not learned");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let add = Message::from(FlowMod::add(Flow::new(9, 11)));
+    let foreign = vec![openflow::GroupMod::set(group(8, 1)).into(), add];
+    real.session.bundle(foreign).await.unwrap();
+    let add = Message::MeterMod { command: openflow::MeterCommand::Add, meter: meter(8, 1) };
+    real.session.send_barriered(vec![add]).await.unwrap();
+    soon(real.dataplane.verify()).await.unwrap();
+    let now = real.entries().await;
+    assert!(learned().await, "{now:?}");
+    assert!(!now.iter().any(|entry| matches!(entry, Entry::Group(_) | Entry::Meter(_))), "{now:?}");
+    assert!(!now.contains(&Entry::Flow(Flow::new(9, 11))), "{now:?}");
+
+    let end = tokio::time::Instant::now() + LIMIT;
+    while real.entries().await.contains(&Entry::Flow(expiring.clone())) {
+        assert!(tokio::time::Instant::now() < end, "does not expire");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    soon(real.dataplane.verify()).await.unwrap();
+    assert!(!real.entries().await.contains(&Entry::Flow(expiring)), "its time is over");
+    assert!(learned().await);
+}

@@ -1,0 +1,32 @@
+use std::{fmt, sync::Arc};
+
+/// Who wants an entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// The node itself: see [`crate::node`].
+    Node,
+    /// Policy. Rules share flows, so [`crate::policy::Realizer`] keeps track within.
+    Policy,
+    /// A pod of this node, by interface name or whatever else the caller knows pods by.
+    Pod(Arc<str>),
+    /// Another node, by name.
+    Peer(Arc<str>),
+}
+
+impl Owner {
+    /// Whether the safety of others rests on what this owner has: nothing may be installed without it.
+    pub fn is_vital(&self) -> bool {
+        matches!(self, Owner::Node | Owner::Policy)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Node => f.write_str("the node"),
+            Owner::Policy => f.write_str("policy"),
+            Owner::Pod(name) => write!(f, "pod {name}"),
+            Owner::Peer(name) => write!(f, "peer {name}"),
+        }
+    }
+}
