@@ -49,4 +49,6 @@ pub use handle::{PolicyError, PolicyHandle, Prepared};
 pub use metrics::PolicyMetrics;
 
 #[cfg(test)]
+pub(crate) use agent::tests::attached_for_tests;
+#[cfg(test)]
 pub(crate) use reconciler::tests::network as tests_network;

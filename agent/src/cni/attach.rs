@@ -528,6 +528,9 @@ fn result_of(node: &NodeNetwork, interface: &PodInterface) -> CniResult {
 }
 
 #[cfg(test)]
+#[path = "attach_tests.rs"]
+mod rollback_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
 

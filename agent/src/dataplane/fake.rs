@@ -334,6 +334,11 @@ pub(crate) fn flow(n: u32) -> Flow {
     Flow::new(0, 100).matching(Match::new().reg(0, n)).goto(1)
 }
 
+/// Whether the message adds a flow.
+pub(crate) fn adds(message: &Message) -> bool {
+    matches!(message, Message::FlowMod(change) if change.command == FlowCommand::Add)
+}
+
 /// Whether the message deletes a flow.
 pub(crate) fn deletes(message: &Message) -> bool {
     matches!(message, Message::FlowMod(change) if change.command == FlowCommand::DeleteStrict)

@@ -10,6 +10,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::dataplane::Dataplane;
 use crate::interfaces::PodInterface;
 
 use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
@@ -154,6 +155,20 @@ fn objects() -> Vec<Event> {
 /// An agent that goes by the controller alone; it ends with the test.
 pub(crate) fn start(folder: &std::path::Path, target: Target) -> PolicyHandle {
     Node::start(folder, target, LONG).handle
+}
+
+/// Policy in force in front of a dataplane, with a controller that has said everything and goes away.
+pub(crate) async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane) -> PolicyHandle {
+    let fake = Fake::start(objects()).await;
+    let handle = start(folder, fake.target());
+    let site = Site {
+        pipeline: Arc::new(network()),
+        sink: Box::new(dataplane.clone()),
+        interfaces: Box::new(Vec::new),
+        changes: watch::Sender::new(0).subscribe(),
+    };
+    handle.request(|reply| Request::Attach(site, reply)).await.unwrap();
+    handle
 }
 
 const LONG: Duration = Duration::from_secs(60);
