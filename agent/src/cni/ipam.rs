@@ -195,15 +195,16 @@ fn failure_text(stdout: &[u8], stderr: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
+    /// A plugin that runs `script`. The file that is executed is one of the repository's and never written here: a
+    /// process that another test forks at that moment would hold it open for writing, and a file that somebody writes
+    /// cannot be executed (ETXTBSY).
     fn plugin(script: &str) -> (tempfile::TempDir, HostLocal) {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("host-local");
-        std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/testdata/run-script");
+        std::os::unix::fs::symlink(file, folder.path().join("host-local")).unwrap();
+        std::fs::write(folder.path().join("script"), script).unwrap();
         let host_local = HostLocal::new(vec![folder.path().into()], Some("/data".into()));
         (folder, host_local)
     }
