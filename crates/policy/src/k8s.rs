@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
     labels::{LabelSelector, Labels},
@@ -62,8 +62,8 @@ impl FromIterator<IpAddr> for PodIps {
     }
 }
 
-/// What a kubelet knows a Pod by: `metadata.uid`, or for the mirror of a static Pod annotation
-/// `kubernetes.io/config.hash`. Both are 128 bits in hexadecimal digits.
+/// What a kubelet knows a Pod by: `metadata.uid`, or for the mirror of a static Pod (which has annotation
+/// `kubernetes.io/config.mirror`) annotation `kubernetes.io/config.hash`. Both are 128 bits in hexadecimal digits.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Uid(NonZero<u128>);
 
@@ -242,6 +242,8 @@ mod raw {
     struct Annotations {
         #[serde(rename = "kubernetes.io/config.hash")]
         config_hash: Option<Box<str>>,
+        #[serde(rename = "kubernetes.io/config.mirror")]
+        config_mirror: Option<IgnoredAny>,
     }
 
     #[derive(Deserialize)]
@@ -319,9 +321,12 @@ mod raw {
                 .init_containers
                 .into_iter()
                 .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-            let uid = metadata.annotations.config_hash.as_ref().unwrap_or(&metadata.uid);
+            // Only a kubelet may make a mirror: the API server takes annotation config.mirror from nobody else,
+            // whereas config.hash alone is anybody's to write.
+            let Annotations { config_hash, config_mirror } = metadata.annotations;
+            let uid = config_hash.filter(|_| config_mirror.is_some()).unwrap_or(metadata.uid);
             Self {
-                uid: Uid::parse(uid),
+                uid: Uid::parse(&uid),
                 namespace: metadata.namespace,
                 name: metadata.name,
                 labels: metadata.labels,
@@ -431,8 +436,11 @@ mod tests {
         let (plain, hash) = ("7d9f2a1c-8c0b-4d5e-9f10-2b3c4d5e6f70", "0123456789abcdef0123456789abcdef");
         assert_eq!(uid(plain, "null"), Uid::parse(plain));
         assert!(Uid::parse(plain).is_some());
-        let mirror = format!(r#"{{"kubernetes.io/config.hash":"{hash}"}}"#);
+        let mirror = format!(r#"{{"kubernetes.io/config.hash":"{hash}","kubernetes.io/config.mirror":"x"}}"#);
         assert_eq!(uid(plain, &mirror), Uid::parse(hash));
+        // Anybody may write this on a Pod of his own.
+        let claimed = format!(r#"{{"kubernetes.io/config.hash":"{hash}"}}"#);
+        assert_eq!(uid(plain, &claimed), Uid::parse(plain));
         for wrong in ["", "u", &hash[1..], &format!("{hash}0"), &"0".repeat(32), &"é".repeat(16)] {
             assert_eq!(Uid::parse(wrong), None, "{wrong}");
         }
