@@ -73,8 +73,8 @@ impl Index {
         errors
     }
 
-    /// Takes in the complete list of policies of a kind. Those of `kept` (namespace and name) are in the list too
-    /// and stay as they are known.
+    /// Takes in the complete list of policies of a kind. Those of `kept` (namespace, empty for what has none, and
+    /// name) are in the list too and stay as they are known.
     pub fn reset_policies<'a>(
         &mut self,
         kind: PolicyKind,
@@ -84,7 +84,8 @@ impl Index {
         let mut errors = Vec::new();
         let mut seen = vec![false; self.policies.len()];
         for (namespace, name) in kept {
-            super::mark_seen(&mut seen, self.find_policy((kind, Some(namespace), name)));
+            let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+            super::mark_seen(&mut seen, self.find_policy((kind, namespace, name)));
         }
         for draft in drafts {
             let source = draft.source.clone();
