@@ -102,7 +102,10 @@ pub async fn run(
     let (counts, counts_seen) = watch::channel(info::Counts::default());
 
     let hub = policy::hub(metrics.policy, tracer);
-    for (name, feed) in policy::feeds(&client, &hub, &ready, &problems) {
+    let (mistakes, told) = policy::mistakes();
+    let writing = policy::write_events(told, client.clone(), process.pod.clone());
+    tasks.spawn_abortable("policy events", never_ends(writing));
+    for (name, feed) in policy::feeds(&client, &hub, &ready, &problems, &mistakes) {
         tasks.spawn_abortable(name, never_ends(feed));
     }
     let seen = Arc::clone(&hub);

@@ -1,7 +1,8 @@
 //! Policies and members as the agent keeps them, read from the controller's messages.
 //!
 //! A mistake in a message never opens anything: what cannot be read is left out of what a rule allows, and
-//! the rule goes on to isolate.
+//! the rule goes on to isolate. So does a rule that is larger than a node can be asked to hold
+//! ([`antrea_policy::limits`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,8 +10,12 @@ use std::sync::Arc;
 
 use antrea_api::controlplane::{self, GroupMember, NetworkPolicyRule, ObjectReference};
 use antrea_flows::policy::{Direction, NamedPort, NamedService, PodIps, PortRange, Protocol, Service};
-use antrea_policy::cidr;
+use antrea_policy::cidr::{self, CidrError};
+use antrea_policy::limits::{Budget, TooLarge};
 use ipnet::IpNet;
+
+/// Problems that are kept of a policy; of more only the number is told.
+const PROBLEMS: usize = 16;
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,14 +83,29 @@ impl Policy {
             policy.problems.push(format!("policies of type {kind:?} are not supported"));
             return policy;
         }
+        let mut isolating = Vec::new();
+        let mut reader = Reader { at: 0, problems: Vec::new(), more: 0, budget: Budget::default() };
         for (i, rule) in message.rules.iter().enumerate() {
+            reader.at = i;
             let applied_to = if rule.applied_to_groups.is_empty() {
                 &message.applied_to_groups
             } else {
                 &rule.applied_to_groups
             };
-            let mut reader = Reader { at: i, problems: &mut policy.problems };
-            policy.rules.extend(reader.rule(rule, applied_to));
+            for rule in reader.rule(rule, applied_to) {
+                if rule.allows_nothing() {
+                    // One does what many do, and there is no other limit to their number.
+                    if isolating.contains(&rule) {
+                        continue;
+                    }
+                    isolating.push(rule.clone());
+                }
+                policy.rules.push(rule);
+            }
+        }
+        policy.problems = reader.problems;
+        if reader.more > 0 {
+            policy.problems.push(format!("{} more", reader.more));
         }
         policy
     }
@@ -102,21 +122,35 @@ impl Policy {
 }
 
 impl RuleSpec {
+    /// Whether it does no more than isolate.
+    fn allows_nothing(&self) -> bool {
+        self.groups.is_empty() && self.nets.is_empty() && self.services.is_empty()
+    }
+
     /// Whether a service has a name that members resolve.
     pub(crate) fn has_named_ports(&self) -> bool {
         self.services.iter().any(|service| matches!(service, NamedService::Named { .. }))
     }
 }
 
-struct Reader<'a> {
+/// What a rule allows: services and addresses.
+type Contents = (Vec<NamedService>, BTreeSet<IpNet>);
+
+struct Reader {
     at: usize,
-    problems: &'a mut Vec<String>,
+    problems: Vec<String>,
+    more: usize,
+    budget: Budget,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn problem(&mut self, text: impl std::fmt::Display) {
         let at = self.at;
-        self.problems.push(format!("rule {at}: {text}"));
+        if self.problems.len() < PROBLEMS {
+            self.problems.push(format!("rule {at}: {text}"));
+        } else {
+            self.more += 1;
+        }
     }
 
     fn rule(&mut self, rule: &NetworkPolicyRule, applied_to: &[String]) -> Vec<RuleSpec> {
@@ -143,34 +177,74 @@ impl Reader<'_> {
         if !(peer.fqdns.is_empty() && peer.to_services.is_empty() && peer.label_identities.is_empty()) {
             self.problem("peers of a kind that Kubernetes policies do not have");
         }
-        let services: Vec<_> = rule.services.iter().filter_map(|service| self.service(service)).collect();
-        if services.is_empty() && !rule.services.is_empty() {
-            return vec![isolate(direction)];
+        match self.contents(rule, peer) {
+            Ok(Some((services, nets))) => {
+                let groups = peer.address_groups.iter().map(|name| name.as_str().into()).collect();
+                vec![RuleSpec { direction, applied_to, groups, nets, services }]
+            }
+            Ok(None) => vec![isolate(direction)],
+            Err(error) => {
+                self.problem(error);
+                vec![isolate(direction)]
+            }
         }
-        let nets = peer.ip_blocks.iter().flat_map(|block| self.block(block)).collect();
-        let groups = peer.address_groups.iter().map(|name| name.as_str().into()).collect();
-        vec![RuleSpec { direction, applied_to, groups, nets, services }]
     }
 
-    fn block(&mut self, block: &controlplane::IpBlock) -> Vec<IpNet> {
+    /// What a rule allows of services and addresses; `None` if all of its services are unreadable.
+    fn contents(
+        &mut self,
+        rule: &NetworkPolicyRule,
+        peer: &controlplane::NetworkPolicyPeer,
+    ) -> Result<Option<Contents>, TooLarge> {
+        self.budget.begin_rule();
+        let mut services = Vec::new();
+        for service in &rule.services {
+            match read_service(service) {
+                Ok(service) => {
+                    self.budget.take(matches(&service))?;
+                    services.push(service);
+                }
+                Err(error) => self.problem(error),
+            }
+        }
+        if services.is_empty() && !rule.services.is_empty() {
+            return Ok(None);
+        }
+        self.budget.take(peer.address_groups.len())?;
+        let mut nets = BTreeSet::new();
+        for block in &peer.ip_blocks {
+            nets.extend(self.block(block)?);
+        }
+        self.budget.end_rule()?;
+        Ok(Some((services, nets)))
+    }
+
+    fn block(&mut self, block: &controlplane::IpBlock) -> Result<Vec<IpNet>, TooLarge> {
+        let left = self.budget.left();
         let read = || {
             let cidr = net(&block.cidr)?;
             let except = block.except.iter().map(net).collect::<Option<Vec<_>>>()?;
-            cidr::subtract(cidr, &except).ok()
+            Some(cidr::subtract(cidr, &except, left))
         };
-        read().unwrap_or_else(|| {
-            self.problem("malformed ipBlock");
-            Vec::new()
-        })
-    }
-
-    fn service(&mut self, service: &controlplane::Service) -> Option<NamedService> {
-        let read = read_service(service);
-        if let Err(error) = &read {
-            self.problem(error);
+        match read() {
+            Some(Ok(nets)) => {
+                self.budget.take(nets.len())?;
+                Ok(nets)
+            }
+            Some(Err(CidrError::TooMany { .. })) => self.budget.take(left + 1).map(|()| Vec::new()),
+            Some(Err(CidrError::Outside { .. })) | None => {
+                self.problem("malformed ipBlock");
+                Ok(Vec::new())
+            }
         }
-        read.ok()
     }
+}
+
+/// Matches that a service needs.
+fn matches(service: &NamedService) -> usize {
+    let NamedService::Plain(service) = service else { return 1 };
+    let masks = |range: Option<PortRange>| range.map_or(1, |range| range.masks().len());
+    masks(service.ports) * masks(service.src_ports)
 }
 
 fn read_service(service: &controlplane::Service) -> Result<NamedService, String> {
@@ -213,7 +287,11 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 
 fn net(net: &controlplane::IpNet) -> Option<IpNet> {
     let length = u8::try_from(net.prefix_length).ok()?;
-    IpNet::new(address(&net.ip)?, length).ok().map(|net| net.trunc())
+    // In 16 bytes a length beyond 32 counts the bits of an IPv6 address.
+    match <[u8; 16]>::try_from(&*net.ip) {
+        Ok(v6) if length > 32 => cidr::plain_block(v6.into(), length),
+        _ => IpNet::new(address(&net.ip)?, length).ok().map(|net| net.trunc()),
+    }
 }
 
 impl Member {
@@ -362,6 +440,155 @@ mod tests {
             ..controlplane::NetworkPolicy::default()
         };
         assert!(Policy::read(&native).problems[0].contains("AdminNetworkPolicy"));
+    }
+
+    /// What the controller sends, byte by byte: its tests make the same file.
+    fn sent() -> Vec<u8> {
+        let text = include_str!("../../../crates/api/testdata/networkpolicy.hex");
+        let digits: String = text.split_ascii_whitespace().collect();
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn reads_what_the_controller_sends() {
+        let message = antrea_api::k8s::open(sent().into()).unwrap().decode().unwrap();
+        let policy = Policy::read(&message);
+        assert!(policy.problems.is_empty(), "{:?}", policy.problems);
+        assert_eq!((&*policy.name, policy.generation, policy.rules.len()), ("uid-p", 7, 3));
+        let [ingress, egress, all] = &policy.rules[..] else { panic!("{:?}", policy.rules) };
+        let to = |protocol, first, last| {
+            NamedService::Plain(Service::to(protocol, PortRange::new(first, last).unwrap()))
+        };
+        let contains = |rule: &RuleSpec, ip: &str| {
+            rule.nets.iter().any(|net| net.contains(&ip.parse::<IpAddr>().unwrap()))
+        };
+
+        assert_eq!(
+            (ingress.direction, egress.direction, all.direction),
+            (Direction::In, Direction::Out, Direction::Out)
+        );
+        for (ip, allowed) in [
+            ("10.20.0.0", true),
+            ("10.20.255.255", true),
+            ("10.20.4.255", true),
+            ("10.20.5.0", false),
+            ("10.20.5.255", false),
+            ("10.20.6.0", true),
+            ("10.20.7.7", false),
+            ("10.20.7.8", true),
+            ("10.19.255.255", false),
+            ("10.21.0.0", false),
+            ("::1", false),
+        ] {
+            assert_eq!(contains(ingress, ip), allowed, "{ip}");
+        }
+        assert_eq!(
+            ingress.services,
+            [to(Protocol::Tcp, 8000, 8999), to(Protocol::Udp, 53, 53), to(Protocol::Sctp, 3868, 3870)]
+        );
+        for (ip, allowed) in [
+            ("fd00:10::", true),
+            ("fd00:10:4:ffff::1", true),
+            ("fd00:10:5::", false),
+            ("fd00:10:5:ffff::1", false),
+            ("fd00:10:6::", true),
+            ("fd00:11::", false),
+            ("10.20.0.1", false),
+        ] {
+            assert_eq!(contains(egress, ip), allowed, "{ip}");
+        }
+        let udp = Service {
+            protocol: Protocol::Udp,
+            ports: None,
+            src_ports: None,
+            icmp_type: None,
+            icmp_code: None,
+        };
+        assert_eq!(egress.services, [NamedService::Plain(udp), to(Protocol::Tcp, 65_534, 65_535)]);
+        let nets: Vec<_> = all.nets.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (nets.as_slice(), all.services.len()),
+            (&["0.0.0.0/0".to_owned(), "::/0".to_owned()][..], 0)
+        );
+    }
+
+    #[test]
+    fn ipv4_in_sixteen_bytes() {
+        let mapped = [[0; 10].as_slice(), &[0xff, 0xff, 10, 244, 1, 0]].concat();
+        let read = |ip: &[u8], prefix_length| net(&controlplane::IpNet { ip: ip.to_vec(), prefix_length });
+        let v4 = "10.244.1.0/24".parse().ok();
+        // As Go writes `10.244.1.0/24` and `::ffff:10.244.1.0/120`.
+        assert_eq!([read(&mapped, 24), read(&mapped, 120), read(&[10, 244, 1, 0], 24)], [v4; 3]);
+        assert_eq!(read(&mapped, 95), "::fffe:0:0/95".parse().ok());
+        assert_eq!(read(&[0; 16], 0), "::/0".parse().ok());
+        assert_eq!(
+            [read(&mapped, 129), read(&[10, 244, 1, 0], 33), read(&[10], 8), read(&mapped, -1)],
+            [None; 4]
+        );
+    }
+
+    #[test]
+    fn a_rule_that_is_too_large_isolates_and_is_named() {
+        let spread = |n: u32, step: u32| {
+            let except =
+                (0..n).map(|i| (i * step).to_be_bytes()).map(|[_, a, b, c]| format!("10.{a}.{b}.{c}/32"));
+            except.collect::<Vec<_>>()
+        };
+        let except = spread(30_000, 500);
+        let except: Vec<_> = except.iter().map(String::as_str).collect();
+        let policy = read(rule(block("10.0.0.0/8", &except), vec![]));
+        assert_eq!(policy.rules.len(), 1);
+        assert!(policy.rules[0].nets.is_empty());
+        let expected =
+            "rule 0: the rule needs more than 4096 matches of addresses and ports and allows nothing";
+        assert_eq!(policy.problems, [expected]);
+
+        // Neither blocks nor port ranges are a way round.
+        let blocks = NetworkPolicyPeer {
+            ip_blocks: (0..5000u32)
+                .map(|i| IpBlock { cidr: cidr(&format!("10.0.{}.{}/32", i >> 8, i & 255)), except: vec![] })
+                .collect(),
+            ..NetworkPolicyPeer::default()
+        };
+        let ranges = (1..200).map(|i| controlplane::Service {
+            port: Some(IntOrString::int(i)),
+            end_port: Some(65_535 - i),
+            ..Default::default()
+        });
+        for large in [rule(blocks, vec![]), rule(block("10.0.0.0/8", &[]), ranges.collect())] {
+            let policy = read(large);
+            assert!(policy.rules[0].allows_nothing(), "{:?}", policy.rules[0].nets.len());
+            assert_eq!(policy.problems, [expected]);
+        }
+        // As many as there may be.
+        let few = NetworkPolicyPeer {
+            ip_blocks: (0..4096u32)
+                .map(|i| IpBlock { cidr: cidr(&format!("10.0.{}.{}/32", i >> 8, i & 255)), except: vec![] })
+                .collect(),
+            ..NetworkPolicyPeer::default()
+        };
+        let policy = read(rule(few, vec![]));
+        assert_eq!((policy.rules[0].nets.len(), policy.problems.len()), (4096, 0));
+    }
+
+    #[test]
+    fn a_policy_has_a_limit_too() {
+        let mut message = controlplane::NetworkPolicy {
+            applied_to_groups: vec!["a".into()],
+            source_ref: Some(NetworkPolicyReference {
+                type_: controlplane::K8S_NETWORK_POLICY.into(),
+                ..NetworkPolicyReference::default()
+            }),
+            ..controlplane::NetworkPolicy::default()
+        };
+        message.rules = vec![rule(block("10.0.0.0/8", &[]), vec![]); 20_000];
+        let policy = Policy::read(&message);
+        // One rule stands for all that only isolate.
+        assert_eq!(policy.rules.len(), 16_385);
+        assert!(policy.rules[16_384].allows_nothing());
+        assert_eq!(policy.problems.len(), PROBLEMS + 1);
+        assert!(policy.problems[0].starts_with("rule 16384: the policy needs more than 16384 matches"));
+        assert_eq!(policy.problems[PROBLEMS], "3600 more");
     }
 
     #[test]

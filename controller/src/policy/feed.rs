@@ -1,12 +1,13 @@
 //! Feeds the index from watches.
 
 use std::{
+    collections::HashMap,
     pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use antrea_policy::{Index, k8s};
+use antrea_policy::{Index, error::PolicyError, k8s};
 use antrea_runtime::{
     client::{WATCH_PAUSE, WatchBackoff, describe_watch},
     health::{BlockReady, Readiness},
@@ -19,6 +20,7 @@ use kube::{
 
 use super::{
     PolicyHub,
+    mistakes::Mistakes,
     source::{Source, Watched},
     trace::Batch,
     undecoded::{self, Key, Undecoded},
@@ -72,11 +74,14 @@ impl Feed {
 /// How the index takes in objects of a kind.
 pub(super) trait Input: Source {
     const FEED: Feed;
-    fn apply(&self, index: &mut Index);
+    /// What cannot be honoured of the object is returned.
+    fn apply(&self, index: &mut Index) -> Vec<PolicyError>;
     fn is_known(key: &Key, index: &Index) -> bool;
     fn delete(key: &Key, index: &mut Index);
     /// Takes in all that there are: `objects`, and those of `kept` as they are known.
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index);
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError>;
+    /// Tells what cannot be honoured of these objects.
+    fn tell(_: &[&Self], _: Vec<PolicyError>, _: &Mistakes) {}
 }
 
 fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
@@ -86,8 +91,9 @@ fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
 impl Input for k8s::Pod {
     const FEED: Feed = Feed::Pods;
 
-    fn apply(&self, index: &mut Index) {
+    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
         index.apply_pod(self);
+        Vec::new()
     }
 
     fn is_known((namespace, name): &Key, index: &Index) -> bool {
@@ -98,16 +104,18 @@ impl Input for k8s::Pod {
         index.delete_pod(namespace, name);
     }
 
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
         index.reset_pods(objects.iter().copied(), borrowed(kept));
+        Vec::new()
     }
 }
 
 impl Input for k8s::Namespace {
     const FEED: Feed = Feed::Namespaces;
 
-    fn apply(&self, index: &mut Index) {
+    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
         index.apply_namespace(self);
+        Vec::new()
     }
 
     fn is_known((_, name): &Key, index: &Index) -> bool {
@@ -118,18 +126,17 @@ impl Input for k8s::Namespace {
         index.delete_namespace(name);
     }
 
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
         index.reset_namespaces(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
+        Vec::new()
     }
 }
 
 impl Input for k8s::NetworkPolicy {
     const FEED: Feed = Feed::NetworkPolicies;
 
-    fn apply(&self, index: &mut Index) {
-        for error in index.apply_network_policy(self) {
-            tracing::warn!(namespace = %self.namespace, name = %self.name, %error, "a part of the policy is unusable");
-        }
+    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
+        index.apply_network_policy(self)
     }
 
     fn is_known((namespace, name): &Key, index: &Index) -> bool {
@@ -140,25 +147,42 @@ impl Input for k8s::NetworkPolicy {
         index.delete_network_policy(namespace, name);
     }
 
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) {
-        for error in index.reset_network_policies(objects.iter().copied(), borrowed(kept)) {
-            tracing::warn!(%error, "a part of a policy is unusable");
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
+        index.reset_network_policies(objects.iter().copied(), borrowed(kept))
+    }
+
+    fn tell(objects: &[&Self], errors: Vec<PolicyError>, mistakes: &Mistakes) {
+        let mut of_object: HashMap<Box<str>, Vec<PolicyError>> = HashMap::new();
+        for error in errors {
+            of_object.entry(error.object.clone()).or_default().push(error);
+        }
+        if of_object.is_empty() {
+            return;
+        }
+        for policy in objects {
+            if let Some(errors) = of_object.remove(&*PolicyError::object_of(policy)) {
+                mistakes.tell(policy, &errors);
+            }
         }
     }
 }
 
 /// The three watches as tasks that never end. `ready` is held back until each has its first list;
-/// `problems` shows those that fail now.
+/// `problems` shows those that fail now, and `mistakes` is told of policies that are wrong.
 pub fn feeds(
     client: &Client,
     hub: &Arc<PolicyHub>,
     ready: &Readiness,
     problems: &Readiness,
+    mistakes: &Mistakes,
 ) -> [(&'static str, futures::future::BoxFuture<'static, ()>); Feed::COUNT as usize] {
     [
-        (Feed::Namespaces.name(), Box::pin(watch::<k8s::Namespace>(client, hub, ready, problems))),
-        (Feed::Pods.name(), Box::pin(watch::<k8s::Pod>(client, hub, ready, problems))),
-        (Feed::NetworkPolicies.name(), Box::pin(watch::<k8s::NetworkPolicy>(client, hub, ready, problems))),
+        (Feed::Namespaces.name(), Box::pin(watch::<k8s::Namespace>(client, hub, ready, problems, mistakes))),
+        (Feed::Pods.name(), Box::pin(watch::<k8s::Pod>(client, hub, ready, problems, mistakes))),
+        (
+            Feed::NetworkPolicies.name(),
+            Box::pin(watch::<k8s::NetworkPolicy>(client, hub, ready, problems, mistakes)),
+        ),
     ]
 }
 
@@ -167,10 +191,11 @@ fn watch<T: Input>(
     hub: &Arc<PolicyHub>,
     ready: &Readiness,
     problems: &Readiness,
+    mistakes: &Mistakes,
 ) -> impl Future<Output = ()> + Send + use<T> {
     let api = Api::<Watched<T>>::all(client.clone());
     let events = watcher(api, watcher::Config::default().page_size(500)).backoff(WatchBackoff::default());
-    feed::<T>(events, Arc::clone(hub), ready.block(T::FEED.name()), problems.clone())
+    feed::<T>(events, Arc::clone(hub), ready.block(T::FEED.name()), problems.clone(), mistakes.clone())
 }
 
 /// Takes events in. Errors change nothing in the index: what is computed stays until a complete list says
@@ -180,6 +205,7 @@ pub(super) async fn feed<T: Input>(
     hub: Arc<PolicyHub>,
     starting: BlockReady,
     problems: Readiness,
+    mistakes: Mistakes,
 ) {
     let name = T::FEED.name();
     let mut starting = Some(starting);
@@ -218,7 +244,7 @@ pub(super) async fn feed<T: Input>(
                 }
             }
         }
-        let complete = take_in(&hub, changes, &mut received);
+        let complete = take_in(&hub, changes, &mut received, &mistakes);
         received.undecoded.show(&problems);
         if complete {
             starting = None;
@@ -257,11 +283,13 @@ impl<T: Input> Arrived<T> {
         }
     }
 
-    fn apply(&self, index: &mut Index) {
+    fn apply(&self, index: &mut Index) -> Option<(&T, Vec<PolicyError>)> {
         match self {
-            Self::Decoded(_, object) => object.apply(index),
-            Self::Undecoded(key, Some(object)) if !T::is_known(key, index) => object.apply(index),
-            Self::Undecoded(..) => {}
+            Self::Decoded(_, object) => Some((object, object.apply(index))),
+            Self::Undecoded(key, Some(object)) if !T::is_known(key, index) => {
+                Some((object, object.apply(index)))
+            }
+            Self::Undecoded(..) => None,
         }
     }
 }
@@ -271,6 +299,7 @@ fn take_in<T: Input>(
     hub: &PolicyHub,
     events: Vec<watcher::Event<Watched<T>>>,
     received: &mut Received<T>,
+    mistakes: &Mistakes,
 ) -> bool {
     let Received { list, undecoded } = received;
     let mut changes = Vec::new();
@@ -316,10 +345,14 @@ fn take_in<T: Input>(
             state.metrics.undecodable[T::FEED as usize].set(bad);
             for change in &changes {
                 match change {
-                    Change::Apply(arrived) => arrived.apply(&mut state.index),
+                    Change::Apply(arrived) => {
+                        if let Some((object, errors)) = arrived.apply(&mut state.index) {
+                            T::tell(&[object], errors, mistakes);
+                        }
+                    }
                     Change::Delete(key) => T::delete(key, &mut state.index),
                     Change::Reset(all) => {
-                        reset(all, &mut state.index);
+                        reset(all, &mut state.index, mistakes);
                         state.synced |= 1 << T::FEED as u8;
                     }
                 }
@@ -335,7 +368,7 @@ fn take_in<T: Input>(
     complete
 }
 
-fn reset<T: Input>(all: &[Arrived<T>], index: &mut Index) {
+fn reset<T: Input>(all: &[Arrived<T>], index: &mut Index, mistakes: &Mistakes) {
     let (mut objects, mut kept) = (Vec::with_capacity(all.len()), Vec::new());
     for arrived in all {
         match arrived {
@@ -344,7 +377,8 @@ fn reset<T: Input>(all: &[Arrived<T>], index: &mut Index) {
             Arrived::Undecoded(_, salvaged) => objects.extend(salvaged),
         }
     }
-    T::reset(&objects, &kept, index);
+    let errors = T::reset(&objects, &kept, index);
+    T::tell(&objects, errors, mistakes);
 }
 
 enum Change<T> {

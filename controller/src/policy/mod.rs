@@ -5,12 +5,13 @@
 //!                                                           │ publish: one event, whoever needs it
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
 //!  networkpolicies/{name}/status ─► realization
-//!  /podselection ◄─ lookup
+//!  /podselection ◄─ lookup                                 Events of NetworkPolicies ◄─ mistakes
 //! ```
 
 mod convert;
 mod feed;
 mod lookup;
+mod mistakes;
 mod publish;
 mod realization;
 mod resources;
@@ -37,6 +38,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
+pub use mistakes::{Mistakes, channel as mistakes, write_events};
 pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
 pub use scope::own_node;
 pub use storage::api;

@@ -23,10 +23,12 @@ use tower::ServiceExt;
 
 use super::{
     feed::{Input, feed},
+    mistakes::Mistaken,
     source::Watched,
     *,
 };
 
+mod converted;
 mod golden;
 mod scope;
 mod selection;
@@ -121,13 +123,19 @@ struct Inputs {
     namespaces: Events<k8s::Namespace>,
     pods: Events<k8s::Pod>,
     policies: Events<k8s::NetworkPolicy>,
+    mistakes: tokio::sync::mpsc::Receiver<Mistaken>,
 }
 
 type Events<T> = mpsc::UnboundedSender<watcher::Result<watcher::Event<Watched<T>>>>;
 
-fn start<T: Input>(hub: &Arc<PolicyHub>, ready: &Readiness, problems: &Readiness) -> Events<T> {
+fn start<T: Input>(
+    hub: &Arc<PolicyHub>,
+    ready: &Readiness,
+    problems: &Readiness,
+    mistakes: &Mistakes,
+) -> Events<T> {
     let (sender, events) = mpsc::unbounded();
-    tokio::spawn(feed(events, Arc::clone(hub), ready.block("list"), problems.clone()));
+    tokio::spawn(feed(events, Arc::clone(hub), ready.block("list"), problems.clone(), mistakes.clone()));
     sender
 }
 
@@ -154,10 +162,12 @@ impl Inputs {
 
     fn on(hub: Arc<PolicyHub>) -> Self {
         let (ready, problems) = (Readiness::new(), Readiness::new());
+        let (tell, mistakes) = mistakes();
         Self {
-            namespaces: start(&hub, &ready, &problems),
-            pods: start(&hub, &ready, &problems),
-            policies: start(&hub, &ready, &problems),
+            namespaces: start(&hub, &ready, &problems, &tell),
+            pods: start(&hub, &ready, &problems, &tell),
+            policies: start(&hub, &ready, &problems, &tell),
+            mistakes,
             hub,
             ready,
             problems,

@@ -20,16 +20,26 @@ pub enum CidrError {
         /// The exception.
         except: IpNet,
     },
+    /// The answer would have more prefixes than the caller can use.
+    #[error("what is left of {cidr} takes more than {limit} prefixes")]
+    TooMany {
+        /// The block.
+        cidr: IpNet,
+        /// Prefixes that were allowed.
+        limit: usize,
+    },
 }
 
-/// `cidr` without the addresses of `excepts`, as the smallest set of disjoint prefixes in ascending order.
+/// `cidr` without the addresses of `excepts`, as the smallest set of disjoint prefixes in ascending order, of which
+/// there are at most `limit`.
 ///
 /// Exceptions may overlap, nest or repeat, and may cover the whole block (the result is then empty). Host bits
-/// in any argument are ignored.
+/// in any argument are ignored. An exception may leave as many prefixes as an address has bits, so the work ends
+/// with the first prefix that is too many: it grows with `excepts` and `limit`, not with what they would make.
 ///
 /// # Errors
-/// [`CidrError::Outside`] if an exception is not contained in the block.
-pub fn subtract(cidr: IpNet, excepts: &[IpNet]) -> Result<Vec<IpNet>, CidrError> {
+/// An exception is not contained in the block, or `limit` is too low.
+pub fn subtract(cidr: IpNet, excepts: &[IpNet], limit: usize) -> Result<Vec<IpNet>, CidrError> {
     let cidr = cidr.trunc();
     let mut holes = Vec::with_capacity(excepts.len());
     for except in excepts {
@@ -51,6 +61,9 @@ pub fn subtract(cidr: IpNet, excepts: &[IpNet]) -> Result<Vec<IpNet>, CidrError>
         if low > from {
             cover(from, low - 1, width, &mut result);
         }
+        if result.len() > limit {
+            break;
+        }
         if high >= from {
             next = high.checked_add(1);
         }
@@ -58,7 +71,43 @@ pub fn subtract(cidr: IpNet, excepts: &[IpNet]) -> Result<Vec<IpNet>, CidrError>
     if let Some(from) = next.filter(|from| *from <= last) {
         cover(from, last, width, &mut result);
     }
-    Ok(result)
+    if result.len() > limit { Err(CidrError::TooMany { cidr, limit }) } else { Ok(result) }
+}
+
+/// A CIDR as the API server reads it, without its host bits.
+///
+/// Kubernetes still accepts what objects of old may hold: leading zeros, which mean nothing
+/// (`010.0.0.0/08` is `10.0.0.0/8`), and IPv4 written as IPv6 (`::ffff:10.0.0.0/104` is the same block).
+#[must_use]
+pub fn parse(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let length = digits.then(|| without_leading_zeros(length))?.parse().ok()?;
+    let mut plain = String::with_capacity(address.len());
+    for part in address.split_inclusive([':', '.']) {
+        let end = part.len() - usize::from(part.ends_with([':', '.']));
+        plain.push_str(without_leading_zeros(&part[..end]));
+        plain.push_str(&part[end..]);
+    }
+    plain_block(plain.parse().ok()?, length)
+}
+
+/// The block at an address with a prefix length, as it matches packets: an IPv4 block in IPv6 notation is one of
+/// IPv4. `None` if the address has fewer bits.
+#[must_use]
+pub fn plain_block(address: IpAddr, length: u8) -> Option<IpNet> {
+    let net = match (address.to_canonical(), length) {
+        (IpAddr::V4(v4), 96..=128) if address.is_ipv6() => IpNet::new(v4.into(), length - 96),
+        // Shorter than the part that says IPv4: a block of IPv6 that holds all of it.
+        _ => IpNet::new(address, length),
+    };
+    net.ok().map(|net| net.trunc())
+}
+
+/// At least one digit stays.
+fn without_leading_zeros(digits: &str) -> &str {
+    let plain = digits.trim_start_matches('0');
+    if plain.is_empty() { &digits[digits.len().saturating_sub(1)..] } else { plain }
 }
 
 /// The smallest set of prefixes that covers the addresses from `first` to `last`, both included; empty if they
@@ -122,7 +171,11 @@ mod tests {
     }
 
     fn sub(cidr: &str, excepts: &[&str]) -> Vec<String> {
-        subtract(cidr.parse().unwrap(), &nets(excepts)).unwrap().iter().map(ToString::to_string).collect()
+        subtract(cidr.parse().unwrap(), &nets(excepts), 128)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -155,7 +208,70 @@ mod tests {
         let cidr = "10.0.0.0/24".parse().unwrap();
         for except in ["10.0.1.0/32", "10.0.0.0/23", "::/0"] {
             let except: IpNet = except.parse().unwrap();
-            assert_eq!(subtract(cidr, &[except]), Err(CidrError::Outside { cidr, except }));
+            assert_eq!(subtract(cidr, &[except], 128), Err(CidrError::Outside { cidr, except }));
+        }
+    }
+
+    #[test]
+    fn what_would_be_too_much_is_not_made() {
+        // As the API server lets through: 30,000 addresses spread over a block.
+        let cidr: IpNet = "fd00::/16".parse().unwrap();
+        let (first, _) = bounds(cidr);
+        let step = (u128::MAX >> 16) / 30_000;
+        let excepts: Vec<_> = (0..30_000).map(|i| net(first + i * step + 7, 128, 128)).collect();
+        let begin = std::time::Instant::now();
+        assert_eq!(subtract(cidr, &excepts, 4096), Err(CidrError::TooMany { cidr, limit: 4096 }));
+        let bounded = begin.elapsed();
+        let begin = std::time::Instant::now();
+        let all = subtract(cidr, &excepts, usize::MAX).unwrap();
+        assert!(all.len() > 2_500_000, "{}", all.len());
+        assert!(
+            bounded * 4 < begin.elapsed(),
+            "a refusal takes {bounded:?}, the answer {:?}",
+            begin.elapsed()
+        );
+        // One exception alone may be too many.
+        assert!(subtract(cidr, &excepts[..1], 50).is_err());
+        assert_eq!(subtract(cidr, &[], 0), Err(CidrError::TooMany { cidr, limit: 0 }));
+    }
+
+    #[test]
+    fn reads_what_the_api_server_reads() {
+        for (text, plain) in [
+            ("10.0.0.7/8", "10.0.0.0/8"),
+            ("010.001.000.000/08", "10.1.0.0/8"),
+            ("10.0.0.0/024", "10.0.0.0/24"),
+            ("::ffff:10.244.1.0/120", "10.244.1.0/24"),
+            ("::ffff:0af4:0105/120", "10.244.1.0/24"),
+            ("0:0:0:0:0:ffff:010.244.001.009/128", "10.244.1.9/32"),
+            ("::ffff:10.244.1.0/96", "0.0.0.0/0"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("::/0", "::/0"),
+            ("::10.0.0.0/104", "::a00:0/104"),
+            ("fd00:00001::1/064", "fd00:1::/64"),
+        ] {
+            let expected = plain.parse::<IpNet>().unwrap().trunc();
+            assert_eq!(parse(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "/",
+            "10.0.0.0",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "10.0.0/8",
+            "10.0.0.0.0/8",
+            "256.0.0.0/8",
+            "10.0.0.0/8/8",
+            "::/129",
+            "::ffff:10.0.0.0/129",
+            "fe80::1%eth0/64",
+            " 10.0.0.0/8",
+            "10..0.0/8",
+        ] {
+            assert_eq!(parse(text), None, "{text:?}");
         }
     }
 
@@ -208,7 +324,12 @@ mod tests {
     proptest! {
         #[test]
         fn exact_disjoint_and_minimal((cidr, excepts) in case()) {
-            let result = subtract(cidr, &excepts).unwrap();
+            let result = subtract(cidr, &excepts, 256).unwrap();
+            if let Some(less) = result.len().checked_sub(1) {
+                let short = subtract(cidr, &excepts, less);
+                prop_assert_eq!(short, Err(CidrError::TooMany { cidr: cidr.trunc(), limit: less }));
+            }
+            prop_assert_eq!(subtract(cidr, &excepts, result.len()), Ok(result.clone()));
             let mut wanted = vec![false; 256];
             for (i, address) in cidr_addresses(cidr).enumerate() {
                 let expected = !excepts.iter().any(|e| e.contains(&address));
@@ -223,8 +344,9 @@ mod tests {
 
         #[test]
         fn any_input_terminates(cidr in any_net(), excepts in proptest::collection::vec(any_net(), 0..8)) {
-            match subtract(cidr, &excepts) {
-                Ok(result) => prop_assert!(result.len() <= 1 + excepts.len() * 128),
+            match subtract(cidr, &excepts, 1 + excepts.len() * 128) {
+                Ok(_) => {}
+                Err(CidrError::TooMany { .. }) => prop_assert!(false, "an exception leaves a prefix for each bit"),
                 Err(CidrError::Outside { except, .. }) => prop_assert!(!cidr.trunc().contains(&except)),
             }
         }

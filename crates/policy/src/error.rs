@@ -5,6 +5,8 @@ use std::fmt::Write;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use crate::{k8s, limits::TooLarge};
+
 /// A field of a policy that cannot be honoured. The policy stays in force without it; see [`crate::k8s`] for
 /// what that means.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -47,6 +49,9 @@ pub enum Problem {
         /// The block.
         cidr: IpNet,
     },
+    /// More than a node can be asked to hold.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// A peer without a selector or a block.
     #[error("a peer needs podSelector, namespaceSelector or ipBlock")]
     EmptyPeer,
@@ -82,6 +87,14 @@ pub enum Problem {
     /// There are more mistakes than are kept.
     #[error("{0} more mistakes")]
     More(usize),
+}
+
+impl PolicyError {
+    /// How mistakes name this policy in [`Self::object`].
+    #[must_use]
+    pub fn object_of(policy: &k8s::NetworkPolicy) -> Box<str> {
+        format!("NetworkPolicy {}/{}", policy.namespace, policy.name).into()
+    }
 }
 
 /// Mistakes kept per policy; more are only counted.

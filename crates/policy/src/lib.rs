@@ -1,7 +1,7 @@
 //! The NetworkPolicy engine: from Pods, Namespaces and policies to what each node has to enforce.
 //!
 //! It is a plain data structure: no I/O, no threads, no clock. The controller feeds it from watches and sends out
-//! what it drains; the agent uses [`cidr`] and [`ports`].
+//! what it drains; the agent uses [`cidr`], [`limits`] and [`ports`].
 //!
 //! ```text
 //!  k8s::NetworkPolicy ─ translate ─► PolicyDraft ─┐
@@ -47,6 +47,7 @@ pub mod error;
 mod index;
 pub mod k8s;
 pub mod labels;
+pub mod limits;
 pub mod model;
 pub mod ports;
 pub mod translate;

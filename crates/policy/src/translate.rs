@@ -7,6 +7,7 @@
 //!   nothing;
 //! - a bad peer matches nothing, and a bad exception spoils its whole block (ignoring it would allow more);
 //! - a rule whose peers are all bad, or whose ports are all bad, is left out: an empty list would mean "any";
+//! - a rule that is larger than [`crate::limits`] allow is left out;
 //! - a bad requirement in the policy's own Pod selector is ignored, so that at least the Pods that were meant are
 //!   selected. As others may be selected too, all rules are replaced by ones that allow nothing;
 //! - an unknown policy type declares both directions.
@@ -14,20 +15,23 @@
 use ipnet::IpNet;
 
 use crate::{
+    cidr::{self, CidrError},
     draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
     error::{Issues, Place, PolicyError, Problem},
     k8s::{self, IntOrString, NetworkPolicyPeer, NetworkPolicyPort},
     labels::{LabelSelector, Selector, shorten},
+    limits::{Budget, TooLarge},
     model::{
         Action, DEFAULT_RULE_PRIORITY, Direction, IpBlock, Peer, PolicyKind, PolicyReference, Port, Protocol,
         Service,
     },
+    ports::PortRange,
 };
 
 /// The draft of a policy and what is wrong with the policy. The draft is safe to enforce in any case.
 #[must_use]
 pub fn network_policy(policy: &k8s::NetworkPolicy) -> (PolicyDraft, Vec<PolicyError>) {
-    let mut issues = Issues::new(format!("NetworkPolicy {}/{}", policy.namespace, policy.name));
+    let mut issues = Issues::new(PolicyError::object_of(policy));
     let mut top = issues.top();
     let mut place = top.field("spec");
     let namespace = k8s::shared(&policy.namespace);
@@ -38,6 +42,7 @@ pub fn network_policy(policy: &k8s::NetworkPolicy) -> (PolicyDraft, Vec<PolicyEr
     let pods = pods.unwrap_or_else(|wider| wider);
     let declared = directions(spec, &mut place);
 
+    let mut budget = Budget::default();
     let translator = Translator { scope: Scope::Namespace(namespace.clone()) };
     let mut rules = Vec::with_capacity(spec.ingress.len().max(1) + spec.egress.len());
     for (direction, declared) in [Direction::In, Direction::Out].into_iter().zip(declared) {
@@ -49,13 +54,19 @@ pub fn network_policy(policy: &k8s::NetworkPolicy) -> (PolicyDraft, Vec<PolicyEr
             Direction::In => {
                 for (i, rule) in spec.ingress.iter().enumerate() {
                     let mut place = place.index("ingress", i);
-                    rules.extend(translator.rule(direction, &rule.from, &rule.ports, &mut place));
+                    rules.extend(translator.rule(
+                        direction,
+                        &rule.from,
+                        &rule.ports,
+                        &mut budget,
+                        &mut place,
+                    ));
                 }
             }
             Direction::Out => {
                 for (i, rule) in spec.egress.iter().enumerate() {
                     let mut place = place.index("egress", i);
-                    rules.extend(translator.rule(direction, &rule.to, &rule.ports, &mut place));
+                    rules.extend(translator.rule(direction, &rule.to, &rule.ports, &mut budget, &mut place));
                 }
             }
         }
@@ -131,19 +142,29 @@ impl Translator {
         direction: Direction,
         peers: &[NetworkPolicyPeer],
         ports: &[NetworkPolicyPort],
+        budget: &mut Budget,
         place: &mut Place<'_>,
     ) -> Option<RuleDraft> {
-        let mut services = Vec::with_capacity(ports.len());
+        budget.begin_rule();
+        let mut services = Vec::new();
         for (i, port) in ports.iter().enumerate() {
-            services.extend(service(port, &mut place.index("ports", i)));
+            let mut place = place.index("ports", i);
+            let Some(service) = service(port, &mut place) else { continue };
+            place.check(budget.take(matches(&service)).map_err(Problem::from))?;
+            services.push(service);
         }
         let mut peer = PeerDraft::default();
         let list = if direction == Direction::In { "from" } else { "to" };
         for (i, written) in peers.iter().enumerate() {
-            self.peer(written, &mut peer, &mut place.index(list, i));
+            let mut place = place.index(list, i);
+            if let Err(error) = self.peer(written, &mut peer, budget, &mut place) {
+                place.add(error.into());
+                return None;
+            }
         }
         if peers.is_empty() {
             peer.ip_blocks = Peer::anywhere().ip_blocks.into_vec();
+            place.check(budget.take(peer.ip_blocks.len()).map_err(Problem::from))?;
             // A named port has to be looked up on the destination, which here is any Pod at all.
             if direction == Direction::Out && services.iter().any(|s| matches!(s.port, Some(Port::Name(_)))) {
                 let scope = Scope::NamespaceSelector(Selector::everything());
@@ -151,14 +172,30 @@ impl Translator {
             }
         }
         let hollow = peer == PeerDraft::default() || (services.is_empty() && !ports.is_empty());
-        (!hollow).then(|| rule_draft(direction, peer, services))
+        if hollow {
+            return None;
+        }
+        place.check(budget.end_rule().map_err(Problem::from))?;
+        Some(rule_draft(direction, peer, services))
     }
 
-    fn peer(&self, written: &NetworkPolicyPeer, peer: &mut PeerDraft, place: &mut Place<'_>) {
+    /// Adds what is written to `peer`. A mistake is reported and adds nothing.
+    fn peer(
+        &self,
+        written: &NetworkPolicyPeer,
+        peer: &mut PeerDraft,
+        budget: &mut Budget,
+        place: &mut Place<'_>,
+    ) -> Result<(), TooLarge> {
         let selects = written.pod_selector.is_some() || written.namespace_selector.is_some();
         match &written.ip_block {
             Some(_) if selects => place.add(Problem::MixedPeer),
-            Some(block) => peer.ip_blocks.extend(ip_block(block, &mut place.field("ipBlock"))),
+            Some(block) => {
+                if let Some(block) = ip_block(block, &mut place.field("ipBlock")) {
+                    budget.take(prefixes(&block, budget.left()))?;
+                    peer.ip_blocks.push(block);
+                }
+            }
             None if !selects => place.add(Problem::EmptyPeer),
             None => {
                 let mut parse = |selector: &Option<LabelSelector>, field: &'static str| match selector {
@@ -168,16 +205,37 @@ impl Translator {
                 let pods = parse(&written.pod_selector, "podSelector");
                 let namespaces = parse(&written.namespace_selector, "namespaceSelector");
                 if let (Ok(pods), Ok(namespaces)) = (pods, namespaces) {
+                    budget.take(1)?;
                     let scope = namespaces.map_or_else(|| self.scope.clone(), Scope::NamespaceSelector);
                     peer.groups.push(GroupSelector { scope, pods });
                 }
             }
         }
+        Ok(())
+    }
+}
+
+/// Matches that a service needs.
+fn matches(service: &Service) -> usize {
+    match (&service.port, service.end_port) {
+        (Some(Port::Number(first)), Some(last)) => {
+            PortRange::new(*first, last).map_or(1, |range| range.masks().len())
+        }
+        _ => 1,
+    }
+}
+
+/// Prefixes that a block needs, as far as `limit`; beyond it the answer is that and one.
+fn prefixes(block: &IpBlock, limit: usize) -> usize {
+    match cidr::subtract(block.cidr, &block.except, limit) {
+        Ok(prefixes) => prefixes.len(),
+        Err(CidrError::TooMany { .. }) => limit + 1,
+        Err(CidrError::Outside { .. }) => 0,
     }
 }
 
 fn parse_cidr(text: &str) -> Result<IpNet, Problem> {
-    text.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| Problem::Cidr(shorten(text)))
+    cidr::parse(text).ok_or_else(|| Problem::Cidr(shorten(text)))
 }
 
 fn ip_block(block: &k8s::IpBlock, place: &mut Place<'_>) -> Option<IpBlock> {

@@ -2,8 +2,9 @@
 
 use antrea_policy::{
     Index,
+    draft::PolicyDraft,
     k8s::NetworkPolicy,
-    model::{Action, Direction, Port, Protocol, Rule},
+    model::{Action, Direction, PolicyKind, PolicyReference, Port, Protocol, Rule},
     translate,
 };
 use serde_json::{Value, json};
@@ -235,4 +236,83 @@ fn equal_names_in_two_namespaces_are_two_policies() {
     index.delete_network_policy("a", "p");
     let left: Vec<_> = index.network_policies().map(|policy| policy.name.to_string()).collect();
     assert_eq!(left, ["uid-b"]);
+}
+
+/// Policies that the API server takes, and that would be millions of flows on a node.
+#[test]
+fn too_large_for_a_node() {
+    let excepts =
+        |n: u32| (0..n).map(|i| format!("fd00:{:x}::{:x}/128", i >> 8, i & 0xff)).collect::<Vec<_>>();
+    let block = |n| json!({"ipBlock": {"cidr": "fd00::/16", "except": excepts(n)}});
+    let group = json!({"podSelector": {}});
+    let at = "NetworkPolicy shop/p: spec";
+    let rule_error = "the rule needs more than 4096 matches of addresses and ports and allows nothing";
+
+    let begin = std::time::Instant::now();
+    let (rules, errors) = compute(json!({"ingress": [{"from": [group, block(30_000)]}, {"from": [group]}]}));
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    assert_eq!(rules, ["in [group] []"], "nothing by the one rule, and the other as it is");
+    assert_eq!(errors, [format!("{at}.ingress[0].from[1]: {rule_error}")]);
+    let (rules, errors) = compute(json!({"policyTypes": ["Egress"], "egress": [{"to": [block(30_000)]}]}));
+    assert_eq!((&*rules[0], rules.len()), ("out [] []", 1), "it isolates");
+    assert_eq!(errors, [format!("{at}.egress[0].to[0]: {rule_error}")]);
+    // An ordinary one.
+    assert_eq!(compute(json!({"ingress": [{"from": [block(30)]}]})).1, [""; 0]);
+
+    let ranges: Vec<_> = (1..200).map(|i| json!({"port": i, "endPort": 65_535 - i})).collect();
+    let (rules, errors) = compute(json!({"ingress": [{"ports": ranges}]}));
+    assert_eq!(rules, ["in [] []"]);
+    assert!(
+        errors[0].starts_with(&format!("{at}.ingress[0].ports[")) && errors[0].ends_with(rule_error),
+        "{errors:?}"
+    );
+    let blocks =
+        |n: u32| (0..n).map(|i| json!({"ipBlock": {"cidr": format!("10.{}.{}.1/32", i >> 8, i & 255)}}));
+    let (rules, errors) = compute(json!({"ingress": [{"from": blocks(5_000).collect::<Vec<_>>()}]}));
+    assert_eq!((&*rules[0], errors), ("in [] []", vec![format!("{at}.ingress[0].from[4096]: {rule_error}")]));
+
+    // Rules that are not too large each, and rules without end.
+    let four = blocks(4_000).collect::<Vec<_>>();
+    let (rules, errors) = compute(json!({"ingress": vec![json!({"from": four}); 5]}));
+    let policy_error =
+        "the policy needs more than 16384 matches of addresses and ports; this rule allows nothing";
+    assert_eq!((rules.len(), errors), (4, vec![format!("{at}.ingress[4].from[384]: {policy_error}")]));
+    let (rules, errors) = compute(json!({"ingress": vec![json!({}); 20_000]}));
+    assert_eq!((rules.len(), errors.len()), (8_192, 65));
+    assert_eq!(errors[64], format!("{at}: {} more mistakes", 20_000 - 8_192 - 64));
+}
+
+/// What the API server accepts with a warning means what it means there.
+#[test]
+fn blocks_in_legacy_notation() {
+    let from = |block: Value| compute(json!({"ingress": [{"from": [{"ipBlock": block}]}]}));
+    let none: Vec<String> = vec![];
+    let mapped =
+        json!({"cidr": "::ffff:10.244.1.0/120", "except": ["10.244.1.64/26", "::ffff:10.244.1.1/128"]});
+    assert_eq!(
+        from(mapped),
+        (vec!["in [10.244.1.0/24!10.244.1.64/26!10.244.1.1/32] []".into()], none.clone())
+    );
+    assert_eq!(from(json!({"cidr": "010.0.0.0/08"})), (vec!["in [10.0.0.0/8] []".into()], none));
+}
+
+/// What is of no namespace is kept by its name alone when a list holds it in a form that cannot be read.
+#[test]
+fn an_unreadable_cluster_policy_stays_as_it_is_known() {
+    let kind = PolicyKind::AntreaClusterNetworkPolicy;
+    let source = |name: &str| PolicyReference { kind, namespace: None, name: name.into(), uid: name.into() };
+    let draft = |name| PolicyDraft {
+        source: source(name),
+        generation: 1,
+        priority: Some(5.0),
+        tier_priority: Some(250),
+        applied_to: vec![],
+        rules: vec![],
+    };
+    let mut index = Index::new();
+    for name in ["kept", "gone"] {
+        assert_eq!(index.apply_policy(draft(name)), None);
+    }
+    assert_eq!(index.reset_policies(kind, [], [("", "kept")]), []);
+    assert!(index.network_policy("kept").is_some() && index.network_policy("gone").is_none());
 }

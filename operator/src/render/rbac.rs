@@ -109,6 +109,8 @@ fn controller_cluster_rules() -> Vec<Value> {
     let mut rules = vec![
         rule("", &["nodes", "pods", "namespaces"], READ),
         rule("networking.k8s.io", &["networkpolicies"], READ),
+        // What of a policy cannot be honoured is told where its author looks.
+        rule("events.k8s.io", &["events"], &["create"]),
         rule(
             "crd.antrea.io",
             &["antreaagentinfos", "antreacontrollerinfos"],
