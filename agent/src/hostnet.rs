@@ -220,6 +220,41 @@ mod tests {
         }
     }
 
+    /// Every rule, word by word: what is missing, or matches more than it should, is not seen by a look at single rules.
+    #[test]
+    fn all_rules() {
+        let userspace = HostConfig { tunnel_port: Some(4789), random_fully: true, ..config() };
+        let routed = HostConfig { tunnel_port: None, no_snat: true, ..config() };
+        let mut text = String::new();
+        for (name, config) in
+            [("kernel, Geneve", config()), ("userspace, VXLAN", userspace), ("NoEncap", routed)]
+        {
+            for family in Family::BOTH {
+                text.push_str(&format!("=== {name}, {family:?}\n{}", rules(&config, family)));
+            }
+        }
+        assert_eq!(text, include_str!("testdata/hostnet.txt"), "{text}");
+    }
+
+    #[test]
+    fn settings_of_the_gateway() {
+        let settings = |subnets: &[&str]| -> Vec<String> {
+            let subnets = subnets.iter().map(|net| net.parse().unwrap()).collect();
+            let settings = sysctls(&HostConfig { subnets, ..config() }).unwrap();
+            settings.iter().map(|(sysctl, value)| format!("{sysctl}={value}")).collect()
+        };
+        let v4 = [
+            "net.ipv4.ip_forward=1",
+            "net.ipv4.conf.antrea-gw0.rp_filter=2",
+            "net.ipv4.conf.antrea-gw0.arp_announce=1",
+        ];
+        assert_eq!(settings(&["10.244.1.0/24"]), v4);
+        assert_eq!(
+            settings(&["10.244.1.0/24", "fd00:1::/64"]),
+            [&v4[..], &["net.ipv6.conf.all.forwarding=1"]].concat()
+        );
+    }
+
     #[test]
     fn masquerades_only_what_leaves_the_cluster() {
         let text = rules(&config(), Family::V4).to_string();

@@ -180,7 +180,35 @@ pub fn allocations(host_local: &HostLocal) -> Vec<(IpAddr, AttachmentKey)> {
 
 #[cfg(test)]
 mod tests {
+    use netcfg::VethSpec;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_quiet_link_answers_nothing() {
+        let space = netcfg::Netns::unshare().await.unwrap();
+        let netlink = space.spawn_netlink().await.unwrap();
+        let pair = VethSpec {
+            host_name: "quiet",
+            host_mac: None,
+            host_mtu: 0,
+            host_group: None,
+            peer_name: "other",
+            peer_mac: None,
+            peer_mtu: 0,
+            peer_ns: &space,
+        };
+        netlink.create_veth(&pair).await.unwrap();
+        quiet_link(&netlink, &Tree::default(), "quiet").await.unwrap();
+        let read = async |link: &str| {
+            let files = [format!("ipv4/conf/{link}/arp_ignore"), format!("ipv6/conf/{link}/disable_ipv6")];
+            let read =
+                move || files.map(|file| std::fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap());
+            space.run(read).await.unwrap().map(|text| text.trim().to_owned())
+        };
+        assert_eq!(read("quiet").await, ["8", "1"]);
+        assert_eq!(read("other").await, ["0", "0"], "another link is as the kernel made it");
+    }
 
     #[test]
     fn reads_host_locals_records() {
