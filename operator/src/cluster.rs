@@ -276,6 +276,9 @@ pub fn first_few(texts: impl Iterator<Item = String>, total: usize, limit: usize
     if total > limit { format!("{first} (and {} more)", total - limit) } else { first }
 }
 
+/// An agent writes its AntreaAgentInfo at least once a minute; one that has not for this long has lost touch.
+const STALE: SignedDuration = SignedDuration::from_secs(180);
+
 /// At most 200 characters on one line.
 pub fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -347,6 +350,8 @@ pub struct AgentNode {
     pub name: String,
     /// Whether its kubelet has been heard of lately.
     pub reachable: bool,
+    /// When it joined.
+    pub created: Timestamp,
     /// Since when there is no agent's Pod on it, if there is none.
     pub vacant_since: Timestamp,
     /// The agent's Pod.
@@ -420,7 +425,11 @@ pub struct Cluster {
     pub capabilities: BTreeMap<String, Capabilities>,
     /// What agents say is wrong, by Node, and since when we know.
     pub unhealthy: BTreeMap<String, (Trouble, Timestamp)>,
-    /// The controller's Deployment.
+    /// When an agent last wrote its AntreaAgentInfo, by its own clock, and since when that is known, by Node.
+    pub heard: BTreeMap<String, (Option<Timestamp>, Timestamp)>,
+    /// Nodes that are gone or silent, and since when that is known.
+    pub lost: BTreeMap<String, Timestamp>,
+    /// The controller's Deployment, as it says.
     pub controller: Option<ControllerState>,
     /// Revision of the DaemonSet's Pod template.
     pub agent_revision: Option<String>,
@@ -434,12 +443,54 @@ impl Cluster {
         }
     }
 
+    /// Takes in a Node.
+    pub fn set_node(&mut self, name: String, node: Node, now: Timestamp) {
+        if node.reachable {
+            self.lost.remove(&name);
+        } else {
+            self.lost.entry(name.clone()).or_insert(now);
+        }
+        self.nodes.insert(name, node);
+    }
+
     /// Forgets a Node.
-    pub fn remove_node(&mut self, name: &str) {
+    pub fn remove_node(&mut self, name: &str, now: Timestamp) {
         self.nodes.remove(name);
         self.vacated.remove(name);
         self.unhealthy.remove(name);
+        self.heard.remove(name);
         self.capabilities.remove(name);
+        self.lost.entry(name.to_owned()).or_insert(now);
+        let Self { lost, nodes, controller_pods, .. } = self;
+        // Of a Node that is no more it matters only whether the controller was there.
+        lost.retain(|name, _| {
+            nodes.contains_key(name) || controller_pods.values().any(|pod| pod.node == *name)
+        });
+    }
+
+    /// Notes that the agent on `node` has written its AntreaAgentInfo, when its own clock was at `heartbeat`.
+    pub fn set_heard(&mut self, node: &str, heartbeat: Option<Timestamp>, now: Timestamp) {
+        match self.heard.get_mut(node) {
+            Some((last, _)) if *last == heartbeat => {}
+            _ => {
+                self.heard.insert(node.to_owned(), (heartbeat, now));
+            }
+        }
+    }
+
+    /// When the next silent agent becomes one of which nothing is known.
+    pub fn next_stale(&self, now: Timestamp) -> Option<SignedDuration> {
+        let left = self.heard.values().map(|(_, since)| STALE - now.duration_since(*since));
+        left.filter(SignedDuration::is_positive).min()
+    }
+
+    /// What is wrong with an agent that says nothing any more although its Pod is ready.
+    fn stale(&self, node: &str, now: Timestamp) -> Option<(Trouble, Timestamp)> {
+        let (_, since) = self.heard.get(node)?;
+        let minutes = STALE.as_secs() / 60;
+        let message = format!("its AntreaAgentInfo has not been written for more than {minutes} minutes");
+        (now.duration_since(*since) >= STALE)
+            .then(|| (Trouble::new("HeartbeatStale", message), *since + STALE))
     }
 
     /// Notes what the agent on `node` says of itself; `None` when it is well.
@@ -456,7 +507,12 @@ impl Cluster {
     }
 
     /// Nodes that shall run an agent, by name.
-    pub fn agents(&self, selector: &BTreeMap<String, String>, tolerations: &[Toleration]) -> Vec<AgentNode> {
+    pub fn agents(
+        &self,
+        selector: &BTreeMap<String, String>,
+        tolerations: &[Toleration],
+        now: Timestamp,
+    ) -> Vec<AgentNode> {
         let mut pods: BTreeMap<&str, &Pod> = BTreeMap::new();
         for pod in self.agent_pods.values() {
             // While a Pod is replaced there are two; the one that stays counts.
@@ -468,6 +524,7 @@ impl Cluster {
         let agent = |name: &String, node: &Node| AgentNode {
             name: name.clone(),
             reachable: node.reachable,
+            created: node.created,
             vacant_since: self
                 .vacated
                 .get(name)
@@ -476,7 +533,10 @@ impl Cluster {
                 .max(node.created)
                 .max(self.started),
             pod: pods.get(name.as_str()).map(|pod| (*pod).clone()),
-            unhealthy: self.unhealthy.get(name).cloned(),
+            unhealthy: self.unhealthy.get(name).cloned().or_else(|| {
+                let ready = pods.get(name.as_str()).is_some_and(|pod| pod.ready);
+                self.stale(name, now).filter(|_| ready)
+            }),
         };
         self.nodes
             .iter()
@@ -485,13 +545,29 @@ impl Cluster {
             .collect()
     }
 
+    /// The controller's Deployment. Long after a Node is lost it calls the Pod there ready; here it is not.
+    pub fn controller_state(&self) -> Option<ControllerState> {
+        let mut state = self.controller.clone()?;
+        state.ready &= self.controller_pods.values().any(|pod| self.works(pod));
+        Some(state)
+    }
+
+    fn works(&self, pod: &Pod) -> bool {
+        pod.ready && !pod.deleting && !self.lost.contains_key(&pod.node)
+    }
+
     /// What is wrong with the controller's Pod, and since when.
     pub fn controller_trouble(&self) -> Option<(Trouble, Timestamp)> {
         let pods = || self.controller_pods.values().filter(|pod| !pod.deleting);
-        if pods().any(|pod| pod.ready) {
+        if pods().any(|pod| self.works(pod)) {
             return None;
         }
-        pods().find_map(|pod| pod.trouble.clone().map(|trouble| (trouble, pod.since)))
+        let lost = |pod: &Pod| {
+            let since = self.lost.get(&pod.node).filter(|_| pod.ready)?;
+            let message = format!("the Pod's Node {} is gone or does not answer", pod.node);
+            Some((Trouble::new("NodeLost", message), *since))
+        };
+        pods().find_map(|pod| pod.trouble.clone().map(|trouble| (trouble, pod.since)).or_else(|| lost(pod)))
     }
 
     /// Addresses of all Nodes.

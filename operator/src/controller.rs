@@ -9,7 +9,7 @@ use antrea_crds::{
     AntreaInstallation, AntreaInstallationSpec, AntreaInstallationStatus,
     installation::{ConditionType, ManagementState},
 };
-use antrea_runtime::client::describe;
+use antrea_runtime::client::{WatchBackoff, describe};
 use futures::StreamExt;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -31,7 +31,7 @@ use crate::{
     metrics::OperatorMetrics,
     preflight,
     render::{self, AGENT},
-    rollout::Step,
+    rollout::{Proven, Step},
     status::{self, Observation},
     watches::Shared,
 };
@@ -127,6 +127,10 @@ struct Memory {
     service_cidrs: Option<(Instant, Vec<ServiceRange>)>,
     failures: u32,
     monitoring_failures: u32,
+    /// Agents that have worked.
+    proven: Proven,
+    /// Revision of the images that are being fetched, and since when.
+    preflight: Option<(String, Timestamp)>,
 }
 
 impl Context {
@@ -232,7 +236,7 @@ impl Context {
         let computed = config.as_ref().map(Effective::to_spec);
         let previous = cr.status.as_ref().and_then(|status| status.computed.as_deref());
 
-        let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rollout: None };
+        let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rolled: None };
         let mut objects = config.as_ref().map(render::objects).unwrap_or_default();
         if let Some(config) = &config
             && self.shared.with(|state| preflight::is_needed(config, &state.cluster))
@@ -261,12 +265,17 @@ impl Context {
         let nodes = config.as_ref().map(|config| self.agents(config)).unwrap_or_default();
         let (controller, controller_trouble, revision) = self.shared.with(|state| {
             let cluster = &state.cluster;
-            (cluster.controller.clone(), cluster.controller_trouble(), cluster.agent_revision.clone())
+            (cluster.controller_state(), cluster.controller_trouble(), cluster.agent_revision.clone())
         });
         let preflight = config.as_ref().and_then(|config| self.preflight(config, &objects));
         // While the DaemonSet is not the wanted one, no agent is.
         let wanted = revision_of(&objects, AGENT);
         let revision = revision.map(|live| wanted.map_or(live, str::to_owned));
+        let rolled = outcome.rolled.as_ref();
+        let step = rolled.map(|rolled| &rolled.step);
+        // What was noted stands for as long as nobody looks.
+        let taken = rolled.map_or_else(|| converge::taken(cr), |rolled| rolled.taken.clone());
+        let not_admitted = rolled.and_then(|rolled| rolled.refused.clone());
         let seen = Observation {
             generation: cr.metadata.generation,
             refused,
@@ -282,13 +291,15 @@ impl Context {
             controller_trouble,
             nodes: &nodes,
             revision: revision.as_deref(),
-            rollout: outcome.rollout.as_ref(),
+            rollout: step,
+            taken: &taken,
+            not_admitted,
             preflight: preflight.as_ref(),
             grace: self.settings.grace,
             now: Timestamp::now(),
         };
-        let again =
-            [status::look_again(&seen), wait_of(outcome.rollout.as_ref())].into_iter().flatten().min();
+        let stale = self.shared.with(|state| state.cluster.next_stale(seen.now));
+        let again = [status::look_again(&seen), wait_of(step), stale].into_iter().flatten().min();
         let status = status::compose(cr.status.as_ref(), &seen);
         self.write_status(cr, status).await?;
         if let Some(error) = failed {
@@ -313,6 +324,8 @@ fn computed_in_effect(
 fn wait_of(step: Option<&Step>) -> Option<SignedDuration> {
     match step {
         Some(Step::Wait { again, .. }) => *again,
+        // The change of the status brings it back; this is for when that is lost.
+        Some(Step::Announce { .. }) => Some(SignedDuration::from_secs(1)),
         _ => None,
     }
 }
@@ -328,10 +341,10 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) -> Result<(
         shared.changed().await;
         Some(((), shared))
     });
-    let backoff = watcher::DefaultBackoff::default();
     let controller = Controller::new(api, watcher::Config::default())
         .with_config(Config::default().debounce(Duration::from_millis(100)).concurrency(1))
-        .trigger_backoff(backoff)
+        // A definition that is made anew is looked at within seconds.
+        .trigger_backoff(WatchBackoff::default())
         .reconcile_all_on(changes)
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile, retry, context);
@@ -368,6 +381,32 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
+    use crate::controller::testing::{Answer, Kube, context, installation};
+
+    /// Somebody's first three failures are nobody's concern; then they are told, and still nothing is planned.
+    #[tokio::test]
+    async fn a_list_that_fails_changes_nothing_and_is_told() {
+        const CR: &str = "/apis/operator.antrea.io/v1alpha1/antreainstallations/default/status";
+        let kube = Kube::default();
+        kube.on("/apis/networking.k8s.io/v1/servicecidrs", Answer::Fail(500, "etcd is away"));
+        let mut cr = installation(json!({}));
+        cr.metadata.finalizers = Some([FINALIZER, CLEAN_FINALIZER].map(str::to_owned).to_vec());
+        cr.status = Some(serde_json::from_value(json!({"computed": {"version": "v1.0.0"}})).unwrap());
+        kube.on(CR, Answer::Ok(serde_json::to_value(&cr).unwrap()));
+        let context = Arc::new(context(&kube));
+        for _ in 0..TRANSIENT {
+            assert!(reconcile(Arc::new(cr.clone()), Arc::clone(&context)).await.is_err());
+        }
+        assert!(kube.written().is_empty(), "{:?}", kube.written());
+        assert!(reconcile(Arc::new(cr.clone()), Arc::clone(&context)).await.is_err());
+        let mut written = kube.written();
+        written.retain(|(what, _)| !what.contains("/events"));
+        assert_eq!(written.len(), 1, "{written:?}");
+        assert_eq!(written[0].0, format!("PATCH {CR}"));
+        let status = &written[0].1["status"];
+        assert_eq!(status["message"], "list ServiceCIDRs: etcd is away");
+        assert_eq!(status["computed"]["version"], "v1.0.0", "what was in effect is");
+    }
 
     #[test]
     fn only_what_may_pass_by_itself_is_transient() {

@@ -8,6 +8,7 @@ use crate::{
     APPLIED_ANNOTATION, REVISION_ANNOTATION,
     fields::Difference,
     object::{Key, Stage},
+    preflight::Preflight,
 };
 
 /// What happens to an object.
@@ -151,6 +152,41 @@ pub enum Direction {
     Back,
 }
 
+/// How far controller and agents are on the way to what is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// Which way the version goes.
+    pub direction: Direction,
+    /// Whether the wanted controller runs, alone and ready.
+    pub controller_done: bool,
+    /// Whether every agent that can be reached is the wanted one.
+    pub agents_done: bool,
+    /// What is known of the images, if they change.
+    pub preflight: Option<&'a Preflight>,
+}
+
+/// Whether a change has to wait: the later of controller and agents for the earlier to be done everywhere, and both
+/// for their images.
+pub fn must_wait(change: &Change, progress: &Progress<'_>) -> bool {
+    let turn = match (progress.direction, change.stage) {
+        (Direction::Forward, Stage::Agents) => progress.controller_done,
+        (Direction::Back, Stage::Controller) => progress.agents_done,
+        _ => true,
+    };
+    !turn || progress.preflight.is_some_and(|seen| !may_replace(change, seen))
+}
+
+/// Whether a change may be made as far as images are concerned. Where there is nothing yet, or nothing
+/// restarts, there is nothing to lose.
+fn may_replace(change: &Change, preflight: &Preflight) -> bool {
+    match change.stage {
+        _ if change.action != Action::Update || change.class == Class::Live => true,
+        Stage::Controller => preflight.allows_controller(),
+        Stage::Agents => preflight.allows_agents(),
+        Stage::Crds | Stage::Base => true,
+    }
+}
+
 /// Most minor versions that an agent may be behind the controller.
 const MAX_SKEW: u64 = 4;
 
@@ -233,6 +269,43 @@ mod tests {
         assert_eq!(order(Direction::Forward), [&base[..], &["Deployment", "DaemonSet"], &gone].concat());
         assert_eq!(order(Direction::Fresh), [&base[..], &["Deployment", "DaemonSet"], &gone].concat());
         assert_eq!(order(Direction::Back), [&base[..], &["DaemonSet", "Deployment"], &gone].concat());
+    }
+
+    /// "controller first, then agents", and back the other way round; nothing that restarts goes before its image.
+    #[test]
+    fn who_waits_for_whom() {
+        let (base, controller, agents) = (Stage::Base, Stage::Controller, Stage::Agents);
+        let (none, all) =
+            (Preflight::default(), Preflight { ready_on: ["a".to_owned()].into(), ..Preflight::default() });
+        let restart = |stage| Change { class: Class::Restart, ..change("X", stage, Action::Update) };
+        let live = |stage| change("X", stage, Action::Update);
+        let create = |stage| Change { class: Class::Restart, ..change("X", stage, Action::Create) };
+        use Direction::{Back, Forward, Fresh};
+        for (change, direction, controller_done, agents_done, preflight, waits) in [
+            (restart(agents), Forward, false, false, None, true),
+            (restart(agents), Forward, false, true, None, true),
+            (restart(agents), Forward, true, false, None, false),
+            (live(agents), Forward, false, false, None, true),
+            (restart(controller), Forward, false, false, None, false),
+            (restart(base), Forward, false, false, None, false),
+            (restart(controller), Back, false, false, None, true),
+            (restart(controller), Back, true, false, None, true),
+            (restart(controller), Back, false, true, None, false),
+            (restart(agents), Back, false, false, None, false),
+            (restart(agents), Fresh, false, false, None, false),
+            (restart(controller), Fresh, false, false, None, false),
+            (restart(controller), Forward, false, false, Some(&none), true),
+            (restart(controller), Forward, false, false, Some(&all), false),
+            (live(controller), Forward, false, false, Some(&none), false),
+            (create(controller), Forward, false, false, Some(&none), false),
+            (restart(agents), Forward, true, false, Some(&none), true),
+            (restart(agents), Forward, true, false, Some(&all), false),
+            (restart(agents), Forward, false, false, Some(&all), true),
+            (restart(base), Forward, false, false, Some(&none), false),
+        ] {
+            let progress = Progress { direction, controller_done, agents_done, preflight };
+            assert_eq!(must_wait(&change, &progress), waits, "{change:?} {progress:?}");
+        }
     }
 
     #[test]

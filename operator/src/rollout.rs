@@ -1,8 +1,14 @@
 //! Which agent is replaced next: a decision, made anew from what is observed each time.
 //!
-//! One Node at a time, and the next only when the last one's agent is of the wanted revision, ready for
-//! a moment and well by its own account. Agents that do not work anyway go first. Nodes that are not
-//! reachable are passed over; their agents are replaced when they come back.
+//! Agents that work are taken away [`MAX_UNAVAILABLE`] at a time: the next goes only when the last one's successor is
+//! of the wanted revision, ready for a moment and well by its own account. Which those are is noted in the status
+//! before anything is deleted, so that a restart of the operator forgets none.
+//!
+//! Agents that have not worked for a while have nothing to lose. They go first, [`SICK_AT_ONCE`] at a time, and the
+//! others wait for none of them. A Node that is not reachable, or has not got the images, is passed over and taken
+//! up when it can be.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -11,11 +17,28 @@ use crate::cluster::AgentNode;
 /// An agent has to be ready for this long before the next one is replaced.
 pub const MIN_READY: SignedDuration = SignedDuration::from_secs(3);
 
+/// Agents that worked and are away at the same time for a change, at most.
+pub const MAX_UNAVAILABLE: usize = 1;
+
+/// An agent that has not worked for this long counts as sick.
+const SICK_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// Sick agents that are replaced at the same time, at most.
+const SICK_AT_ONCE: usize = 10;
+
+/// The successor of a sick agent has this long to be ready before the next sick one gets its place.
+const CHANCE: SignedDuration = SignedDuration::from_secs(60);
+
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Nothing: every agent that can be reached is of the wanted revision.
     Done,
+    /// Note in the status that the agent on a Node is about to be taken away.
+    Announce {
+        /// Which Node.
+        node: String,
+    },
     /// Delete this Pod; its successor will be of the wanted revision.
     Replace {
         /// Node whose turn it is.
@@ -34,36 +57,155 @@ pub enum Step {
     },
 }
 
-/// What to do next to bring every agent to `revision`.
-pub fn next(nodes: &[AgentNode], revision: &str, now: Timestamp) -> Step {
-    let reachable = || nodes.iter().filter(|node| node.reachable);
-    let outdated = || {
-        reachable().filter_map(|node| {
-            let pod = node.pod.as_ref()?;
-            (pod.revision != revision && !pod.deleting).then_some((node, pod))
-        })
-    };
-    if outdated().next().is_none() && reachable().all(|node| !in_flight(node)) {
-        return Step::Done;
-    }
-    if let Some(node) =
-        reachable().find(|node| in_flight(node) || node.is_updated(revision) && !node.is_ready())
-    {
-        return Step::Wait { node: node.name.clone(), again: None };
-    }
-    let settling = reachable().filter(|node| node.is_updated(revision)).find_map(|node| {
-        let left = MIN_READY - now.duration_since(node.pod.as_ref()?.since);
-        left.is_positive().then_some((node, left))
-    });
-    if let (Some((node, left)), Some(_)) = (settling, outdated().next()) {
-        return Step::Wait { node: node.name.clone(), again: Some(left) };
-    }
-    match outdated().min_by_key(|(node, _)| (node.is_ready(), node.name.clone())) {
-        Some((node, pod)) => {
-            Step::Replace { node: node.name.clone(), pod: pod.name.clone(), uid: pod.uid.clone() }
+/// Agents that have worked since they were made: the identity of the Pod by Node.
+pub type Proven = BTreeMap<String, String>;
+
+/// What decides.
+pub struct Rollout<'a> {
+    /// Nodes that shall run an agent.
+    pub nodes: &'a [AgentNode],
+    /// Revision that agents shall have.
+    pub revision: &'a str,
+    /// Nodes whose working agent was taken away, or is about to be, as the status has it.
+    pub taken: &'a BTreeSet<String>,
+    /// Agents that have worked.
+    pub proven: &'a Proven,
+    /// Whether a Node has the images of the wanted revision.
+    pub has_images: &'a dyn Fn(&AgentNode) -> bool,
+    /// Agents that worked and may be away at the same time.
+    pub max_unavailable: usize,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Rollout<'_> {
+    /// What to do next.
+    pub fn next(&self) -> Step {
+        let waiting: Vec<&AgentNode> = self.replaceable().collect();
+        if let Some(step) =
+            waiting.iter().find(|node| self.taken.contains(&node.name)).and_then(|n| replace(n))
+        {
+            return step;
         }
-        None => Step::Done,
+        let sick = waiting.iter().find(|node| self.is_sick(node));
+        if let Some(step) = sick.filter(|_| self.has_place_for_sick()).and_then(|node| replace(node)) {
+            return step;
+        }
+        let away = self.away();
+        let next = waiting.iter().find(|node| node.is_ready());
+        match (next, away.first()) {
+            (Some(next), _) if away.len() < self.max_unavailable => {
+                Step::Announce { node: next.name.clone() }
+            }
+            (_, Some(node)) => Step::Wait { node: node.name.clone(), again: self.settles_in(node) },
+            (_, None) => self.rest(),
+        }
     }
+
+    /// Nodes whose working agent is away: those of `taken` whose next agent is not there yet.
+    pub fn still_taken(&self) -> BTreeSet<String> {
+        let open = |node: &&AgentNode| {
+            let untouched = is_outdated(node, self.revision) && !in_flight(node);
+            // The turn of one that cannot be replaced now has not come.
+            self.taken.contains(&node.name) && !self.is_back(node) && !(untouched && !(self.has_images)(node))
+        };
+        self.nodes.iter().filter(open).map(|node| node.name.clone()).collect()
+    }
+
+    /// `proven` with the agents that work by now, and without Pods that are gone.
+    pub fn now_proven(&self) -> Proven {
+        let pods = self.nodes.iter().filter_map(|node| Some((node, node.pod.as_ref()?)));
+        pods.filter(|(node, pod)| self.is_back(node) || self.proven.get(&node.name) == Some(&pod.uid))
+            .map(|(node, pod)| (node.name.clone(), pod.uid.clone()))
+            .collect()
+    }
+
+    fn reachable(&self) -> impl Iterator<Item = &AgentNode> {
+        self.nodes.iter().filter(|node| node.reachable)
+    }
+
+    /// Nodes whose agent can be replaced now, by name.
+    fn replaceable(&self) -> impl Iterator<Item = &AgentNode> {
+        self.reachable()
+            .filter(|node| is_outdated(node, self.revision) && !in_flight(node) && (self.has_images)(node))
+    }
+
+    /// Nodes that count against the budget. An agent that has worked at the wanted revision and ceased to may have
+    /// ceased for the change's sake, however long it took; one that never did was not taken away from anybody.
+    fn away(&self) -> Vec<&AgentNode> {
+        let taken = self.still_taken();
+        let ceased = |node: &AgentNode| {
+            let proven = node.pod.as_ref().is_some_and(|pod| self.proven.get(&node.name) == Some(&pod.uid));
+            node.reachable && proven && node.is_updated(self.revision) && !node.is_ready()
+        };
+        self.nodes.iter().filter(|node| taken.contains(&node.name) || ceased(node)).collect()
+    }
+
+    /// Whether the wanted agent is there and works.
+    fn is_back(&self, node: &AgentNode) -> bool {
+        node.is_updated(self.revision) && node.is_ready() && self.settles_in(node).is_none()
+    }
+
+    /// How long until a ready agent has been ready for long enough.
+    fn settles_in(&self, node: &AgentNode) -> Option<SignedDuration> {
+        let pod = node.pod.as_ref().filter(|_| node.is_updated(self.revision) && node.is_ready())?;
+        Some(MIN_READY - self.now.duration_since(pod.since)).filter(SignedDuration::is_positive)
+    }
+
+    fn is_sick(&self, node: &AgentNode) -> bool {
+        !node.is_ready() && node.failing(self.now, SICK_AFTER).is_some()
+    }
+
+    /// Whether another sick agent may go. Where most are sick, what is wrong may be none of theirs, such as a
+    /// controller that was away: then they forward packets still, and go one by one.
+    fn has_place_for_sick(&self) -> bool {
+        let attempts = self.reachable().filter(|node| self.is_attempted(node)).count();
+        let sick = self.reachable().filter(|node| self.is_sick(node)).count();
+        let most = 2 * sick > self.reachable().count();
+        attempts < if most { 1 } else { SICK_AT_ONCE }
+    }
+
+    /// Whether a Node whose agent did not work is being given another.
+    fn is_attempted(&self, node: &AgentNode) -> bool {
+        let recent = |since: Timestamp| self.now.duration_since(since) < CHANCE;
+        !self.taken.contains(&node.name)
+            && match &node.pod {
+                None => recent(node.vacant_since),
+                Some(pod) => {
+                    pod.deleting || node.is_updated(self.revision) && !node.is_ready() && recent(pod.since)
+                }
+            }
+    }
+
+    /// What is left to wait for when nothing can be replaced and nothing is away.
+    fn rest(&self) -> Step {
+        let outdated = || self.reachable().filter(|node| is_outdated(node, self.revision));
+        // It may recover, or turn out to be sick.
+        let undecided = outdated().filter_map(|node| {
+            let (_, since) = node.trouble().filter(|_| !self.is_sick(node) && !in_flight(node))?;
+            Some(SICK_AFTER - self.now.duration_since(since))
+        });
+        let again = undecided.chain(self.sick_again()).min();
+        match outdated().next() {
+            Some(node) => Step::Wait { node: node.name.clone(), again },
+            None => Step::Done,
+        }
+    }
+
+    /// When a place among the sick ones is free, if one waits for it.
+    fn sick_again(&self) -> Option<SignedDuration> {
+        self.replaceable().any(|node| self.is_sick(node)).then_some(SignedDuration::from_secs(1))
+    }
+}
+
+fn replace(node: &AgentNode) -> Option<Step> {
+    let pod = node.pod.as_ref()?;
+    Some(Step::Replace { node: node.name.clone(), pod: pod.name.clone(), uid: pod.uid.clone() })
+}
+
+/// Whether a Node runs another agent than the wanted one, be it on its way out.
+fn is_outdated(node: &AgentNode, revision: &str) -> bool {
+    node.pod.as_ref().is_some_and(|pod| pod.revision != revision)
 }
 
 /// Whether a Node is between two agents.
@@ -72,140 +214,4 @@ fn in_flight(node: &AgentNode) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::cluster::{Pod, Trouble};
-
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_000_000).unwrap()
-    }
-
-    fn agent(name: &str, revision: &str, ready: bool) -> AgentNode {
-        let pod = Pod {
-            name: format!("antrea-agent-{name}"),
-            uid: format!("uid-{name}"),
-            node: name.into(),
-            image: "agent:1".into(),
-            revision: revision.into(),
-            ready,
-            since: now() - SignedDuration::from_secs(60),
-            deleting: false,
-            ended: false,
-            trouble: (!ready).then(|| Trouble::new("PodNotReady", "x")),
-        };
-        AgentNode { name: name.into(), reachable: true, vacant_since: now(), pod: Some(pod), unhealthy: None }
-    }
-
-    fn replaces(step: &Step) -> Option<&str> {
-        if let Step::Replace { node, .. } = step { Some(node) } else { None }
-    }
-
-    #[test]
-    fn nothing_to_do() {
-        assert_eq!(next(&[], "2", now()), Step::Done);
-        assert_eq!(next(&[agent("a", "2", true), agent("b", "2", true)], "2", now()), Step::Done);
-    }
-
-    #[test]
-    fn one_after_the_other_by_name() {
-        let mut nodes = [agent("a", "1", true), agent("b", "1", true)];
-        assert_eq!(replaces(&next(&nodes, "2", now())), Some("a"));
-        nodes[0].pod = None;
-        assert_eq!(next(&nodes, "2", now()), Step::Wait { node: "a".into(), again: None });
-        nodes[0] = agent("a", "2", false);
-        assert_eq!(next(&nodes, "2", now()), Step::Wait { node: "a".into(), again: None });
-        nodes[0] = agent("a", "2", true);
-        nodes[0].pod.as_mut().unwrap().since = now() - SignedDuration::from_secs(1);
-        assert_eq!(
-            next(&nodes, "2", now()),
-            Step::Wait { node: "a".into(), again: Some(SignedDuration::from_secs(2)) }
-        );
-        nodes[0] = agent("a", "2", true);
-        assert_eq!(replaces(&next(&nodes, "2", now())), Some("b"));
-    }
-
-    #[test]
-    fn a_new_agent_that_says_it_is_unwell_stops_the_rollout() {
-        let mut nodes = [agent("a", "2", true), agent("b", "1", true)];
-        nodes[0].unhealthy = Some((Trouble::new("OVSDown", "x"), now()));
-        assert_eq!(next(&nodes, "2", now()), Step::Wait { node: "a".into(), again: None });
-    }
-
-    #[test]
-    fn broken_agents_go_first() {
-        let nodes = [agent("a", "1", true), agent("b", "1", false)];
-        assert_eq!(replaces(&next(&nodes, "2", now())), Some("b"));
-    }
-
-    #[test]
-    fn a_lost_node_does_not_hold_up_the_others() {
-        let mut nodes = [agent("a", "1", false), agent("b", "1", true)];
-        nodes[0].reachable = false;
-        assert_eq!(replaces(&next(&nodes, "2", now())), Some("b"));
-        nodes[1] = agent("b", "2", true);
-        assert_eq!(next(&nodes, "2", now()), Step::Done);
-        nodes[0].reachable = true;
-        assert_eq!(replaces(&next(&nodes, "2", now())), Some("a"));
-    }
-
-    fn any_agent(i: usize) -> impl Strategy<Value = AgentNode> {
-        let name = format!("n{i}");
-        (any::<bool>(), any::<bool>(), 0..4u8, any::<bool>()).prop_map(
-            move |(new, ready, state, reachable)| {
-                let mut node = agent(&name, if new { "2" } else { "1" }, ready);
-                node.reachable = reachable;
-                match state {
-                    0 => node.pod = None,
-                    1 => node.pod.as_mut().unwrap().deleting = true,
-                    _ => {}
-                }
-                node
-            },
-        )
-    }
-
-    fn any_cluster() -> impl Strategy<Value = Vec<AgentNode>> {
-        (1usize..7).prop_flat_map(|n| (0..n).map(any_agent).collect::<Vec<_>>())
-    }
-
-    proptest! {
-        /// A replacement never takes away a second agent that works.
-        #[test]
-        fn never_two_at_a_time(nodes in any_cluster()) {
-            if let Step::Replace { node, .. } = next(&nodes, "2", now()) {
-                let away = nodes.iter().filter(|n| n.reachable && n.name != node && (in_flight(n) || n.is_updated("2") && !n.is_ready()));
-                prop_assert_eq!(away.count(), 0);
-                let chosen = nodes.iter().find(|n| n.name == node).unwrap();
-                prop_assert!(chosen.reachable && !chosen.is_updated("2"));
-            }
-        }
-
-        /// If every replaced agent comes up, each reachable Node is replaced once and the rollout ends.
-        #[test]
-        fn it_ends(nodes in any_cluster()) {
-            let mut nodes = nodes;
-            for node in &mut nodes {
-                if in_flight(node) || node.is_updated("2") {
-                    *node = AgentNode { reachable: node.reachable, ..agent(&node.name, "2", true) };
-                }
-            }
-            let outdated = nodes.iter().filter(|n| n.reachable && !n.is_updated("2")).count();
-            let mut replaced = 0;
-            loop {
-                match next(&nodes, "2", now()) {
-                    Step::Done => break,
-                    Step::Wait { .. } => prop_assert!(false, "waits for nothing"),
-                    Step::Replace { node, .. } => {
-                        replaced += 1;
-                        prop_assert!(replaced <= nodes.len());
-                        let slot = nodes.iter_mut().find(|n| n.name == node).unwrap();
-                        *slot = agent(&node, "2", true);
-                    }
-                }
-            }
-            prop_assert_eq!(replaced, outdated);
-        }
-    }
-}
+mod tests;

@@ -4,6 +4,8 @@
 //! once it has lasted for a grace period, so that a restart is not an incident; a Node that is lost is the
 //! cluster's trouble, not ours.
 
+use std::collections::BTreeSet;
+
 use antrea_crds::installation::{
     AntreaInstallationSpec, AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition,
     NodeCounts, PendingChange,
@@ -57,6 +59,10 @@ pub struct Observation<'a> {
     pub revision: Option<&'a str>,
     /// What the rollout does next; none if agents are not its concern now.
     pub rollout: Option<&'a Step>,
+    /// Nodes whose working agent is away for a change.
+    pub taken: &'a BTreeSet<String>,
+    /// Why the API server would not admit another agent.
+    pub not_admitted: Option<String>,
     /// What is known of the images of a change that is under way.
     pub preflight: Option<&'a Preflight>,
     /// How long a trouble lasts before it counts.
@@ -79,7 +85,7 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
     let previous = previous.cloned().unwrap_or_default();
     let target = seen.computed.as_ref().and_then(|spec| spec.version.clone());
     let counts = counts(seen);
-    let done = is_done(seen, &counts);
+    let done = is_done(seen, &counts, previous.version.is_none());
     let version = if done { target.clone() } else { previous.version.clone() };
     let was_available = condition_is(&previous, ConditionType::Available);
 
@@ -171,20 +177,34 @@ fn counts(seen: &Observation) -> NodeCounts {
     } else {
         format!("{ready}/{desired} ({updated} updated)")
     };
-    NodeCounts { desired: count(desired), updated: count(updated), ready: count(ready), summary, failing }
+    NodeCounts {
+        desired: count(desired),
+        updated: count(updated),
+        ready: count(ready),
+        summary,
+        failing,
+        replacing: seen.taken.iter().cloned().collect(),
+    }
 }
 
-/// Whether the wanted version runs everywhere that can be reached.
-fn is_done(seen: &Observation, counts: &NodeCounts) -> bool {
+/// Whether the wanted version runs everywhere that can be reached. The first installation ends when every agent is
+/// ready; later a change has ended when it is everywhere and no agent that worked is away for it.
+fn is_done(seen: &Observation, counts: &NodeCounts, first: bool) -> bool {
     let reachable = || seen.nodes.iter().filter(|node| node.reachable);
+    let settled = if first {
+        reachable().all(AgentNode::is_ready)
+    } else {
+        seen.taken.is_empty() && matches!(seen.rollout, Some(Step::Done))
+    };
     seen.refused.is_none()
         && seen.apply_error.is_none()
         && !seen.paused
         && seen.controller_updated
         && counts.desired > 0
-        && seen
-            .revision
-            .is_some_and(|revision| reachable().all(|node| node.is_updated(revision) && node.is_ready()))
+        && settled
+        && seen.revision.is_some_and(|revision| {
+            reachable().all(|node| node.is_updated(revision) || !first && node.pod.is_none())
+        })
 }
 
 fn failing_controller(seen: &Observation) -> Option<Trouble> {
@@ -222,10 +242,11 @@ fn available(seen: &Observation, counts: &NodeCounts, was_available: bool) -> Ve
             return Verdict::new(false, "NoAgentReady", "no agent is ready");
         }
     }
-    let message = if ready_everywhere {
-        format!("controller and {} agents are ready", counts.ready)
-    } else {
-        format!("{} of {} agents are ready", counts.ready, counts.desired)
+    let agents = format!("{} of {} agents are ready", counts.ready, counts.desired);
+    let message = match (controller_ready, ready_everywhere) {
+        (true, true) => format!("controller and {} agents are ready", counts.ready),
+        (true, false) => agents,
+        (false, _) => format!("the controller is not ready; {agents}"),
     };
     Verdict::new(true, "ComponentsReady", message)
 }
@@ -270,7 +291,9 @@ fn progressing(
         return Verdict::new(true, reason, message);
     }
     match seen.rollout {
-        Some(Step::Replace { node, .. } | Step::Wait { node, .. }) if outdated || unfinished => {
+        Some(Step::Announce { node } | Step::Replace { node, .. } | Step::Wait { node, .. })
+            if outdated || unfinished || !seen.taken.is_empty() =>
+        {
             Verdict::new(true, reason, format!("{on}, now {node})"))
         }
         _ if !seen.controller_current || unfinished && !seen.controller_updated => {
@@ -286,7 +309,7 @@ fn progressing(
 /// Whether what comes next in a change is held back for want of images.
 fn waits_for_images(seen: &Observation, preflight: &Preflight) -> bool {
     match seen.rollout {
-        Some(Step::Wait { node, .. }) => !preflight.is_ready_on(node),
+        Some(Step::Wait { node, .. }) => !seen.taken.contains(node) && !preflight.allows_node(node),
         Some(_) => false,
         None => !preflight.allows_controller() || !preflight.allows_agents(),
     }
@@ -312,6 +335,11 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
     }
     if let Some(trouble) = failing_controller(seen) {
         return Verdict::new(true, "ControllerFailing", format!("controller: {trouble}"));
+    }
+    if let Some(why) = &seen.not_admitted {
+        let message =
+            format!("the API server would not admit another agent: {}; no agent is taken away", shorten(why));
+        return Verdict::new(true, "AgentNotAdmitted", message);
     }
     let total = seen.nodes.iter().filter(|node| node.failing(seen.now, seen.grace).is_some()).count();
     if total > 0 {

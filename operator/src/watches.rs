@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use antrea_crds::{AgentConditionType, AntreaAgentInfo, Capabilities};
+use antrea_crds::{AgentCondition, AgentConditionType, AntreaAgentInfo, Capabilities};
 use antrea_runtime::{
     backoff::Backoff,
     client::describe_watch,
@@ -241,9 +241,9 @@ fn nodes() -> Fold<NodeObject> {
     Fold {
         id: ResourceExt::name_any,
         apply: Box::new(|state, node| {
-            state.cluster.nodes.insert(node.name_any(), node.into());
+            state.cluster.set_node(node.name_any(), node.into(), Timestamp::now());
         }),
-        remove: Box::new(|state, name| state.cluster.remove_node(name)),
+        remove: Box::new(|state, name| state.cluster.remove_node(name, Timestamp::now())),
         names: Box::new(|state| state.cluster.nodes.keys().cloned().collect()),
     }
 }
@@ -283,19 +283,32 @@ fn pods(component: &'static str) -> Fold<PodObject> {
     }
 }
 
+/// What an agent says is wrong: any condition that is False, its own summary before the single connections.
+fn said_trouble(conditions: &[AgentCondition]) -> Option<Trouble> {
+    let wrong = conditions.iter().filter(|condition| condition.status == "False");
+    let condition = wrong.min_by_key(|condition| condition.type_)?;
+    let reason = match (condition.type_, condition.reason.as_str()) {
+        (AgentConditionType::AgentHealthy, "") => "AgentUnhealthy",
+        (type_, "") => type_.name(),
+        (_, reason) => reason,
+    };
+    let message = match condition.message.as_str() {
+        "" => format!("{} is False", condition.type_.name()),
+        text => text.to_owned(),
+    };
+    Some(Trouble::new(reason, message))
+}
+
 fn infos() -> Fold<AntreaAgentInfo> {
     Fold {
         id: ResourceExt::name_any,
         apply: Box::new(|state, info| {
-            let unhealthy = info.spec.agent_conditions.iter().find(|condition| {
-                condition.type_ == AgentConditionType::AgentHealthy && condition.status == "False"
-            });
-            let trouble = unhealthy.map(|condition| {
-                let reason = if condition.reason.is_empty() { "AgentUnhealthy" } else { &condition.reason };
-                Trouble::new(reason, condition.message.clone())
-            });
-            let name = info.name_any();
-            state.cluster.set_health(&name, trouble, Timestamp::now());
+            let (name, now) = (info.name_any(), Timestamp::now());
+            let conditions = &info.spec.agent_conditions;
+            let heartbeat =
+                conditions.iter().filter_map(|one| Some(one.last_heartbeat_time.as_ref()?.0)).max();
+            state.cluster.set_heard(&name, heartbeat, now);
+            state.cluster.set_health(&name, said_trouble(conditions), now);
             match Capabilities::from_annotations(info.annotations()) {
                 Some(capabilities) => state.cluster.capabilities.insert(name, capabilities),
                 None => state.cluster.capabilities.remove(&name),
@@ -303,11 +316,12 @@ fn infos() -> Fold<AntreaAgentInfo> {
         }),
         remove: Box::new(|state, name| {
             state.cluster.set_health(name, None, Timestamp::now());
+            state.cluster.heard.remove(name);
             state.cluster.capabilities.remove(name);
         }),
         names: Box::new(|state| {
-            let Cluster { unhealthy, capabilities, .. } = &state.cluster;
-            unhealthy.keys().chain(capabilities.keys()).cloned().collect()
+            let Cluster { unhealthy, heard, capabilities, .. } = &state.cluster;
+            unhealthy.keys().chain(heard.keys()).chain(capabilities.keys()).cloned().collect()
         }),
     }
 }
@@ -375,5 +389,38 @@ fn daemon_set() -> Fold<DaemonSet> {
             }
         }),
         names: Box::new(|state| state.cluster.agent_revision.iter().map(|_| AGENT.to_owned()).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(type_: AgentConditionType, status: &str, reason: &str) -> AgentCondition {
+        AgentCondition {
+            type_,
+            status: status.into(),
+            last_heartbeat_time: None,
+            reason: reason.into(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn whatever_an_agent_says_is_wrong_counts() {
+        use AgentConditionType::{AgentHealthy, ControllerConnectionUp, OvsdbConnectionUp};
+        let said =
+            |conditions: &[AgentCondition]| said_trouble(conditions).map(|trouble| trouble.to_string());
+        let well = condition(AgentHealthy, "True", "");
+        assert_eq!(said(std::slice::from_ref(&well)), None);
+        let cut_off = condition(ControllerConnectionUp, "False", "");
+        assert_eq!(
+            said(&[well, cut_off.clone()]).as_deref(),
+            Some("ControllerConnectionUp: ControllerConnectionUp is False")
+        );
+        let unwell = condition(AgentHealthy, "False", "OVSDown");
+        let all = [cut_off, condition(OvsdbConnectionUp, "False", ""), unwell];
+        assert_eq!(said(&all).as_deref(), Some("OVSDown: AgentHealthy is False"));
+        assert_eq!(said(&[condition(OvsdbConnectionUp, "Unknown", "")]), None);
     }
 }

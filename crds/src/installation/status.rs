@@ -103,6 +103,10 @@ pub struct NodeCounts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub failing: Vec<FailingNode>,
+    /// Nodes whose working agent was taken away for a change, or is about to be, and whose next one does not work
+    /// yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replacing: Vec<String>,
 }
 
 /// A Node whose agent fails.

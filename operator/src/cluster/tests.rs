@@ -90,13 +90,68 @@ fn an_unreachable_node_is_one_whose_kubelet_is_silent() {
 
 #[test]
 fn what_the_agent_says_counts_from_when_it_was_first_heard() {
-    let at = |seconds| Timestamp::from_second(seconds).unwrap();
     let mut cluster = Cluster::default();
     cluster.set_health("n", Some(Trouble::new("A", "a")), at(10));
     cluster.set_health("n", Some(Trouble::new("B", "b")), at(20));
     assert_eq!(cluster.unhealthy["n"], (Trouble::new("B", "b"), at(10)));
     cluster.set_health("n", None, at(30));
     assert!(cluster.unhealthy.is_empty());
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+/// Its Pod may be ready for kubelet, which asks on the loopback.
+#[test]
+fn an_agent_that_says_nothing_any_more_is_not_ready() {
+    let mut cluster = Cluster::default();
+    cluster.nodes.insert("node1".into(), node(json!({"metadata": {"name": "node1"}})));
+    let ready = Pod { node: "node1".into(), ready: true, trouble: None, ..pod(json!({})) };
+    cluster.agent_pods.insert("p".into(), ready);
+    let is_ready = |cluster: &Cluster, now| cluster.agents(&BTreeMap::new(), &[], at(now))[0].is_ready();
+    assert!(is_ready(&cluster, 10_000), "nobody made the object yet");
+    // Whatever its clock says: what counts is when it moved.
+    cluster.set_heard("node1", Some(at(5_000_000)), at(10));
+    cluster.set_heard("node1", Some(at(5_000_000)), at(100));
+    assert_eq!(cluster.next_stale(at(100)), Some(SignedDuration::from_secs(90)));
+    assert!(is_ready(&cluster, 189) && !is_ready(&cluster, 190));
+    let trouble = cluster.agents(&BTreeMap::new(), &[], at(200))[0].trouble();
+    assert!(
+        matches!(trouble, Some((trouble, since)) if trouble.reason == "HeartbeatStale" && since == at(190))
+    );
+    cluster.set_heard("node1", Some(at(5_000_060)), at(200));
+    assert!(is_ready(&cluster, 210));
+}
+
+/// The Deployment goes on counting the Pod as ready for as long as nobody evicts it.
+#[test]
+fn a_controller_on_a_lost_node_is_not_ready() {
+    let state = |status: &str| {
+        node(
+            json!({"metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": status}]}}),
+        )
+    };
+    let deployment = ControllerState { revision: "c".into(), updated: true, ready: true };
+    let mut cluster = Cluster { controller: Some(deployment), ..Cluster::default() };
+    let ready = |cluster: &Cluster| cluster.controller_state().unwrap().ready;
+    assert!(!ready(&cluster), "there is no Pod");
+    let there = Pod { node: "n".into(), ready: true, trouble: None, ..pod(json!({})) };
+    cluster.controller_pods.insert("p".into(), there);
+    cluster.set_node("n".into(), state("True"), at(1));
+    assert!(ready(&cluster) && cluster.controller_trouble().is_none());
+    cluster.set_node("n".into(), state("Unknown"), at(5));
+    cluster.set_node("n".into(), state("Unknown"), at(6));
+    let (trouble, since) = cluster.controller_trouble().unwrap();
+    assert_eq!((ready(&cluster), trouble.reason.as_str(), since), (false, "NodeLost", at(5)));
+    cluster.set_node("n".into(), state("True"), at(7));
+    assert!(ready(&cluster));
+    cluster.remove_node("n", at(8));
+    let (trouble, since) = cluster.controller_trouble().unwrap();
+    assert_eq!((ready(&cluster), trouble.reason.as_str(), since), (false, "NodeLost", at(8)));
+    cluster.controller_pods.clear();
+    cluster.remove_node("other", at(9));
+    assert!(cluster.lost.is_empty(), "nobody asks any more");
 }
 
 #[test]
@@ -109,16 +164,15 @@ fn of_two_pods_on_a_node_the_one_that_stays_counts() {
         cluster.agent_pods.clear();
         cluster.agent_pods.insert("1".into(), first.clone());
         cluster.agent_pods.insert("2".into(), second.clone());
-        assert_eq!(cluster.agents(&BTreeMap::new(), &[])[0].pod.as_ref().unwrap().name, "b");
+        assert_eq!(cluster.agents(&BTreeMap::new(), &[], at(0))[0].pod.as_ref().unwrap().name, "b");
     }
 }
 
 #[test]
 fn a_node_is_vacant_from_when_its_pod_went_away() {
-    let at = |seconds| Timestamp::from_second(seconds).unwrap();
     let mut cluster = Cluster { started: at(5), ..Cluster::default() };
     cluster.nodes.insert("node1".into(), node(json!({"metadata": {"name": "node1"}})));
-    let vacant = |cluster: &Cluster| cluster.agents(&BTreeMap::new(), &[])[0].vacant_since;
+    let vacant = |cluster: &Cluster| cluster.agents(&BTreeMap::new(), &[], at(0))[0].vacant_since;
     assert_eq!(vacant(&cluster), at(5));
     cluster.agent_pods.insert("p".into(), pod(json!({})));
     cluster.remove_agent_pod("p", at(9));

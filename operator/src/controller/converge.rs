@@ -1,13 +1,16 @@
 //! From a plan to a changed cluster: what is whose turn, and the rollout of agents.
 
+use std::collections::BTreeSet;
+
 use antrea_crds::{AntreaInstallation, AntreaInstallationSpec, installation::PendingChange};
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, Resource,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, PostParams, Preconditions},
+    core::{ApiResource, DynamicObject},
 };
 
 use super::{Context, Error, api_error};
@@ -18,10 +21,10 @@ use crate::{
     effective::Effective,
     events::Severity,
     object::{Key, Object, Stage},
-    plan::{self, Action, Change, Class, Direction, Plan, class_of_config},
+    plan::{self, Class, Direction, Plan, Progress, class_of_config},
     preflight::Preflight,
     render::{self, AGENT, CONTROLLER, PREFLIGHT},
-    rollout::{self, Step},
+    rollout::{MAX_UNAVAILABLE, Rollout, Step},
 };
 
 /// What came of carrying out a plan.
@@ -30,8 +33,11 @@ pub(super) struct Outcome {
     pub(super) held: Vec<PendingChange>,
     /// Whether the controller's Deployment is the wanted one, rolled out.
     pub(super) controller_updated: bool,
-    pub(super) rollout: Option<Step>,
+    pub(super) rolled: Option<Rolled>,
 }
+
+/// An agent that was refused is tried again after this long.
+const ADMISSION_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
 impl Context {
     pub(super) async fn record_repairs(&self, cr: &AntreaInstallation, key: &Key, repairs: &[apply::Repair]) {
@@ -70,14 +76,13 @@ impl Context {
         let mut held = Vec::new();
         for item in planned {
             let change = &item.change;
-            // The later of controller and agents waits for the earlier to be done everywhere.
-            let must_wait = match (direction, change.stage) {
-                (Direction::Forward, Stage::Agents) => !self.controller_done(objects),
-                (Direction::Back, Stage::Controller) => !self.agents_done(config, objects),
-                _ => false,
+            let progress = Progress {
+                direction,
+                controller_done: self.controller_done(objects),
+                agents_done: self.agents_done(cr, config, objects, preflight),
+                preflight,
             };
-            let must_wait = must_wait || preflight.is_some_and(|seen| !may_replace(change, seen));
-            if must_wait || waiting == Some(change.stage) {
+            if plan::must_wait(change, &progress) || waiting == Some(change.stage) {
                 waiting = Some(change.stage);
                 held.extend(Plan { changes: vec![change.clone()] }.pending());
                 continue;
@@ -95,15 +100,15 @@ impl Context {
                 });
             }
         }
-        let rollout = self.roll(cr, config, objects, preflight).await?;
-        Ok(Outcome { held, controller_updated: self.controller_done(objects), rollout })
+        let rolled = self.roll(cr, config, objects, preflight).await?;
+        Ok(Outcome { held, controller_updated: self.controller_done(objects), rolled })
     }
 
     /// Whether the wanted controller is the one that runs, and it alone; `ready`: and it is ready.
     pub(super) fn controller_is(&self, objects: &[Object], ready: bool) -> bool {
         let revision = revision_of(objects, CONTROLLER);
         self.shared.with(|state| {
-            let controller = state.cluster.controller.as_ref();
+            let controller = state.cluster.controller_state();
             controller
                 .is_some_and(|c| c.updated && Some(c.revision.as_str()) == revision && (c.ready || !ready))
         })
@@ -113,10 +118,45 @@ impl Context {
         self.controller_is(objects, true)
     }
 
-    fn agents_done(&self, config: &Effective, objects: &[Object]) -> bool {
+    fn agents_done(
+        &self,
+        cr: &AntreaInstallation,
+        config: &Effective,
+        objects: &[Object],
+        preflight: Option<&Preflight>,
+    ) -> bool {
         let Some(revision) = revision_of(objects, AGENT) else { return false };
         let nodes = self.agents(config);
-        self.daemon_set_is(revision) && rollout::next(&nodes, revision, Timestamp::now()) == Step::Done
+        self.daemon_set_is(revision)
+            && self.decide(cr, config, &nodes, revision, preflight, |rollout| rollout.next()) == Step::Done
+    }
+
+    /// Asks something of the rollout as it stands.
+    fn decide<T>(
+        &self,
+        cr: &AntreaInstallation,
+        config: &Effective,
+        nodes: &[AgentNode],
+        revision: &str,
+        preflight: Option<&Preflight>,
+        ask: impl FnOnce(&Rollout<'_>) -> T,
+    ) -> T {
+        let taken = taken(cr);
+        self.memory(|memory| {
+            let rollout = Rollout {
+                nodes,
+                revision,
+                taken: &taken,
+                proven: &memory.proven,
+                has_images: &|node| has_images(node, &config.agent_image, preflight),
+                max_unavailable: MAX_UNAVAILABLE,
+                now: Timestamp::now(),
+            };
+            let answer = ask(&rollout);
+            let proven = rollout.now_proven();
+            memory.proven = proven;
+            answer
+        })
     }
 
     fn daemon_set_is(&self, revision: &str) -> bool {
@@ -124,13 +164,25 @@ impl Context {
     }
 
     pub(super) fn agents(&self, config: &Effective) -> Vec<AgentNode> {
-        self.shared.with(|state| state.cluster.agents(&config.agent.node_selector, &config.agent.tolerations))
+        self.shared.with(|state| {
+            state.cluster.agents(&config.agent.node_selector, &config.agent.tolerations, Timestamp::now())
+        })
     }
 
     /// What is known of the images of a change; none if none is under way.
     pub(super) fn preflight(&self, config: &Effective, objects: &[Object]) -> Option<Preflight> {
-        let revision = revision_of(objects, PREFLIGHT)?;
-        Some(self.shared.with(|state| Preflight::observe(revision, config, &state.cluster)))
+        let revision = revision_of(objects, PREFLIGHT);
+        let now = Timestamp::now();
+        let began = self.memory(|memory| {
+            if memory.preflight.as_ref().map(|(revision, _)| revision.as_str()) != revision {
+                memory.preflight = revision.map(|revision| (revision.to_owned(), now));
+            }
+            memory.preflight.as_ref().map(|(_, began)| *began)
+        });
+        let observe = |revision, began| {
+            self.shared.with(|state| Preflight::observe(revision, config, &state.cluster, began, now))
+        };
+        Some(observe(revision?, began?))
     }
 
     /// Replaces one agent if it is time to.
@@ -140,47 +192,94 @@ impl Context {
         config: &Effective,
         objects: &[Object],
         preflight: Option<&Preflight>,
-    ) -> Result<Option<Step>, Error> {
+    ) -> Result<Option<Rolled>, Error> {
         // Agents follow the DaemonSet as it is, which may be behind what is wanted.
         let Some(revision) = self.shared.with(|state| state.cluster.agent_revision.clone()) else {
             return Ok(None);
         };
-        if revision_of(objects, AGENT) != Some(revision.as_str()) {
+        let Some(daemon_set) =
+            objects.iter().find(|object| render::revision(object) == Some(revision.as_str()))
+        else {
             return Ok(None);
-        }
+        };
         let agents = self.agents(config);
-        let mut step = rollout::next(&agents, &revision, Timestamp::now());
-        if let Step::Replace { node, .. } = &step {
-            let pod = agents.iter().find(|agent| agent.name == *node).and_then(|agent| agent.pod.as_ref());
-            let other_image = pod.is_some_and(|pod| pod.image != config.agent_image);
-            if other_image && preflight.is_some_and(|seen| !seen.is_ready_on(node)) {
-                step = Step::Wait { node: node.clone(), again: None };
+        let (mut step, mut taken) = self.decide(cr, config, &agents, &revision, preflight, |rollout| {
+            (rollout.next(), rollout.still_taken())
+        });
+        let mut refused = None;
+        match &step {
+            Step::Announce { node } => {
+                taken.insert(node.clone());
+            }
+            Step::Replace { node, pod, uid } => {
+                refused = self.admission(daemon_set, node).await?;
+                if refused.is_none() {
+                    self.take_away(cr, node, pod, uid).await?;
+                } else {
+                    step = Step::Wait { node: node.clone(), again: Some(ADMISSION_AGAIN) };
+                }
+            }
+            // Why is there no Pod?
+            Step::Wait { .. } | Step::Done => {
+                let now = Timestamp::now();
+                let vacant = |node: &&AgentNode| {
+                    node.pod.is_none() && node.failing(now, self.settings.grace).is_some()
+                };
+                if let Some(node) = agents.iter().find(vacant) {
+                    refused = self.admission(daemon_set, &node.name).await?;
+                }
             }
         }
-        if let Step::Replace { node, pod, uid } = &step {
-            let api = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
-            let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
-            let params = DeleteParams { preconditions, ..DeleteParams::default() };
-            match api.delete(pod, &params).await {
-                Ok(_) => {
-                    self.metrics.replaced.inc();
-                    let note = format!("replacing the agent on {node} (Pod {pod})");
-                    self.recorder
-                        .record(&cr.object_ref(&()), None, Severity::Normal, "ReplacingAgent", &note)
-                        .await;
-                }
-                // It is gone already, or is another Pod of the same name: the watch will say.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(source) => return Err(api_error(format!("delete Pod {NAMESPACE}/{pod}"))(source)),
-            }
-            // Until the watch says so itself, the Pod counts as going away.
-            self.shared.with(|state| {
-                if let Some(pod) = state.cluster.agent_pods.get_mut(pod).filter(|seen| seen.uid == *uid) {
-                    pod.deleting = true;
-                }
-            });
+        Ok(Some(Rolled { step, taken, refused }))
+    }
+
+    /// Why the API server would not admit another agent for a Node, asked of it without making one.
+    async fn admission(&self, daemon_set: &Object, node: &str) -> Result<Option<String>, Error> {
+        let Some(pod) = render::pod_of(daemon_set, node) else { return Ok(None) };
+        let pods = Api::<DynamicObject>::namespaced_with(
+            self.client.clone(),
+            NAMESPACE,
+            &ApiResource::erase::<Pod>(&()),
+        );
+        let pod: DynamicObject = serde_json::from_value(pod)
+            .map_err(|error| Error::Unknown(format!("Pod of {}: {error}", daemon_set.key())))?;
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        match pods.create(&params, &pod).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if is_refusal(status.code) => Ok(Some(status.message.clone())),
+            Err(source) => Err(api_error(format!("try a Pod for Node {node}"))(source)),
         }
-        Ok(Some(step))
+    }
+
+    async fn take_away(
+        &self,
+        cr: &AntreaInstallation,
+        node: &str,
+        pod: &str,
+        uid: &str,
+    ) -> Result<(), Error> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match api.delete(pod, &params).await {
+            Ok(_) => {
+                self.metrics.replaced.inc();
+                let note = format!("replacing the agent on {node} (Pod {pod})");
+                self.recorder
+                    .record(&cr.object_ref(&()), None, Severity::Normal, "ReplacingAgent", &note)
+                    .await;
+            }
+            // It is gone already, or is another Pod of the same name: the watch will say.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(source) => return Err(api_error(format!("delete Pod {NAMESPACE}/{pod}"))(source)),
+        }
+        // Until the watch says so itself, the Pod counts as going away.
+        self.shared.with(|state| {
+            if let Some(pod) = state.cluster.agent_pods.get_mut(pod).filter(|seen| seen.uid == uid) {
+                pod.deleting = true;
+            }
+        });
+        Ok(())
     }
 
     /// Compares, plans and, unless paused, carries out.
@@ -202,7 +301,7 @@ impl Context {
         let plan = Plan::new(planned.iter().map(|item| item.change.clone()).collect(), direction);
         if paused {
             let controller_updated = self.controller_done(objects);
-            return Ok(Outcome { held: plan.pending(), controller_updated, rollout: None });
+            return Ok(Outcome { held: plan.pending(), controller_updated, rolled: None });
         }
         let order: Vec<Key> = plan.changes.iter().map(|change| change.key.clone()).collect();
         planned.sort_by_key(|item| order.iter().position(|key| *key == item.change.key));
@@ -210,18 +309,155 @@ impl Context {
     }
 }
 
-/// Whether a change may be made as far as images are concerned. Where there is nothing yet, or nothing
-/// restarts, there is nothing to lose.
-fn may_replace(change: &Change, preflight: &Preflight) -> bool {
-    match change.stage {
-        _ if change.action != Action::Update || change.class == Class::Live => true,
-        Stage::Controller => preflight.allows_controller(),
-        Stage::Agents => preflight.allows_agents(),
-        Stage::Crds | Stage::Base => true,
-    }
+/// What the rollout did.
+pub(super) struct Rolled {
+    pub(super) step: Step,
+    /// Nodes whose working agent is away.
+    pub(super) taken: BTreeSet<String>,
+    /// Why the API server would not admit another agent.
+    pub(super) refused: Option<String>,
+}
+
+/// Nodes whose working agent is away, as the status has it.
+pub(super) fn taken(cr: &AntreaInstallation) -> BTreeSet<String> {
+    let nodes = cr.status.as_ref().and_then(|status| status.nodes.as_ref());
+    nodes.map(|nodes| nodes.replacing.iter().cloned().collect()).unwrap_or_default()
+}
+
+fn has_images(node: &AgentNode, image: &str, preflight: Option<&Preflight>) -> bool {
+    let same = node.pod.as_ref().is_some_and(|pod| pod.image == image);
+    same || preflight.is_none_or(|seen| seen.allows_node(&node.name))
+}
+
+/// Whether an answer says that the object is not wanted, rather than that the server cannot say.
+fn is_refusal(code: u16) -> bool {
+    matches!(code, 400 | 403 | 422)
 }
 
 /// Revision of the Pod template of a workload among `objects`.
 pub(super) fn revision_of<'a>(objects: &'a [Object], name: &str) -> Option<&'a str> {
     objects.iter().filter(|object| object.name == name).find_map(render::revision)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        cluster::{Node, Pod as Seen},
+        controller::testing::{Answer, Kube, context, installation},
+        effective::{Facts, effective},
+    };
+
+    const PODS: &str = "/api/v1/namespaces/kube-system/pods";
+
+    fn world(
+        kube: &Kube,
+        taken: &[&str],
+        revision: &str,
+    ) -> (Context, AntreaInstallation, Effective, Vec<Object>) {
+        let facts = Facts { default_version: "v1.0.0".into(), ..Facts::default() };
+        let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+        let objects = render::objects(&config);
+        let mut cr = installation(json!({}));
+        cr.status = Some(serde_json::from_value(json!({"nodes": {"replacing": taken}})).unwrap());
+        let context = context(kube);
+        context.shared.with(|state| {
+            let cluster = &mut state.cluster;
+            cluster.agent_revision = revision_of(&objects, AGENT).map(str::to_owned);
+            let node = Node {
+                labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
+                taints: Vec::new(),
+                reachable: true,
+                pod_cidrs: Vec::new(),
+                addresses: Vec::new(),
+                created: Timestamp::UNIX_EPOCH,
+            };
+            cluster.nodes.insert("node1".into(), node);
+            let pod = Seen {
+                name: "old".into(),
+                uid: "1".into(),
+                node: "node1".into(),
+                image: config.agent_image.clone(),
+                revision: revision.into(),
+                ready: true,
+                since: Timestamp::UNIX_EPOCH,
+                deleting: false,
+                ended: false,
+                trouble: None,
+            };
+            cluster.agent_pods.insert("old".into(), pod);
+        });
+        (context, cr, config, objects)
+    }
+
+    async fn roll(kube: &Kube, taken: &[&str]) -> (Rolled, Vec<String>) {
+        let (context, cr, config, objects) = world(kube, taken, "old");
+        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        let written = kube.written().into_iter().map(|(what, _)| what);
+        (rolled, written.filter(|what| !what.contains("/events")).collect())
+    }
+
+    /// An operator that starts anew must know what it took away.
+    #[tokio::test]
+    async fn whose_turn_it_is_is_noted_before_anything_is_deleted() {
+        let kube = Kube::default();
+        let (rolled, written) = roll(&kube, &[]).await;
+        assert_eq!(rolled.step, Step::Announce { node: "node1".into() });
+        assert_eq!(rolled.taken, ["node1".to_owned()].into());
+        assert!(written.is_empty(), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn no_agent_is_deleted_before_another_would_be_admitted() {
+        let kube = Kube::default();
+        let created = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "antrea-agent-x"}});
+        kube.on(PODS, Answer::Ok(created));
+        kube.on(
+            &format!("{PODS}/old"),
+            Answer::Ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        );
+        let (rolled, written) = roll(&kube, &["node1"]).await;
+        assert_eq!(written, [format!("POST {PODS} (dry)"), format!("DELETE {PODS}/old")]);
+        assert_eq!((rolled.refused, rolled.taken), (None, ["node1".to_owned()].into()));
+        let body: Value = kube.written().remove(0).1;
+        assert_eq!(body["spec"]["containers"][0]["name"], "antrea-agent");
+        let wanted = body.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0");
+        assert_eq!(wanted, Some(&json!("node1")));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_admitted_keeps_the_agent_that_runs() {
+        let kube = Kube::default();
+        kube.on(PODS, Answer::Fail(403, "pods is forbidden: exceeded quota: q, requested: memory=96Mi"));
+        let (rolled, written) = roll(&kube, &["node1"]).await;
+        assert_eq!(written, [format!("POST {PODS} (dry)")]);
+        assert!(rolled.refused.unwrap().contains("exceeded quota: q"));
+        assert_eq!(rolled.step, Step::Wait { node: "node1".into(), again: Some(ADMISSION_AGAIN) });
+    }
+
+    /// A server that cannot say has not said yes.
+    #[tokio::test]
+    async fn no_answer_is_no_admission() {
+        let kube = Kube::default();
+        kube.on(PODS, Answer::Fail(503, "no"));
+        let (context, cr, config, objects) = world(&kube, &["node1"], "old");
+        assert!(context.roll(&cr, &config, &objects, None).await.is_err_and(|error| error.is_transient()));
+        assert!(!kube.written().iter().any(|(what, _)| what.starts_with("DELETE")));
+    }
+
+    /// "NoPod" alone does not tell whom to ask.
+    #[tokio::test]
+    async fn a_pod_that_nobody_makes_has_a_cause() {
+        let kube = Kube::default();
+        kube.on(PODS, Answer::Fail(403, "exceeded quota: q"));
+        let (context, cr, config, objects) = world(&kube, &[], "old");
+        context.shared.with(|state| state.cluster.agent_pods.clear());
+        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        assert_eq!(rolled.refused, None, "not yet");
+        context.shared.with(|state| state.cluster.started = Timestamp::UNIX_EPOCH);
+        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        assert_eq!(rolled.refused.as_deref(), Some("exceeded quota: q"));
+    }
 }

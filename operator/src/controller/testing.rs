@@ -35,13 +35,27 @@ pub(crate) struct Kube(Arc<Mutex<Script>>);
 #[derive(Default)]
 struct Script {
     answers: BTreeMap<String, Answer>,
-    requests: Vec<(String, Value)>,
+    requests: Vec<(String, String, Value)>,
 }
 
 impl Kube {
     /// Says what is answered from now on to requests for `path`, whatever their method.
     pub(crate) fn on(&self, path: &str, answer: Answer) {
         self.0.lock().unwrap().answers.insert(path.to_owned(), answer);
+    }
+
+    /// What was asked of it that would change something, as "METHOD path", with the bodies; dry runs as
+    /// "METHOD path (dry)".
+    pub(crate) fn written(&self) -> Vec<(String, Value)> {
+        let script = self.0.lock().unwrap();
+        let writes = script.requests.iter().filter(|(method, ..)| method != "GET");
+        writes
+            .map(|(method, uri, body)| {
+                let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+                let dry = if query.contains("dryRun=All") { " (dry)" } else { "" };
+                (format!("{method} {path}{dry}"), body.clone())
+            })
+            .collect()
     }
 
     /// A client of it.
@@ -55,7 +69,7 @@ async fn answer(State(kube): State<Kube>, request: Request) -> Response {
     let body = to_bytes(body, 1 << 20).await.unwrap();
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let mut script = kube.0.lock().unwrap();
-    script.requests.push((format!("{} {}", parts.method, parts.uri), body));
+    script.requests.push((parts.method.to_string(), parts.uri.to_string(), body));
     let (code, body) = match script.answers.get(parts.uri.path()) {
         Some(Answer::Ok(body)) => (200, body.clone()),
         Some(Answer::Fail(code, message)) => (*code, failure(*code, message)),

@@ -193,5 +193,23 @@ pub fn revision(workload: &Object) -> Option<&str> {
     workload.body.pointer(&pointer).and_then(Value::as_str)
 }
 
+/// A Pod as the DaemonSet controller makes it of `workload` for a Node.
+pub fn pod_of(workload: &Object, node: &str) -> Option<Value> {
+    let template = workload.body.pointer("/spec/template")?;
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": template["metadata"],
+        "spec": template["spec"],
+    });
+    pod["metadata"]["generateName"] = format!("{}-", workload.name).into();
+    pod["metadata"]["namespace"] = workload.body["metadata"]["namespace"].clone();
+    let field = json!({"key": "metadata.name", "operator": "In", "values": [node]});
+    let terms = json!({"nodeSelectorTerms": [{"matchFields": [field]}]});
+    pod["spec"]["affinity"] =
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}});
+    Some(pod)
+}
+
 /// The files of `antrea-config`, by name.
 type Files = BTreeMap<String, String>;

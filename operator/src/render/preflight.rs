@@ -39,7 +39,7 @@ pub(super) fn daemon_set(config: &Effective) -> Object {
         "automountServiceAccountToken": false,
         // A Pod network must not be needed to mend it.
         "hostNetwork": true,
-        "priorityClassName": config.agent.priority_class_name,
+        // No priority: what only holds an image pushes nobody out.
         "nodeSelector": config.agent.node_selector,
         "tolerations": tolerations(&config.agent.tolerations),
         "terminationGracePeriodSeconds": 0,

@@ -1,5 +1,8 @@
 use super::*;
-use crate::cluster::Pod;
+use crate::{
+    cluster::Pod,
+    rollout::{Proven, Rollout},
+};
 
 const GRACE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -21,7 +24,14 @@ fn agent(name: &str, revision: &str, ready: bool, since: i64) -> AgentNode {
         trouble: (!ready)
             .then(|| Trouble::new("CrashLoopBackOff", "container antrea-agent: exited with code 1")),
     };
-    AgentNode { name: name.into(), reachable: true, vacant_since: at(0), pod: Some(pod), unhealthy: None }
+    AgentNode {
+        name: name.into(),
+        reachable: true,
+        created: at(0),
+        vacant_since: at(0),
+        pod: Some(pod),
+        unhealthy: None,
+    }
 }
 
 fn ready_controller() -> ControllerState {
@@ -38,6 +48,8 @@ struct World {
     refused: Option<Trouble>,
     monitoring_error: Option<String>,
     paused: bool,
+    taken: BTreeSet<String>,
+    not_admitted: Option<String>,
     preflight: Option<Preflight>,
     status: Option<AntreaInstallationStatus>,
 }
@@ -54,6 +66,8 @@ impl World {
             refused: None,
             monitoring_error: None,
             paused: false,
+            taken: BTreeSet::new(),
+            not_admitted: None,
             preflight: None,
             status: None,
         }
@@ -61,7 +75,20 @@ impl World {
 
     /// Composes at `seconds` and keeps the result as the previous status.
     fn tick(&mut self, seconds: i64) -> AntreaInstallationStatus {
-        let rollout = crate::rollout::next(&self.nodes, self.revision, at(seconds));
+        let rollout = Rollout {
+            nodes: &self.nodes,
+            revision: self.revision,
+            taken: &self.taken,
+            proven: &Proven::new(),
+            has_images: &|_| true,
+            max_unavailable: 1,
+            now: at(seconds),
+        };
+        let (rollout, mut taken) = (rollout.next(), rollout.still_taken());
+        if let Step::Announce { node } = &rollout {
+            taken.insert(node.clone());
+        }
+        self.taken = taken;
         let seen = Observation {
             generation: Some(7),
             refused: self.refused.clone(),
@@ -81,6 +108,8 @@ impl World {
             nodes: &self.nodes,
             revision: Some(self.revision),
             rollout: self.preflight.is_none().then_some(&rollout),
+            taken: &self.taken,
+            not_admitted: self.not_admitted.clone(),
             preflight: self.preflight.as_ref(),
             grace: GRACE,
             now: at(seconds),
@@ -152,6 +181,75 @@ fn an_upgrade_is_available_all_the_way_and_the_version_changes_last() {
     assert_eq!(of(&status, ConditionType::Available).last_transition_time.0, at(0), "never flapped");
 }
 
+/// The version does not tell, so nothing but the last Node can.
+#[test]
+fn a_change_that_is_no_upgrade_progresses_until_the_last_node_is_done() {
+    let mut world = World::new();
+    world.tick(0);
+    world.revision = "r2";
+    let mut seen = vec![world.tick(1)];
+    for (i, name) in ["node1", "node2"].into_iter().enumerate() {
+        let start = 20 + 20 * i as i64;
+        world.nodes[i].pod = None;
+        world.nodes[i].vacant_since = at(start);
+        seen.push(world.tick(start));
+        world.nodes[i] = agent(name, "r2", false, start + 1);
+        seen.push(world.tick(start + 2));
+        world.nodes[i] = agent(name, "r2", true, start + 5);
+        seen.push(world.tick(start + 6));
+        if i == 0 {
+            seen.push(world.tick(start + 15));
+        }
+    }
+    for status in &seen {
+        assert_eq!(letters(status), "AP", "{:?}", status.message);
+        assert_eq!(status.nodes.as_ref().unwrap().replacing.len(), 1, "{:?}", status.message);
+    }
+    let last = seen.last().unwrap().message.clone();
+    assert_eq!(last.as_deref(), Some("applying the configuration (2/2 Nodes, now node2)"));
+    let status = world.tick(60);
+    assert_eq!(letters(&status), "A");
+    assert!(status.nodes.unwrap().replacing.is_empty());
+}
+
+/// A Node whose agent never worked is told, and is no reason to say for ever that something is under way.
+#[test]
+fn an_upgrade_ends_although_one_node_is_sick() {
+    let mut world = World::new();
+    world.tick(0);
+    (world.version, world.revision) = ("v1.1.0", "r2");
+    world.nodes = vec![agent("node1", "r2", true, 0), agent("node2", "r2", false, 0)];
+    let status = world.tick(100);
+    assert_eq!((letters(&status).as_str(), status.version.as_deref()), ("AD", Some("v1.1.0")));
+    assert_eq!(of(&status, ConditionType::Degraded).reason, "AgentsFailing");
+}
+
+#[test]
+fn what_is_not_admitted_is_told_with_the_cause() {
+    let mut world = World::new();
+    world.tick(0);
+    world.revision = "r2";
+    world.not_admitted = Some("pods \"x\" is forbidden: exceeded quota: q".into());
+    let status = world.tick(1);
+    assert_eq!(letters(&status), "APD");
+    let degraded = of(&status, ConditionType::Degraded);
+    assert_eq!(degraded.reason, "AgentNotAdmitted");
+    assert!(degraded.message.contains("exceeded quota: q"), "{}", degraded.message);
+}
+
+/// What people read first must not contradict what agents and the controller's Node say.
+#[test]
+fn nobody_is_called_ready_who_is_not() {
+    let mut world = World::new();
+    assert_eq!(world.tick(0).message.as_deref(), Some("controller and 2 agents are ready"));
+    world.controller.as_mut().unwrap().ready = false;
+    let status = world.tick(1);
+    assert_eq!(status.message.as_deref(), Some("the controller is not ready; 2 of 2 agents are ready"));
+    world.controller = Some(ready_controller());
+    world.nodes[0].unhealthy = Some((Trouble::new("ControllerConnectionDown", "x"), at(1)));
+    assert_eq!(world.tick(2).message.as_deref(), Some("1 of 2 agents are ready"));
+}
+
 #[test]
 fn a_failing_agent_is_named_after_the_grace_period_and_clears_by_itself() {
     let mut world = World::new();
@@ -206,6 +304,7 @@ fn a_lost_or_new_node_is_neither_progress_nor_failure() {
     world.nodes.push(AgentNode {
         name: "node3".into(),
         reachable: true,
+        created: at(200),
         vacant_since: at(200),
         pod: None,
         unhealthy: None,
@@ -280,6 +379,8 @@ fn grace_periods_set_the_next_look() {
         nodes: &nodes,
         revision: None,
         rollout: None,
+        taken: &BTreeSet::new(),
+        not_admitted: None,
         preflight: None,
         grace: GRACE,
         now: at(12),
