@@ -133,7 +133,7 @@ impl Peering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::fake::{Rig, flow};
+    use crate::dataplane::fake::{Rig, deletes, flow};
 
     /// A removal that failed is tried again, and a node that gets the subnet of one that is gone gets it at once.
     #[tokio::test]
@@ -142,7 +142,7 @@ mod tests {
         let peer = |name: &str, cookie: u64| (Owner::Peer(name.into()), vec![flow(7).cookie(cookie)]);
         let nodes = |wanted: Vec<(Owner, Vec<Flow>)>| install(&rig.dataplane, wanted.into_iter().collect());
         assert!(nodes(vec![peer("old", 1)]).await.unwrap().is_empty());
-        rig.switch.refuse(|message| crate::dataplane::fake::deletes(message));
+        rig.switch.refuse(deletes);
         let failures = nodes(vec![]).await.unwrap();
         assert_eq!(failures.len(), 1, "{failures:?}");
         rig.switch.refuse(|_| false);

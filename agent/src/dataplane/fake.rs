@@ -223,7 +223,7 @@ impl Switch {
 impl State {
     fn control(&mut self, xid: Xid, request: BundleControl) -> Vec<(Xid, Message)> {
         let id = request.bundle_id;
-        let reply = |kind| vec![(xid, Message::BundleControl(BundleControl { kind, ..request.clone() }))];
+        let reply = |kind| vec![(xid, Message::BundleControl(BundleControl { kind, ..request }))];
         match request.kind {
             BundleCtrlType::OpenRequest => {
                 self.bundles.insert(id, Vec::new());

@@ -445,7 +445,7 @@ fn a_real_bridge_holds_what_callers_are_told() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let real = runtime.block_on(Real::started());
     let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
-    let test = proptest!(config, |(rounds in vec(batches(), 1..8))| {
+    proptest!(config, |(rounds in vec(batches(), 1..8))| {
         runtime.block_on(async {
             let mut told = Wanted::new();
             for batches in rounds {
@@ -459,7 +459,6 @@ fn a_real_bridge_holds_what_callers_are_told() {
             assert!(real.entries().await.is_empty());
         });
     });
-    test
 }
 
 /// What a flow has Open vSwitch learn, and a flow with a timeout, survive repair; the latter is not missed when its
