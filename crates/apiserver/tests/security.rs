@@ -11,6 +11,7 @@
 mod common;
 
 use common::{TOKEN, World, group};
+use futures::future::BoxFuture;
 use http::Method;
 use serde_json::Value;
 
@@ -286,19 +287,61 @@ async fn impersonation_is_honoured_or_refused() {
     }
 }
 
-/// D3: HTTP/2 takes a body that answers HEAD for a violation of the protocol.
+/// Knows no token.
+struct Nobody;
+
+impl apiserver_kit::review::Reviewer for Nobody {
+    fn token<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<apiserver_kit::user::User>, apiserver_kit::review::Error>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn access<'a>(
+        &'a self,
+        _: &'a apiserver_kit::user::User,
+        _: &'a apiserver_kit::user::Action,
+    ) -> BoxFuture<'a, Result<Result<(), String>, apiserver_kit::review::Error>> {
+        Box::pin(async { Ok(Err(String::new())) })
+    }
+}
+
+/// D3: HTTP/2 takes a body that answers HEAD for a violation of the protocol; and axum's answer for a path without route
+/// had one.
 #[tokio::test(flavor = "multi_thread")]
 async fn head_is_answered_without_a_body() {
     use http_body_util::BodyExt;
-    let world = World::new().await;
-    let mut connection = world.connect(None).await.unwrap();
-    for headers in [&[][..], &[TOKEN]] {
-        for path in PATHS.into_iter().chain(apiserver_kit::gate::PUBLIC).chain(["/nothing/here"]) {
-            let response = connection.send(Method::HEAD, path, headers, "").await.unwrap();
-            let body = response.into_body().collect().await;
-            let body = body.unwrap_or_else(|error| panic!("{path} {headers:?}: {error}"));
-            assert!(body.to_bytes().is_empty(), "{path}");
+    let mut world = World::new().await;
+    let mut connections = vec![world.connect(None).await.unwrap()];
+    // As the agent's: without a fallback of its own.
+    let routes = axum::Router::new().route("/long", axum::routing::get(async || "x".repeat(1000)));
+    let metrics = antrea_runtime::metrics::Metrics::empty();
+    let metrics = apiserver_kit::metrics::ServerMetrics::new(&metrics, []).unwrap();
+    let auth = apiserver_kit::auth::Auth::new(std::sync::Arc::new(Nobody)).with_local_token("agent-token");
+    let app = apiserver_kit::gate::protect(routes, auth, metrics);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.port = listener.local_addr().unwrap().port();
+    tokio::spawn(apiserver_kit::serve::serve(
+        listener,
+        world.tls.clone(),
+        app,
+        apiserver_kit::serve::Limits::NODE,
+        stop.clone(),
+    ));
+    connections.push(world.connect(None).await.unwrap());
+    for connection in &mut connections {
+        for headers in [&[][..], &[TOKEN]] {
+            let paths = PATHS.into_iter().chain(apiserver_kit::gate::PUBLIC);
+            for path in paths.chain(["/nothing/here", "/long"]) {
+                let response = connection.send(Method::HEAD, path, headers, "").await.unwrap();
+                let body = response.into_body().collect().await;
+                let body = body.unwrap_or_else(|error| panic!("{path} {headers:?}: {error}"));
+                assert!(body.to_bytes().is_empty(), "{path}");
+            }
         }
+        assert_ne!(connection.get("/version", &[TOKEN]).await.0, 500, "the connection is still good");
     }
-    connection.json("/version", "*/*").await;
+    stop.cancel();
 }
