@@ -36,7 +36,10 @@ pub struct Auth {
     reviewer: Arc<dyn Reviewer>,
     tokens: Arc<Questions<Option<User>>>,
     access: Arc<Questions<Result<(), String>>>,
-    wrong_tokens: Budget,
+    /// By address: nobody knows who sends a token that is none.
+    wrong_tokens: Budget<IpAddr>,
+    /// By user: those whom the front proxy speaks for share its address.
+    denials: Budget<String>,
     /// Digest of the token of tools in the same Pod.
     local: Option<Key>,
 }
@@ -49,6 +52,7 @@ impl Auth {
             tokens: Questions::new(Option::is_some),
             access: Questions::new(Result::is_ok),
             wrong_tokens: Budget::default(),
+            denials: Budget::default(),
             local: None,
         }
     }
@@ -110,7 +114,7 @@ impl Auth {
         };
         let answer = self.tokens.ask(key, question).await;
         if !matches!(answer, Ok(None)) {
-            self.wrong_tokens.give_back(address);
+            self.wrong_tokens.give_back(&address);
         }
         answer
     }
@@ -118,7 +122,7 @@ impl Auth {
     /// Whether `user` may do `action`.
     ///
     /// # Errors
-    /// 403 when not, 503 when the API server cannot be asked.
+    /// 403 when not, 429 when too much of what the user asked for was refused, 503 when the API server cannot be asked.
     pub async fn authorize(&self, user: &User, action: &Action) -> Result<(), Failure> {
         if user.groups.iter().any(|group| group == MASTERS) {
             return Ok(());
@@ -127,6 +131,10 @@ impl Auth {
         let answer = match self.access.known(&key) {
             Some(answer) => answer,
             None => {
+                let user_name = user.name.clone();
+                if !self.denials.take(user_name.clone(), Instant::now()) {
+                    return Err(Failure::too_many_requests("too many requests of this user were refused"));
+                }
                 let (reviewer, user, action) = (Arc::clone(&self.reviewer), user.clone(), action.clone());
                 let question = async move {
                     reviewer.access(&user, &action).await.map_err(|error| {
@@ -134,7 +142,11 @@ impl Auth {
                         Failure::unavailable("access could not be checked")
                     })
                 };
-                self.access.ask(key, question).await?
+                let answer = self.access.ask(key, question).await;
+                if !matches!(answer, Ok(Err(_))) {
+                    self.denials.give_back(user_name.as_str());
+                }
+                answer?
             }
         };
         answer.map_err(|reason| Failure::forbidden(denial(user, action, &reason)))
@@ -346,6 +358,27 @@ mod tests {
             auth.authenticate(&Peer::default(), HERE, &good).await.unwrap();
             assert_eq!(fake.tokens.load(Ordering::Relaxed), before, "it was known");
         }
+    }
+
+    /// The same for what somebody with a token and no rights asks for.
+    #[tokio::test]
+    async fn floods_of_what_is_refused_cost_little_and_nobody_else() {
+        let fake = Arc::new(Fake::default());
+        let auth = Auth::new(fake.clone());
+        let tenant = User { name: "tenant".into(), ..User::default() };
+        let agent = User { name: "agent".into(), ..User::default() };
+        let path = |path: String| Action::Path { verb: "get".into(), path };
+        auth.authorize(&agent, &path("/metrics".into())).await.unwrap();
+        let begin = Instant::now();
+        for number in 0..1000 {
+            let code = auth.authorize(&tenant, &path(format!("/{number}"))).await.unwrap_err().code.as_u16();
+            assert!([403, 429].contains(&code), "{code}");
+        }
+        let allowed = 33 + usize::try_from(begin.elapsed().as_millis() / 500).unwrap();
+        let asked = fake.access.load(Ordering::Relaxed) - 1;
+        assert!(asked <= allowed, "{asked} questions, {allowed} are allowed");
+        auth.authorize(&agent, &path("/metrics".into())).await.unwrap();
+        assert_eq!(auth.authorize(&agent, &path("/other".into())).await.unwrap_err().code, 403);
     }
 
     #[tokio::test]

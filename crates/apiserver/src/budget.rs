@@ -1,24 +1,30 @@
-//! How often an address may be wrong.
+//! How often somebody may be wrong.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
-    net::IpAddr,
+    hash::Hash,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-/// Wrong guesses that an address has in hand.
+/// Wrong guesses that everybody has in hand, and with them questions that are open at the same time.
 const BURST: u32 = 32;
 /// One more after this time.
 const EVERY: Duration = Duration::from_millis(500);
-/// Addresses that are remembered.
+/// Who is remembered.
 const CAPACITY: usize = 4096;
 
-/// Buckets of wrong guesses by address. An address that has none left is not let down to the API server: what it may
-/// cost there is bounded whatever it sends.
-#[derive(Default)]
-pub(crate) struct Budget(Mutex<HashMap<IpAddr, Bucket>>);
+/// Buckets of wrong guesses by whoever makes them. Who has none left is not let through to the API server: what he may
+/// cost there is bounded whatever he sends.
+pub(crate) struct Budget<K>(Mutex<HashMap<K, Bucket>>);
+
+impl<K> Default for Budget<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 struct Bucket {
     left: u32,
@@ -36,11 +42,11 @@ impl Bucket {
     }
 }
 
-impl Budget {
-    /// Takes one guess from an address; false if it has none left.
-    pub(crate) fn take(&self, address: IpAddr, now: Instant) -> bool {
+impl<K: Eq + Hash> Budget<K> {
+    /// Takes one guess from `who`; false if there is none left.
+    pub(crate) fn take(&self, who: K, now: Instant) -> bool {
         let mut buckets = self.0.lock();
-        if buckets.len() >= CAPACITY && !buckets.contains_key(&address) {
+        if buckets.len() >= CAPACITY && !buckets.contains_key(&who) {
             buckets.retain(|_, bucket| {
                 bucket.refill(now);
                 bucket.left < BURST
@@ -49,7 +55,7 @@ impl Budget {
                 buckets.clear();
             }
         }
-        let bucket = buckets.entry(address).or_insert(Bucket { left: BURST, since: now });
+        let bucket = buckets.entry(who).or_insert(Bucket { left: BURST, since: now });
         bucket.refill(now);
         let some = bucket.left > 0;
         bucket.left = bucket.left.saturating_sub(1);
@@ -57,8 +63,12 @@ impl Budget {
     }
 
     /// Gives a guess back, for it was right.
-    pub(crate) fn give_back(&self, address: IpAddr) {
-        if let Some(bucket) = self.0.lock().get_mut(&address) {
+    pub(crate) fn give_back<Q>(&self, who: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        if let Some(bucket) = self.0.lock().get_mut(who) {
             bucket.left = (bucket.left + 1).min(BURST);
         }
     }
@@ -66,6 +76,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -74,7 +86,7 @@ mod tests {
         let [bad, other] = [1, 2].map(|last| IpAddr::from([10, 0, 0, last]));
         assert_eq!((0..1000).filter(|_| budget.take(bad, now)).count(), 32);
         assert!(budget.take(other, now));
-        budget.give_back(bad);
+        budget.give_back(&bad);
         assert!(budget.take(bad, now) && !budget.take(bad, now));
         assert!(budget.take(bad, now + EVERY));
         for number in 0..100_000_u32 {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, response::Response};
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use http::{HeaderValue, Method, Request, header};
 use hyper::{
     body::{Body as _, Incoming},
@@ -32,6 +35,7 @@ use tower::{Service, ServiceExt};
 use crate::{
     seats::{Bounds, Class, Seats},
     session::{Answer, Session, Verdict},
+    status::Failure,
     tls::{Peer, Tls},
 };
 
@@ -270,7 +274,9 @@ where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Send,
     S::Future: Send,
 {
-    let answering = session.request();
+    let Some(answering) = session.request() else {
+        return Ok(Failure::too_many_requests("too many requests at the same time").into_response());
+    };
     let head = request.method() == Method::HEAD;
     let mut response = app.oneshot(request).await?;
     if head {

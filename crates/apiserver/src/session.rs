@@ -17,6 +17,9 @@ use crate::{
     serve::Limits,
 };
 
+/// Requests that a connection may have open before one of them was allowed. Each of them may wait for the API server.
+const STRANGER_REQUESTS: usize = 16;
+
 /// A connection, as its requests find it among their extensions.
 #[derive(Clone)]
 pub(crate) struct Session(Arc<Inner>);
@@ -69,10 +72,14 @@ impl Session {
         }
     }
 
-    /// A request is being answered until the guard is dropped.
-    pub(crate) fn request(&self) -> Answering {
-        self.0.state.lock().open += 1;
-        Answering(self.clone())
+    /// A request is being answered until the guard is dropped. None if too many are for a connection that proved nothing.
+    pub(crate) fn request(&self) -> Option<Answering> {
+        let mut state = self.0.state.lock();
+        if !state.known && state.open >= STRANGER_REQUESTS {
+            return None;
+        }
+        state.open += 1;
+        Some(Answering(self.clone()))
     }
 
     pub(crate) fn judge(&self, limits: &Limits) -> Verdict {

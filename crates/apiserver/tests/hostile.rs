@@ -169,6 +169,26 @@ async fn a_watch_stays_and_idleness_ends() {
     assert!(String::from_utf8_lossy(&event).contains("late"));
 }
 
+/// Requests that wait for an answer about a token pile up on no connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_strangers_wait_in_a_short_queue() {
+    let world = World::new().await;
+    let (connection, _task) = h2(world.tls_from(ATTACKER, "h2", None).await.unwrap()).await;
+    let all = (0..200).map(|_| {
+        let mut connection = connection.clone();
+        async move { connection.get("/version", &[("authorization", "Bearer slow-token")]).await.0.as_u16() }
+    });
+    let mut answers: futures::stream::FuturesUnordered<_> = all.collect();
+    let mut refused = 0;
+    while let Ok(Some(code)) = timeout(Duration::from_secs(1), futures::StreamExt::next(&mut answers)).await {
+        assert_eq!(code, 429);
+        refused += 1;
+    }
+    assert_eq!(refused, 184);
+    let (mut agent, _task) = h2(world.tls_from(PEER, "h2", None).await.unwrap()).await;
+    assert_eq!(agent.get("/version", &[TOKEN]).await.0, 200);
+}
+
 /// Thousands of connections, from one address and from many, against the controller's limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_costs_nobody_else_his_turn() {

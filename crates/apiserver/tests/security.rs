@@ -78,7 +78,9 @@ async fn strangers_are_refused_on_every_path() {
         for method in &methods {
             for (who, headers, expected) in &strangers {
                 let response = connection.send(method.clone(), path, headers, "{}").await.unwrap();
-                assert_eq!(response.status(), *expected, "{method} {path} by {who}");
+                // Whoever is refused that often is told to wait.
+                let waits = *expected == 403 && response.status() == 429;
+                assert!(waits || response.status() == *expected, "{method} {path} by {who}: {response:?}");
             }
         }
     }

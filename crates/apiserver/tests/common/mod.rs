@@ -178,6 +178,10 @@ async fn token_review(Json(review): Json<Value>) -> Json<Value> {
         "nobody-token" => Some("nobody"),
         "only-a-token" => Some("only-a"),
         "helper-token" => Some("helper"),
+        "slow-token" => {
+            tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+            None
+        }
         _ => None,
     };
     let status = match user {
