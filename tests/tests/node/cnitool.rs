@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use antrea_operator::effective::Facts;
+use antrea_operator::effective::{Facts, ServiceRange};
 use antrea_operator::render::render;
 use antrea_tests::lab::{Lab, LabNode, binary, plugins, sh};
 use antrea_tests::traces::Traces;
@@ -126,7 +126,10 @@ fn said(output: &Output) -> String {
 fn rendered() -> String {
     let facts = Facts {
         default_version: "v0.0.0".to_owned(),
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+        service_cidrs: vec![ServiceRange {
+            object: "kubernetes".to_owned(),
+            cidr: "10.96.0.0/16".parse().unwrap(),
+        }],
         ..Facts::default()
     };
     let objects = render(&Default::default(), &facts).unwrap();
