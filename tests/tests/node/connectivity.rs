@@ -127,10 +127,9 @@ async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn both_families_at_once() {
-    let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::without_agents(2, &[]).await;
+/// Gives the outside fd00:31::1 and the nodes fd00:31::11, …, with subnets fd00:244:1::/64, … for pods. Before the
+/// agents start.
+pub fn add_ipv6(lab: &Lab) {
     let outside = lab.outside();
     sh(&format!("ip -n {outside} addr add fd00:31::1/64 dev underlay0 nodad"));
     for (number, node) in (1..).zip(&lab.nodes) {
@@ -146,12 +145,22 @@ async fn both_families_at_once() {
         ]);
         lab.api.put(NODES, object);
     }
+}
+
+/// A pod's IPv6 address beside its IPv4 address.
+pub fn second(pod: &Pod) -> IpAddr {
+    let address = pod.result["ips"][1]["address"].as_str().unwrap();
+    address.split('/').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_families_at_once() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[]).await;
+    add_ipv6(&lab);
+    let outside = lab.outside();
     lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
-    let second = |pod: &Pod| -> IpAddr {
-        let address = pod.result["ips"][1]["address"].as_str().unwrap();
-        address.split('/').next().unwrap().parse().unwrap()
-    };
     let node1 = &lab.nodes[0].netns;
     let (node1_address, outside_address): (IpAddr, IpAddr) =
         ("fd00:31::11".parse().unwrap(), "fd00:31::1".parse().unwrap());

@@ -10,6 +10,7 @@ mod connectivity;
 mod controller;
 mod datapath;
 mod failclosed;
+mod fragments;
 mod hairpin;
 mod health;
 mod ipvs;

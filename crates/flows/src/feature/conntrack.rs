@@ -27,6 +27,8 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
         .flat_map(|family| {
             let zone = CtZone::Immediate(family.zone());
             let invalid = CtState::new().set(CtState::INV | CtState::TRK);
+            // Fragments that waited in the userspace datapath for the rest of their datagram, in vain.
+            let untracked = CtState::new().unset(CtState::TRK);
             let new = CtState::new().set(CtState::NEW | CtState::TRK);
             let look_up = Ct { zone, table: net.pipeline.number(Table::ConntrackState), ..Ct::default() };
             let commit = Ct {
@@ -42,6 +44,7 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
             [
                 flow(Table::ConntrackZone, NORMAL, family.packets()).action(look_up),
                 flow(Table::ConntrackState, NORMAL, family.packets().ct_state(invalid)),
+                flow(Table::ConntrackState, NORMAL, family.packets().ct_state(untracked)),
                 flow(Table::ConntrackState, LOW, family.packets().ct_state(established()))
                     .actions(policy.map(|t| net.goto(t))),
                 flow(Table::ConntrackCommit, NORMAL, family.packets().ct_state(new))

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use antrea_policy::ports::{self, PortMask};
 use ipnet::IpNet;
-use openflow::{Field, Match};
+use openflow::{CtState, Field, Match};
 
 use super::{Direction, PortRange, Protocol, Service};
 use crate::{Family, field::target_port};
@@ -62,26 +62,33 @@ pub(super) fn services(services: &[Service], families: &[Family]) -> Vec<Match> 
     matches
 }
 
+/// The first packet of a connection of this protocol. The tracker knows protocol and ports of all fragments of a
+/// datagram; the packet itself has none in Open vSwitch's eyes, not even in the first fragment, and later fragments
+/// of IPv6 not even a protocol. Policy judges only first packets, so "original direction" is the packet's own.
+fn connection(family: Family, protocol: u8) -> Match {
+    family
+        .packets()
+        .ct_state(CtState::new().set(CtState::NEW | CtState::TRK))
+        .exact(Field::CtNwProto, protocol.into())
+}
+
 fn transport(protocol: Protocol, family: Family, src: PortMask, dst: PortMask) -> Match {
-    let (number, src_field, dst_field) = match protocol {
-        Protocol::Udp => (17, Field::UdpSrc, Field::UdpDst),
-        Protocol::Sctp => (132, Field::SctpSrc, Field::SctpDst),
-        _ => (6, Field::TcpSrc, Field::TcpDst),
+    let number = match protocol {
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+        _ => 6,
     };
-    family.packets().nw_proto(number).masked(src_field, src.value.into(), src.mask.into()).masked(
-        dst_field,
+    connection(family, number).masked(Field::CtTpSrc, src.value.into(), src.mask.into()).masked(
+        Field::CtTpDst,
         dst.value.into(),
         dst.mask.into(),
     )
 }
 
+/// The tracker keeps ICMP's type and code where other protocols have ports.
 fn icmp(service: &Service, family: Family) -> Match {
-    let (number, type_field, code_field) = match family {
-        Family::V4 => (1, Field::IcmpType, Field::IcmpCode),
-        Family::V6 => (58, Field::Icmpv6Type, Field::Icmpv6Code),
-    };
-    let mut matches = family.packets().nw_proto(number);
-    for (field, value) in [(type_field, service.icmp_type), (code_field, service.icmp_code)] {
+    let mut matches = connection(family, if family == Family::V4 { 1 } else { 58 });
+    for (field, value) in [(Field::CtTpSrc, service.icmp_type), (Field::CtTpDst, service.icmp_code)] {
         if let Some(value) = value {
             matches = matches.exact(field, value.into());
         }

@@ -198,6 +198,12 @@ impl Switch {
         self.ofctl(&["dump-flows", &self.bridge(), filter])
     }
 
+    /// Lets this time pass for the switch, from now on at its own pace.
+    pub fn pass_time(&self, milliseconds: u32) -> Result<()> {
+        self.appctl(&["time/stop"])?;
+        self.appctl(&["time/warp", &milliseconds.to_string(), "500"]).map(drop)
+    }
+
     /// Forgets all connections.
     pub fn flush_connections(&self) -> Result<()> {
         self.appctl(&["dpctl/flush-conntrack"]).map(drop)
@@ -221,7 +227,13 @@ impl Switch {
     /// syntax, without `in_port`.
     pub fn receive(&mut self, port: &str, frame: &str) -> Result<Vec<(String, Packet)>> {
         let number = self.ports.get(port).context("no such port")?.ofport;
-        self.appctl(&["netdev-dummy/receive", port, &format!("in_port({number}),{frame}")])?;
+        self.receive_raw(port, &format!("in_port({number}),{frame}"))
+    }
+
+    /// The same with the frame's octets in hexadecimal.
+    pub fn receive_raw(&mut self, port: &str, frame: &str) -> Result<Vec<(String, Packet)>> {
+        let number = self.ports.get(port).context("no such port")?.ofport;
+        self.appctl(&["netdev-dummy/receive", port, frame])?;
         self.appctl(&[
             "netdev-dummy/receive",
             port,
