@@ -294,6 +294,9 @@ fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: Tunne
         gateway: config.host_gateway.clone(),
         subnets: node.pod_cidrs.clone(),
         cluster_subnets: node.pod_cidrs.clone(),
+        // Checked when the configuration was read.
+        service_cidrs: config.service_cidrs().unwrap_or_default(),
+        userspace: bridge.datapath == Datapath::Userspace,
         tunnel_port: (udp && bridge.tunnel_ofport.is_some()).then(|| config.tunnel_port(tunnel)),
         no_snat: config.no_snat,
         random_fully: config.snat_fully_random_ports,

@@ -11,6 +11,12 @@ use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::node::POD_LINK_GROUP;
 
+/// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
+pub const HOST_PROCESS_MARK: u32 = 0x8000_0000;
+
+/// ICMPv6 types of neighbour discovery (RFC 4861 §4).
+const NEIGHBOUR_DISCOVERY: std::ops::Range<u8> = 133..138;
+
 /// What the host's rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostConfig {
@@ -20,6 +26,10 @@ pub struct HostConfig {
     pub subnets: Vec<IpNet>,
     /// Pod subnets of all nodes, this one included: what is not masqueraded.
     pub cluster_subnets: Vec<IpNet>,
+    /// Service addresses, as far as known.
+    pub service_cidrs: Vec<IpNet>,
+    /// OVS forwards in userspace and sees no marks.
+    pub userspace: bool,
     /// UDP port of the tunnel; `None` without one, or where it is no UDP.
     pub tunnel_port: Option<u16>,
     /// No masquerading.
@@ -92,12 +102,38 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
             );
         }
     }
+    // Marked early, packets of local processes are routed by their mark, which the userspace datapath needs (see
+    // [`crate::local_traffic`]). Only to where pods may be: what is marked is routed twice. A mark that is there
+    // already is somebody else's, who may route by it.
+    if config.userspace {
+        // Neighbour discovery is of the link and goes to the neighbour's own MAC address.
+        let discovery = if family == Family::V6 { NEIGHBOUR_DISCOVERY } else { 0..0 };
+        for kind in discovery {
+            rules.rule(
+                Table::Mangle,
+                "ANTREA-OUTPUT",
+                Rule::new(Target::Return).proto(netcfg::iptables::Proto::ICMPV6).icmp(kind, None),
+            );
+        }
+        rules.jump(Table::Mangle, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
+        for net in of_family(&config.subnets, family).chain(of_family(&config.service_cidrs, family)) {
+            rules.rule(
+                Table::Mangle,
+                "ANTREA-OUTPUT",
+                Rule::new(Target::or_mark(HOST_PROCESS_MARK))
+                    .dst(net)
+                    .src_type(netcfg::iptables::AddrType::Local)
+                    .mark(0, u32::MAX)
+                    .comment("Antrea: route packets of local processes to Pods by their mark"),
+            );
+        }
+    }
     // After kube-proxy's translation in OUTPUT, so that a process that reaches a pod by its ClusterIP is
     // known as local too.
     rules.rule(
         Table::Mangle,
         "ANTREA-POSTROUTING",
-        Rule::new(Target::or_mark(0x8000_0000))
+        Rule::new(Target::or_mark(HOST_PROCESS_MARK))
             .out_iface(gateway)
             .src_type(netcfg::iptables::AddrType::Local)
             .comment("Antrea: mark packets of local processes"),
@@ -214,6 +250,8 @@ mod tests {
             cluster_subnets: ["10.244.1.0/24", "10.244.2.0/24", "fd00:1::/64"]
                 .map(|net| net.parse().unwrap())
                 .to_vec(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            userspace: true,
             tunnel_port: Some(6081),
             no_snat: false,
             random_fully: false,
@@ -273,6 +311,17 @@ mod tests {
             let text = rules(&config(), family).to_string();
             assert!(text.contains("--src-group") && text.contains("-j DROP"), "{text}");
         }
+    }
+
+    #[test]
+    fn local_processes_are_marked_early_in_userspace_alone() {
+        let marks = |config: &HostConfig, family| {
+            let text = rules(config, family).to_string();
+            text.lines().filter(|line| line.starts_with("-A ANTREA-OUTPUT") && line.contains("MARK")).count()
+        };
+        assert_eq!(marks(&config(), Family::V4), 2, "pods and Services");
+        assert_eq!(marks(&config(), Family::V6), 1, "no Services of this family");
+        assert_eq!(marks(&HostConfig { userspace: false, ..config() }, Family::V4), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod dataplane;
 pub mod hostnet;
 pub mod interfaces;
+pub mod local_traffic;
 pub mod metrics;
 pub mod node;
 pub mod nodes;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bridge::TUNNEL_PORT;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::hostnet::{HostConfig, HostNetwork};
+use crate::local_traffic::{self, LocalTraffic};
 use crate::node::NodeNetwork;
 use crate::nodes::Nodes;
 use crate::peers::{Underlay, wire};
@@ -82,6 +83,10 @@ impl Peering {
         }
 
         let netlink = &self.network.netlink;
+        let local = self.local_traffic();
+        routes.extend(local.routes);
+        neighbours.extend(local.neighbours);
+        errors.check_all(netlink.apply_rules(&local.rules).await);
         errors.check_all(netlink.apply_routes(&RouteFilter::owned(), &routes).await);
         let gateway = self.underlay.gateway_link;
         errors.check_all(netlink.apply_neighbours(gateway, &neighbours).await);
@@ -107,9 +112,20 @@ impl Peering {
         good
     }
 
+    /// What tells the userspace datapath of packets of the node itself.
+    fn local_traffic(&self) -> LocalTraffic {
+        if !self.host.userspace {
+            return LocalTraffic::default();
+        }
+        let pods: BTreeSet<_> = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
+        let pods: Vec<_> = pods.into_iter().collect();
+        local_traffic::desired(&self.host.gateway, self.underlay.gateway_link, &self.host.subnets, &pods)
+    }
+
     /// Follows `nodes` until `shutdown`.
     pub async fn run(mut self, mut nodes: watch::Receiver<Option<Nodes>>, shutdown: CancellationToken) {
         let mut good = true;
+        let mut pods = self.network.interface_count();
         loop {
             let pause = if good { RESYNC } else { RETRY };
             tokio::select! {
@@ -119,6 +135,17 @@ impl Peering {
                         return;
                     }
                     tokio::time::sleep(DEBOUNCE).await;
+                }
+                changed = pods.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let rules = self.local_traffic().rules;
+                    // What fails is told and tried again with everything else.
+                    match self.network.netlink.apply_rules(&rules).await {
+                        Ok(_) => continue,
+                        Err(error) => tracing::warn!(%error, "routing rules"),
+                    }
                 }
                 () = tokio::time::sleep(pause) => {}
             }

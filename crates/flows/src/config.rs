@@ -14,6 +14,10 @@ use crate::{
 /// flow-based tunnel.
 pub const VIRTUAL_MAC: MacAddr = MacAddr([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]);
 
+/// The destination MAC address by which the host tells the userspace datapath that one of its own processes sent a
+/// packet to a pod of this node: the host's routing gives it to nothing else, and nobody else sends by the gateway.
+pub const HOST_PROCESS_MAC: MacAddr = MacAddr([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xfe]);
+
 /// Which datapath runs the flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {

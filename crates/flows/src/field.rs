@@ -56,6 +56,11 @@ pub fn output() -> SubField {
     SubField::reg(0, 21, 22)
 }
 
+/// `reg0[31]`: made by a process of the host, on the userspace datapath.
+pub fn host_process_frame() -> SubField {
+    SubField::reg(0, 31, 31)
+}
+
 /// `reg1`: OpenFlow number of the port that the packet goes to.
 pub fn target_port() -> SubField {
     SubField::whole(Field::Reg1)

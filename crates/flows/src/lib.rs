@@ -33,8 +33,8 @@ pub mod state;
 mod table;
 
 pub use config::{
-    Datapath, EncapMode, Gateway, Network, NodeConfig, Peer, PodInterface, Tunnel, TunnelKind, VIRTUAL_MAC,
-    Via, tunnel_mac,
+    Datapath, EncapMode, Gateway, HOST_PROCESS_MAC, Network, NodeConfig, Peer, PodInterface, Tunnel,
+    TunnelKind, VIRTUAL_MAC, Via, tunnel_mac,
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{

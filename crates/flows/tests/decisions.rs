@@ -6,6 +6,7 @@ mod support;
 use std::net::IpAddr;
 
 use antrea_flows::{
+    HOST_PROCESS_MAC,
     config::{Datapath, TunnelKind},
     policy::{
         Action, Class, Direction, MemberChange, Peers, PortRange, Protocol, Realizer, Rule, RuleChange,
@@ -176,14 +177,18 @@ fn the_switch_decides_as_the_rules_say() -> Result<()> {
                     let (src, dst) = if n % 2 == 0 { (ip(from4), ip(to4)) } else { (ip(from6), ip(to6)) };
                     let probe = Probe { src, dst, protocol, port };
                     let l4 = if protocol == Protocol::Tcp { syn(40000, port) } else { udp(40000, port) };
+                    // Every other time the gateway's address stands for what is forwarded and masqueraded.
+                    let from_node = (src == ip("10.244.1.1") || src == ip("fd00:1::1")) && n < 2;
                     let frame = match from {
                         "tun" => Frame::from_tunnel(src, dst, l4),
+                        "gw" if from_node => {
+                            Frame { dst_mac: HOST_PROCESS_MAC, ..Frame::from_host(src, dst, l4) }
+                        }
                         "gw" => Frame::from_host(src, dst, l4),
                         _ => Frame::from_pod(local(from).unwrap(), dst, l4),
                     };
                     let egress =
                         local(from).is_none_or(|me| allows(&rules, Direction::Out, me, probe.dst, &probe));
-                    let from_node = src == ip("10.244.1.1") || src == ip("fd00:1::1");
                     let ingress = from_node
                         || local(to).is_none_or(|me| allows(&rules, Direction::In, me, probe.src, &probe));
                     let out = sw.receive(from, &frame.text()).unwrap();

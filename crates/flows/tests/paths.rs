@@ -10,7 +10,7 @@ mod support;
 use std::net::IpAddr;
 
 use antrea_flows::{
-    Network, VIRTUAL_MAC,
+    HOST_PROCESS_MAC, Network, VIRTUAL_MAC,
     config::{Datapath, TunnelKind, tunnel_mac},
     policy::{Action, Class, Direction, Peers, Realizer, Rule},
 };
@@ -419,9 +419,18 @@ fn isolated_pods_hear_only_their_node() -> Result<()> {
             dropped(&mut sw, "gw", &Frame::from_host(n.outside, n.p1, syn(1001, 80)).text());
             dropped(&mut sw, "gw", &Frame::from_host(n.node, n.p1, syn(1001, 80)).text());
             dropped(&mut sw, "gw", &Frame::from_host(n.p2, n.p1, syn(1001, 80)).text());
+            // Forwarded, with a source that kube-proxy masqueraded.
+            dropped(&mut sw, "gw", &Frame::from_host(n.gw, n.p1, syn(1001, 80)).text());
+            // The address by which the host tells of its processes, from others.
+            for (port, src) in [("p2", n.p2), ("tun", n.remote)] {
+                let mut frame = Frame::from_tunnel(src, n.p1, syn(1001, 80));
+                (frame.src_mac, frame.dst_mac) = (pod(2).mac, HOST_PROCESS_MAC);
+                dropped(&mut sw, port, &frame.text());
+            }
         }
         // kubelet's probe, and the reply.
-        expect(&mut sw, "gw", &Frame::from_host(n.gw, n.p1, syn(2000, 80)), "p1", pod(1).mac, 64);
+        let probe = Frame { dst_mac: HOST_PROCESS_MAC, ..Frame::from_host(n.gw, n.p1, syn(2000, 80)) };
+        expect(&mut sw, "gw", &probe, "p1", pod(1).mac, 64);
         expect(&mut sw, "p1", &Frame::from_pod(1, n.gw, syn_ack(80, 2000)), "gw", gw_mac(), 64);
     }
     let known = sw.connections()?;
@@ -458,7 +467,7 @@ fn ingress_drop_after_egress_allow_holds_for_retries() -> Result<()> {
     Ok(())
 }
 
-/// On the kernel datapath the host's mark decides, not the address.
+/// On the kernel datapath the host's mark decides.
 #[test]
 fn kernel_probes_go_by_mark() -> Result<()> {
     let net = network(Datapath::Kernel, TunnelKind::FlowBased);

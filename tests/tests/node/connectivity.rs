@@ -129,7 +129,7 @@ async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
 
 /// Gives the outside fd00:31::1 and the nodes fd00:31::11, …, with subnets fd00:244:1::/64, … for pods. Before the
 /// agents start.
-pub fn add_ipv6(lab: &Lab) {
+pub(crate) fn add_ipv6(lab: &Lab) {
     let outside = lab.outside();
     sh(&format!("ip -n {outside} addr add fd00:31::1/64 dev underlay0 nodad"));
     for (number, node) in (1..).zip(&lab.nodes) {
@@ -148,7 +148,7 @@ pub fn add_ipv6(lab: &Lab) {
 }
 
 /// A pod's IPv6 address beside its IPv4 address.
-pub fn second(pod: &Pod) -> IpAddr {
+pub(crate) fn second(pod: &Pod) -> IpAddr {
     let address = pod.result["ips"][1]["address"].as_str().unwrap();
     address.split('/').next().unwrap().parse().unwrap()
 }
@@ -184,6 +184,9 @@ async fn both_families_at_once() {
                 failures.push(format!("{what}: from {}, expected {source:?}", received.from));
             }
             Ok(_) => println!("{what}: good"),
+        }
+        if let Err(error) = udp(client, server, to, port, 512).await {
+            failures.push(format!("{what}, UDP: {error}"));
         }
         if !ping(client, to, 56, true) {
             failures.push(format!("{what}, ICMP: no answer"));

@@ -10,6 +10,7 @@ mod connectivity;
 mod controller;
 mod datapath;
 mod failclosed;
+mod forwarded;
 mod fragments;
 mod hairpin;
 mod health;

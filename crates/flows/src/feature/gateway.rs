@@ -9,9 +9,9 @@ use super::{
     priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
-    config::Network,
+    config::{Datapath, HOST_PROCESS_MAC, Network},
     cookie::Category,
-    field::{Destination, Source, ct_source, destination, output, source, target_port},
+    field::{Destination, Source, ct_source, destination, host_process_frame, output, source, target_port},
     table::Table,
 };
 
@@ -55,6 +55,14 @@ pub fn gateway(net: &Network) -> Vec<Flow> {
                 .action(source().load(Source::Gateway as u128))
                 .action(net.goto(Table::SpoofGuard)),
         );
+        if net.node.datapath == Datapath::Userspace {
+            flows.push(
+                flow(Table::Classifier, HIGH, from.clone().eth_dst(HOST_PROCESS_MAC))
+                    .action(source().load(Source::Gateway as u128))
+                    .action(host_process_frame().load(1))
+                    .action(net.goto(Table::SpoofGuard)),
+            );
+        }
         // The host is a router: any source may come from it.
         flows.push(flow(Table::SpoofGuard, NORMAL, from).action(net.goto(Table::ConntrackZone)));
         if family == Family::V6 {

@@ -58,7 +58,7 @@ pub fn pod(net: &Network, pod: &PodInterface) -> Vec<Flow> {
 
 /// What the pod sent to itself through a Service: a pod can't be isolated from itself. The host's kube-proxy has
 /// put the gateway's address in as the source; the mark says who sent it, and nobody else's packet has it. The
-/// userspace datapath has no marks, and there the gateway's address passes anyway.
+/// userspace datapath has no marks, and there the host's routing tells, as it does of processes of the host.
 fn own_service(net: &Network, pod: &PodInterface, ip: IpAddr) -> Option<Match> {
     if net.node.datapath == Datapath::Userspace || pod.ofport > HIGHEST_POD_PORT {
         return None;

@@ -1,7 +1,5 @@
 //! The frame of policy: what policy tables do not decide. Rules are [`crate::policy`].
 
-use std::net::IpAddr;
-
 use openflow::{CtState, Flow, Match};
 
 use super::{
@@ -11,18 +9,19 @@ use super::{
 use crate::{
     config::{Datapath, Network},
     cookie::Category,
-    field::{Destination, Source, destination, host_process, source},
+    field::{Destination, Source, destination, host_process, host_process_frame, source},
     table::{Stage, Table},
 };
 
 /// Flows that let established connections, the host's own processes and outgoing packets pass by policy.
 ///
-/// A pod can't be isolated from its node: kubelet's probes must arrive. On the kernel datapath a packet of a
-/// host process is known by `pkt_mark[31]`, which the host's firewall sets; forwarded packets (NodePort with
-/// a masqueraded source) don't have it and meet policy, except a pod's own (see [`super::pod`]). If the rule that sets the mark is missing, probes of
-/// isolated pods fail: closed, not open. The userspace datapath never sees the mark. There the node's own
-/// gateway address, and no other, stands for the node; what kube-proxy masquerades to that address
-/// (externalTrafficPolicy Cluster, a pod's connection to itself through a Service) passes too.
+/// A pod can't be isolated from its node: kubelet's probes must arrive. What forwarded packets have of the node is
+/// its address alone (NodePort, hostPort, external addresses, all masqueraded by kube-proxy), and they meet policy.
+/// Processes of the host are told by what only the host can say: on the kernel datapath by `pkt_mark[31]`, which its
+/// firewall sets; on the userspace datapath, which never sees a mark, by the MAC address to which its routing sends
+/// them ([`HOST_PROCESS_MAC`](crate::HOST_PROCESS_MAC)). A pod's own packet that a Service brings back to it is
+/// exempt too, on the kernel datapath by its mark (see [`super::pod`]), in userspace by the same route. Where rule
+/// or route is missing, probes of isolated pods fail: closed, not open.
 pub fn security(net: &Network) -> Vec<Flow> {
     let flow = |table, priority, matches| net.flow(Category::Default, table, priority, matches);
     let known = |flag| CtState::new().unset(CtState::NEW).set(flag);
@@ -54,27 +53,20 @@ pub fn security(net: &Network) -> Vec<Flow> {
                 .action(net.goto(Table::IngressMetric)),
             );
         }
-        flows.extend(from_host(net, family).into_iter().map(|matches| {
-            let request = CtState::new().unset(CtState::RPL).set(CtState::TRK);
-            flow(Table::IngressSecurityClassifier, HIGH, matches.ct_state(request))
-                .action(net.goto(Table::ConntrackCommit))
-        }));
+        let request = CtState::new().unset(CtState::RPL).set(CtState::TRK);
+        flows.push(
+            flow(Table::IngressSecurityClassifier, HIGH, from_host(net, family).ct_state(request))
+                .action(net.goto(Table::ConntrackCommit)),
+        );
     }
     flows
 }
 
 /// Matches packets that processes of this host sent to this node's pods.
-fn from_host(net: &Network, family: Family) -> Vec<Match> {
-    let from_gateway = |m: Match| m.bits(source(), Source::Gateway as u128).bits(destination(), 0);
-    match net.node.datapath {
-        Datapath::Kernel => vec![from_gateway(family.packets().bits(host_process(), 1))],
-        Datapath::Userspace => net
-            .node
-            .gateway
-            .ips
-            .iter()
-            .filter(|ip| matches!(ip, IpAddr::V6(_)) == (family == Family::V6))
-            .map(|ip| from_gateway(Match::new().nw_src(*ip)))
-            .collect(),
-    }
+fn from_host(net: &Network, family: Family) -> Match {
+    let told = match net.node.datapath {
+        Datapath::Kernel => host_process(),
+        Datapath::Userspace => host_process_frame(),
+    };
+    family.packets().bits(source(), Source::Gateway as u128).bits(destination(), 0).bits(told, 1)
 }
