@@ -28,6 +28,7 @@ use crate::peers::{Peer, Underlay};
 use crate::policy::PolicyHandle;
 use crate::status::{NetworkFacts, Reporter};
 use crate::subnet::{gateway_net, gateway_of};
+use crate::translated::Egress;
 
 /// ovsdb-server starts with the agent; past this it is worth a condition.
 const OVSDB_WAIT: Duration = Duration::from_secs(10);
@@ -297,6 +298,7 @@ fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: Tunne
         // Checked when the configuration was read.
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         userspace: bridge.datapath == Datapath::Userspace,
+        egress: Egress::default(),
         tunnel_port: (udp && bridge.tunnel_ofport.is_some()).then(|| config.tunnel_port(tunnel)),
         no_snat: config.no_snat,
         random_fully: config.snat_fully_random_ports,

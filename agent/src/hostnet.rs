@@ -10,6 +10,7 @@ use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::node::POD_LINK_GROUP;
+use crate::translated::{self, Egress, open_set};
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
 pub const HOST_PROCESS_MARK: u32 = 0x8000_0000;
@@ -30,6 +31,8 @@ pub struct HostConfig {
     pub service_cidrs: Vec<IpNet>,
     /// OVS forwards in userspace and sees no marks.
     pub userspace: bool,
+    /// This node's pods and their egress policy.
+    pub egress: Egress,
     /// UDP port of the tunnel; `None` without one, or where it is no UDP.
     pub tunnel_port: Option<u16>,
     /// No masquerading.
@@ -39,7 +42,7 @@ pub struct HostConfig {
 }
 
 /// Name of the set of pod subnets.
-fn pod_set(family: Family) -> &'static str {
+pub fn pod_set(family: Family) -> &'static str {
     match family {
         Family::V4 => "ANTREA-POD-IP",
         Family::V6 => "ANTREA-POD-IP6",
@@ -58,9 +61,13 @@ pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
     Family::BOTH
         .into_iter()
         .filter(|family| of_family(&config.subnets, *family).next().is_some())
-        .map(|family| {
+        .flat_map(|family| {
             let members = of_family(&config.cluster_subnets, family).map(Member::Net);
-            IpSet::new(pod_set(family), SetType::HashNet, family, members)
+            let open = config.egress.open(family).map(Member::Net);
+            [
+                IpSet::new(pod_set(family), SetType::HashNet, family, members),
+                IpSet::new(open_set(family), SetType::HashIp, family, open),
+            ]
         })
         .collect()
 }
@@ -115,7 +122,6 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
                 Rule::new(Target::Return).proto(netcfg::iptables::Proto::ICMPV6).icmp(kind, None),
             );
         }
-        rules.jump(Table::Mangle, "OUTPUT", "ANTREA-OUTPUT", "Antrea: jump to Antrea output rules");
         for net in of_family(&config.subnets, family).chain(of_family(&config.service_cidrs, family)) {
             rules.rule(
                 Table::Mangle,
@@ -174,6 +180,10 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
                 .comment("Antrea: masquerade packets of the Node to Pods"),
         );
     }
+    let left_out = translated::add_rules(config, family, &mut rules);
+    if left_out > 0 {
+        tracing::error!(%family, left_out, "egress policies allow more addresses than the host's rules may hold");
+    }
     rules
 }
 
@@ -216,6 +226,18 @@ impl HostNetwork {
         Ok(Self { netlink, tables, sets: Ipsets::new(netns), sysctls })
     }
 
+    /// Makes the address sets what `config` says.
+    ///
+    /// # Errors
+    /// All that failed.
+    pub async fn apply_sets(&self, config: &HostConfig) -> Result<(), NetcfgErrors> {
+        let mut errors = NetcfgErrors::new();
+        if let Some(sets) = errors.check(sets(config)) {
+            errors.check(self.sets.apply(&sets).await);
+        }
+        errors.finish(())
+    }
+
     /// Makes the host what `config` says. Goes on after a failure. Returns whether anything was changed.
     ///
     /// # Errors
@@ -240,10 +262,10 @@ impl HostNetwork {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn config() -> HostConfig {
+    pub(crate) fn config() -> HostConfig {
         HostConfig {
             gateway: "antrea-gw0".into(),
             subnets: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
@@ -251,7 +273,8 @@ mod tests {
                 .map(|net| net.parse().unwrap())
                 .to_vec(),
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-            userspace: true,
+            userspace: false,
+            egress: Egress::default(),
             tunnel_port: Some(6081),
             no_snat: false,
             random_fully: false,
@@ -261,7 +284,8 @@ mod tests {
     /// Every rule, word by word: what is missing, or matches more than it should, is not seen by a look at single rules.
     #[test]
     fn all_rules() {
-        let userspace = HostConfig { tunnel_port: Some(4789), random_fully: true, ..config() };
+        let userspace =
+            HostConfig { tunnel_port: Some(4789), random_fully: true, userspace: true, ..config() };
         let routed = HostConfig { tunnel_port: None, no_snat: true, ..config() };
         let mut text = String::new();
         for (name, config) in
@@ -319,16 +343,17 @@ mod tests {
             let text = rules(config, family).to_string();
             text.lines().filter(|line| line.starts_with("-A ANTREA-OUTPUT") && line.contains("MARK")).count()
         };
-        assert_eq!(marks(&config(), Family::V4), 2, "pods and Services");
-        assert_eq!(marks(&config(), Family::V6), 1, "no Services of this family");
-        assert_eq!(marks(&HostConfig { userspace: false, ..config() }, Family::V4), 0);
+        let userspace = HostConfig { userspace: true, ..config() };
+        assert_eq!(marks(&userspace, Family::V4), 2, "pods and Services");
+        assert_eq!(marks(&userspace, Family::V6), 1, "no Services of this family");
+        assert_eq!(marks(&config(), Family::V4), 0);
     }
 
     #[test]
-    fn one_set_for_each_family() {
+    fn the_sets_of_each_family() {
         let sets = sets(&config()).unwrap();
         let names: Vec<_> = sets.iter().map(IpSet::name).collect();
-        assert_eq!(names, ["ANTREA-POD-IP", "ANTREA-POD-IP6"]);
+        assert_eq!(names, ["ANTREA-POD-IP", "ANTREA-OPEN-IP", "ANTREA-POD-IP6", "ANTREA-OPEN-IP6"]);
         assert_eq!(sets[0].members().len(), 2);
     }
 }

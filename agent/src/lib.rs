@@ -24,6 +24,7 @@ pub mod restore;
 pub mod selftest;
 pub mod status;
 pub mod subnet;
+pub mod translated;
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -385,6 +385,7 @@ impl Agent {
             host: wired.host.clone(),
             host_network,
             reporter: self.reporter.clone(),
+            applied: None,
         };
         let current = nodes.borrow().clone().unwrap_or_default();
         // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.

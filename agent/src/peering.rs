@@ -1,6 +1,6 @@
 //! Keeps flows, routes, neighbours, tunnel forwarding and host rules in step with the cluster's nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::node::NodeNetwork;
 use crate::nodes::Nodes;
 use crate::peers::{Underlay, wire};
 use crate::status::{Health, Reporter};
+use crate::translated::Egress;
 
 /// How often the host is compared with what is intended.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -42,6 +43,8 @@ pub struct Peering {
     pub host_network: HostNetwork,
     /// Where health goes.
     pub reporter: Reporter,
+    /// What the host's rules were made from last.
+    pub applied: Option<HostConfig>,
 }
 
 /// Makes these flows all that peers have. What is no longer wanted goes first, so that a new node may have the subnet
@@ -93,6 +96,8 @@ impl Peering {
         if self.underlay.kernel_vxlan && self.underlay.mode != crate::config::EncapMode::NoEncap {
             errors.check_all(netlink.apply_fdb(TUNNEL_PORT, &fdb).await);
         }
+        host.egress = self.egress();
+        self.applied = Some(host.clone());
         let changed = errors.check_all(self.host_network.apply(&host).await);
         if changed == Some(true) {
             tracing::info!("host rules changed");
@@ -112,6 +117,31 @@ impl Peering {
         good
     }
 
+    fn egress(&self) -> Egress {
+        let pods = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
+        Egress { pods, policy: self.network.policy.host_egress().borrow().clone() }
+    }
+
+    /// Follows this node's pods and their egress policy where they are all that changed. Returns whether it worked.
+    async fn apply_pods(&mut self) -> bool {
+        let egress = self.egress();
+        let mut errors = NetcfgErrors::new();
+        errors.check_all(self.network.netlink.apply_rules(&self.local_traffic().rules).await);
+        if let Some(host) = self.applied.as_mut().filter(|host| host.egress != egress) {
+            let rules = host.egress.policy.allowed != egress.policy.allowed;
+            host.egress = egress;
+            if rules {
+                errors.check_all(self.host_network.apply(host).await);
+            } else {
+                errors.check_all(self.host_network.apply_sets(host).await);
+            }
+        }
+        for error in errors.errors() {
+            tracing::error!(%error, "host network");
+        }
+        errors.errors().is_empty()
+    }
+
     /// What tells the userspace datapath of packets of the node itself.
     fn local_traffic(&self) -> LocalTraffic {
         if !self.host.userspace {
@@ -126,6 +156,7 @@ impl Peering {
     pub async fn run(mut self, mut nodes: watch::Receiver<Option<Nodes>>, shutdown: CancellationToken) {
         let mut good = true;
         let mut pods = self.network.interface_count();
+        let mut egress = self.network.policy.host_egress();
         loop {
             let pause = if good { RESYNC } else { RETRY };
             tokio::select! {
@@ -136,15 +167,14 @@ impl Peering {
                     }
                     tokio::time::sleep(DEBOUNCE).await;
                 }
-                changed = pods.changed() => {
+                // A change of pods or policy is in force at the host soon after it is in the bridge. What fails is told
+                // and tried again with everything else.
+                changed = async { tokio::select! { c = pods.changed() => c, c = egress.changed() => c } } => {
                     if changed.is_err() {
                         return;
                     }
-                    let rules = self.local_traffic().rules;
-                    // What fails is told and tried again with everything else.
-                    match self.network.netlink.apply_rules(&rules).await {
-                        Ok(_) => continue,
-                        Err(error) => tracing::warn!(%error, "routing rules"),
+                    if self.apply_pods().await {
+                        continue;
                     }
                 }
                 () = tokio::time::sleep(pause) => {}

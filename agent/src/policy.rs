@@ -29,6 +29,7 @@ mod causes;
 mod client;
 mod confirm;
 mod discovery;
+mod egress;
 #[cfg(test)]
 mod fake;
 mod files;
@@ -45,6 +46,7 @@ mod spec;
 
 pub use agent::{Ended, PolicyAgent, PolicyConfig};
 pub use confirm::{PodName, Unconfirmed};
+pub use egress::{Allowed, HostEgress};
 pub use handle::{PolicyError, PolicyHandle, Prepared};
 pub use metrics::PolicyMetrics;
 

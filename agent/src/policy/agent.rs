@@ -19,6 +19,7 @@ use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::confirm::Confirmer;
 use super::discovery::{self, Target};
+use super::egress::HostEgress;
 use super::files::{FileError, Files};
 use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
 use super::metrics::PolicyMetrics;
@@ -99,6 +100,7 @@ struct State {
     /// The session's events do not fit; nothing is taken until the next one.
     lost: bool,
     prepared: Arc<PreparedPods>,
+    egress: watch::Sender<HostEgress>,
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
@@ -146,6 +148,8 @@ impl PolicyAgent {
             session,
             renew: renew.clone(),
         };
+        let egress = watch::Sender::new(HostEgress::default());
+        let host_egress = egress.subscribe();
         let state = State {
             reconciler: Some(Reconciler::default()),
             site: None,
@@ -154,6 +158,7 @@ impl PolicyAgent {
             behind: false,
             lost: false,
             prepared: prepared.clone(),
+            egress,
             requests: requests_queue,
             updates: updates_queue,
             renew,
@@ -165,7 +170,7 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        (PolicyHandle::new(requests, prepared, confirmer), agent)
+        (PolicyHandle::new(requests, prepared, confirmer, host_egress), agent)
     }
 
     /// Runs until `shutdown`. The controller may be away for ever.
@@ -317,7 +322,7 @@ impl State {
             pods::arrange(&self.prepared.pods.lock(), connected)
         });
         let all = self.behind;
-        let (done, outcome, everything) = self
+        let (done, outcome, everything, egress) = self
             .with_reconciler(move |reconciler| {
                 let done = work(reconciler);
                 if let Some(interfaces) = interfaces {
@@ -325,10 +330,18 @@ impl State {
                 }
                 let outcome = reconciler.reconcile(Instant::now());
                 let everything = all.then(|| reconciler.flows());
-                (done, outcome, everything)
+                let egress = (all || !outcome.policies.is_empty()).then(|| reconciler.host_egress());
+                (done, outcome, everything, egress)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
+        if let Some(egress) = egress {
+            self.egress.send_if_modified(|known| {
+                let differs = *known != egress;
+                *known = egress;
+                differs
+            });
+        }
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };
         let failures = match self.push(outcome.diff, everything, pods).await {

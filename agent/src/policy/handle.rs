@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
+use super::egress::HostEgress;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::interfaces::{AttachmentKey, PodInterface};
 use crate::node::NodeNetwork;
@@ -91,6 +92,7 @@ pub struct PolicyHandle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) confirmer: SharedConfirmer,
     prepared: Arc<PreparedPods>,
+    egress: watch::Receiver<HostEgress>,
 }
 
 impl std::fmt::Debug for PolicyHandle {
@@ -120,8 +122,15 @@ impl PolicyHandle {
         requests: mpsc::Sender<Request>,
         prepared: Arc<PreparedPods>,
         confirmer: SharedConfirmer,
+        egress: watch::Receiver<HostEgress>,
     ) -> Self {
-        Self { requests, confirmer, prepared }
+        Self { requests, confirmer, prepared, egress }
+    }
+
+    /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as
+    /// [`Self::install_pod`] has returned.
+    pub fn host_egress(&self) -> watch::Receiver<HostEgress> {
+        self.egress.clone()
     }
 
     /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has

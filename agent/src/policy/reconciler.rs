@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antrea_flows::policy::{Direction, MemberChange, Realizer, RuleChange, RuleError, Service};
+use antrea_flows::policy::{Direction, MemberChange, PodIps, Realizer, RuleChange, RuleError, Service};
 use antrea_flows::{Diff, Network};
 use ipnet::IpNet;
 use openflow::Flow;
@@ -16,7 +16,7 @@ use super::cache::Cache;
 use super::ids::Ids;
 use super::pods::LocalPods;
 use super::rules::{self, Variant};
-use super::spec::Policy;
+use super::spec::{Policy, RuleSpec};
 use crate::interfaces::PodInterface;
 
 /// Ids of a rule's variants, by what they say.
@@ -85,6 +85,19 @@ impl Reconciler {
     pub(crate) fn rule_counts(&self) -> [usize; 2] {
         let rules = || self.realizer.iter().flat_map(Realizer::rules);
         [Direction::In, Direction::Out].map(|direction| rules().filter(|r| r.direction == direction).count())
+    }
+
+    /// Rules of policies, with the addresses of the pods of this node that they apply to.
+    pub(super) fn rules_in_force(
+        &self,
+        direction: Direction,
+    ) -> impl Iterator<Item = (&RuleSpec, impl Iterator<Item = &PodIps>)> {
+        let rules =
+            self.policies.values().flat_map(|realised| realised.policy.rules.iter().zip(&realised.slots));
+        rules.filter(move |(spec, _)| spec.direction == direction).map(|(spec, slot)| {
+            let rules = slot.values().filter_map(|id| self.realizer.as_ref()?.rule(*id));
+            (spec, rules.flat_map(|rule| rule.pods.values()))
+        })
     }
 
     /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.

@@ -584,3 +584,46 @@ fn many_policies_on_one_node_are_quick() {
     let diff = node.event(address_patch("g5", vec![], vec![member("new", &["10.99.0.1"])]));
     assert_eq!(diff.len(), 1);
 }
+
+#[test]
+fn the_host_learns_whom_egress_policy_isolates_and_which_blocks_it_allows() {
+    let mut node = Node::new();
+    node.pods(&[("p", 1, "10.0.0.1"), ("q", 2, "10.0.0.2"), ("r", 3, "10.0.0.3")]);
+    node.event(applied_to_group("a", &["p"]));
+    node.event(applied_to_group("b", &["q"]));
+    node.event(address_group("g", vec![member("x", &["10.0.1.1"])]));
+    let egress = |name: &str, group: &str, block: Option<u8>| {
+        let mut policy = policy(name, 1, group, &["g"]);
+        let rule = &mut policy.rules[0];
+        rule.direction = "Out".into();
+        rule.to = std::mem::take(&mut rule.from);
+        rule.to.ip_blocks.extend(block.map(|block| IpBlock {
+            cidr: controlplane::IpNet { ip: vec![192, 0, block, 0], prefix_length: 24 },
+            except: vec![],
+        }));
+        policy
+    };
+    node.event(Event::Policy(egress("P", "a", Some(2))));
+    node.event(Event::Policy(egress("Q", "b", None)));
+    let found = node.reconciler.host_egress();
+    assert_eq!(found.isolated, ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap()).into());
+    let [allowed] = &found.allowed[..] else { panic!("{found:?}") };
+    assert_eq!(allowed.pods, ["10.0.0.1".parse().unwrap()].into());
+    assert_eq!(
+        allowed.nets,
+        ["192.0.2.0/24".parse().unwrap()].into(),
+        "pods among the peers are the bridge's"
+    );
+    assert!(allowed.services.is_empty());
+
+    // Names mean nothing on a block: the rule must not become one for all ports.
+    let mut named = egress("P", "a", Some(2));
+    named.rules[0].services =
+        vec![controlplane::Service { port: Some(IntOrString::string("web")), ..Default::default() }];
+    node.event(Event::Policy(named));
+    let found = node.reconciler.host_egress();
+    assert!(found.isolated.len() == 2 && found.allowed.is_empty(), "{found:?}");
+    node.event(Event::PolicyDeleted("P".into()));
+    node.event(Event::PolicyDeleted("Q".into()));
+    assert_eq!(node.reconciler.host_egress(), Default::default());
+}

@@ -20,6 +20,7 @@ mod ovs;
 mod ownership;
 mod peers;
 mod restart;
+mod services;
 mod spoofing;
 mod tracing;
 mod uninstall;

@@ -78,7 +78,7 @@ impl Peers {
 }
 
 /// One alternative of what a rule allows or denies. Named ports are resolved: see [`resolve_named_ports`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
     /// The protocol.
     pub protocol: Protocol,

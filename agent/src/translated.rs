@@ -1,0 +1,214 @@
+//! Egress policy for what kube-proxy translates to something that is no pod: a host-network pod, the API server, an
+//! address outside.
+//!
+//! The bridge hands a pod's packet to a Service address to the host and judges it when it comes back with the
+//! endpoint's address. What does not come back is judged here, by mangle's FORWARD and INPUT, and by OUTPUT, where
+//! kube-proxy's ipvs mode sends what it has translated: first packets of pods that are isolated pass only if a rule
+//! allows the endpoint by an address block. A pod is taken for isolated until policy has said otherwise
+//! ([`OPEN_SET`]), so one that is new waits for the set and never passes before it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use antrea_flows::policy::{Protocol, Service};
+use ipnet::IpNet;
+use netcfg::Family;
+use netcfg::iptables::{AddrType, CtState, Proto, Rule, Ruleset, SetDir, Table, Target};
+
+use crate::hostnet::{HostConfig, pod_set};
+use crate::policy::HostEgress;
+
+/// Chain of what is allowed; its end drops.
+const CHAIN: &str = "ANTREA-EGRESS";
+
+/// Most rules of [`CHAIN`] in one family. What a policy allows beyond is not allowed here.
+pub const MAX_ALLOWED: usize = 2048;
+
+/// Set of this node's pods that no egress policy isolates.
+pub fn open_set(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ANTREA-OPEN-IP",
+        Family::V6 => "ANTREA-OPEN-IP6",
+    }
+}
+
+/// Pods of this node, and what egress policy says of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Addresses of all pods.
+    pub pods: BTreeSet<IpAddr>,
+    /// Policy.
+    pub policy: HostEgress,
+}
+
+impl Egress {
+    /// Pods that may go anywhere.
+    pub fn open(&self, family: Family) -> impl Iterator<Item = IpNet> {
+        let open = self.pods.difference(&self.policy.isolated).map(|ip| IpNet::from(*ip));
+        open.filter(move |ip| Family::from(*ip) == family)
+    }
+}
+
+/// Adds the rules of one family; returns how many were left out beyond [`MAX_ALLOWED`].
+pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) -> usize {
+    let subnets: Vec<IpNet> =
+        config.subnets.iter().filter(|net| Family::from(**net) == family).copied().collect();
+    if subnets.is_empty() {
+        return 0;
+    }
+    let gateway = config.gateway.as_str();
+    for (from, to) in [("FORWARD", "ANTREA-FORWARD"), ("INPUT", "ANTREA-INPUT"), ("OUTPUT", "ANTREA-OUTPUT")]
+    {
+        rules.jump(Table::Mangle, from, to, "Antrea: jump to rules for translated packets of Pods");
+    }
+    for subnet in subnets {
+        let judged = || {
+            Rule::jump(CHAIN)
+                .src(subnet)
+                .not_in_set(open_set(family), [SetDir::Src])
+                .comment("Antrea: egress policy for endpoints of Services that are no Pods")
+        };
+        // Without a tunnel packets to other nodes' pods leave by other links.
+        let leaving = || judged().not_out_iface(gateway).not_in_set(pod_set(family), [SetDir::Dst]);
+        let translated = [CtState::Dnat];
+        rules.rule(Table::Mangle, "ANTREA-FORWARD", leaving().in_iface(gateway).ct_state(translated));
+        rules.rule(Table::Mangle, "ANTREA-INPUT", judged().in_iface(gateway).ct_state(translated));
+        // What nobody translates (ICMP, ports that the Service has not) leaves with the Service's address.
+        for services in config.service_cidrs.iter().filter(|net| Family::from(**net) == family) {
+            let unserved = leaving().in_iface(gateway).dst(*services);
+            rules.rule(Table::Mangle, "ANTREA-FORWARD", unserved);
+        }
+        let ipvs = leaving().not_src_type(AddrType::Local);
+        rules.rule(Table::Mangle, "ANTREA-OUTPUT", ipvs);
+    }
+    rules.rule(
+        Table::Mangle,
+        CHAIN,
+        Rule::new(Target::Return)
+            .ct_state([CtState::Established, CtState::Related])
+            .comment("Antrea: policy is about connections"),
+    );
+    let mut allowed = allowed(config, family);
+    let left_out = allowed.len().saturating_sub(MAX_ALLOWED);
+    allowed.truncate(MAX_ALLOWED);
+    for rule in allowed {
+        rules.rule(Table::Mangle, CHAIN, rule);
+    }
+    rules.rule(
+        Table::Mangle,
+        CHAIN,
+        Rule::new(Target::Drop).comment("Antrea: egress policy of isolated Pods"),
+    );
+    left_out
+}
+
+fn allowed(config: &HostConfig, family: Family) -> Vec<Rule> {
+    let mut rules = BTreeSet::new();
+    for allowed in &config.egress.policy.allowed {
+        for pod in allowed.pods.iter().map(|ip| IpNet::from(*ip)) {
+            for net in &allowed.nets {
+                if Family::from(pod) != family || Family::from(*net) != family {
+                    continue;
+                }
+                let to = || Rule::new(Target::Return).src(pod).dst(*net);
+                if allowed.services.is_empty() {
+                    rules.insert(to());
+                }
+                rules.extend(allowed.services.iter().filter_map(|service| narrow(to(), service, family)));
+            }
+        }
+    }
+    rules.into_iter().collect()
+}
+
+/// `None` for what Kubernetes' policies cannot say.
+fn narrow(rule: Rule, service: &Service, family: Family) -> Option<Rule> {
+    let proto = match (service.protocol, family) {
+        (Protocol::Tcp, _) => Proto::TCP,
+        (Protocol::Udp, _) => Proto::UDP,
+        (Protocol::Sctp, _) => Proto::SCTP,
+        (Protocol::Icmp, Family::V4) => Proto::ICMP,
+        (Protocol::Icmp, Family::V6) => Proto::ICMPV6,
+        (Protocol::Igmp, _) => return None,
+    };
+    if service.src_ports.is_some() || service.icmp_type.is_some() {
+        return None;
+    }
+    let rule = rule.proto(proto);
+    Some(match service.ports {
+        None => rule,
+        Some(ports) => rule.dst_ports(netcfg::iptables::Ports(vec![(ports.first(), ports.last())])),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use antrea_flows::policy::PortRange;
+
+    use super::*;
+    use crate::hostnet::{self, tests::config};
+    use crate::policy::Allowed;
+
+    fn with(allowed: Vec<Allowed>) -> HostConfig {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let policy = HostEgress { isolated: [ip("10.244.1.5"), ip("fd00:1::5")].into(), allowed };
+        let pods = ["10.244.1.5", "10.244.1.6", "fd00:1::5"].map(ip).into();
+        HostConfig { egress: Egress { pods, policy }, ..config() }
+    }
+
+    fn chain(config: &HostConfig, family: Family) -> Vec<String> {
+        let text = hostnet::rules(config, family).to_string();
+        let rules = text.lines().filter_map(|line| line.strip_prefix("-A ANTREA-EGRESS "));
+        rules.map(|rule| rule.split(" -m comment").next().unwrap_or(rule).to_owned()).collect()
+    }
+
+    #[test]
+    fn isolated_pods_and_those_that_are_not_known_are_not_in_the_set() {
+        let sets = hostnet::sets(&with(Vec::new())).unwrap();
+        let open = |name| {
+            let set = sets.iter().find(|set| set.name() == name).unwrap();
+            set.members().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(open("ANTREA-OPEN-IP").len(), 1);
+        assert!(open("ANTREA-OPEN-IP")[0].starts_with("10.244.1.6"));
+        assert!(open("ANTREA-OPEN-IP6").is_empty());
+        let text = hostnet::rules(&with(Vec::new()), Family::V4).to_string();
+        for hook in ["-A ANTREA-FORWARD", "-A ANTREA-INPUT", "-A ANTREA-OUTPUT"] {
+            let judged = |line: &&str| line.starts_with(hook) && line.contains("-j ANTREA-EGRESS");
+            let rule = text.lines().find(judged).unwrap_or_else(|| panic!("{hook}: {text}"));
+            assert!(rule.contains("! --match-set ANTREA-OPEN-IP src"), "{rule}");
+        }
+        let last = |line: &str| line.starts_with("-A ANTREA-EGRESS ") && line.ends_with("-j DROP");
+        assert!(text.lines().rfind(|line| line.starts_with("-A ANTREA-EGRESS ")).is_some_and(last), "{text}");
+    }
+
+    #[test]
+    fn what_a_block_allows_passes_and_the_rest_is_dropped() {
+        let pods = || ["10.244.1.5", "fd00:1::5"].map(|ip| ip.parse().unwrap()).into();
+        let nets = || ["192.0.2.0/24", "2001:db8::/32"].map(|net| net.parse().unwrap()).into();
+        let ports = Service::to(Protocol::Tcp, PortRange::new(80, 90).unwrap());
+        let config = with(vec![
+            Allowed { pods: pods(), nets: nets(), services: vec![ports, Service::all(Protocol::Udp)] },
+            Allowed { pods: pods(), nets: ["0.0.0.0/0".parse().unwrap()].into(), services: Vec::new() },
+        ]);
+        let rules = chain(&config, Family::V4);
+        assert_eq!(rules.len(), 5, "{rules:?}");
+        for part in ["--dport 80:90", "-p udp"] {
+            let to_block = |rule: &&String| rule.contains(part) && rule.contains("192.0.2.0/24");
+            assert!(rules.iter().any(|rule| to_block(&rule)), "{part}: {rules:?}");
+        }
+        let v6 = chain(&config, Family::V6);
+        assert_eq!(v6.len(), 4, "{v6:?}");
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_is_not_allowed() {
+        let nets =
+            (0..=u8::MAX).flat_map(|a| (0..10).map(move |b| IpNet::from(IpAddr::from([198, 18, a, b]))));
+        let pods = ["10.244.1.5".parse().unwrap()].into();
+        let config = with(vec![Allowed { pods, nets: nets.collect(), services: Vec::new() }]);
+        let left_out = add_rules(&config, Family::V4, &mut Ruleset::new(Family::V4));
+        assert_eq!(left_out, 2560 - MAX_ALLOWED);
+        assert_eq!(chain(&config, Family::V4).len(), MAX_ALLOWED + 2);
+    }
+}

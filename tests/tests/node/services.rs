@@ -1,0 +1,145 @@
+//! Egress policy holds for endpoints of Services that are no pods. kube-proxy is played by its translations.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, eventually, sh};
+use antrea_tests::station::{Arrived, Station};
+use antrea_tests::traffic::ping;
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// Services of the pods' own node, of another node (as `kubernetes` is), of an address outside, of a pod.
+const SERVICES: [&str; 4] = ["10.96.0.21", "10.96.0.1", "10.96.0.23", "10.96.0.24"];
+/// A Service address that nobody translates; the world outside answers to it.
+const UNSERVED: &str = "10.96.0.25";
+
+fn full(arrived: Arrived) -> bool {
+    arrived.tcp > 2 && arrived.udp > 2
+}
+
+/// What reaches the station from anybody while `from` aims at `to`, and how many probes were sent.
+async fn reach(from: &Station, to: IpAddr, at: &Station) -> (Arrived, u64) {
+    at.forget();
+    let before = from.sent();
+    from.aim([to]);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    from.aim([]);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    (at.leaked(|_| true), from.sent() - before)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(2, &[]).await;
+    let mut pod = |index: usize, name: &str, app: &str| {
+        lab.put_pod(index, name, &[("app", app)], None);
+        let pod = lab.add_pod(index, name);
+        let station = Station::start(&pod.netns);
+        (pod, station)
+    };
+    let (iso, blocks, free) = (pod(0, "iso", "iso"), pod(0, "blocks", "blocks"), pod(0, "free", "free"));
+    let target = pod(1, "target", "target");
+    let nodes: [IpAddr; 2] = [0, 1].map(|index| lab.nodes[index].ip.into());
+    let endpoints = [nodes[0], nodes[1], lab.outside_ip().into(), target.0.ip];
+    for (service, endpoint) in SERVICES.iter().zip(endpoints) {
+        for protocol in ["tcp", "udp"] {
+            sh(&format!(
+                "ip netns exec {} iptables -w -t nat -A PREROUTING -d {service} -p {protocol} --dport 7000:7001 -j DNAT \
+                 --to-destination {endpoint}",
+                lab.nodes[0].netns
+            ));
+        }
+    }
+    let outside = lab.outside();
+    sh(&format!("ip -n {outside} addr add {UNSERVED}/32 dev lo"));
+    let hosts = [&lab.nodes[0].netns, &lab.nodes[1].netns, &outside].map(|netns| Station::start(netns));
+    let stations = [&hosts[0], &hosts[1], &hosts[2], &target.1];
+    let services = SERVICES.map(|service| -> IpAddr { service.parse().unwrap() });
+    let unserved: IpAddr = UNSERVED.parse().unwrap();
+
+    for (service, station) in services.into_iter().zip(stations) {
+        station.forget();
+        iso.1.aim([service]);
+        eventually("probes arrive without a policy", LIMIT, || full(station.leaked(|_| true))).await;
+    }
+    iso.1.aim([]);
+    eventually("an unserved address is answered outside", LIMIT, || ping(&iso.0.netns, unserved, 56, true))
+        .await;
+
+    lab.put_policy(
+        "deny",
+        &json!({"podSelector": {"matchLabels": {"app": "iso"}}, "policyTypes": ["Egress"]}),
+    );
+    // The other node by TCP alone; outside none of it, but by an exception.
+    let [a, b, c, _] = lab.outside_ip().octets();
+    lab.put_policy(
+        "blocks",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "blocks"}},
+            "policyTypes": ["Egress"],
+            "egress": [
+                {"to": [{"ipBlock": {"cidr": format!("{}/32", nodes[1])}}], "ports": [{"port": 6990, "endPort": 7000}]},
+                {"to": [{"ipBlock": {"cidr": format!("{a}.{b}.{c}.0/24"), "except": [format!("{a}.{b}.{c}.0/28")]}}],
+                 "ports": [{"port": 7001, "protocol": "UDP"}]},
+            ],
+        }),
+    );
+    for (pod, service, station) in [
+        (&iso, services[3], stations[3]),
+        (&iso, services[2], stations[2]),
+        (&blocks, services[2], stations[2]),
+    ] {
+        let start = std::time::Instant::now();
+        while reach(&pod.1, service, station).await.0 != Arrived::default() {
+            assert!(start.elapsed() < LIMIT, "the policy is not in force for {service}");
+        }
+    }
+    // Made under the policy, it tries from its first moment.
+    lab.put_pod(0, "late", &[("app", "iso")], None);
+    let netns = lab.pod_netns(0, "late");
+    let late = Station::start(&netns);
+    late.aim(services);
+    stations.iter().for_each(|station| station.forget());
+    let (output, text) = lab.nodes[0].cni("ADD", "late-0123456789abcdef", &netns, "1.0.0", None);
+    assert!(output.status.success(), "{text}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    late.aim([]);
+    let leaked = stations.map(|station| station.leaked(|_| true));
+    assert_eq!(leaked, [Arrived::default(); 4], "of a new pod");
+    assert!(late.sent() > 500, "{} probes", late.sent());
+
+    let (no, all) = ((false, false), (true, true));
+    for (what, station, expected) in [
+        ("isolated", &iso.1, [no, no, no, no]),
+        ("made later", &late, [no, no, no, no]),
+        // nodes[0] and nodes[1] end in 11 and 12, the world outside in 1: the first 16 are excepted.
+        ("with blocks", &blocks.1, [no, (true, false), no, no]),
+        ("free", &free.1, [all; 4]),
+    ] {
+        for ((service, at), (tcp, udp)) in services.into_iter().zip(stations).zip(expected) {
+            let (arrived, sent) = reach(station, service, at).await;
+            println!("{what}, {service}: {sent} probes, {arrived:?}");
+            assert!(sent > 20, "{what}: only {sent} probes");
+            assert_eq!((arrived.tcp > 0, arrived.udp > 0), (tcp, udp), "{what} to {service}: {arrived:?}");
+        }
+    }
+    for (what, pod, answered) in
+        [("isolated", &iso, false), ("with blocks", &blocks, false), ("free", &free, true)]
+    {
+        assert_eq!(
+            ping(&pod.0.netns, unserved, 56, true),
+            answered,
+            "{what}: ICMP to an address of no Service"
+        );
+    }
+
+    // What is in force goes with its policy.
+    lab.api.delete(NETWORK_POLICIES, Some("default"), "deny");
+    for (service, station) in services.into_iter().zip(stations) {
+        station.forget();
+        iso.1.aim([service]);
+        eventually("without the policy probes arrive again", LIMIT, || full(station.leaked(|_| true))).await;
+    }
+}
