@@ -197,6 +197,38 @@ async fn a_watch_is_the_set_then_a_bookmark_then_changes() {
     assert!(watch.next().await.is_none());
 }
 
+/// D3: what follows of an object is shown to whom the object was shown, whatever labels the event has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_by_label_shows_what_is_selected() {
+    let world = World::new().await;
+    let mut web = group("web", 1);
+    web.metadata.labels.insert("app".to_owned(), "web".to_owned());
+    world.hub.update(|groups, _| groups.extend([group("plain", 1), web]));
+    let mut connection = world.agent().await;
+    let mut selected = Watch::open(&mut connection, "&labelSelector=app%3Dweb").await;
+    let mut others = Watch::open(&mut connection, "&labelSelector=!app").await;
+    let change = |name: &str, delta: Delta<'_>| {
+        world.hub.update(|_, routes| routes.publish(0, name, delta, &mut Change(group(name, 2))));
+    };
+    change("late", Delta::Created { span: &[] });
+    for name in ["plain", "web"] {
+        change(name, Delta::Updated { added: &[], removed: &[] });
+        change(name, Delta::Deleted);
+    }
+    world.hub.close();
+    let told = async |watch: &mut Watch| {
+        let mut told = Vec::new();
+        while let Some((kind, object)) = watch.next().await {
+            let name = object.decode::<AddressGroup>().unwrap().metadata.name;
+            told.push(format!("{} {name}", kind.as_str()));
+        }
+        told.join(", ")
+    };
+    assert_eq!(told(&mut selected).await, "ADDED web, BOOKMARK , MODIFIED web, DELETED web");
+    let all = "ADDED plain, BOOKMARK , ADDED late, MODIFIED plain, DELETED plain";
+    assert_eq!(told(&mut others).await, all);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_json_watch_is_lines_and_ends_at_its_timeout() {
     let world = World::new().await;
