@@ -12,7 +12,6 @@ use netcfg::{MacAddr, Netlink};
 use ovs::Vswitch;
 use ovs::vswitch::{BridgeSpec, FailMode, InterfaceKind, OpenVswitchInfo, PortSpec};
 
-use crate::cni::naming::random_mac;
 use crate::config::{AgentConfig, DatapathChoice, EncapMode, TunnelType};
 use crate::interfaces::{TYPE_GATEWAY, TYPE_TUNNEL, key};
 use crate::node::{POD_LINK_GROUP, quiet_link};
@@ -194,7 +193,7 @@ pub async fn ensure(
 
     let existing = vswitch.port(&config.host_gateway);
     // Kept over restarts: pods have it in their neighbour tables.
-    let mac = existing.and_then(|port| port.mac.or(port.mac_in_use)).unwrap_or_else(random_mac);
+    let mac = existing.and_then(|port| port.mac.or(port.mac_in_use)).unwrap_or_else(|| MacAddr::random().0);
     let gateway = PortSpec {
         bridge: name.clone(),
         name: config.host_gateway.clone(),
@@ -331,7 +330,7 @@ async fn replace_vxlan(
     netlink.delete_link(TUNNEL_PORT).await.map_err(device_failed)?;
     let spec = VxlanSpec {
         port,
-        mac: Some(MacAddr(random_mac())),
+        mac: Some(MacAddr::random()),
         mtu: inputs.mtu,
         group: Some(POD_LINK_GROUP),
         ..VxlanSpec::new(TUNNEL_PORT, 0, inputs.transport_ip)

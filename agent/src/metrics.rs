@@ -8,7 +8,9 @@ use antrea_runtime::trace;
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use crate::policy::PolicyMetrics;
+mod policy;
+
+pub use policy::PolicyMetrics;
 
 /// Buckets for a comparison of flows: a few hundred flows take milliseconds, 100,000 a second.
 const VERIFICATION_SECONDS: &[f64] =

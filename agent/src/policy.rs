@@ -4,15 +4,15 @@
 //!  controller ─ h2, protobuf ─► client ─► cache ─┐
 //!                       files ─(no controller)─► ├─► reconciler ─► Realizer ─► Dataplane
 //!  CNI ADD ─ confirm_pod ─(asks)─► controller    │       │
-//!          ─ prepare_pod ─► local pods ──────────┘       │
+//!          ─ install_pod ─► local pods ──────────┘       │
 //!                                                         └─► status of each policy ─► controller
 //! ```
 //!
 //! # Invariants
 //! - A policy that selects a pod isolates it as soon as the policy and its AppliedToGroup are known, whether
 //!   or not the peers are. What is not known of the peers allows nothing.
-//! - A pod's own flows come after the flows of the policies that select it: [`PolicyHandle::prepare_pod`]
-//!   before the CNI server connects it, [`PolicyHandle::attach`] before the bridge goes live.
+//! - A pod's own flows come with the flows of the policies that select it, in one transaction
+//!   ([`PolicyHandle::install_pod`]), or after them ([`PolicyHandle::attach`], before the bridge goes live).
 //! - A pod is connected when everything that selects it is known here: [`PolicyHandle::confirm_pod`] asks the
 //!   controller. While it does not answer, pods that it has told everything of before go by that, and new pods
 //!   wait. So do all pods of a node that neither has a controller nor knows what one said last.
@@ -36,7 +36,6 @@ mod files;
 mod groups;
 mod handle;
 mod ids;
-mod metrics;
 mod pods;
 mod reconciler;
 mod report;
@@ -48,7 +47,6 @@ pub use agent::{Ended, PolicyAgent, PolicyConfig};
 pub use confirm::{PodName, Unconfirmed};
 pub use egress::{Allowed, HostEgress};
 pub use handle::{PolicyError, PolicyHandle, Prepared};
-pub use metrics::PolicyMetrics;
 
 #[cfg(test)]
 pub(crate) use agent::tests::attached_for_tests;

@@ -180,7 +180,7 @@ async fn attach(
     let pod = call.pod();
     let host_ifname = call.host_ifname();
     let netns = open_netns(node, &call.netns)?;
-    let mac = naming::random_mac();
+    let mac = MacAddr::random().0;
 
     // An address, a veth pair and the controller's word need nothing of each other.
     done.extend([Done::Address, Done::Veth]);

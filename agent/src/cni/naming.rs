@@ -46,12 +46,6 @@ impl PodArgs {
     }
 }
 
-/// A locally administered unicast address from a random UUID's bytes.
-pub fn random_mac() -> [u8; 6] {
-    let bytes = uuid::Uuid::new_v4().into_bytes();
-    [(bytes[0] & 0xfe) | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,10 +66,5 @@ mod tests {
     fn reads_cni_args() {
         let pod = PodArgs::parse("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;X");
         assert_eq!(pod, PodArgs { name: "web".into(), namespace: "default".into(), uid: String::new() });
-    }
-
-    #[test]
-    fn random_macs_are_local_and_unicast() {
-        assert_eq!(random_mac()[0] & 3, 2);
     }
 }

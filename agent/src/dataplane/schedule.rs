@@ -26,7 +26,7 @@ const CONFIRM: Duration = Duration::from_secs(5);
 
 /// What a comparison came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Finding {
     /// Nothing differs, or nothing had to be the same.
     Same,
     /// Flows differed and are as they should be.
@@ -73,14 +73,14 @@ impl Schedule {
     }
 
     /// A comparison that took `cost` has ended at `now`.
-    pub fn compared(&mut self, now: Instant, cost: Duration, outcome: &Outcome) {
+    pub fn compared(&mut self, now: Instant, cost: Duration, finding: &Finding) {
         self.earliest = now + GAP.max(cost * SHARE);
-        let pause = if *outcome == Outcome::Same { PERIOD } else { CONFIRM };
+        let pause = if *finding == Finding::Same { PERIOD } else { CONFIRM };
         self.due = (now + pause).max(self.earliest);
     }
 }
 
-impl Outcome {
+impl Finding {
     /// The health to tell; `None` leaves it as it is.
     pub fn health(&self, bridge: &str) -> Option<Health> {
         match self {
@@ -108,8 +108,8 @@ impl Outcome {
 mod tests {
     use super::*;
 
-    fn repaired() -> Outcome {
-        Outcome::Repaired { flows: 2, first: "missing: table=0".to_owned() }
+    fn repaired() -> Finding {
+        Finding::Repaired { flows: 2, first: "missing: table=0".to_owned() }
     }
 
     #[test]
@@ -124,10 +124,10 @@ mod tests {
         assert_eq!(schedule.due(), start + SETTLE);
 
         let cost = Duration::from_millis(300);
-        schedule.compared(start, cost, &Outcome::Same);
+        schedule.compared(start, cost, &Finding::Same);
         schedule.suspect(start);
         assert_eq!(schedule.due(), start + cost * SHARE);
-        schedule.compared(start, Duration::from_millis(1), &Outcome::Same);
+        schedule.compared(start, Duration::from_millis(1), &Finding::Same);
         schedule.suspect(start);
         assert_eq!(schedule.due(), start + GAP);
     }
@@ -141,7 +141,7 @@ mod tests {
         let Some(Health::Bad { reason, message }) = repaired().health("br-int") else { panic!("not told") };
         assert_eq!(reason, "FlowsRepaired");
         assert!(message.contains("br-int") && message.contains("missing: table=0"), "{message}");
-        assert_eq!(Outcome::Same.health("br-int"), Some(Health::Good));
-        assert_eq!(Outcome::Unknown.health("br-int"), None);
+        assert_eq!(Finding::Same.health("br-int"), Some(Health::Good));
+        assert_eq!(Finding::Unknown.health("br-int"), None);
     }
 }

@@ -9,7 +9,7 @@ use openflow::multipart::FlowFilter;
 use ovs::of::OfError;
 use tokio::time::Instant;
 
-use super::schedule::Outcome;
+use super::schedule::Finding;
 use super::task::{CONNECT_WAIT, Pending, Task};
 use super::{Batch, QUEUE, Request};
 
@@ -100,18 +100,18 @@ impl Task {
                 tracing::error!(%owner, %conflict, "dropping what Open vSwitch had refused");
             }
         }
-        let mut outcome = Outcome::Unknown;
-        let result = self.compare(expected, &mut outcome).await;
+        let mut finding = Finding::Unknown;
+        let result = self.compare(expected, &mut finding).await;
         let cost = begin.elapsed();
         self.metrics.verified(cost);
-        self.schedule.compared(Instant::now(), cost, &outcome);
-        if let Some(health) = outcome.health(&self.bridge) {
+        self.schedule.compared(Instant::now(), cost, &finding);
+        if let Some(health) = finding.health(&self.bridge) {
             self.reporter.update(|facts| facts.flows = health);
         }
         result
     }
 
-    async fn compare(&mut self, mut expected: bool, outcome: &mut Outcome) -> Result<(), OfError> {
+    async fn compare(&mut self, mut expected: bool, finding: &mut Finding) -> Result<(), OfError> {
         let (mut differs, mut repaired) = (None, None);
         loop {
             let generation = self.session.wait_connected(CONNECT_WAIT).await?;
@@ -137,22 +137,22 @@ impl Task {
             let in_flight = InFlight::of(&self.store, &diff, std::iter::empty());
             let Err(refusal) = self.carry_out(diff, in_flight, Vec::new()).await else {
                 if expected {
-                    repaired = Some(Outcome::Repaired { flows, first });
+                    repaired = Some(Finding::Repaired { flows, first });
                 }
                 break;
             };
             let Refusal { error, culprit } = refusal;
             self.generation = if error.had_no_effect() { before } else { 0 };
             if !error.is_connection() {
-                *outcome = Outcome::Differs { flows, first, error: error.to_string() };
+                *finding = Finding::Differs { flows, first, error: error.to_string() };
             }
             if !culprit.is_some_and(|key| self.set_aside(&key, &error)) {
                 return Err(error);
             }
             expected = false;
-            differs = Some(std::mem::replace(outcome, Outcome::Unknown));
+            differs = Some(std::mem::replace(finding, Finding::Unknown));
         }
-        *outcome = differs.or(repaired).unwrap_or(Outcome::Same);
+        *finding = differs.or(repaired).unwrap_or(Finding::Same);
         Ok(())
     }
 

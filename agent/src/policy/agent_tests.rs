@@ -1,16 +1,17 @@
 use std::collections::HashMap;
+use std::time::Instant;
 
 use antrea_api::controlplane::GroupEvent;
 use antrea_api::k8s::Object;
 use antrea_api::selection::PodSelection;
-use antrea_flows::{BridgeStore, Entry};
+use antrea_flows::{BridgeStore, Change, Entry};
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::interfaces::PodInterface;
 
 use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};

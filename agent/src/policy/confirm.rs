@@ -109,7 +109,7 @@ impl PolicyHandle {
     }
 
     /// Waits until all policies that select the pod are known here, at most 20 s. To be called before
-    /// [`Self::prepare_pod`].
+    /// [`Self::install_pod`].
     ///
     /// # Errors
     /// They are not: the pod must not be connected. The process ends.

@@ -32,7 +32,7 @@ struct Realised {
 
 /// What one reconciliation came to.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct Reconciled {
     /// How the flows change.
     pub(crate) diff: Diff,
     /// Policies that were looked at and are in force with this.
@@ -101,8 +101,8 @@ impl Reconciler {
     }
 
     /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.
-    pub(crate) fn reconcile(&mut self, now: Instant) -> Outcome {
-        let Some(mut realizer) = self.realizer.take() else { return Outcome::default() };
+    pub(crate) fn reconcile(&mut self, now: Instant) -> Reconciled {
+        let Some(mut realizer) = self.realizer.take() else { return Reconciled::default() };
         let changes = self.cache.take_changes();
         let mut whole = changes.policies;
         whole.append(&mut self.refused);
@@ -142,8 +142,8 @@ impl Reconciler {
             looked_at.retain(|name| !self.refused.contains(name));
         }
         match diff {
-            Ok(diff) => Outcome { diff, policies: looked_at, error },
-            Err(error) => Outcome { error: Some(error), ..Outcome::default() },
+            Ok(diff) => Reconciled { diff, policies: looked_at, error },
+            Err(error) => Reconciled { error: Some(error), ..Reconciled::default() },
         }
     }
 

@@ -49,7 +49,7 @@ impl Node {
 
     fn settle(&mut self) -> Diff {
         self.now += Duration::from_millis(700);
-        let Outcome { diff, error, .. } = self.reconciler.reconcile(self.now);
+        let Reconciled { diff, error, .. } = self.reconciler.reconcile(self.now);
         assert_eq!(error, None);
         for entry in diff.puts() {
             self.flows.insert(entry.key(), entry.clone());

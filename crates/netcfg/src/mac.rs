@@ -14,6 +14,14 @@ impl MacAddr {
     /// All zero: in a VXLAN FDB the entry for unknown destinations.
     pub const ZERO: MacAddr = MacAddr([0; 6]);
 
+    /// A random address for one station, locally administered.
+    pub fn random() -> Self {
+        let mut octets = [0; 6];
+        octets.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..6]);
+        octets[0] = (octets[0] & 0xfe) | 0x02;
+        Self(octets)
+    }
+
     /// Whether the group bit is set (multicast or broadcast).
     pub fn is_multicast(&self) -> bool {
         self.0[0] & 1 != 0
@@ -67,6 +75,13 @@ impl FromStr for MacAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_addresses_are_local_and_of_one_station() {
+        let mac = MacAddr::random();
+        assert_eq!(mac.0[0] & 3, 2);
+        assert_ne!(mac, MacAddr::random());
+    }
 
     #[test]
     fn text_round_trips() {

@@ -1,4 +1,4 @@
-//! Metrics, under upstream's names.
+//! What policy counts.
 
 use antrea_runtime::metrics::{self, Metrics};
 use prometheus::IntGauge;
@@ -9,7 +9,7 @@ pub struct PolicyMetrics {
     policies: IntGauge,
     rules: [IntGauge; 2],
     /// Objects of the controller whose last form did not decode.
-    pub(super) undecodable: IntGauge,
+    pub(crate) undecodable: IntGauge,
 }
 
 impl PolicyMetrics {

@@ -1,0 +1,124 @@
+//! One step: from what has changed to flows in the bridge.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use antrea_flows::{Change, Diff, Owner};
+use antrea_runtime::{trace, trace_child};
+use openflow::Flow;
+use tracing::Instrument;
+
+use super::{Ended, State};
+use crate::dataplane::{Batch, DataplaneError, Failures};
+use crate::policy::handle::PolicyError;
+use crate::policy::pods;
+use crate::policy::reconciler::Reconciler;
+
+impl State {
+    pub(super) async fn step<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+    ) -> Result<(T, Result<(), PolicyError>), Ended> {
+        let (done, result) = self.step_with(work, Vec::new()).await?;
+        Ok((done, result.map(drop)))
+    }
+
+    /// Does `work`, brings rules up to date with what it changed and with the pods, and pushes the flows, together
+    /// with those of `pods`. The work is done on a thread that may block: with many policies it takes its time.
+    pub(super) async fn step_with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+        pods: Vec<(Owner, Change)>,
+    ) -> Result<(T, Result<Failures, PolicyError>), Ended> {
+        let interfaces = self.site.as_mut().map(|site| {
+            site.changes.mark_unchanged();
+            let connected = (site.interfaces)();
+            pods::arrange(&self.prepared.pods.lock(), connected)
+        });
+        let all = self.behind;
+        let (done, outcome, everything, egress) = self
+            .with_reconciler(move |reconciler| {
+                let done = work(reconciler);
+                if let Some(interfaces) = interfaces {
+                    reconciler.set_pods(interfaces);
+                }
+                let outcome = reconciler.reconcile(Instant::now());
+                let everything = all.then(|| reconciler.flows());
+                let egress = (all || !outcome.policies.is_empty()).then(|| reconciler.host_egress());
+                (done, outcome, everything, egress)
+            })
+            .instrument(trace_child!("policy.compute"))
+            .await?;
+        if let Some(egress) = egress {
+            self.egress.send_if_modified(|known| {
+                let differs = *known != egress;
+                *known = egress;
+                differs
+            });
+        }
+        // Without all of its rules no pod is connected.
+        let pods = if outcome.error.is_none() { pods } else { Vec::new() };
+        let failures = match self.push(outcome.diff, everything, pods).await {
+            Ok(failures) => failures,
+            Err(error) => {
+                if !self.behind {
+                    tracing::warn!(%error, "policy flows not installed, trying again");
+                }
+                self.behind = true;
+                trace::fail(&trace::current(), &error);
+                return Ok((done, Err(error.into())));
+            }
+        };
+        self.report(outcome.policies, all);
+        if let Some(error) = outcome.error {
+            tracing::error!(%error, "not all policies can be realised");
+            trace::fail(&trace::current(), &error);
+            return Ok((done, Err(error.into())));
+        }
+        Ok((done, Ok(failures)))
+    }
+
+    async fn push(
+        &mut self,
+        diff: Diff,
+        everything: Option<Vec<Flow>>,
+        pods: Vec<(Owner, Change)>,
+    ) -> Result<Failures, DataplaneError> {
+        let Some(site) = &self.site else { return Ok(Failures::new()) };
+        let whole = everything.is_some();
+        let mut batch = Batch::default();
+        if let Some(flows) = everything {
+            batch = batch.require(Owner::Policy, Change::flows(flows));
+        } else if !diff.is_empty() {
+            batch = batch.require(Owner::Policy, Change::Diff(diff));
+        }
+        let batch = pods.into_iter().fold(batch, |batch, (owner, change)| batch.with(owner, change));
+        if batch.is_empty() {
+            return Ok(Failures::new());
+        }
+        let failures = site.sink.apply(batch).await?;
+        self.behind &= !whole;
+        Ok(failures)
+    }
+
+    /// Puts what is in force on the board. A push of everything tells of all policies.
+    fn report(&mut self, mut policies: BTreeSet<Arc<str>>, all: bool) {
+        let (Some(reconciler), Some(_)) = (&self.reconciler, &self.site) else { return };
+        if all {
+            policies.extend(reconciler.cache.policies().filter(|name| !reconciler.refuses(name)).cloned());
+        }
+        if policies.is_empty() {
+            return;
+        }
+        let found = policies.into_iter().filter_map(|name| {
+            match (reconciler.cache.policy(&name), reconciler.cache.realizable(&name)) {
+                (_, Some(policy)) => Some((name, Some(policy.clone()))),
+                (None, None) => Some((name, None)),
+                // The last report stands until the new form is in force.
+                (Some(_), None) => None,
+            }
+        });
+        self.board.update(found);
+    }
+}
