@@ -71,6 +71,10 @@ pub struct Effective {
     pub tunnel: Option<TunnelType>,
     /// The tunnel's port, where one is known.
     pub tunnel_port: Option<u16>,
+    /// Interface that carries traffic between Nodes, if told.
+    pub transport_interface: Option<String>,
+    /// Ranges of which one holds its address, if told.
+    pub transport_cidrs: Vec<IpNet>,
     /// MTU of Pod interfaces in bytes; 0 = each agent finds out.
     pub mtu: i32,
     /// Service ranges; the first of each IP family is the primary one.
@@ -198,6 +202,11 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
     check_ranges(&services, &pod_cidrs, facts, &mut problems);
     let service_cidrs: Vec<IpNet> = services.into_iter().map(|(_, cidr)| cidr).collect();
 
+    let transport_cidrs = problems.cidrs("spec.transportInterfaceCIDRs", &spec.transport_interface_cidrs);
+    if spec.transport_interface.is_some() && !transport_cidrs.is_empty() {
+        problems.add("spec.transportInterfaceCIDRs", "may not be set together with spec.transportInterface");
+    }
+
     let mtu = spec.mtu.unwrap_or(0);
     if mtu != 0
         && mtu < 1280
@@ -240,6 +249,8 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         encap,
         tunnel,
         tunnel_port,
+        transport_interface: spec.transport_interface.clone(),
+        transport_cidrs,
         mtu,
         service_cidrs,
         pod_cidrs,
@@ -518,6 +529,8 @@ impl Effective {
             traffic_encap_mode: Some(self.encap),
             tunnel_type: self.tunnel,
             tunnel_port: self.tunnel_port,
+            transport_interface: self.transport_interface.clone(),
+            transport_interface_cidrs: self.transport_cidrs.iter().map(IpNet::to_string).collect(),
             mtu: (self.mtu != 0).then_some(self.mtu),
             service_cidrs: self.service_cidrs.iter().map(IpNet::to_string).collect(),
             pod_cidrs: Some(PodCidrs {

@@ -237,6 +237,8 @@ pub fn class_of_config(from: Option<&AntreaInstallationSpec>, to: &AntreaInstall
     let disruptive = from.traffic_encap_mode != to.traffic_encap_mode
         || from.tunnel_type != to.tunnel_type
         || from.tunnel_port != to.tunnel_port
+        || from.transport_interface != to.transport_interface
+        || from.transport_interface_cidrs != to.transport_interface_cidrs
         || ovs(from) != ovs(to);
     if disruptive { Class::Disruptive } else { Class::Restart }
 }
@@ -339,5 +341,8 @@ mod tests {
         assert_eq!(class_of_config(None, &base), Class::Live);
         assert_eq!(class_of_config(Some(&base), &mtu), Class::Restart);
         assert_eq!(class_of_config(Some(&base), &tunnel), Class::Disruptive);
+        let transport =
+            spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "transportInterface": "eth1"}));
+        assert_eq!(class_of_config(Some(&base), &transport), Class::Disruptive);
     }
 }

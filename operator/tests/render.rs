@@ -171,6 +171,30 @@ fn every_service_range_reaches_the_agents() {
     );
 }
 
+#[test]
+fn the_transport_link_reaches_the_agents() {
+    let conf = |value: Value| {
+        let objects = render(&spec(value), &facts()).unwrap();
+        let data = &find(&objects, "ConfigMap", "antrea-config").body["data"];
+        let conf: Value = serde_saphyr::from_str(data["antrea-agent.conf"].as_str().unwrap()).unwrap();
+        ["transportInterface", "transportInterfaceCIDRs"].map(|key| conf[key].clone())
+    };
+    assert_eq!(conf(json!({})), [Value::Null, Value::Null]);
+    assert_eq!(conf(json!({"transportInterface": "eth1"})), [json!("eth1"), Value::Null]);
+    let cidrs = json!(["192.0.2.0/24", "2001:db8::/64"]);
+    assert_eq!(conf(json!({"transportInterfaceCIDRs": cidrs})), [Value::Null, cidrs]);
+}
+
+/// The CRD cannot read the list of gates that the components go by.
+#[test]
+fn the_definition_knows_the_gates() {
+    use antrea_api::features::{GATES, check};
+    let names: Vec<&str> = GATES.iter().map(|gate| gate.name).collect();
+    assert_eq!(antrea_crds::installation::KNOWN_GATES, names);
+    let on: Vec<&str> = names.into_iter().filter(|name| check(name, true).is_ok()).collect();
+    assert_eq!(antrea_crds::installation::IMPLEMENTED_GATES, on);
+}
+
 /// Agents and controller follow the level in their file; the files must say it.
 #[test]
 fn a_log_level_restarts_nothing() {

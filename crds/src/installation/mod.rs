@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod gates;
 mod images;
 mod monitoring;
 mod network;
@@ -15,6 +17,7 @@ mod status;
 mod tracing;
 mod workloads;
 
+pub use gates::{IMPLEMENTED_GATES, KNOWN_GATES};
 pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
 pub use monitoring::Monitoring;
 pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, TunnelType};
@@ -26,6 +29,22 @@ pub use workloads::{
     LogFormat, LogLevel, ManagementState, Quantities, Resources, Toleration, TolerationEffect,
     TolerationOperator, Workload,
 };
+
+/// Keeps an installation from vanishing before what it installed is removed.
+pub const FINALIZER: &str = "operator.antrea.io/uninstall";
+
+/// Present for as long as Nodes are to be cleaned when the installation goes.
+pub const CLEAN_FINALIZER: &str = "operator.antrea.io/clean-nodes";
+
+/// Name of the AntreaInstallation's own definition.
+pub const DEFINITION: &str = "antreainstallations.operator.antrea.io";
+
+/// Whether an installation goes only because its definition does, and nobody asked for the network to be removed.
+/// `asked` and `definition` are when the deletion of each was asked for. The API server deletes the objects of a
+/// definition after it; whoever wants the network removed deletes the object first.
+pub fn goes_with_its_definition(asked: Timestamp, definition: Option<Timestamp>) -> bool {
+    definition.is_some_and(|definition| asked >= definition)
+}
 
 /// What a user asks of the operator. Every field is optional, and an empty spec installs Antrea with
 /// defaults that suit most clusters; the values in effect are shown in `status.computed`, never written here.
@@ -55,6 +74,16 @@ pub use workloads::{
     printcolumn(name = "Operator", type_ = "string", json_path = ".status.operatorVersion", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.trafficEncapMode) && self.trafficEncapMode == 'NoEncap' && has(self.tunnelType))")
+    .message("spec.tunnelType: there is no tunnel with trafficEncapMode NoEncap; remove it or use Encap or Hybrid"))]
+#[x_kube(validation = Rule::new("!(has(self.trafficEncapMode) && self.trafficEncapMode == 'NoEncap' && has(self.tunnelPort))")
+    .message("spec.tunnelPort: there is no tunnel with trafficEncapMode NoEncap; remove it or use Encap or Hybrid"))]
+#[x_kube(validation = Rule::new("!(has(self.tunnelType) && self.tunnelType == 'GRE' && has(self.tunnelPort))")
+    .message("spec.tunnelPort: GRE has no port"))]
+#[x_kube(validation = Rule::new("!(has(self.ovs) && has(self.ovs.datapath) && self.ovs.datapath == 'Userspace' && has(self.tunnelType) && self.tunnelType != 'VXLAN')")
+    .message("spec.tunnelType: ovs.datapath Userspace has a kernel VXLAN device as its tunnel; choose VXLAN or leave it out"))]
+#[x_kube(validation = Rule::new("!(has(self.transportInterface) && has(self.transportInterfaceCIDRs) && self.transportInterfaceCIDRs.size() > 0)")
+    .message("spec.transportInterfaceCIDRs: may not be set together with spec.transportInterface"))]
 pub struct AntreaInstallationSpec {
     /// Version of Antrea to run, which is the tag of its images, such as "v0.1.0". Default: the version
     /// of the operator. The controller is changed first, then the agents Node by Node; going back to an
@@ -91,6 +120,20 @@ pub struct AntreaInstallationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub tunnel_port: Option<u16>,
+
+    /// Name of the interface that carries traffic between Nodes, at most 15 characters, the same on every Node.
+    /// Default: the one with the Node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[^/:\s]{1,15}$"), length(max = 15))]
+    pub transport_interface: Option<String>,
+
+    /// Ranges in CIDR form, of which one holds an address of the interface that carries traffic between Nodes: for
+    /// Nodes whose interfaces have different names. The first range that fits decides. Not together with
+    /// transportInterface.
+    #[serde(rename = "transportInterfaceCIDRs", default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.transportInterfaceCIDRs: each entry must be a CIDR such as 192.0.2.0/24"))]
+    pub transport_interface_cidrs: Vec<String>,
 
     /// MTU of Pod interfaces in bytes, 576 to 9216. 0 or absent (default): each agent takes the MTU of its
     /// Node's transport interface less the overhead of the tunnel.
@@ -134,8 +177,15 @@ pub struct AntreaInstallationSpec {
     #[schemars(with = "LogFormat")]
     pub log_format: Option<LogFormat>,
 
-    /// Features to switch on or off, by name, such as "AntreaPolicy: true". Defaults depend on the version.
+    /// Features to switch on or off, by name, such as "AntreaPolicy: true". Defaults depend on the version. What
+    /// this version does not implement can only be off.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(
+        validation = Rule::new(gates::known()).message("spec.featureGates: there is no such feature gate"),
+        validation = Rule::new(gates::implemented())
+            .message("spec.featureGates: this version does not implement the feature; it can only be off"),
+    )]
     pub feature_gates: BTreeMap<String, bool>,
 
     /// The agent's Pods: one on every Node, which tolerate every taint unless told otherwise.

@@ -65,6 +65,10 @@ fn contradictions_name_their_path() {
         (json!({"serviceCIDRs": ["fd00::/112"], "mtu": 1200}), "spec.mtu:"),
         (json!({"featureGates": {"Nonsense": true}}), "spec.featureGates.Nonsense:"),
         (json!({"featureGates": {"Egress": true}}), "spec.featureGates.Egress:"),
+        (
+            json!({"transportInterface": "eth1", "transportInterfaceCIDRs": ["192.0.2.0/24"]}),
+            "spec.transportInterfaceCIDRs: may not",
+        ),
         (json!({"serviceCIDRs": ["nonsense"]}), "spec.serviceCIDRs: \"nonsense\""),
     ] {
         let message = problems(value.clone());
@@ -151,6 +155,7 @@ fn any_spec() -> impl Strategy<Value = AntreaInstallationSpec> {
         .prop_map(|(version, encap, tunnel, port, mtu, registry, level, datapath, policy)| {
             let mut value = json!({
                 "version": version, "trafficEncapMode": encap, "mtu": mtu, "logLevel": level,
+                "transportInterfaceCIDRs": if policy { json!(["192.0.2.0/24"]) } else { json!([]) },
                 "images": {"registry": registry}, "ovs": {"datapath": datapath}, "featureGates": {"AntreaPolicy": policy},
             });
             // The userspace datapath has but one tunnel.

@@ -85,6 +85,9 @@ fn agent(config: &Effective) -> Value {
     };
     set("tunnelType", config.tunnel.map(|tunnel| tunnel_type(tunnel).into()));
     set("tunnelPort", config.tunnel_port.map(Value::from));
+    set("transportInterface", config.transport_interface.clone().map(Value::from));
+    let transport: Vec<String> = config.transport_cidrs.iter().map(IpNet::to_string).collect();
+    set("transportInterfaceCIDRs", (!transport.is_empty()).then(|| transport.into()));
     // Absent, the agent takes the kernel's datapath where it is and the userspace one where it is not.
     set(
         "ovsDatapathType",
