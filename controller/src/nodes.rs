@@ -1,6 +1,7 @@
 //! One AntreaAgentInfo per Node.
 //!
-//! Agents may only read and update theirs, so that a stolen Node token cannot invent Nodes.
+//! Agents may not create or delete any, so that a stolen Node token cannot invent Nodes. That each updates only
+//! its own is for the admission policy `antrea-agent-info` to see to, which the operator installs.
 
 use std::{collections::BTreeSet, fmt::Debug, pin::Pin, time::Duration};
 

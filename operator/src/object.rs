@@ -58,6 +58,8 @@ kinds! {
     CLUSTER_ROLE_BINDING = "rbac.authorization.k8s.io"/"v1" "ClusterRoleBinding" "clusterrolebindings" false Base;
     ROLE = "rbac.authorization.k8s.io"/"v1" "Role" "roles" true Base;
     ROLE_BINDING = "rbac.authorization.k8s.io"/"v1" "RoleBinding" "rolebindings" true Base;
+    ADMISSION_POLICY = "admissionregistration.k8s.io"/"v1" "ValidatingAdmissionPolicy" "validatingadmissionpolicies" false Base;
+    ADMISSION_BINDING = "admissionregistration.k8s.io"/"v1" "ValidatingAdmissionPolicyBinding" "validatingadmissionpolicybindings" false Base;
     CONFIG_MAP = ""/"v1" "ConfigMap" "configmaps" true Base;
     SERVICE = ""/"v1" "Service" "services" true Base;
     API_SERVICE = "apiregistration.k8s.io"/"v1" "APIService" "apiservices" false Base;

@@ -12,6 +12,7 @@ use antrea_operator::{
 };
 use k8s_openapi::{
     api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         apps::v1::{DaemonSet, Deployment},
         core::v1::{ConfigMap, Service, ServiceAccount},
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
@@ -104,6 +105,8 @@ fn every_object_is_what_its_kind_says() {
         match object.kind.kind {
             "CustomResourceDefinition" => same::<CustomResourceDefinition>(body),
             "ServiceAccount" => same::<ServiceAccount>(body),
+            "ValidatingAdmissionPolicy" => same::<ValidatingAdmissionPolicy>(body),
+            "ValidatingAdmissionPolicyBinding" => same::<ValidatingAdmissionPolicyBinding>(body),
             "ClusterRole" => same::<ClusterRole>(body),
             "ClusterRoleBinding" => same::<ClusterRoleBinding>(body),
             "Role" => same::<Role>(body),
@@ -298,6 +301,46 @@ fn roles_are_narrow() {
             }
         }
     }
+}
+
+/// Whether the API server would let a user change the AntreaAgentInfo of "node1", by the rendered policy.
+fn may_change_info(username: &str, extra: &Value) -> bool {
+    use kube_cel::{
+        KubeCelExt,
+        cel::{Context, Program, Value as Cel},
+    };
+    let objects = render(&AntreaInstallationSpec::default(), &facts()).unwrap();
+    let policy = &find(&objects, "ValidatingAdmissionPolicy", "antrea-agent-info").body["spec"];
+    let mut context = Context::default().with_all();
+    let request = json!({"userInfo": {"username": username, "extra": extra}});
+    context.add_variable("request", &request).unwrap();
+    context.add_variable("object", json!({"metadata": {"name": "node1"}})).unwrap();
+    let holds = |rule: &Value| {
+        let program = Program::compile(rule["expression"].as_str().unwrap()).unwrap();
+        // With failurePolicy Fail an error is a refusal.
+        program.execute(&context) == Ok(Cel::Bool(true))
+    };
+    assert_eq!(policy["failurePolicy"], "Fail");
+    let applies = policy["matchConditions"].as_array().unwrap().iter().all(holds);
+    !applies || policy["validations"].as_array().unwrap().iter().all(holds)
+}
+
+/// A stolen token of one Node's agent must not speak for another Node.
+#[test]
+fn an_agent_changes_its_own_info_only() {
+    let agent = "system:serviceaccount:kube-system:antrea-agent";
+    let on = |node: &str| json!({"authentication.kubernetes.io/node-name": [node], "other": ["x"]});
+    assert!(may_change_info(agent, &on("node1")));
+    assert!(!may_change_info(agent, &on("node2")));
+    assert!(!may_change_info(agent, &json!({})), "a token that is bound to no Node");
+    assert!(!may_change_info(agent, &json!({"authentication.kubernetes.io/node-name": []})));
+    assert!(may_change_info("system:serviceaccount:kube-system:antrea-controller", &json!({})));
+    let objects = render(&AntreaInstallationSpec::default(), &facts()).unwrap();
+    let policy = &find(&objects, "ValidatingAdmissionPolicy", "antrea-agent-info").body["spec"];
+    let rule = &policy["matchConstraints"]["resourceRules"][0];
+    assert_eq!(rule["resources"], json!(["antreaagentinfos"]));
+    let binding = &find(&objects, "ValidatingAdmissionPolicyBinding", "antrea-agent-info").body["spec"];
+    assert_eq!(*binding, json!({"policyName": "antrea-agent-info", "validationActions": ["Deny"]}));
 }
 
 /// Held while images change; it takes nothing, may do nothing and needs no network of ours.

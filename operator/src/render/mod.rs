@@ -11,6 +11,7 @@ use crate::{
     object::{self, Object},
 };
 
+mod admission;
 mod agent;
 mod api;
 mod cleanup;
@@ -55,6 +56,7 @@ pub fn objects(config: &Effective) -> Vec<Object> {
     let configuration = config::files(config);
     let mut objects = crds();
     objects.extend(rbac::objects(config));
+    objects.extend(admission::objects());
     objects.push(configuration.object());
     objects.extend(api::objects());
     objects.push(controller::deployment(config, &configuration));

@@ -1,0 +1,42 @@
+//! Admission policies: limits that a role cannot express.
+
+use serde_json::json;
+
+use super::{AGENT, managed};
+use crate::{
+    NAMESPACE,
+    object::{self, Object},
+};
+
+/// Name of the policy that limits agents to their own AntreaAgentInfo, and of its binding.
+const AGENT_INFO: &str = "antrea-agent-info";
+
+/// An agent changes the AntreaAgentInfo of the Node that its token is bound to, and no other. The API server writes
+/// that Node's name into what it knows of the token's user.
+pub(super) fn objects() -> [Object; 2] {
+    let node = "authentication.kubernetes.io/node-name";
+    let is_own = format!(
+        "has(request.userInfo.extra) && '{node}' in request.userInfo.extra && \
+         request.userInfo.extra['{node}'] == [object.metadata.name]"
+    );
+    let is_agent = format!("request.userInfo.username == 'system:serviceaccount:{NAMESPACE}:{AGENT}'");
+    let policy = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [{
+            "apiGroups": ["crd.antrea.io"],
+            "apiVersions": ["v1beta1"],
+            "operations": ["CREATE", "UPDATE"],
+            "resources": ["antreaagentinfos"],
+        }]},
+        "matchConditions": [{"name": "by-an-agent", "expression": is_agent}],
+        "validations": [{
+            "expression": is_own,
+            "message": "an agent may change the AntreaAgentInfo of its own Node only",
+        }],
+    });
+    let bound = json!({"policyName": AGENT_INFO, "validationActions": ["Deny"]});
+    [
+        managed(&object::ADMISSION_POLICY, AGENT_INFO, json!({"spec": policy})),
+        managed(&object::ADMISSION_BINDING, AGENT_INFO, json!({"spec": bound})),
+    ]
+}
