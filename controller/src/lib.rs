@@ -3,6 +3,7 @@
 //! ```text
 //!  Pods, Namespaces, NetworkPolicies ─► policy (index, hub)
 //!  Nodes ─────────► nodes ──► one AntreaAgentInfo per Node
+//!  AntreaInstallation ► release (only when its operator is gone)
 //!  health, counts ► info  ──► AntreaControllerInfo
 //!                   server ─► :10349  health · metrics · log level · aggregated API
 //! ```
@@ -35,6 +36,7 @@ pub mod info;
 pub mod metrics;
 pub mod nodes;
 pub mod policy;
+mod release;
 pub mod server;
 
 use config::ControllerConfig;
@@ -116,6 +118,7 @@ pub async fn run(
 
     let nodes = nodes::run(client.clone(), ready.block("nodes"));
     tasks.spawn_abortable("agent infos", never_ends(nodes));
+    tasks.spawn_abortable("release", never_ends(release::run(client.clone())));
     let publisher =
         info::Publisher::new(client.clone(), &process, config.api_port, problems.clone(), counts_seen);
     tasks.spawn_abortable("controller info", never_ends(publisher.run()));

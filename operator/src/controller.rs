@@ -46,12 +46,6 @@ mod uninstall;
 use converge::{Outcome, revision_of};
 use facts::{Wanted, last_good};
 
-/// Keeps an installation from vanishing before what it installed is removed.
-pub const FINALIZER: &str = "operator.antrea.io/uninstall";
-
-/// Present for as long as Nodes are to be cleaned when the installation goes.
-pub const CLEAN_FINALIZER: &str = "operator.antrea.io/clean-nodes";
-
 /// Transient failures in a row that are not told in the status.
 const TRANSIENT: u32 = 3;
 
@@ -378,6 +372,7 @@ fn retry(cr: Arc<AntreaInstallation>, error: &Error, context: Arc<Context>) -> A
 
 #[cfg(test)]
 mod tests {
+    use antrea_crds::installation::{CLEAN_FINALIZER, FINALIZER};
     use kube::core::Status;
 
     use super::*;

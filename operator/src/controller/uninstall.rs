@@ -4,9 +4,15 @@ use std::time::Duration;
 
 use antrea_crds::{
     AntreaInstallation, AntreaInstallationStatus,
-    installation::{ConditionType, InstallationCondition},
+    installation::{
+        CLEAN_FINALIZER, ConditionType, DEFINITION, FINALIZER, InstallationCondition,
+        goes_with_its_definition,
+    },
 };
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp,
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -14,7 +20,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{CLEAN_FINALIZER, Context, Error, FINALIZER, api_error, facts::last_good};
+use super::{Context, Error, api_error, facts::last_good};
 use crate::{
     NAMESPACE,
     api::CONTROLLER_CA,
@@ -57,6 +63,9 @@ impl Context {
             return Ok(Action::await_change());
         }
         let asked = cr.metadata.deletion_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        if goes_with_its_definition(asked, self.definition_deleted().await?) {
+            return self.let_go(cr).await;
+        }
         let now = Timestamp::now();
         let overdue = self.shared.with(|state| removal::is_overdue(&state.cluster, asked, now));
         // Nothing is left behind because it was not seen yet.
@@ -119,6 +128,26 @@ impl Context {
                 Ok(Action::await_change())
             }
         }
+    }
+
+    /// When the deletion of the AntreaInstallations' definition was asked for, if it was.
+    async fn definition_deleted(&self) -> Result<Option<Timestamp>, Error> {
+        let definitions = Api::<CustomResourceDefinition>::all(self.client.clone());
+        let definition =
+            definitions.get_metadata_opt(DEFINITION).await.map_err(api_error("get the definition"))?;
+        Ok(definition.and_then(|definition| definition.metadata.deletion_timestamp).map(|time| time.0))
+    }
+
+    /// Lets the installation go and leaves the network as it is. If this is not permitted any more, the controller
+    /// does it.
+    async fn let_go(&self, cr: &AntreaInstallation) -> Result<Action, Error> {
+        let note = "the definition of AntreaInstallations is deleted: the network stays as it is";
+        tracing::warn!("{note}");
+        self.recorder.record(&cr.object_ref(&()), None, Severity::Warning, "NetworkLeft", note).await;
+        let ours = |name: &&String| *name != FINALIZER && *name != CLEAN_FINALIZER;
+        let others: Vec<String> = cr.finalizers().iter().filter(ours).cloned().collect();
+        self.set_finalizers(cr, &others).await?;
+        Ok(Action::await_change())
     }
 
     async fn start_cleaning(&self, config: &Effective) -> Result<(), Error> {
@@ -185,6 +214,74 @@ fn told(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::testing::{Answer, Kube, context, installation};
+
+    const CR: &str = "/apis/operator.antrea.io/v1alpha1/antreainstallations/default";
+    const CRD: &str =
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/antreainstallations.operator.antrea.io";
+
+    /// What is written when the deletion of the installation was asked for at second 10 and that of its definition
+    /// at `definition`, on a cluster with an agent's DaemonSet.
+    async fn uninstalled(definition: Option<i64>) -> (Vec<String>, Vec<String>) {
+        let mut cr = installation(json!({}));
+        cr.metadata.finalizers = Some(vec![FINALIZER.into(), "other/x".into(), CLEAN_FINALIZER.into()]);
+        cr.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(10).unwrap()));
+        let kube = Kube::default();
+        kube.on(CR, Answer::Ok(serde_json::to_value(&cr).unwrap()));
+        let deleted = definition.map(|seconds| Timestamp::from_second(seconds).unwrap().to_string());
+        kube.on(
+            CRD,
+            Answer::Ok(json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": DEFINITION, "deletionTimestamp": deleted},
+            })),
+        );
+        let context = context(&kube);
+        let agents = Key { kind: "DaemonSet", namespace: NAMESPACE.into(), name: render::AGENT.into() };
+        context.shared.with(|state| state.owned.insert(agents, String::new()));
+        context.uninstall(&cr).await.unwrap();
+        let written = kube.written();
+        let deleted = written.iter().filter_map(|(what, _)| what.strip_prefix("DELETE ").map(str::to_owned));
+        let finalizers = written.iter().filter(|(what, _)| what == &format!("PATCH {CR}"));
+        let left = finalizers.map(|(_, body)| body["metadata"]["finalizers"].to_string());
+        (deleted.collect(), left.collect())
+    }
+
+    /// Deleting the whole manifest deletes the definition; the installation then goes after it.
+    #[tokio::test]
+    async fn an_installation_that_goes_with_its_definition_leaves_the_network() {
+        for definition in [10, 8] {
+            let (deleted, finalizers) = uninstalled(Some(definition)).await;
+            assert!(deleted.is_empty(), "{deleted:?}");
+            assert_eq!(finalizers, [r#"["other/x"]"#], "{definition}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_installation_that_somebody_deletes_takes_the_network_with_it() {
+        for definition in [None, Some(11)] {
+            let (deleted, finalizers) = uninstalled(definition).await;
+            assert_eq!(
+                deleted,
+                ["/apis/apps/v1/namespaces/kube-system/daemonsets/antrea-agent"],
+                "{definition:?}"
+            );
+            assert!(finalizers.is_empty());
+        }
+    }
+
+    /// Without an answer nothing is decided.
+    #[tokio::test]
+    async fn nothing_is_removed_while_the_definition_cannot_be_read() {
+        let kube = Kube::default();
+        kube.on(CRD, Answer::Fail(500, "no"));
+        let mut cr = installation(json!({}));
+        cr.metadata.finalizers = Some(vec![FINALIZER.into()]);
+        cr.metadata.deletion_timestamp = Some(Time(Timestamp::from_second(10).unwrap()));
+        let error = context(&kube).uninstall(&cr).await.unwrap_err();
+        assert_eq!(error.to_string(), "get the definition: no");
+        assert!(kube.written().is_empty());
+    }
 
     #[test]
     fn the_status_says_what_is_waited_for_and_is_written_once() {

@@ -1,5 +1,7 @@
-//! ServiceAccounts, roles and bindings: what each component may do, by name where a name will do.
+//! ServiceAccounts, roles and bindings: what each component may do, by name where a name will do. Where the
+//! name depends on who asks, [`super::admission`] adds what a role cannot say.
 
+use antrea_crds::installation::DEFINITION;
 use serde_json::{Value, json};
 
 use super::{AGENT, AGGREGATED_APIS, CONTROLLER, managed};
@@ -70,7 +72,8 @@ fn delegation() -> [Value; 2] {
 fn agent_cluster_rules() -> Vec<Value> {
     let mut rules = vec![
         rule("", &["nodes"], READ),
-        // The controller creates and deletes them, one per Node.
+        // The controller creates and deletes them, one per Node; which one an agent may change is for an
+        // admission policy to say.
         rule("crd.antrea.io", &["antreaagentinfos"], &["get", "list", "watch", "update", "patch"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], READ),
         rule("controlplane.antrea.io", &["networkpolicies/status", "nodestatssummaries"], &["create"]),
@@ -123,6 +126,14 @@ fn controller_cluster_rules() -> Vec<Value> {
             &apis,
             &["get", "list", "watch", "update", "patch"],
         ),
+        // Lets go of an installation whose definition is deleted while the operator is gone.
+        named(
+            "operator.antrea.io",
+            &["antreainstallations"],
+            &[antrea_crds::INSTALLATION_NAME],
+            &["get", "patch"],
+        ),
+        named("apiextensions.k8s.io", &["customresourcedefinitions"], &[DEFINITION], &["get"]),
     ];
     rules.extend(delegation());
     rules
