@@ -2,7 +2,7 @@
 # The cluster suite: a real two-node Kubernetes is made, looked at from outside, and taken away. What is
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
-#                      crash connectivity services traffic policies spec restart health prometheus netpol removal legacy
+#                      crash connectivity services traffic policies spec settings restart health prometheus netpol removal legacy
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
 #   KEEP=1             leaves the cluster running at the end; ATTACH=1: uses the one that runs, and leaves it
 . "$(dirname "$0")/lib.sh"
@@ -15,6 +15,7 @@
 . "$(dirname "$0")/e2e/traffic.sh"
 . "$(dirname "$0")/e2e/policy.sh"
 . "$(dirname "$0")/e2e/installation.sh"
+. "$(dirname "$0")/e2e/settings.sh"
 . "$(dirname "$0")/e2e/uninstall.sh"
 . "$(dirname "$0")/e2e/restart.sh"
 . "$(dirname "$0")/e2e/legacy.sh"
@@ -25,7 +26,7 @@ NETPOL=${NETPOL:-all}
 
 parts=("$@")
 if ((${#parts[@]} == 0)); then
-	parts=(connectivity services traffic policies spec restart health prometheus netpol removal legacy)
+	parts=(connectivity services traffic policies spec settings restart health prometheus netpol removal legacy)
 	[[ -n ${ATTACH:-} ]] || parts=(crash "${parts[@]}")
 fi
 for part in "${parts[@]}"; do

@@ -48,14 +48,17 @@ turns_and_turns_back() {
 	wait_for 10 test -s "$file" || fail "$what: no watch"
 	broken=$(now_ms)
 	"$break"
-	wait_for 30 has_turned "$file" "$broken" "^False $reason" ||
+	# README: told in 0.7 to 1.0 s. A busy machine gets more.
+	wait_for 10 has_turned "$file" "$broken" "^False $reason" ||
 		fail "$what: $type of $node is $(agent_condition "$node" "$type"), not False $reason"
 	mended=$(now_ms)
+	# What mends itself has no end of its own: then both times are from its beginning.
+	[[ $mend != nothing ]] || mended=$broken
 	"$mend"
 	wait_for 60 has_turned "$file" "$mended" '^True' || fail "$what: $type of $node does not turn back"
 	figure "$what: $type of $node False ($reason) after $(turned "$file" "$broken" "^False $reason") ms, True $(
 		turned "$file" "$mended" '^True'
-	) ms after the end of it"
+	) ms after its $([[ $mend == nothing ]] && echo beginning || echo end)"
 	stop_watching
 	ok "$what is told and taken back"
 }

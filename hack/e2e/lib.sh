@@ -51,7 +51,13 @@ connects() {
 	said=$(in_pod "$1" /agnhost connect "$2" --timeout=3s --protocol="${3:-tcp}" 2>&1) && [[ -z $said ]]
 }
 
-refused() { ! connects "$@"; }
+# refused FROM ADDRESS:PORT [PROTOCOL]: the client ran and said that nobody answered. Any other failure (no such pod, an API
+# server that hiccups) says nothing of a policy.
+refused() {
+	local said
+	said=$(in_pod "$1" /agnhost connect "$2" --timeout=3s --protocol="${3:-tcp}" 2>&1) && return 1
+	[[ $said =~ ^(TIMEOUT|REFUSED) ]]
+}
 
 # pod NAME NODE [FIELD: VALUE]...: from standard input its containers, as YAML.
 pod() {

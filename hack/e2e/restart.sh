@@ -24,9 +24,10 @@ load_up() {
 	wait_for 10 test -s "$LOAD/ping" || fail 'no ping'
 }
 
-# load_down WHAT: waits for the end of the load, and judges it.
+# load_down WHAT SILENCE: waits for the end of the load, and judges it. No ping may have been without an answer for longer
+# than SILENCE milliseconds, nor the pings of this long be lost in all.
 load_down() {
-	local bytes
+	local bytes sent lost silence
 	((SECONDS - LOAD_BEGAN < LOAD_SECONDS - 3)) || fail "$1 took longer than the load of $LOAD_SECONDS s"
 	wait "$LOAD_STREAM" || fail "$1: a stream broke: $(jq -r .error "$LOAD/iperf3.json")"
 	wait "$LOAD_SERVER" || fail "$1: the server of the streams failed"
@@ -35,17 +36,21 @@ load_down() {
 	# The last second is after all that happened: every stream must still move octets in it.
 	bytes=$(jq '[.intervals[-2].streams[].bytes] | min' "$LOAD/iperf3.json")
 	((bytes > 0)) || fail "$1: a stream moves nothing any more"
-	figure "$1: $(ping_figures), 4 of 4 connections hold, $(jq '.end.sum_sent.retransmits' "$LOAD/iperf3.json") retransmits"
+	read -r sent lost silence < <(ping_counts)
+	((sent > LOAD_SECONDS * 50)) || fail "$1: only $sent pings were sent in $LOAD_SECONDS s"
+	((silence <= $2)) || fail "$1: no answer for $silence ms, $2 are allowed"
+	((lost * 10 <= $2)) || fail "$1: $lost of $sent pings lost, $(($2 / 10)) are allowed"
+	figure "$1: $lost of $sent pings lost, longest silence $silence ms, 4 of 4 connections hold, $(jq '.end.sum_sent.retransmits' "$LOAD/iperf3.json") retransmits"
 }
 
 # After a failure, what still runs.
 stop_loads() { ((${#loads[@]} == 0)) || kill "${loads[@]}" 2>/dev/null || true; }
 
-# Each answer has its time; the longest silence is between two of them.
-ping_figures() {
+# Pings sent, those lost, and the longest silence in ms. Each answer has its time; a silence is between two of them.
+ping_counts() {
 	awk '/icmp_seq=/ { now = substr($1, 2) + 0; if (last && now - last > gap) gap = now - last; last = now }
 		/packets transmitted/ { sent = $1; got = $4 }
-		END { printf "%d of %d pings lost, longest silence %d ms", sent - got, sent, gap * 1000 }' "$LOAD/ping"
+		END { printf "%d %d %d\n", sent, sent - got, gap * 1000 }' "$LOAD/ping"
 }
 
 agent_container() {
@@ -74,7 +79,8 @@ agent_restarts() {
 		kill_agent "$node"
 		wait_for 30 restarted "$node" "$before" || fail "the agent of $node does not come back"
 	done
-	load_down 'both agents killed and restarted'
+	# Nothing that forwards was touched. What gets lost is what two busy cores lose.
+	load_down 'both agents killed and restarted' 1000
 	ok 'agents restart under load: no connection broke'
 }
 
@@ -116,21 +122,50 @@ pods_by_age() {
 			\(.spec.containers[0].image)"' | paste -d' ' - -
 }
 
+# watch_agents FILE: writes down on how many nodes an agent is ready, each time that a pod of them changes, until
+# stop_watching.
+watch_agents() {
+	local file=$1
+	"$(kubernetes_bin)/kubectl" --kubeconfig "$KUBECONFIG_PATH" -n kube-system get pods -l component=antrea-agent --watch \
+		--output-watch-events -o json > >(
+			jq --unbuffered -n -r 'foreach inputs as $event ({};
+				.[$event.object.metadata.name] = (if $event.type != "DELETED" and
+					any($event.object.status.conditions[]?; .type == "Ready" and .status == "True")
+					then $event.object.spec.nodeName else null end);
+				[.[] | values] | unique | length)' >"$file"
+		) &
+	# shellcheck disable=SC2034 # For stop_watching.
+	watcher=$!
+}
+
+# fewest_agents FILE: on how few nodes an agent was ready at once, after it was ready on both.
+fewest_agents() { awk '$1 == 2 { all = 1; least = least == "" ? 2 : least } all && $1 < least { least = $1 } END { print least }' "$1"; }
+
+agents_seen() { [[ $(tail -n1 "$1") == 2 ]]; }
+
 version_is() { settled && [[ $(installation | jq -r .status.version) == "$1" ]]; }
 
 agent_upgrade() {
-	local old new
+	local old new file=$STATE/agents
 	old=$(installation | jq -r .status.version)
 	new=$old-next
 	images_called "$new"
-	load_up 80
+	watch_agents "$file"
+	wait_for 10 agents_seen "$file" || fail 'no watch of the agents'
+	load_up 100
 	patch_installation "{\"version\": \"$new\"}"
-	wait_for 75 version_is "$new" || fail "no upgrade to $new: $(condition Progressing)"
+	wait_for 90 version_is "$new" || fail "no upgrade to $new: $(condition Progressing)"
+	wait_for 10 agents_seen "$file" || fail "after the upgrade agents are ready on $(tail -n1 "$file") nodes"
+	stop_watching
+	[[ $(fewest_agents "$file") == 1 ]] ||
+		fail "agents were ready on $(fewest_agents "$file") nodes at once, not on one at least: $(paste -sd' ' "$file")"
 	mapfile -t order < <(pods_by_age)
 	[[ ${#order[@]} == 3 && ${order[0]} == antrea-controller* && ${order[1]} == antrea-agent* ]] ||
 		fail "not the controller first: ${order[*]}"
 	[[ $(printf '%s\n' "${order[@]}" | grep -c ":$new\$") == 3 ]] || fail "not all run $new: ${order[*]}"
-	load_down "upgrade: controller, then agents and OVS of both nodes"
+	# In userspace Open vSwitch is what forwards: each of two nodes is silent while its pod is replaced. Then the first
+	# connections find their way again.
+	load_down "upgrade: controller, then agents and OVS of both nodes" 10000
 	patch_installation '{"version": null}'
 	wait_for 120 version_is "$old" || fail "no way back to $old: $(condition Progressing)"
 	ok 'an upgrade under load replaces the controller, then node by node the agents: no connection broke'

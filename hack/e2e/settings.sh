@@ -1,0 +1,160 @@
+# shellcheck shell=bash
+# Fields of the AntreaInstallation that change what agents and controller do, from the object to the node; antctl in their
+# containers; what the controller says of itself. Sourced by hack/e2e.sh.
+
+controller_pod() {
+	kubectl -n kube-system get pods -l component=antrea-controller -o jsonpath='{.items[0].metadata.name}'
+}
+
+# antctl_in POD CONTAINER ARGUMENT...
+antctl_in() {
+	local pod=$1 container=$2
+	shift 2
+	kubectl -n kube-system exec "$pod" -c "$container" -- antctl "$@"
+}
+
+in_agent() { antctl_in "$(agent_of node1)" antrea-agent "$@"; }
+in_controller() { antctl_in "$(controller_pod)" antrea-controller "$@"; }
+
+# shows REGEX COMMAND...: the command succeeds and prints this.
+shows() {
+	local wanted=$1 said
+	shift
+	said=$("$@") || fail "$* failed"
+	[[ $said =~ $wanted ]] || fail "$* does not show $wanted: $said"
+}
+
+antctl() {
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: networking.k8s.io/v1
+		kind: NetworkPolicy
+		metadata: {name: shown}
+		spec:
+		  podSelector: {matchLabels: {app: one}}
+		  ingress: [{}]
+	END
+	shows 'agentVersion' in_agent version -o json
+	shows 'controllerVersion' in_controller version -o json
+	shows "node1 .*Healthy" in_agent get agentinfo
+	shows "$ONE" in_agent get podinterface one -n default
+	wait_for 10 in_agent get networkpolicy shown -n default >/dev/null || fail 'the agent does not show the policy of its node'
+	shows 'default/one' in_agent get appliedtogroup
+	shows 'AntreaPolicy' in_agent get featuregates
+	shows 'Healthy' in_controller get controllerinfo
+	shows 'default/shown' in_controller get networkpolicy shown -n default
+	shows 'AntreaPolicy' in_controller get featuregates
+	kubectl delete networkpolicy shown >/dev/null
+	ok 'antctl in the containers of agent and controller shows what they have'
+}
+
+# antctl says a level as klog does: 0 is Info, 4 is Debug.
+levels_are() { [[ $(in_agent log-level) == "$1" && $(in_controller log-level) == "$1" ]]; }
+
+log_level() {
+	local before
+	before=$(footing)
+	levels_are 0 || fail "agent and controller do not log at Info: $(in_agent log-level), $(in_controller log-level)"
+	patch_installation '{"logLevel": "Debug"}'
+	# A ConfigMap comes to the node within a minute, and is looked at every 10 s.
+	wait_for 90 levels_are 4 || fail "logLevel is not followed: $(in_agent log-level), $(in_controller log-level)"
+	patch_installation '{"logLevel": null}'
+	wait_for 90 levels_are 0 || fail "logLevel is not taken back: $(in_agent log-level), $(in_controller log-level)"
+	[[ $(footing) == "$before" ]] || fail "a log level replaced something: $(footing)"
+	ok 'logLevel is followed by agent and controller that run'
+}
+
+# A server that takes HTTP/2 streams, answers nothing, and writes down which services send spans to it.
+COLLECTOR='
+import socket, threading
+def serve(connection):
+    seen = b""
+    connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    while data := connection.recv(65536):
+        seen = (seen + data)[-262144:]
+        for service in (b"antrea-agent", b"antrea-controller"):
+            if service in seen:
+                open("/tmp/spans-of-" + service.decode(), "w")
+server = socket.create_server(("", 4317))
+while True:
+    threading.Thread(target=serve, args=[server.accept()[0]], daemon=True).start()
+'
+
+spans_came() { in_pod right test -e /tmp/spans-of-antrea-agent -a -e /tmp/spans-of-antrea-controller; }
+
+# Agents are replaced twice: they read this at their start.
+traces() {
+	kubectl exec right -- python3 -c "$COLLECTOR" &
+	local collector=$!
+	patch_installation "{\"tracing\": {\"otlpEndpoint\": \"http://$RIGHT:4317\"}}"
+	wait_for 10 condition_matches Progressing '^True' || fail 'tracing replaces no agent'
+	wait_for 150 settled || fail "the installation does not settle with tracing: $(condition Progressing)"
+	# A new pod is traced by the agent, a new policy by the controller.
+	server traced node1
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: networking.k8s.io/v1
+		kind: NetworkPolicy
+		metadata: {name: traced}
+		spec: {podSelector: {matchLabels: {app: traced}}, ingress: [{}]}
+	END
+	wait_for 30 spans_came || fail "spans are missing; there are $(in_pod right sh -c 'ls /tmp')"
+	kubectl delete networkpolicy/traced pod/traced --wait=false >/dev/null
+	patch_installation '{"tracing": null}'
+	wait_for 150 settled || fail "the installation does not settle without tracing: $(condition Progressing)"
+	kill "$collector" 2>/dev/null || true
+	quietly in_pod right pkill -f create_server || true
+	ok 'spec.tracing: agents and controller send their spans there'
+}
+
+routed() { in_node node1 ip route get "$RIGHT" | grep -q "via $NODE2"; }
+
+no_encapsulation() {
+	patch_installation '{"trafficEncapMode": "NoEncap"}'
+	wait_for 10 condition_matches Progressing '^True' || fail 'NoEncap replaces no agent'
+	wait_for 180 settled || fail "the installation does not settle with NoEncap: $(condition Progressing) $(condition Degraded)"
+	wait_for 20 routed || fail "no route by node2's address: $(in_node node1 ip route get "$RIGHT")"
+	wait_for 20 pods_talk || fail 'pods do not talk without a tunnel'
+	quietly in_pod left ping -c 10 -i 0.1 -W 2 "$RIGHT" || fail 'no ICMP without a tunnel'
+	patch_installation '{"trafficEncapMode": null}'
+	wait_for 180 settled || fail "the installation does not settle with a tunnel: $(condition Progressing)"
+	wait_for 20 pods_talk || fail 'pods do not talk through the tunnel any more'
+	! routed || fail 'the routes of NoEncap stay'
+	ok 'NoEncap by the AntreaInstallation: the underlay routes between nodes; back to Encap'
+}
+
+# controller_condition: status and reason of ControllerHealthy.
+controller_condition() {
+	kubectl get antreacontrollerinfo antrea-controller -o json |
+		jq -r '.controllerConditions[] | select(.type == "ControllerHealthy") | "\(.status) \(.reason // "")"'
+}
+
+controller_condition_is() { [[ $(controller_condition) == "$1" ]]; }
+
+controller_counts() {
+	kubectl get antreacontrollerinfo antrea-controller -o json | jq -c '[.networkPolicyControllerInfo.networkPolicyNum, .connectedAgentNum]'
+}
+
+controller_counts_are() { [[ $(controller_counts) == "$1" ]]; }
+
+# The controller may not read Pods any more and starts anew: it says so, and what agents have stays.
+controller_status() {
+	wait_for 30 controller_condition_is 'True ' || fail "ControllerHealthy is $(controller_condition)"
+	wait_for 30 controller_counts_are '[0,2]' || fail "policies and agents are $(controller_counts), not [0,2]"
+	patch_installation '{"managementState": "Paused"}'
+	kubectl patch clusterrole antrea-controller --type=json \
+		-p '[{"op": "replace", "path": "/rules/0/resources", "value": ["nodes", "namespaces"]}]' >/dev/null
+	kubectl -n kube-system delete pod "$(controller_pod)" --grace-period=1 >/dev/null
+	wait_for 60 controller_condition_is 'False PodWatch' || fail "no word of Pods that cannot be read: $(controller_condition)"
+	pods_talk || fail 'pods do not talk while the controller reads no Pods'
+	patch_installation '{"managementState": "Managed"}'
+	wait_for 60 controller_condition_is 'True ' || fail "ControllerHealthy does not turn back: $(controller_condition)"
+	wait_for 60 settled || fail "the installation does not settle: $(condition Degraded)"
+	ok 'AntreaControllerInfo says that Pods cannot be read, and takes it back'
+}
+
+settings() {
+	antctl
+	log_level
+	controller_status
+	no_encapsulation
+	traces
+}
