@@ -7,6 +7,8 @@
 mod event;
 mod salvage;
 mod table;
+#[cfg(test)]
+mod versions;
 
 use prost::Message;
 use serde::{Deserialize, Serialize};
