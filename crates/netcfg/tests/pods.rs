@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use netcfg::{MacAddr, Neighbour, Netns, Route};
 
 #[tokio::test]
-async fn pod_setup_is_fast_and_leaves_nothing() {
+async fn pods_come_and_go_and_leave_nothing() {
     const PODS: usize = 200;
     let fds_before = open_files();
     let host = Host::new().await;

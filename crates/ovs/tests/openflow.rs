@@ -431,7 +431,9 @@ async fn survives_kill_and_restart_of_the_switch() {
     setup.of.bundle(adds((0..100).map(flow))).await.unwrap();
     let mut state = setup.of.state();
     for round in 2..4 {
-        // Killed in the middle of a large bundle.
+        // Killed in the middle of a large bundle: held up before it, so that it cannot have answered.
+        let pid = setup.fixture.ovs.vswitchd_pid().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
         let of = setup.of.clone();
         let bundle = tokio::spawn(async move { of.bundle(adds((0..50_000).map(flow))).await });
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use common::{LIMIT, dummy_bridge, start};
 use ovs::vswitch::{InterfaceKind, PortSpec, VswitchError};
@@ -257,7 +260,12 @@ async fn writes_outlast_a_restart_of_the_database() {
     for task in adding {
         task.await.unwrap().unwrap();
     }
-    assert_eq!(vswitch.ports("br-int").len(), 40);
+    // The cache may not show the last transaction's effect yet.
+    let begin = Instant::now();
+    while vswitch.ports("br-int").len() < 40 {
+        assert!(begin.elapsed() < LIMIT, "{} ports", vswitch.ports("br-int").len());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let listed = fixture.ovs.vsctl(&["list-ports", "br-int"]).unwrap();
     assert_eq!(listed.lines().count(), 39);
 }
