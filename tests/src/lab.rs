@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::fake_api::FakeApi;
 
 mod control_plane;
+mod families;
 
 pub use control_plane::{NAMESPACES, NETWORK_POLICIES, PODS};
 

@@ -21,6 +21,7 @@ pub mod https;
 pub mod iperf;
 pub mod lab;
 pub mod ovs_container;
+pub mod raw;
 pub mod station;
 pub mod traces;
 pub mod tracing;

@@ -1,11 +1,15 @@
 //! Traffic between namespaces, from threads inside them: no tools, bounded in size and time.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netcfg::Netns;
+use parking_lot::Mutex;
 
 /// Longest wait of any single step.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -142,6 +146,56 @@ pub async fn udp(
         (Ok(received), count) if received.bytes == bytes && count == bytes => Ok(received),
         (Ok(received), count) => Err(format!("sent {bytes}, received {}, echoed {count}", received.bytes)),
         (Err(error), _) => Err(error),
+    }
+}
+
+/// One datagram from an address of a namespace to a [`Sink`].
+///
+/// # Errors
+/// The address is not one of the namespace, or there is no route.
+pub async fn send_from(netns: &str, source: IpAddr, to: SocketAddr) -> std::io::Result<()> {
+    let send = move || UdpSocket::bind(SocketAddr::new(source, 0))?.send_to(b"probe", to).map(drop);
+    open(netns).run(send).await.unwrap()
+}
+
+/// Counts the datagrams that arrive on a port of a namespace, by their source.
+pub struct Sink {
+    seen: Arc<Mutex<BTreeMap<IpAddr, u64>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Sink {
+    /// Listens on all addresses of both families.
+    pub async fn open(netns: &str, port: u16) -> Self {
+        let bind = move || UdpSocket::bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+        let socket = open(netns).run(bind).await.unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let (seen, stop) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
+        let (counts, stopped) = (seen.clone(), stop.clone());
+        std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+                    *counts.lock().entry(from.ip().to_canonical()).or_default() += 1;
+                }
+            }
+        });
+        Self { seen, stop }
+    }
+
+    /// What has arrived.
+    pub fn seen(&self) -> BTreeMap<IpAddr, u64> {
+        self.seen.lock().clone()
+    }
+
+    /// How many have arrived.
+    pub fn count(&self) -> u64 {
+        self.seen.lock().values().sum()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use antrea_tests::lab::{Datapath, Lab, NODES, Pod, eventually, sh};
+use antrea_tests::lab::{Datapath, Lab, eventually, sh};
 use antrea_tests::traffic::{ping, quick_ping, tcp, udp};
 use serde_json::{Value, json};
 
@@ -127,54 +127,27 @@ async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
     }
 }
 
-/// Gives the outside fd00:31::1 and the nodes fd00:31::11, …, with subnets fd00:244:1::/64, … for pods. Before the
-/// agents start.
-pub(crate) fn add_ipv6(lab: &Lab) {
-    let outside = lab.outside();
-    sh(&format!("ip -n {outside} addr add fd00:31::1/64 dev underlay0 nodad"));
-    for (number, node) in (1..).zip(&lab.nodes) {
-        let netns = &node.netns;
-        sh(&format!("ip -n {netns} addr add fd00:31::1{number}/64 dev eth0 nodad"));
-        sh(&format!("ip -n {netns} -6 route add default via fd00:31::1"));
-        let (cidr, address) = (format!("fd00:244:{number}::/64"), format!("fd00:31::1{number}"));
-        let mut object = lab.api.get(NODES, None, &node.name).unwrap();
-        object["spec"]["podCIDRs"] = json!([node.pod_cidr, cidr]);
-        object["status"]["addresses"] = json!([
-            {"type": "InternalIP", "address": node.ip.to_string()},
-            {"type": "InternalIP", "address": address},
-        ]);
-        lab.api.put(NODES, object);
-    }
-}
-
-/// A pod's IPv6 address beside its IPv4 address.
-pub(crate) fn second(pod: &Pod) -> IpAddr {
-    let address = pod.result["ips"][1]["address"].as_str().unwrap();
-    address.split('/').next().unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn both_families_at_once() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(2, &[]).await;
-    add_ipv6(&lab);
-    let outside = lab.outside();
+    lab.add_ipv6();
     lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
-    let node1 = &lab.nodes[0].netns;
+    let (node1, outside) = (&lab.nodes[0].netns, lab.outside());
     let (node1_address, outside_address): (IpAddr, IpAddr) =
-        ("fd00:31::11".parse().unwrap(), "fd00:31::1".parse().unwrap());
+        ("fd00:31::11".parse().unwrap(), lab.outside_ipv6());
     // What, client, server, address, source that the server shall see.
     let paths = [
         ("same node", &a.netns, &b.netns, b.ip, Some(a.ip)),
         ("across nodes", &a.netns, &c.netns, c.ip, Some(a.ip)),
-        ("same node, IPv6", &a.netns, &b.netns, second(&b), Some(second(&a))),
-        ("across nodes, IPv6", &a.netns, &c.netns, second(&c), Some(second(&a))),
-        ("across nodes back, IPv6", &c.netns, &a.netns, second(&a), Some(second(&c))),
+        ("same node, IPv6", &a.netns, &b.netns, b.ipv6(), Some(a.ipv6())),
+        ("across nodes, IPv6", &a.netns, &c.netns, c.ipv6(), Some(a.ipv6())),
+        ("across nodes back, IPv6", &c.netns, &a.netns, a.ipv6(), Some(c.ipv6())),
         ("outside, IPv6", &a.netns, &outside, outside_address, Some(node1_address)),
         ("to its node, IPv6", &a.netns, node1, node1_address, None),
-        ("node to its pod, IPv6", node1, &a.netns, second(&a), None),
-        ("node to another node's pod, IPv6", node1, &c.netns, second(&c), None),
+        ("node to its pod, IPv6", node1, &a.netns, a.ipv6(), None),
+        ("node to another node's pod, IPv6", node1, &c.netns, c.ipv6(), None),
     ];
     let mut failures = Vec::new();
     for ((what, client, server, to, source), port) in paths.into_iter().zip(7300..) {
@@ -195,11 +168,11 @@ async fn both_families_at_once() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     let spec = json!({"podSelector": {"matchLabels": {"name": "b"}}, "policyTypes": ["Ingress"]});
     lab.put_policy("isolate-b", &spec);
-    for address in [b.ip, second(&b)] {
+    for address in [b.ip, b.ipv6()] {
         let isolated = || !quick_ping(&a.netns, address);
         eventually(&format!("{address} is isolated"), Duration::from_secs(30), isolated).await;
     }
-    assert!(ping(&b.netns, second(&a), 56, true), "an isolated pod is answered");
+    assert!(ping(&b.netns, a.ipv6(), 56, true), "an isolated pod is answered");
 }
 
 /// A tunnel that the datapath lacks: the agent lives, says so, and attaches nothing.

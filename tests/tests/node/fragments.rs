@@ -7,8 +7,6 @@ use antrea_tests::lab::{Lab, Pod, eventually};
 use antrea_tests::traffic::{ping, udp};
 use serde_json::{Value, json};
 
-use crate::connectivity::{add_ipv6, second};
-
 /// One datagram of a little more than the MTU, one of many fragments, one that fits.
 const SIZES: [usize; 3] = [1500, 30_000, 1000];
 
@@ -20,7 +18,7 @@ fn ports(from: u16, to: u16) -> Value {
 async fn large_datagrams_pass_where_their_port_is_allowed_and_nowhere_else() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::without_agents(2, &[]).await;
-    add_ipv6(&lab);
+    lab.add_ipv6();
     lab.start_agents().await;
     let (server, near, far) = (lab.add_pod(0, "server"), lab.add_pod(0, "near"), lab.add_pod(1, "far"));
     let client = lab.add_pod(0, "client");
@@ -43,7 +41,7 @@ async fn large_datagrams_pass_where_their_port_is_allowed_and_nowhere_else() {
     for (from, to) in
         [(&near, &server), (&far, &server), (&client, &near), (&client, &far), (&client, &server)]
     {
-        let address: [fn(&Pod) -> IpAddr; 2] = [|pod| pod.ip, second];
+        let address: [fn(&Pod) -> IpAddr; 2] = [|pod| pod.ip, Pod::ipv6];
         for address in address.map(|of| of(to)) {
             for size in SIZES {
                 // Each the first of its connection.

@@ -15,6 +15,7 @@ mod fragments;
 mod hairpin;
 mod health;
 mod ipvs;
+mod isolation;
 mod kill;
 mod ovs;
 mod ownership;
