@@ -116,10 +116,11 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         .ok_or_else(|| BringUpError::new("OVSDBUninitialised", "OVSDB holds no Open_vSwitch row"))?;
     let capabilities = bridge::capabilities(bridge::kernel_has_datapath(), &info);
     inputs.reporter.update(|facts| facts.capabilities = Some(capabilities.clone()));
-    let (datapath, tunnel_type) = bridge::choose(config, capabilities.kernel_datapath, &info)?;
-    let mtu = config.pod_mtu(transport.mtu, transport.address.addr(), tunnel_type);
     let version = info.ovs_version.clone().unwrap_or_default();
     inputs.reporter.update(|facts| facts.ovs_version = version);
+    crate::ovs_version::check(info.ovs_version.as_deref())?;
+    let (datapath, tunnel_type) = bridge::choose(config, capabilities.kernel_datapath, &info)?;
+    let mtu = config.pod_mtu(transport.mtu, transport.address.addr(), tunnel_type);
 
     // Table numbers follow from features alone, so they are known before the ports are.
     let mut flow_config = node_config(config, node, datapath);

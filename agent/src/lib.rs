@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod node;
 pub mod nodes;
 pub mod ofports;
+pub mod ovs_version;
 pub mod peering;
 pub mod peers;
 pub mod policy;

@@ -101,3 +101,23 @@ async fn a_pod_deleted_meanwhile_keeps_its_address_until_it_is_gone() {
     let flows = lab.nodes[0].ofctl("dump-flows", &["--no-stats"]);
     assert!(!flows.contains(&format!("{}", pod.ip)), "{flows}");
 }
+
+/// The agent believes what OVSDB says of Open vSwitch, and does not connect pods by one that forwards what is forbidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_open_vswitch_is_refused_and_named() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(1, &[]).await;
+    let say = |lab: &Lab, version: &str| {
+        let value = format!("ovs_version={version}");
+        lab.nodes[0].ovs.vsctl(&["--no-wait", "set", "Open_vSwitch", ".", &value]).unwrap();
+    };
+    say(&lab, "3.1.0");
+    lab.start_agent(0);
+    let message = lab.wait_unhealthy(0, "OpenVSwitchTooOld").await;
+    assert!(message.contains("3.1.0") && message.contains("3.1.3"), "{message}");
+    let (output, text) = lab.nodes[0].cni("STATUS", "", "", "1.1.0", None);
+    assert!(!output.status.success(), "{text}");
+    // One that is replaced is looked at again.
+    say(&lab, "3.5.0");
+    lab.wait_ready(0).await;
+}
