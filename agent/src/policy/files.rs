@@ -81,6 +81,14 @@ impl Files {
         made.map_err(|error| FileError { path, error })
     }
 
+    /// Says that the files may be older than what was in force: nothing is to be concluded from them.
+    pub(crate) fn mark_incomplete(&self) {
+        let path = self.folder.join(COMPLETE);
+        if let Err(error) = remove(&path) {
+            tracing::error!(path = %path.display(), %error, "a record that may be stale cannot be marked as such");
+        }
+    }
+
     /// Events that add everything that is there, groups first, and the number of files that cannot be read.
     fn read(&self) -> (Vec<(Kind, Event)>, usize) {
         let (mut events, mut unreadable) = (Vec::new(), 0);

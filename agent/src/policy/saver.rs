@@ -54,6 +54,10 @@ impl Saver {
                 // Only now the files are all that there is.
                 result = result.and_then(|()| files.mark_complete());
             }
+            if result.is_err() {
+                // What is on disk is older than what is in force: a start without the controller must not go by it.
+                files.mark_incomplete();
+            }
             (saves, result)
         }));
     }
@@ -72,5 +76,48 @@ impl Saver {
             self.complete = false;
             (saves, error)
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antrea_api::controlplane::NetworkPolicy;
+    use antrea_api::k8s::{Object, ObjectMeta};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_that_could_not_be_brought_up_to_date_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut saver = Saver::new(Files::new(folder.path()));
+        let policy = |name: &str| {
+            let policy = NetworkPolicy { metadata: ObjectMeta::named(name), ..NetworkPolicy::default() };
+            Save { kind: Kind::Policies, name: name.into(), bytes: Some(policy.seal()) }
+        };
+        let all = |names: &[&str]| {
+            Kind::ALL.map(|kind| {
+                let names = names.iter().filter(|_| kind == Kind::Policies);
+                (kind, names.map(|name| Arc::from(*name)).collect())
+            })
+        };
+        saver.start(vec![policy("a")], Some(all(&["a"])));
+        assert!(saver.finished().await.unwrap().is_none());
+        assert_eq!(saver.files().load().unwrap().len(), 1);
+
+        // As on a full disk: a stricter policy cannot be written.
+        let place = folder.path().join("network-policies");
+        let aside = folder.path().join("aside");
+        std::fs::rename(&place, &aside).unwrap();
+        std::fs::write(&place, b"").unwrap();
+        saver.start(vec![policy("b")], None);
+        let (unsaved, _) = saver.finished().await.unwrap().expect("it must fail");
+        std::fs::remove_file(&place).unwrap();
+        std::fs::rename(&aside, &place).unwrap();
+        assert!(saver.files().load().is_none(), "policy b was in force and is not on disk");
+        assert!(!saver.is_complete());
+
+        saver.start(unsaved, Some(all(&["a", "b"])));
+        assert!(saver.finished().await.unwrap().is_none());
+        assert_eq!(saver.files().load().unwrap().len(), 2);
     }
 }
