@@ -31,6 +31,7 @@ pub mod ipset;
 pub mod iptables;
 mod mac;
 mod netns;
+pub mod nft;
 pub mod nl;
 mod process;
 pub mod sysctl;

@@ -111,6 +111,12 @@ impl Tree {
         path
     }
 
+    /// Whether the kernel has IPv6: one that was started with `ipv6.disable=1`, or without the module, has no
+    /// parameters of it.
+    pub fn has_ipv6(&self) -> bool {
+        self.0.join("net/ipv6/conf").is_dir()
+    }
+
     /// Reads a parameter inside a namespace, trimmed.
     ///
     /// # Errors
@@ -179,6 +185,8 @@ mod tests {
         assert_eq!(path(Tree::default()), "/proc/sys/net/ipv4/conf/eth0.100/rp_filter");
         assert_eq!(path(Tree::new("/host/proc/sys")), "/host/proc/sys/net/ipv4/conf/eth0.100/rp_filter");
         assert_eq!(sysctl.to_string(), "net.ipv4.conf.eth0/100.rp_filter");
+        assert!(Tree::default().has_ipv6() || !Path::new("/proc/sys/net/ipv6/conf").exists());
+        assert!(!Tree::new("/nowhere").has_ipv6());
         for bad in ["", "..", "a/b"] {
             assert!(Sysctl::rp_filter(bad).is_err(), "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! Changes made by others: a bounded stream of link, address and route events.
+//! Changes made by others: a bounded stream of link, address, route, neighbour and routing rule events.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,10 @@ use std::sync::{
 
 use futures::StreamExt;
 use netlink_packet_core::NetlinkPayload;
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourMessage, NeighbourState},
+};
 use rtnetlink::{MulticastGroup, sys::AsyncSocket};
 use tokio::{sync::mpsc, task::AbortHandle};
 
@@ -38,6 +41,15 @@ pub enum Event {
     Route(Route),
     /// A route is gone.
     RouteRemoved(Route),
+    /// A neighbour or forwarding entry was added, changed or removed.
+    Neighbour {
+        /// The link's index.
+        link: u32,
+        /// Whether somebody wrote it, rather than a protocol found it.
+        fixed: bool,
+    },
+    /// A routing rule was added or is gone.
+    Rule,
     /// Events were lost, here or in the kernel (`ENOBUFS`): read everything anew.
     Resync,
 }
@@ -73,7 +85,7 @@ impl Monitor {
 }
 
 impl Netlink {
-    /// Subscribes to link, address and route changes in the socket's namespace, from now on.
+    /// Subscribes to changes of links, addresses, routes, neighbours and routing rules in the socket's namespace, from now on.
     pub async fn monitor(&self) -> Result<Monitor> {
         let what = || format!("monitor {}", self.netns());
         let (mut connection, _handle, mut messages) = self
@@ -85,6 +97,9 @@ impl Netlink {
                     MulticastGroup::Ipv6Ifaddr,
                     MulticastGroup::Ipv4Route,
                     MulticastGroup::Ipv6Route,
+                    MulticastGroup::Neigh,
+                    MulticastGroup::Ipv4Rule,
+                    MulticastGroup::Ipv6Rule,
                 ])
             })
             .await?
@@ -124,6 +139,17 @@ fn event_of(message: RouteNetlinkMessage) -> Option<Event> {
         RouteNetlinkMessage::DelAddress(message) => Event::AddressRemoved(address_of(&message)?),
         RouteNetlinkMessage::NewRoute(message) => Event::Route(route_of(&message)?),
         RouteNetlinkMessage::DelRoute(message) => Event::RouteRemoved(route_of(&message)?),
+        RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
+        RouteNetlinkMessage::DelNeighbour(message) => neighbour(&message),
+        RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Event::Rule,
         _ => return None,
     })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Event {
+    let header = &message.header;
+    // A forwarding entry that the kernel learned is not permanent; one that is deleted by hand fails first.
+    let fixed = header.family == AddressFamily::Bridge
+        || matches!(header.state, NeighbourState::Permanent | NeighbourState::Failed);
+    Event::Neighbour { link: header.ifindex, fixed }
 }

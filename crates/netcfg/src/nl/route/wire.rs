@@ -31,14 +31,45 @@ impl Netlink {
                 message.attributes.push(RouteAttribute::Oif(dev));
             }
             match self.dump(RouteNetlinkMessage::GetRoute(message), || "list routes".to_owned()).await {
-                Ok(answers) => routes
-                    .extend(answers.into_iter().filter_map(as_route).filter(|route| filter.matches(route))),
+                // A kernel without IPv6 answers with all families that it has.
+                Ok(answers) => routes.extend(
+                    answers
+                        .into_iter()
+                        .filter_map(as_route)
+                        .filter(|route| route.dst.addr().is_ipv4() == (family == AddressFamily::Inet))
+                        .filter(|route| filter.matches(route)),
+                ),
                 // A table that never held a route, or a link that is gone.
                 Err(e) if matches!(e.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {}
                 Err(e) => return Err(e),
             }
         }
         Ok(routes)
+    }
+
+    /// The link by which packets to `target` leave (`ip route get`); `None` if there is no way.
+    ///
+    /// # Errors
+    /// The kernel cannot say.
+    pub async fn link_towards(&self, target: IpAddr) -> Result<Option<u32>> {
+        let mut message = RouteMessage::default();
+        (message.header.address_family, message.header.destination_prefix_length) = match target {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        message.attributes.push(RouteAttribute::Destination(target.into()));
+        let what = || format!("find the way to {target}");
+        match self.request(RouteNetlinkMessage::GetRoute(message), 0, what).await {
+            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) => route.attributes.into_iter().find_map(|a| match a {
+                    RouteAttribute::Oif(index) => Some(index),
+                    _ => None,
+                }),
+                _ => None,
+            })),
+            Err(e) if matches!(e.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Adds a route, or puts it in place of the one with the same table, destination and metric.
