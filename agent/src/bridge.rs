@@ -193,7 +193,16 @@ pub async fn ensure(
 
     let existing = vswitch.port(&config.host_gateway);
     // Kept over restarts: pods have it in their neighbour tables.
-    let mac = existing.and_then(|port| port.mac.or(port.mac_in_use)).unwrap_or_else(|| MacAddr::random().0);
+    let mac = existing
+        .as_ref()
+        .and_then(|port| port.mac.or(port.mac_in_use))
+        .unwrap_or_else(|| MacAddr::random().0);
+    let link = netlink.link(config.host_gateway.as_str()).await;
+    if existing.is_some() && link.map_err(|error| BringUpError::new("GatewayFailed", error))?.is_none() {
+        // ovs-vswitchd does not make a link again that somebody else deleted.
+        vswitch.delete_port(name, &config.host_gateway).await.map_err(failed)?;
+        vswitch.wait_applied(OFPORT_TIMEOUT).await.map_err(failed)?;
+    }
     let gateway = PortSpec {
         bridge: name.clone(),
         name: config.host_gateway.clone(),

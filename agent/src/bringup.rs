@@ -23,12 +23,13 @@ use crate::dataplane::{Dataplane, Task};
 use crate::hostnet::HostConfig;
 use crate::interfaces::{InterfaceStore, PodInterface};
 use crate::metrics::AgentMetrics;
-use crate::node::{NodeNetwork, NodeParts, POD_LINK_GROUP, allocations};
+use crate::node::{NodeNetwork, NodeParts, POD_LINK_GROUP};
 use crate::peers::{Peer, Underlay};
 use crate::policy::PolicyHandle;
 use crate::status::{NetworkFacts, Reporter};
 use crate::subnet::{gateway_net, gateway_of};
 use crate::translated::Egress;
+use crate::transport;
 
 /// ovsdb-server starts with the agent; past this it is worth a condition.
 const OVSDB_WAIT: Duration = Duration::from_secs(10);
@@ -53,6 +54,8 @@ pub struct Inputs<'a> {
     pub paths: &'a Paths,
     /// This node.
     pub node: &'a Peer,
+    /// Addresses of other nodes.
+    pub peers: &'a [IpAddr],
     /// Netlink socket in the node's namespace.
     pub netlink: &'a Netlink,
     /// OVSDB.
@@ -91,22 +94,13 @@ impl Wired {
     }
 }
 
-/// The link and address that carry traffic between nodes.
-#[derive(Clone, Debug)]
-struct Transport {
-    index: u32,
-    name: String,
-    mtu: u32,
-    address: IpNet,
-}
-
 /// Wires the node.
 ///
 /// # Errors
 /// The first thing that failed. Everything done stays, for the next try finds it.
 pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     let Inputs { config, node, netlink, vswitch, .. } = inputs;
-    let transport = find_transport(netlink, node).await?;
+    let transport = transport::find(netlink, config, node, inputs.peers).await?;
     vswitch
         .wait_synced(OVSDB_WAIT)
         .await
@@ -239,33 +233,6 @@ pub async fn go_live(network: &NodeNetwork, bridge: &Bridge) -> Result<(), Bring
     network.vswitch.remove_other_config(crate::restore::FLOW_RESTORE_WAIT).await.map_err(vswitch_failed)
 }
 
-async fn find_transport(netlink: &Netlink, node: &Peer) -> Result<Transport, BringUpError> {
-    let failed = |error: netcfg::Error| BringUpError::new("TransportInterfaceMissing", error);
-    for link in netlink.links().await.map_err(failed)? {
-        for address in netlink.addresses(link.index).await.map_err(failed)? {
-            if is_transport(&link.name, address.net.addr(), node) {
-                return Ok(Transport {
-                    index: link.index,
-                    name: link.name,
-                    mtu: link.mtu,
-                    address: address.net,
-                });
-            }
-        }
-    }
-    let ips: Vec<_> = node.transport_ips.iter().map(IpAddr::to_string).collect();
-    Err(BringUpError::new(
-        "TransportInterfaceMissing",
-        format!("no link of this node has an address of Node {}: {}", node.name, ips.join(", ")),
-    ))
-}
-
-/// Whether a link with such an address connects the node with its peers. The link of kube-proxy's ipvs mode does
-/// not: it has all addresses of Services, also one that is the node's.
-fn is_transport(link: &str, address: IpAddr, node: &Peer) -> bool {
-    link != "kube-ipvs0" && node.transport_ips.contains(&address)
-}
-
 fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeConfig {
     NodeConfig {
         datapath: match datapath {
@@ -379,7 +346,8 @@ async fn remove_leftovers(network: &NodeNetwork) {
         }
         Err(error) => tracing::error!(%error, "cannot list links"),
     }
-    for (ip, (container_id, ifname)) in allocations(&network.host_local) {
+    network.free_damaged_leases();
+    for (ip, (container_id, ifname)) in network.leases().held {
         if network.interface(&container_id, &ifname).is_some() {
             continue;
         }
@@ -404,18 +372,4 @@ pub fn families(subnets: &[IpNet]) -> Vec<Family> {
         .into_iter()
         .filter(|family| subnets.iter().any(|net| Family::from(*net) == *family))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kube_proxys_ipvs_link_connects_no_nodes() {
-        let address: IpAddr = "192.0.2.11".parse().unwrap();
-        let node = Peer { name: "node1".into(), transport_ips: vec![address], pod_cidrs: Vec::new() };
-        assert!(is_transport("eth0", address, &node));
-        assert!(!is_transport("kube-ipvs0", address, &node));
-        assert!(!is_transport("eth0", "192.0.2.12".parse().unwrap(), &node));
-    }
 }

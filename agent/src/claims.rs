@@ -29,6 +29,11 @@ impl Drop for Claim {
 }
 
 impl Claims {
+    /// Whether a call under way has the name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.lock().contains_key(name)
+    }
+
     /// Takes `name` for `attachment`. `holder` tells which complete attachment has a name; it is asked while no
     /// other call can take or give back one.
     ///

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod ipam;
+pub mod leases;
 pub mod naming;
 mod ownership;
 pub mod result;

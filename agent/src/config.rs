@@ -59,8 +59,11 @@ pub struct AgentConfig {
     pub kube_api_server_override: String,
     /// Where the host's `/proc` is mounted, for netns paths of runtimes that use it.
     pub host_proc_path_prefix: String,
-    /// Name of the interface that carries tunnels; empty = the one with the node's address.
+    /// Name of the interface that carries traffic between nodes; empty = the one that routes to peers use.
     pub transport_interface: String,
+    /// Ranges of which one holds the address of that interface; not both with `transportInterface`.
+    #[serde(rename = "transportInterfaceCIDRs")]
+    pub transport_interface_cidrs: Vec<String>,
     /// How to reach the API server.
     pub client_connection: ClientConnection,
     /// `error` … `trace`. Followed while the agent runs.
@@ -173,6 +176,7 @@ impl Default for AgentConfig {
             kube_api_server_override: String::new(),
             host_proc_path_prefix: String::new(),
             transport_interface: String::new(),
+            transport_interface_cidrs: Vec::new(),
             client_connection: ClientConnection::default(),
             log_level: "info".into(),
             log_format: "text".into(),
@@ -219,6 +223,12 @@ impl AgentConfig {
         }
         self.datapath()?;
         self.service_cidrs()?;
+        if !self.transport_interface_cidrs()?.is_empty() && !self.transport_interface.is_empty() {
+            return invalid(
+                "transportInterfaceCIDRs",
+                format!("cannot be together with transportInterface {}", self.transport_interface),
+            );
+        }
         let (unknown, _) = features::problems(&self.feature_gates);
         if !unknown.is_empty() {
             return invalid("featureGates", unknown.join("; "));
@@ -243,6 +253,18 @@ impl AgentConfig {
                 message: format!("{other:?} is none of system, netdev and auto"),
             }),
         }
+    }
+
+    /// `transportInterfaceCIDRs`, read.
+    ///
+    /// # Errors
+    /// One is no CIDR.
+    pub fn transport_interface_cidrs(&self) -> Result<Vec<IpNet>, Invalid> {
+        let parse = |text: &String| {
+            let message = format!("{text:?} is no CIDR");
+            text.parse().map_err(|_| Invalid { key: "transportInterfaceCIDRs", message })
+        };
+        self.transport_interface_cidrs.iter().map(parse).collect()
     }
 
     /// The ranges of ClusterIPs that are configured.
@@ -332,6 +354,13 @@ mod tests {
         config.ovs_bridge = "a-name-that-is-too-long".into();
         assert_eq!(config.validate().unwrap_err().key, "ovsBridge");
         config.ovs_bridge = "br-int".into();
+        config.transport_interface_cidrs = vec!["192.0.2.0".into()];
+        assert_eq!(config.validate().unwrap_err().key, "transportInterfaceCIDRs");
+        config.transport_interface_cidrs = vec!["192.0.2.0/24".into()];
+        config.validate().unwrap();
+        config.transport_interface = "eth1".into();
+        assert_eq!(config.validate().unwrap_err().key, "transportInterfaceCIDRs");
+        config.transport_interface.clear();
         config.feature_gates.insert("Nonsense".into(), false);
         let error = config.validate().unwrap_err();
         assert_eq!(error.to_string(), "featureGates: Nonsense: there is no such feature gate");

@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
-use netcfg::iptables::{Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
+use netcfg::iptables::{Applied, Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
 use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
@@ -204,6 +204,24 @@ pub fn sysctls(config: &HostConfig) -> netcfg::Result<Vec<(Sysctl, &'static str)
     Ok(settings)
 }
 
+/// What an application of rules had to change, for people.
+fn differences(family: Family, applied: &Applied) -> Vec<String> {
+    let mut table = "";
+    let mut found = Vec::new();
+    for line in applied.restored.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if let Some(chain) = line.strip_prefix(':') {
+            let chain = chain.split(' ').next().unwrap_or_default();
+            found.push(format!("{family} rules of chain {chain} in table {table} differed"));
+        }
+    }
+    if applied.jumps_added > 0 {
+        found.push(format!("{} {family} jumps to the agent's chains were missing", applied.jumps_added));
+    }
+    found
+}
+
 /// Applies the host's configuration.
 #[derive(Debug)]
 pub struct HostNetwork {
@@ -238,24 +256,32 @@ impl HostNetwork {
         errors.finish(())
     }
 
-    /// Makes the host what `config` says. Goes on after a failure. Returns whether anything was changed.
+    /// Gives kernel settings the values that `config` needs. Goes on after a failure. Returns what differed, for
+    /// people.
     ///
     /// # Errors
     /// All that failed.
-    pub async fn apply(&self, config: &HostConfig) -> Result<bool, NetcfgErrors> {
+    pub async fn settings(&self, config: &HostConfig) -> Result<Vec<String>, NetcfgErrors> {
+        let written = self.sysctls.ensure(self.netlink.netns(), sysctls(config)?).await?;
+        Ok(written.iter().map(crate::host::setting_differed).collect())
+    }
+
+    /// Makes sets and rules what `config` says. Goes on after a failure. Returns what differed, for people.
+    ///
+    /// # Errors
+    /// All that failed.
+    pub async fn apply(&self, config: &HostConfig) -> Result<Vec<String>, NetcfgErrors> {
         let mut errors = NetcfgErrors::new();
-        let mut changed = false;
-        if let Some(settings) = errors.check(sysctls(config)) {
-            let written = errors.check_all(self.sysctls.ensure(self.netlink.netns(), settings).await);
-            changed |= written.is_some_and(|written| !written.is_empty());
-        }
+        let mut changed = Vec::new();
         // Sets first: a rule cannot refer to one that is not there.
-        if let Some(sets) = errors.check(sets(config)) {
-            changed |= errors.check(self.sets.apply(&sets).await).is_some_and(|text| !text.is_empty());
+        if let Some(sets) = errors.check(sets(config))
+            && let Some(text) = errors.check(self.sets.apply(&sets).await)
+        {
+            changed.extend((!text.is_empty()).then(|| "members of a set differed".to_owned()));
         }
         for tables in &self.tables {
             let applied = errors.check(tables.apply(&rules(config, tables.family())).await);
-            changed |= applied.is_some_and(|applied| !applied.is_unchanged());
+            changed.extend(applied.into_iter().flat_map(|applied| differences(tables.family(), &applied)));
         }
         errors.finish(changed)
     }

@@ -9,6 +9,7 @@ pub mod cni;
 pub mod config;
 pub mod conntrack;
 pub mod dataplane;
+pub mod host;
 pub mod hostnet;
 pub mod interfaces;
 pub mod local_traffic;
@@ -26,6 +27,7 @@ pub mod selftest;
 pub mod status;
 pub mod subnet;
 pub mod translated;
+pub mod transport;
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -16,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use antrea_agent::bringup::{self, Inputs, Paths, Wired};
 use antrea_agent::cleanup;
 use antrea_agent::cni::server;
 use antrea_agent::config::AgentConfig;
+use antrea_agent::host::Host;
 use antrea_agent::hostnet::HostNetwork;
 use antrea_agent::metrics::{self, AgentMetrics, Registered};
 use antrea_agent::node::NodeNetwork;
@@ -298,10 +300,11 @@ impl Agent {
         network: watch::Sender<Option<Arc<NodeNetwork>>>,
         not_up: antrea_runtime::health::BlockReady,
     ) -> Result<()> {
-        let own = self.own_node(&mut nodes).await?;
-        let (wired, peering) = loop {
+        let (own, (wired, peering, host)) = loop {
+            // Read again for each try: what failed may be mended there.
+            let own = self.own_node(&mut nodes).await?;
             match self.bring_up(&own, &nodes).await {
-                Ok(up) => break up,
+                Ok(up) => break (own, up),
                 Err(error) => {
                     tracing::error!(reason = error.reason, %error, "the node's network is not up");
                     not_up.set_reason(error.message.clone());
@@ -330,7 +333,8 @@ impl Agent {
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
         let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
-            () = peering.run(nodes, self.shutdown.clone()) => Ok(()),
+            () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
+            moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),
             () = restore::follow(&wired.network) => Ok(()),
             change = moved => change,
@@ -341,25 +345,44 @@ impl Agent {
 
     /// Waits until the Node object of this node has what is needed.
     async fn own_node(&self, nodes: &mut watch::Receiver<Option<Nodes>>) -> Result<Arc<Peer>> {
+        let known = self.own(&nodes.borrow());
+        if let Some(known) = known {
+            return Ok(known);
+        }
         self.reporter.update(|facts| {
             let message = format!("Node {} has no pod subnet or no address yet", self.node_name);
             facts.network = Health::bad("NodeIncomplete", message);
         });
-        let own =
-            |nodes: &Option<Nodes>| nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
-        let state = nodes.wait_for(|nodes| own(nodes).is_some()).await.context("watch on nodes ended")?;
-        own(&state).context("node vanished")
+        loop {
+            nodes.changed().await.context("watch on nodes ended")?;
+            let known = self.own(&nodes.borrow_and_update());
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+    }
+
+    fn own(&self, nodes: &Option<Nodes>) -> Option<Arc<Peer>> {
+        nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned())
+    }
+
+    /// Where the other nodes are, as far as they are known.
+    fn peers(&self, nodes: &Nodes) -> Vec<IpAddr> {
+        let others = nodes.values().filter(|peer| peer.name != self.node_name);
+        others.flat_map(|peer| peer.transport_ips.clone()).collect()
     }
 
     async fn bring_up(
         &self,
         own: &Arc<Peer>,
         nodes: &watch::Receiver<Option<Nodes>>,
-    ) -> Result<(Box<Wired>, Peering), BringUpError> {
+    ) -> Result<(Box<Wired>, Peering, Host), BringUpError> {
+        let peers = self.peers(&nodes.borrow().clone().unwrap_or_default());
         let inputs = Inputs {
             config: &self.config,
             paths: &self.paths,
             node: own,
+            peers: &peers,
             netlink: &self.netlink,
             vswitch: &self.vswitch,
             policy: &self.policy,
@@ -382,16 +405,22 @@ impl Agent {
         let mut peering = Peering {
             network: wired.network.clone(),
             underlay: wired.underlay.clone(),
-            host: wired.host.clone(),
-            host_network,
             reporter: self.reporter.clone(),
-            applied: None,
         };
+        let mut host = Host::new(
+            wired.network.clone(),
+            self.config.clone(),
+            wired.bridge.clone(),
+            (wired.underlay.clone(), wired.facts.transport_interface.clone()),
+            (wired.host.clone(), host_network),
+            self.reporter.clone(),
+        );
         let current = nodes.borrow().clone().unwrap_or_default();
         // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.
         peering.apply(&current).await;
+        host.apply(&current).await.map_err(|error| BringUpError::new("TransportChanged", error))?;
         bringup::go_live(&wired.network, &wired.bridge).await?;
-        Ok((Box::new(wired), peering))
+        Ok((Box::new(wired), peering, host))
     }
 
     async fn follow_counts(&self, network: &NodeNetwork) {
@@ -411,10 +440,9 @@ impl Agent {
     async fn moved(&self, mut nodes: watch::Receiver<Option<Nodes>>, own: &Peer) -> Result<()> {
         loop {
             nodes.changed().await.context("watch on nodes ended")?;
-            let now =
-                nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned());
+            let now = self.own(&nodes.borrow_and_update());
             if let Some(now) = now
-                && *now != *own
+                && now.has_moved_from(own)
             {
                 anyhow::bail!("Node {} changed from {own:?} to {now:?}, starting again", self.node_name);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use netcfg::Netlink;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::claims::{Claim, Claims};
 use crate::cni::ipam::HostLocal;
+use crate::cni::leases::Leases;
 use crate::dataplane::Dataplane;
 use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
 use crate::ofports::{OfPorts, Reserved};
@@ -130,16 +132,32 @@ impl NodeNetwork {
         })
     }
 
+    /// Whether a call about the link of that name is under way.
+    pub fn is_claimed(&self, name: &str) -> bool {
+        self.claims.has(name)
+    }
+
     /// The subnets that hold one of `ips`.
     pub fn subnets_of(&self, ips: &[IpAddr]) -> Vec<IpNet> {
         self.subnets.iter().filter(|subnet| ips.iter().any(|ip| subnet.contains(ip))).copied().collect()
+    }
+
+    /// IPAM's records.
+    pub fn leases(&self) -> Leases {
+        Leases::read(&self.host_local.allocations())
+    }
+
+    /// Frees addresses of which IPAM's record is damaged and that no attachment has.
+    pub fn free_damaged_leases(&self) {
+        let used = self.interfaces.lock().iter().flat_map(|interface| interface.ips.clone()).collect();
+        self.leases().free_damaged(&used, SystemTime::now());
     }
 
     /// Every attachment that the store or IPAM knows of.
     pub fn known_attachments(&self) -> BTreeSet<AttachmentKey> {
         let mut known: BTreeSet<_> =
             self.interfaces.lock().iter().map(|i| (i.container_id.clone(), i.ifname.clone())).collect();
-        known.extend(allocations(&self.host_local).into_iter().map(|(_, attachment)| attachment));
+        known.extend(self.leases().held.into_iter().map(|(_, attachment)| attachment));
         known
     }
 }
@@ -156,26 +174,21 @@ pub async fn quiet_link(
     sysctls: &Tree,
     link: &str,
 ) -> netcfg::Result<(), netcfg::NetcfgErrors> {
-    // 8: answer no ARP request, whatever address it asks for (Documentation/networking/ip-sysctl).
-    let settings = [(Sysctl::arp_ignore(link)?, "8"), (Sysctl::disable_ipv6(link)?, "1")];
-    sysctls.ensure(netlink.netns(), settings).await.map(drop)
+    sysctls.ensure(netlink.netns(), quiet_settings(sysctls, link)?).await.map(drop)
 }
 
-/// host-local's records: address and attachment. Its files hold the container's id and the link's name,
-/// each on a line of its own; what does not is another file of the folder.
-pub fn allocations(host_local: &HostLocal) -> Vec<(IpAddr, AttachmentKey)> {
-    let Ok(folder) = std::fs::read_dir(host_local.allocations()) else { return Vec::new() };
-    folder
-        .flatten()
-        .filter_map(|entry| {
-            let ip: IpAddr = entry.file_name().to_str()?.parse().ok()?;
-            let text = std::fs::read_to_string(entry.path()).ok()?;
-            let mut lines = text.lines();
-            let container_id = lines.next()?.trim().to_owned();
-            let ifname = lines.next().unwrap_or("eth0").trim().to_owned();
-            Some((ip, (container_id, ifname)))
-        })
-        .collect()
+/// The settings of [`quiet_link`].
+///
+/// # Errors
+/// The link's name cannot be part of a setting.
+pub fn quiet_settings(sysctls: &Tree, link: &str) -> netcfg::Result<Vec<(Sysctl, &'static str)>> {
+    // 8: answer no ARP request, whatever address it asks for (Documentation/networking/ip-sysctl).
+    let mut settings = vec![(Sysctl::arp_ignore(link)?, "8")];
+    // A kernel without IPv6 (ipv6.disable=1) has nothing to be kept silent.
+    if sysctls.has_ipv6() {
+        settings.push((Sysctl::disable_ipv6(link)?, "1"));
+    }
+    Ok(settings)
 }
 
 #[cfg(test)]
@@ -208,23 +221,5 @@ mod tests {
         };
         assert_eq!(read("quiet").await, ["8", "1"]);
         assert_eq!(read("other").await, ["0", "0"], "another link is as the kernel made it");
-    }
-
-    #[test]
-    fn reads_host_locals_records() {
-        let folder = tempfile::tempdir().unwrap();
-        let network = folder.path().join("antrea");
-        std::fs::create_dir(&network).unwrap();
-        std::fs::write(network.join("10.244.1.2"), "abc\r\neth0").unwrap();
-        std::fs::write(network.join("fd00::2"), "abc\r\neth0").unwrap();
-        std::fs::write(network.join("last_reserved_ip.0"), "10.244.1.2").unwrap();
-        std::fs::write(network.join("lock"), "").unwrap();
-        let host_local = HostLocal::new(Vec::new(), Some(folder.path().into()));
-        let mut found = allocations(&host_local);
-        found.sort();
-        let attachment = ("abc".to_owned(), "eth0".to_owned());
-        assert_eq!(found[0], ("10.244.1.2".parse().unwrap(), attachment.clone()));
-        assert_eq!(found[1], ("fd00::2".parse().unwrap(), attachment));
-        assert_eq!(found.len(), 2);
     }
 }

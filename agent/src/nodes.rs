@@ -67,10 +67,18 @@ fn insert(
     let node = node.object.map_err(|error| error.to_string());
     match node.and_then(|node| Peer::from_node(&node).map_err(|error| error.to_string())) {
         Ok(Some(peer)) => {
-            nodes.insert(peer.name.clone(), Arc::new(peer));
+            nodes.insert(peer.name.clone(), Arc::new(peer.settled(previous.as_deref())));
         }
+        // Of a Node that had them, a cloud's controller has lost addresses or subnet for a moment: only the end of
+        // the Node is the end of its traffic.
         Ok(None) => {
-            nodes.remove(name);
+            if let Some(previous) = previous {
+                tracing::warn!(
+                    node = name,
+                    "node has no address or no pod subnet any more, keeping its last"
+                );
+                nodes.insert(previous.name.clone(), previous);
+            }
         }
         Err(error) => {
             tracing::error!(node = name, error, "node is not usable, keeping what was known of it");
@@ -127,6 +135,47 @@ mod tests {
         assert!(index.apply(Event::Init).is_none());
         assert_eq!(index.nodes.len(), 1, "a list under way hides nothing");
         assert!(index.apply(Event::InitDone).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_node_without_addresses_for_a_moment_is_kept() {
+        let mut index = Index::default();
+        index.apply(Event::Apply(node("a", "10.0.1.0/24")));
+        let bare =
+            || -> Tolerant<Node> { serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap() };
+        assert!(index.apply(Event::Apply(bare())).is_none(), "nothing changes");
+        index.apply(Event::Init);
+        index.apply(Event::InitApply(bare()));
+        assert_eq!(index.apply(Event::InitDone).unwrap().len(), 1);
+        assert!(index.apply(Event::Delete(bare())).unwrap().is_empty());
+        index.apply(Event::Apply(bare()));
+        assert!(index.nodes.is_empty(), "nothing was ever known of it");
+    }
+
+    #[test]
+    fn an_address_that_comes_first_for_a_moment_moves_nothing() {
+        let mut index = Index::default();
+        let with = |addresses: &[&str], annotation: Option<&str>| -> Tolerant<Node> {
+            let list: Vec<_> =
+                addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+            let annotations = annotation.map(|text| json!({"node.antrea.io/transport-addresses": text}));
+            serde_json::from_value(json!({
+                "metadata": {"name": "a", "annotations": annotations},
+                "spec": {"podCIDR": "10.0.1.0/24"}, "status": {"addresses": list}
+            }))
+            .unwrap()
+        };
+        let mut ips = |node| {
+            index.apply(Event::Apply(node));
+            index.nodes["a"].transport_ips.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(ips(with(&["192.0.2.1"], None)), ["192.0.2.1"]);
+        assert_eq!(
+            ips(with(&["192.0.2.100", "192.0.2.1", "2001:db8::1"], None)),
+            ["192.0.2.1", "2001:db8::1"]
+        );
+        assert_eq!(ips(with(&["192.0.2.1", "192.0.2.100"], Some("192.0.2.100"))), ["192.0.2.100"]);
+        assert_eq!(ips(with(&["192.0.2.7"], None)), ["192.0.2.7"], "the other is gone");
     }
 
     #[test]

@@ -1,28 +1,19 @@
-//! Keeps flows, routes, neighbours, tunnel forwarding and host rules in step with the cluster's nodes.
+//! Keeps peers' flows in step with the cluster's nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_flows::{Change, Owner};
-use netcfg::NetcfgErrors;
-use netcfg::nl::route::RouteFilter;
 use openflow::Flow;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::bridge::TUNNEL_PORT;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::hostnet::{HostConfig, HostNetwork};
-use crate::local_traffic::{self, LocalTraffic};
 use crate::node::NodeNetwork;
 use crate::nodes::Nodes;
 use crate::peers::{Underlay, wire};
 use crate::status::{Health, Reporter};
-use crate::translated::Egress;
-
-/// How often the host is compared with what is intended.
-const RESYNC: Duration = Duration::from_secs(60);
 
 /// Pause before the next try of something that failed.
 const RETRY: Duration = Duration::from_secs(2);
@@ -30,21 +21,15 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Nodes that join together are wired together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// Wires peers.
+/// Wires peers into the bridge.
 #[derive(Debug)]
 pub struct Peering {
     /// This node.
     pub network: Arc<NodeNetwork>,
     /// What wiring depends on.
     pub underlay: Underlay,
-    /// The host's rules, with this node's own subnets only.
-    pub host: HostConfig,
-    /// Applies them.
-    pub host_network: HostNetwork,
     /// Where health goes.
     pub reporter: Reporter,
-    /// What the host's rules were made from last.
-    pub applied: Option<HostConfig>,
 }
 
 /// Makes these flows all that peers have. What is no longer wanted goes first, so that a new node may have the subnet
@@ -61,20 +46,12 @@ async fn install(
 }
 
 impl Peering {
-    /// Brings everything in step with `nodes` once. Goes on after a failure. Returns whether all worked.
+    /// Brings flows in step with `nodes` once. Goes on after a failure. Returns whether all worked.
     pub async fn apply(&mut self, nodes: &Nodes) -> bool {
-        let mut errors = NetcfgErrors::new();
         let mut problems = Vec::new();
-        let mut host = self.host.clone();
-        let (mut routes, mut neighbours, mut fdb) = (Vec::new(), Vec::new(), Vec::new());
         let mut wanted = BTreeMap::new();
         for peer in nodes.values().filter(|peer| peer.name != self.network.node_name) {
-            let wiring = wire(&self.underlay, peer);
-            host.cluster_subnets.extend(&peer.pod_cidrs);
-            routes.extend(wiring.routes);
-            neighbours.extend(wiring.neighbours);
-            fdb.extend(wiring.fdb);
-            let Some(flow_peer) = wiring.flows else { continue };
+            let Some(flow_peer) = wire(&self.underlay, peer).flows else { continue };
             let flows = antrea_flows::peer(self.network.dataplane.network(), &flow_peer);
             wanted.insert(Owner::Peer(peer.name.as_str().into()), flows);
         }
@@ -84,81 +61,24 @@ impl Peering {
             }
             Err(error) => problems.push(error.to_string()),
         }
-
-        let netlink = &self.network.netlink;
-        let local = self.local_traffic();
-        routes.extend(local.routes);
-        neighbours.extend(local.neighbours);
-        errors.check_all(netlink.apply_rules(&local.rules).await);
-        errors.check_all(netlink.apply_routes(&RouteFilter::owned(), &routes).await);
-        let gateway = self.underlay.gateway_link;
-        errors.check_all(netlink.apply_neighbours(gateway, &neighbours).await);
-        if self.underlay.kernel_vxlan && self.underlay.mode != crate::config::EncapMode::NoEncap {
-            errors.check_all(netlink.apply_fdb(TUNNEL_PORT, &fdb).await);
-        }
-        host.egress = self.egress();
-        self.applied = Some(host.clone());
-        let changed = errors.check_all(self.host_network.apply(&host).await);
-        if changed == Some(true) {
-            tracing::info!("host rules changed");
-        }
-        problems.extend(errors.errors().iter().map(ToString::to_string));
         let health = match problems.first() {
             None => Health::Good,
             Some(first) => {
                 for problem in &problems {
-                    tracing::error!(problem, "host network");
+                    tracing::error!(problem, "flows of peers");
                 }
-                Health::bad("HostNetworkFailed", format!("{} problems, the first: {first}", problems.len()))
+                Health::bad("PeerFlowsFailed", format!("{} problems, the first: {first}", problems.len()))
             }
         };
         let good = health == Health::Good;
-        self.reporter.update(|facts| facts.host = health);
+        self.reporter.update(|facts| facts.peers = health);
         good
-    }
-
-    fn egress(&self) -> Egress {
-        let pods = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
-        Egress { pods, policy: self.network.policy.host_egress().borrow().clone() }
-    }
-
-    /// Follows this node's pods and their egress policy where they are all that changed. Returns whether it worked.
-    async fn apply_pods(&mut self) -> bool {
-        let egress = self.egress();
-        let mut errors = NetcfgErrors::new();
-        errors.check_all(self.network.netlink.apply_rules(&self.local_traffic().rules).await);
-        if let Some(host) = self.applied.as_mut().filter(|host| host.egress != egress) {
-            let rules = host.egress.policy.allowed != egress.policy.allowed;
-            host.egress = egress;
-            if rules {
-                errors.check_all(self.host_network.apply(host).await);
-            } else {
-                errors.check_all(self.host_network.apply_sets(host).await);
-            }
-        }
-        for error in errors.errors() {
-            tracing::error!(%error, "host network");
-        }
-        errors.errors().is_empty()
-    }
-
-    /// What tells the userspace datapath of packets of the node itself.
-    fn local_traffic(&self) -> LocalTraffic {
-        if !self.host.userspace {
-            return LocalTraffic::default();
-        }
-        let pods: BTreeSet<_> = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
-        let pods: Vec<_> = pods.into_iter().collect();
-        local_traffic::desired(&self.host.gateway, self.underlay.gateway_link, &self.host.subnets, &pods)
     }
 
     /// Follows `nodes` until `shutdown`.
     pub async fn run(mut self, mut nodes: watch::Receiver<Option<Nodes>>, shutdown: CancellationToken) {
         let mut good = true;
-        let mut pods = self.network.interface_count();
-        let mut egress = self.network.policy.host_egress();
         loop {
-            let pause = if good { RESYNC } else { RETRY };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = nodes.changed() => {
@@ -167,17 +87,7 @@ impl Peering {
                     }
                     tokio::time::sleep(DEBOUNCE).await;
                 }
-                // A change of pods or policy is in force at the host soon after it is in the bridge. What fails is told
-                // and tried again with everything else.
-                changed = async { tokio::select! { c = pods.changed() => c, c = egress.changed() => c } } => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    if self.apply_pods().await {
-                        continue;
-                    }
-                }
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(RETRY), if !good => {}
             }
             let current = nodes.borrow_and_update().clone();
             if let Some(current) = current {

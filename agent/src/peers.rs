@@ -68,6 +68,10 @@ pub struct Peer {
     pub transport_ips: Vec<IpAddr>,
     /// Subnets of the node's pods.
     pub pod_cidrs: Vec<IpNet>,
+    /// All addresses that the node may send from.
+    pub addresses: Vec<IpAddr>,
+    /// Whether an annotation says where tunnels end.
+    annotated: bool,
 }
 
 /// A Node object that cannot be used. The message names node and field.
@@ -116,20 +120,47 @@ impl Peer {
                     )
                 })?);
             }
-        } else {
-            let addresses = node.status.addresses.iter().flatten();
-            for address in addresses.filter(|address| address.type_ == "InternalIP") {
-                push(
-                    address.address.parse().map_err(|_| {
-                        bad("status.addresses", format!("{:?} is no address", address.address))
-                    })?,
-                );
+        }
+        let mut addresses = transport_ips.clone();
+        // As upstream: external addresses only where there is no internal one.
+        for kind in ["InternalIP", "ExternalIP"] {
+            let of_kind = node.status.addresses.iter().flatten().filter(|address| address.type_ == kind);
+            let parsed: Result<Vec<IpAddr>, _> = of_kind
+                .map(|NodeAddress { address, .. }| {
+                    address.parse().map_err(|_| bad("status.addresses", format!("{address:?} is no address")))
+                })
+                .collect();
+            let parsed = parsed?;
+            if transport_ips.is_empty() {
+                for ip in &parsed {
+                    if !transport_ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
+                        transport_ips.push(*ip);
+                    }
+                }
             }
+            addresses.extend(parsed);
         }
         if pod_cidrs.is_empty() || transport_ips.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Self { name, transport_ips, pod_cidrs }))
+        addresses.sort_unstable();
+        addresses.dedup();
+        Ok(Some(Self { name, transport_ips, pod_cidrs, addresses, annotated: annotated.is_some() }))
+    }
+
+    /// Keeps the addresses that were used before as long as the node has them: another may come first for a
+    /// moment, such as one that a load balancer moves from node to node. An annotation is obeyed at once.
+    pub fn settled(mut self, previous: Option<&Self>) -> Self {
+        let Some(previous) = previous.filter(|_| !self.annotated) else { return self };
+        for ip in &mut self.transport_ips {
+            *ip = previous.transport_ip(*ip).filter(|old| self.addresses.contains(old)).unwrap_or(*ip);
+        }
+        self
+    }
+
+    /// Whether this node's own network would have to be another one.
+    pub fn has_moved_from(&self, before: &Self) -> bool {
+        (&self.transport_ips, &self.pod_cidrs) != (&before.transport_ips, &before.pod_cidrs)
     }
 
     /// The address of the same family as `local`, where tunnels and direct routes to this peer go.
@@ -235,6 +266,22 @@ mod tests {
     }
 
     #[test]
+    fn external_addresses_serve_where_there_is_no_internal_one() {
+        let with = |addresses: serde_json::Value| {
+            let peer = Peer::from_node(&node(json!({
+                "metadata": {"name": "n"}, "spec": {"podCIDR": "10.244.2.0/24"},
+                "status": {"addresses": addresses}
+            })));
+            peer.unwrap().unwrap()
+        };
+        let external = json!({"type": "ExternalIP", "address": "198.51.100.2"});
+        assert_eq!(with(json!([external])).transport_ips, ["198.51.100.2".parse::<IpAddr>().unwrap()]);
+        let both = with(json!([external, {"type": "InternalIP", "address": "192.0.2.2"}]));
+        assert_eq!(both.transport_ips, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(both.addresses.len(), 2, "it may send from either");
+    }
+
+    #[test]
     fn an_annotation_moves_the_tunnel() {
         let peer = Peer::from_node(&node(json!({
             "metadata": {"name": "n", "annotations": {"node.antrea.io/transport-addresses": "198.51.100.2"}},
@@ -268,6 +315,8 @@ mod tests {
             name: "node2".into(),
             transport_ips: vec!["192.0.2.12".parse().unwrap()],
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()],
+            addresses: vec!["192.0.2.12".parse().unwrap()],
+            annotated: false,
         }
     }
 

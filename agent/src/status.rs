@@ -63,7 +63,9 @@ pub struct Facts {
     pub datapath: Health,
     /// Of the last comparison of installed flows with intended ones.
     pub flows: Health,
-    /// Of the host's routes and rules.
+    /// Of peers' flows.
+    pub peers: Health,
+    /// Of the host's links, routes, rules and settings.
     pub host: Health,
     /// Of the policy watches on the controller.
     pub controller: Health,
@@ -111,6 +113,7 @@ impl Default for Facts {
             openflow: starting(),
             datapath: Health::Good,
             flows: Health::Good,
+            peers: Health::Good,
             host: Health::Good,
             controller: starting(),
             objects: Health::Good,
@@ -170,8 +173,8 @@ impl Reporter {
 /// The AgentHealthy condition: the first thing that is wrong, in the order in which one depends on another.
 pub fn overall(facts: &Facts) -> &Health {
     // A bring-up that waits for OVSDB says less than OVSDB's own error.
-    let Facts { ovsdb, network, openflow, datapath, flows, host, objects, api, .. } = facts;
-    let chain = [ovsdb, network, openflow, datapath, flows, host, objects, api];
+    let Facts { ovsdb, network, openflow, datapath, flows, peers, host, objects, api, .. } = facts;
+    let chain = [ovsdb, network, openflow, datapath, flows, peers, host, objects, api];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
 }
 

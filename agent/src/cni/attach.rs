@@ -352,11 +352,13 @@ fn announce(interface: &PodInterface, netns: Netns) {
 pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError> {
     // No other pod gets the port's number before the attachment is forgotten, nor its address before port and
     // flows are gone. The link does not wait for the flows: the kernel takes links away one by one.
+    // Who was refused for the name, or never came so far, has neither port nor link. It is held until the
+    // attachment is forgotten: nobody shall miss the link meanwhile.
+    let name = node.claim(&host_ifname(node, call), &call.attachment_key());
     let link = async {
-        // Who was refused for the name, or never came so far, has neither port nor link.
-        let Ok(_name) = node.claim(&host_ifname(node, call), &call.attachment_key()) else {
+        if name.is_err() {
             return (Ok(()), Ok(()));
-        };
+        }
         let port = undo(node, call, &Done::Port).await;
         (port, undo(node, call, &Done::Veth).await)
     };

@@ -52,6 +52,7 @@ pub enum Finding {
 /// Times of comparisons.
 #[derive(Debug)]
 pub struct Schedule {
+    period: Duration,
     due: Instant,
     earliest: Instant,
 }
@@ -59,7 +60,12 @@ pub struct Schedule {
 impl Schedule {
     /// The first comparison is due in a minute.
     pub fn new(now: Instant) -> Self {
-        Self { due: now + PERIOD, earliest: now }
+        Self::every(now, PERIOD)
+    }
+
+    /// The same with another time between looks that nothing calls for.
+    pub fn every(now: Instant, period: Duration) -> Self {
+        Self { period, due: now + period, earliest: now }
     }
 
     /// When the next one is due.
@@ -72,10 +78,17 @@ impl Schedule {
         self.due = self.due.min((now + SETTLE).max(self.earliest));
     }
 
+    /// A look that took `cost` has ended at `now`. Those that nothing calls for take a hundredth of one core's
+    /// time at most. `again`: what was found has to be looked at again so soon.
+    pub fn looked(&mut self, now: Instant, cost: Duration, again: Option<Duration>) {
+        self.earliest = now + GAP.max(cost * SHARE);
+        self.due = now + again.unwrap_or_else(|| self.period.max(cost * 10 * SHARE));
+    }
+
     /// A comparison that took `cost` has ended at `now`.
     pub fn compared(&mut self, now: Instant, cost: Duration, finding: &Finding) {
         self.earliest = now + GAP.max(cost * SHARE);
-        let pause = if *finding == Finding::Same { PERIOD } else { CONFIRM };
+        let pause = if *finding == Finding::Same { self.period } else { CONFIRM };
         self.due = (now + pause).max(self.earliest);
     }
 }

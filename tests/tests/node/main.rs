@@ -15,6 +15,7 @@ mod forwarded;
 mod fragments;
 mod hairpin;
 mod health;
+mod hostnet;
 mod ipvs;
 mod isolation;
 mod kill;

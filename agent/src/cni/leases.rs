@@ -1,0 +1,121 @@
+//! host-local's records: a file for each address, with the container's id and the link's name, each on a line of
+//! its own. What is in no file's name an address is another file of the folder.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::interfaces::AttachmentKey;
+
+/// A file that says nothing may be one that host-local is about to write; after so long it is damaged.
+const WRITTEN: Duration = Duration::from_secs(60);
+
+/// Longest record that is read, in octets; a container's id has 64.
+const LONGEST: u64 = 4096;
+
+/// The records of a folder.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leases {
+    /// Address and attachment.
+    pub held: Vec<(IpAddr, AttachmentKey)>,
+    /// Addresses whose record names no attachment, as a power cut leaves them, with the record's file.
+    pub damaged: Vec<(IpAddr, PathBuf)>,
+}
+
+impl Leases {
+    /// Reads the records. A folder that cannot be read has none.
+    pub fn read(folder: &Path) -> Self {
+        let mut leases = Self::default();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Some(ip) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            match std::fs::read(entry.path()).ok().as_deref().and_then(attachment) {
+                Some(attachment) => leases.held.push((ip, attachment)),
+                None => leases.damaged.push((ip, entry.path())),
+            }
+        }
+        leases
+    }
+
+    /// Frees addresses whose record is damaged and that no attachment has. Returns those that were freed.
+    pub fn free_damaged(&self, used: &BTreeSet<IpAddr>, now: SystemTime) -> Vec<IpAddr> {
+        let freed = self.damaged.iter().filter(|(ip, file)| !used.contains(ip) && is_old(file, now));
+        let freed = freed.filter(|(ip, file)| match std::fs::remove_file(file) {
+            Ok(()) => {
+                tracing::warn!(%ip, file = %file.display(), "freeing an address whose record is damaged");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%ip, file = %file.display(), %error, "cannot free");
+                false
+            }
+        });
+        freed.map(|(ip, _)| *ip).collect()
+    }
+}
+
+fn is_old(file: &Path, now: SystemTime) -> bool {
+    let metadata = std::fs::metadata(file).ok();
+    let age = metadata.and_then(|data| now.duration_since(data.modified().ok()?).ok());
+    age.is_some_and(|age| age >= WRITTEN)
+}
+
+/// Reads a record; none if it names no container by the specification's rule for ids.
+fn attachment(record: &[u8]) -> Option<AttachmentKey> {
+    if u64::try_from(record.len()).ok()? > LONGEST {
+        return None;
+    }
+    let mut lines = std::str::from_utf8(record).ok()?.lines().map(str::trim);
+    let container_id = lines.next()?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric()) || !container_id.chars().all(legal) {
+        return None;
+    }
+    let ifname = lines.next().filter(|name| !name.is_empty()).unwrap_or("eth0");
+    netcfg::check_link_name(ifname).ok()?;
+    Some((container_id.to_owned(), ifname.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_records_are_told_from_others() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, record) in [
+            ("10.244.1.2", &b"abc\r\neth0"[..]),
+            ("fd00::2", b"abc\r\nnet1"),
+            ("10.244.1.3", b"old"),
+            ("10.244.1.4", b""),
+            ("10.244.1.5", &[0; 70]),
+            ("10.244.1.6", b"abc\0\r\neth0"),
+            ("10.244.1.7", &[0xff, 0xfe]),
+            ("last_reserved_ip.0", b"10.244.1.2"),
+            ("lock", b""),
+        ] {
+            std::fs::write(folder.path().join(name), record).unwrap();
+        }
+        let mut leases = Leases::read(folder.path());
+        leases.held.sort();
+        let key = |id: &str, ifname: &str| (id.to_owned(), ifname.to_owned());
+        assert_eq!(
+            leases.held,
+            [
+                ("10.244.1.2".parse().unwrap(), key("abc", "eth0")),
+                ("10.244.1.3".parse().unwrap(), key("old", "eth0")),
+                ("fd00::2".parse().unwrap(), key("abc", "net1")),
+            ]
+        );
+        assert_eq!(leases.damaged.len(), 4);
+
+        let now = SystemTime::now();
+        let used = BTreeSet::from(["10.244.1.4".parse().unwrap()]);
+        assert!(leases.free_damaged(&used, now).is_empty(), "host-local may be about to write them");
+        assert_eq!(leases.free_damaged(&used, now + WRITTEN).len(), 3);
+        let left = Leases::read(folder.path());
+        assert_eq!(left.damaged.len(), 1, "a pod has that address");
+        assert_eq!(left.held.len(), 3);
+        assert_eq!(Leases::read(Path::new("/nowhere")), Leases::default());
+    }
+}
