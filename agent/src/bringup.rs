@@ -19,6 +19,7 @@ use crate::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::cni::attach::{Call, netns_path};
 use crate::cni::ipam::HostLocal;
 use crate::config::{AgentConfig, EncapMode, TunnelType};
+use crate::connections::Connections;
 use crate::dataplane::{Dataplane, Task};
 use crate::hostnet::HostConfig;
 use crate::interfaces::{InterfaceStore, PodInterface};
@@ -145,6 +146,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         OfConfig { flow_monitor: true, ..OfConfig::default() },
         inputs.shutdown.clone(),
     );
+    let connections = Connections::new(session.clone());
     let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
     let (dataplane, task) = Dataplane::new(
         session,
@@ -164,6 +166,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             netlink: (*netlink).clone(),
             vswitch: (*vswitch).clone(),
             dataplane,
+            connections,
             policy: inputs.policy.clone(),
             host_local: HostLocal::new(inputs.paths.cni_bin.clone(), inputs.paths.cni_data.clone()),
             host_proc_path_prefix: config.host_proc_path_prefix.clone(),

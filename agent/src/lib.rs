@@ -7,6 +7,7 @@ pub mod claims;
 pub mod cleanup;
 pub mod cni;
 pub mod config;
+pub mod connections;
 pub mod conntrack;
 pub mod dataplane;
 pub mod host;

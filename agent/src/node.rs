@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::claims::{Claim, Claims};
 use crate::cni::ipam::HostLocal;
 use crate::cni::leases::Leases;
+use crate::connections::Connections;
 use crate::dataplane::Dataplane;
 use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
 use crate::ofports::{OfPorts, Reserved};
@@ -41,6 +42,8 @@ pub struct NodeParts {
     pub vswitch: Vswitch,
     /// The bridge's flows.
     pub dataplane: Dataplane,
+    /// Connections that the bridge tracks.
+    pub connections: Connections,
     /// Policy.
     pub policy: PolicyHandle,
     /// IPAM.

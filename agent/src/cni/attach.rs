@@ -216,7 +216,11 @@ async fn attach(
             configure_container(node, &container, &interface, &allocated)
         ),
         connect(node, &interface),
-        install(node, &interface)
+        async {
+            // Nothing that the address's former owner was allowed is left before a packet can reach this one.
+            forget_connections(node, &interface.ips).await?;
+            install(node, &interface).await
+        }
     );
     configured?;
     limit_egress(node, call, &netns).await?;
@@ -229,6 +233,12 @@ async fn attach(
     }
     announce(&interface, netns);
     Ok((interface, prepared))
+}
+
+/// See [`crate::connections`].
+async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), AttachError> {
+    let forgetting = trace::step(trace_child!("conntrack.flush"), node.connections.forget(ips));
+    forgetting.await.map_err(configure)
 }
 
 /// Installs the flows of policies that select the pod and its own, in one transaction.
@@ -366,6 +376,12 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     let mut failures: Vec<_> = [flows, port, veth].into_iter().filter_map(Result::err).collect();
     // Something may still use it otherwise; the runtime comes again.
     if failures.is_empty() {
+        // With the flows gone no packet makes an entry again. Whoever gets the address next asks once more.
+        if let Some(interface) = node.interface(&call.container_id, &call.ifname)
+            && let Err(error) = forget_connections(node, &interface.ips).await
+        {
+            tracing::warn!(container = call.container_id, %error, "connections of the pod are not forgotten");
+        }
         failures.extend(undo(node, call, &Done::Address).await.err());
     }
     let Some(first) = failures.first() else {

@@ -8,6 +8,7 @@ use ovs::testing::TestOvs;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
+use crate::connections::Connections;
 use crate::dataplane::fake::{Rig, adds};
 use crate::interfaces::InterfaceStore;
 use crate::node::NodeParts;
@@ -88,6 +89,7 @@ impl Lab {
             netlink: Netns::open(host.path()).unwrap().spawn_netlink().await.unwrap(),
             vswitch,
             dataplane: rig.dataplane.clone(),
+            connections: Connections::new(rig.session.clone()),
             policy,
             host_local: super::super::ipam::HostLocal::new(vec![path.into()], Some(path.into())),
             host_proc_path_prefix: String::new(),

@@ -281,7 +281,7 @@ impl Connect for Connector {
 /// A dataplane with a scripted bridge.
 pub(crate) struct Rig {
     pub(crate) switch: Switch,
-    session: OfHandle,
+    pub(crate) session: OfHandle,
     pub(crate) dataplane: Dataplane,
     pub(crate) reporter: Reporter,
     _guard: DropGuard,

@@ -1,5 +1,7 @@
 //! Messages of an OpenFlow 1.5 session.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 
 use crate::mods::{FlowMod, GroupMod, MeterCommand};
@@ -99,6 +101,8 @@ pub enum Message {
     NxTlvTableRequest,
     /// The mapping of tunnel options.
     NxTlvTableReply(TlvTable),
+    /// Forgets tracked connections (`NXT_CT_FLUSH`, Open vSwitch 3.1).
+    NxCtFlush(CtFlush),
     /// A message this crate does not know.
     Unknown {
         /// Message type.
@@ -415,6 +419,32 @@ pub struct TlvTable {
     pub max_fields: u16,
     /// The mappings.
     pub mappings: Vec<TlvMapping>,
+}
+
+/// Which tracked connections to forget: those that have everything that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CtFlush {
+    /// IP protocol; 0 = any.
+    pub protocol: u8,
+    /// Zone; `None` = all.
+    pub zone: Option<u16>,
+    /// Of the packets of the side that began.
+    pub original: CtTuple,
+    /// Of the packets of the other side.
+    pub reply: CtTuple,
+}
+
+/// Addresses and ports of one direction of a connection; `None` = any. Open vSwitch takes a port of 0 for any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CtTuple {
+    /// Source address.
+    pub src: Option<IpAddr>,
+    /// Destination address.
+    pub dst: Option<IpAddr>,
+    /// Source port, of TCP, UDP and SCTP.
+    pub src_port: Option<u16>,
+    /// Destination port.
+    pub dst_port: Option<u16>,
 }
 
 /// A message with its transaction id.

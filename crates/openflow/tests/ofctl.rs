@@ -329,6 +329,22 @@ fn printed_by_ofp_print() -> Result<()> {
             Message::NxSetPacketInFormat(PacketInFormat::Nxt2),
             vec!["NXT_SET_PACKET_IN_FORMAT", "nxt_packet_in2"],
         ),
+        (
+            Message::NxCtFlush(CtFlush {
+                zone: Some(65520),
+                original: CtTuple { src: Some("10.244.1.5".parse()?), ..CtTuple::default() },
+                ..CtFlush::default()
+            }),
+            vec!["NXT_CT_FLUSH", "65520", "ct_nw_src=10.244.1.5"],
+        ),
+        (
+            Message::NxCtFlush(CtFlush {
+                protocol: 17,
+                reply: CtTuple { dst: Some("fd00::5".parse()?), src_port: Some(53), ..CtTuple::default() },
+                ..CtFlush::default()
+            }),
+            vec!["NXT_CT_FLUSH", "ct_ipv6_dst=fd00::5", "ct_tp_src=53", "ct_nw_proto=17"],
+        ),
         (Message::NxSetControllerId(0x9c41), vec!["NXT_SET_CONTROLLER_ID", "id=40001"]),
         (
             Message::PacketOut(PacketOut {

@@ -14,6 +14,7 @@ mod failclosed;
 mod forwarded;
 mod fragments;
 mod hairpin;
+mod handover;
 mod health;
 mod hostnet;
 mod ipvs;

@@ -1,5 +1,6 @@
 //! Messages other than multipart ones.
 
+mod ct_flush;
 mod decode;
 mod encode;
 
@@ -42,6 +43,7 @@ const TLV_TABLE_REQUEST: u32 = 25;
 const TLV_TABLE_REPLY: u32 = 26;
 const PACKET_IN2: u32 = 30;
 const RESUME: u32 = 28;
+const CT_FLUSH: u32 = 32;
 
 /// `OFP_NO_BUFFER`.
 const NO_BUFFER: u32 = u32::MAX;

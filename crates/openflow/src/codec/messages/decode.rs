@@ -161,6 +161,7 @@ fn read_experimenter(reader: &mut Reader) -> ReadResult<Message> {
             let mappings = reader.all(read_mapping)?;
             Message::NxTlvTableReply(TlvTable { max_option_space, max_fields, mappings })
         }
+        CT_FLUSH => Message::NxCtFlush(ct_flush::read(reader)?),
         _ => Message::Unknown { kind: EXPERIMENTER, body: whole.rest() },
     })
 }

@@ -55,7 +55,8 @@ fn kind(message: &Message) -> u8 {
         | Message::NxSetControllerId(_)
         | Message::NxTlvTableMod(_)
         | Message::NxTlvTableRequest
-        | Message::NxTlvTableReply(_) => EXPERIMENTER,
+        | Message::NxTlvTableReply(_)
+        | Message::NxCtFlush(_) => EXPERIMENTER,
         Message::Unknown { kind, .. } => *kind,
     }
 }
@@ -167,6 +168,10 @@ fn put_body(message: &Message, xid: Xid, out: &mut BytesMut) -> WriteResult<()> 
             out.put_u16(table.max_fields);
             out.zeros(10);
             put_mappings(out, &table.mappings);
+        }
+        Message::NxCtFlush(flush) => {
+            put_nicira(out, CT_FLUSH);
+            ct_flush::put(out, flush)?;
         }
         Message::Unknown { body, .. } => out.extend_from_slice(body),
     }
