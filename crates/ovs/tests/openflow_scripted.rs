@@ -244,7 +244,7 @@ async fn a_bundle_in_parts_lets_others_pass() {
         (parts, result)
     });
     let (xid, Message::BundleControl(open)) = bridge.expect().await else { panic!("no open") };
-    bridge.control(xid, open.clone(), BundleCtrlType::OpenReply).await;
+    bridge.control(xid, open, BundleCtrlType::OpenReply).await;
     for _ in 0..2 {
         let (_, Message::BundleAdd { bundle_id, .. }) = bridge.expect().await else { panic!("no add") };
         assert_eq!(bundle_id, open.bundle_id);
