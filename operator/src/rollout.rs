@@ -105,9 +105,9 @@ impl Rollout<'_> {
     /// Nodes whose working agent is away: those of `taken` whose next agent is not there yet.
     pub fn still_taken(&self) -> BTreeSet<String> {
         let open = |node: &&AgentNode| {
-            let untouched = is_outdated(node, self.revision) && !in_flight(node);
+            let touched = !is_outdated(node, self.revision) || in_flight(node);
             // The turn of one that cannot be replaced now has not come.
-            self.taken.contains(&node.name) && !self.is_back(node) && !(untouched && !(self.has_images)(node))
+            self.taken.contains(&node.name) && !self.is_back(node) && (touched || (self.has_images)(node))
         };
         self.nodes.iter().filter(open).map(|node| node.name.clone()).collect()
     }

@@ -22,12 +22,18 @@ fn broken(spec: &Value) -> Vec<String> {
         .collect();
     let object = json!({"metadata": {"name": "default"}, "spec": spec});
     let evaluator = VapEvaluator::builder().object(object).build();
-    evaluator.evaluate(&rules).into_iter().filter(|result| !result.passed).filter_map(|result| result.message).collect()
+    evaluator
+        .evaluate(&rules)
+        .into_iter()
+        .filter(|result| !result.passed)
+        .filter_map(|result| result.message)
+        .collect()
 }
 
 #[test]
 fn requests_above_limits_name_their_field() {
-    let resources = |requests: Value, limits: Value| json!({"resources": {"requests": requests, "limits": limits}});
+    let resources =
+        |requests: Value, limits: Value| json!({"resources": {"requests": requests, "limits": limits}});
     for (requests, limits, good) in [
         (json!({"cpu": "200m", "memory": "64Mi"}), json!({"cpu": 1, "memory": "64Mi"}), true),
         (json!({"cpu": 2}), json!({"memory": "1Gi"}), true),
@@ -37,7 +43,8 @@ fn requests_above_limits_name_their_field() {
     ] {
         for field in ["agent", "controller", "ovs"] {
             let messages = broken(&json!({field: resources(requests.clone(), limits.clone())}));
-            let expected = format!("spec.{field}.resources.requests: more than spec.{field}.resources.limits");
+            let expected =
+                format!("spec.{field}.resources.requests: more than spec.{field}.resources.limits");
             let expected = if good { Vec::new() } else { vec![expected] };
             assert_eq!(messages, expected, "{requests} {limits}");
         }

@@ -83,7 +83,7 @@ impl Context {
             return Ok(ranges.clone());
         }
         let read = match Api::<ServiceCIDR>::all(self.client.clone()).list(&ListParams::default()).await {
-            Ok(list) => ranges(list.items),
+            Ok(list) => ranges(list.items).map_err(Error::Unknown),
             // Older API servers have no such objects. One that had them is being changed, and its peers differ.
             Err(kube::Error::Api(status)) if status.code == 404 && known.is_none() => Ok(Vec::new()),
             Err(source) => Err(api_error("list ServiceCIDRs")(source)),
@@ -155,15 +155,14 @@ fn infos(pending: Option<&str>, agents: bool, age: SignedDuration) -> Infos {
 }
 
 /// What ServiceCIDR objects say, the API server's own first, then by name.
-fn ranges(mut objects: Vec<ServiceCIDR>) -> Result<Vec<ServiceRange>, Error> {
+fn ranges(mut objects: Vec<ServiceCIDR>) -> Result<Vec<ServiceRange>, String> {
     objects.sort_by_key(|object| (object.name_any() != PRIMARY_SERVICE_CIDR, object.name_any()));
     let mut ranges = Vec::new();
     for object in objects {
         let name = object.name_any();
         for text in object.spec.and_then(|spec| spec.cidrs).unwrap_or_default() {
-            let cidr = text.parse().map_err(|_| {
-                Error::Unknown(format!("ServiceCIDR {name}: spec.cidrs: {text:?} is no CIDR"))
-            })?;
+            let cidr =
+                text.parse().map_err(|_| format!("ServiceCIDR {name}: spec.cidrs: {text:?} is no CIDR"))?;
             ranges.push(ServiceRange { object: name.clone(), cidr });
         }
     }
