@@ -248,7 +248,7 @@ fn what_is_no_datagram_does_not_pass() -> Result<()> {
     Ok(())
 }
 
-/// The userspace tracker sends on what waited in vain, untracked. No rule may have to judge that.
+/// What waits for the rest of its datagram in vain does not come out later, with other packets.
 #[test]
 fn fragments_that_waited_in_vain_are_dropped() -> Result<()> {
     let net = network(Datapath::Userspace, TunnelKind::KernelVxlan);

@@ -446,7 +446,7 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let bytes = parts.concat();
     let words =
         bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
-    let sum = words.fold(0, |sum: u32, word| sum + word);
+    let sum = words.sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
 }
@@ -522,7 +522,7 @@ fn errors_reach_isolated_pods_only_about_what_they_have() -> Result<()> {
         );
         let reaches = |states: &str| -> Result<bool> {
             let trace = sw.trace(&packet, &[states])?;
-            let actions = trace.lines().filter(|line| line.starts_with("Datapath actions")).last();
+            let actions = trace.lines().rfind(|line| line.starts_with("Datapath actions"));
             Ok(!actions.unwrap_or_else(|| panic!("{trace}")).ends_with("drop"))
         };
         assert!(reaches("trk,rel")? && reaches("trk,est")?, "what the pod has");

@@ -27,7 +27,7 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
         .flat_map(|family| {
             let zone = CtZone::Immediate(family.zone());
             let invalid = CtState::new().set(CtState::INV | CtState::TRK);
-            // Fragments that waited in the userspace datapath for the rest of their datagram, in vain.
+            // Whatever the tracker gives back without a word about it, such as fragments that belong to no datagram.
             let untracked = CtState::new().unset(CtState::TRK);
             let new = CtState::new().set(CtState::NEW | CtState::TRK);
             let look_up = Ct { zone, table: net.pipeline.number(Table::ConntrackState), ..Ct::default() };
