@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use antrea_tests::lab::{Lab, Pod, eventually};
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, Pod, eventually};
 use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -68,8 +68,10 @@ impl Counts {
         let (udp, tcp) =
             (UdpSocket::bind((any, PORT)).await.unwrap(), TcpListener::bind((any, PORT)).await.unwrap());
         let datagrams = async {
-            while udp.recv_from(&mut [0; 64]).await.is_ok() {
+            while let Ok((_, from)) = udp.recv_from(&mut [0; 64]).await {
                 self.udp.fetch_add(1, Ordering::Relaxed);
+                // Only what was answered is a connection.
+                let _ = udp.send_to(b"answer", from).await;
             }
         };
         let connections = async {
@@ -117,7 +119,7 @@ async fn client(to: SocketAddr, sent: Arc<AtomicU64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::without_agents(1, &[]).await;
+    let mut lab = Lab::without_agents(2, &[]).await;
     // Five addresses for pods: the freed one is given out again at once.
     lab.nodes[0].pod_cidr = "10.244.1.0/29".into();
     lab.publish_node(0);
@@ -126,9 +128,10 @@ async fn an_isolated_pod_inherits_no_connection_with_its_address() {
         "isolate",
         &json!({"podSelector": {"matchLabels": {"name": "heir"}}, "policyTypes": ["Ingress"]}),
     );
-    let sender = lab.add_pod(0, "sender");
+    // On another node: what it sends goes by address alone, whatever MAC it remembers.
+    let sender = lab.add_pod(1, "sender");
     let first = lab.add_pod(0, "first");
-    for name in ["x", "y", "z"] {
+    for name in ["w", "x", "y", "z"] {
         lab.add_pod(0, name);
     }
     let sent = Arc::new(AtomicU64::new(0));
@@ -158,4 +161,6 @@ async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     let probes = sent.load(Ordering::Relaxed) - before;
     assert!(probes > 200, "only {probes} datagrams could have arrived");
     assert_eq!(forbidden.get(), (0, 0), "datagrams and connections that policy forbids");
+    lab.api.delete(NETWORK_POLICIES, Some("default"), "isolate");
+    eventually("nothing but policy keeps them away", LIMIT, || forbidden.get().0 > 50).await;
 }
