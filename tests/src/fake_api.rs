@@ -4,11 +4,12 @@
 //! that of user NAME, who may do everything unless it is [`NOBODY`].
 //!
 //! Resources are addressed by their collection path, e.g. `api/v1/nodes` or
-//! `apis/crd.antrea.io/v1beta1/antreaagentinfos`. The objects outlive the [`ApiServer`]s that serve them, as
+//! `apis/crd.antrea.io/v1beta1/antreaagentinfos`. The objects outlive the servers that serve them, as
 //! those of a cluster do.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,8 +24,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::background::Background;
 
 /// The user whom every review of access refuses.
 pub const NOBODY: &str = "nobody";
@@ -38,11 +40,18 @@ struct Event {
     object: Value,
 }
 
+/// An object, and how it is sent: a large cluster is listed more often than it changes.
+#[derive(Debug)]
+struct Stored {
+    object: Value,
+    text: String,
+}
+
 #[derive(Debug, Default)]
 struct Store {
     version: u64,
     /// Collection path → `namespace/name` → object.
-    objects: BTreeMap<String, BTreeMap<String, Value>>,
+    objects: BTreeMap<String, BTreeMap<String, Stored>>,
     log: Vec<Arc<Event>>,
 }
 
@@ -57,23 +66,6 @@ pub struct FakeApi {
 impl Default for FakeApi {
     fn default() -> Self {
         Self { store: Arc::default(), length: watch::Sender::new(0) }
-    }
-}
-
-/// A server that accepts connections; dropped, it stops listening and cuts those that it has. It has a thread
-/// of its own, for whoever uses the lab blocks the thread that it is used from.
-#[derive(Debug)]
-pub struct ApiServer {
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Drop for ApiServer {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -132,7 +124,8 @@ impl FakeApi {
             object["metadata"]["uid"] =
                 Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string().into();
         }
-        let kind = if items.insert(key, object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
+        let stored = Stored { object: object.clone(), text: object.to_string() };
+        let kind = if items.insert(key, stored).is_some() { "MODIFIED" } else { "ADDED" };
         self.publish(&mut store, Event { collection: collection.to_owned(), version, kind, object });
     }
 
@@ -153,7 +146,7 @@ impl FakeApi {
     pub fn delete(&self, collection: &str, namespace: Option<&str>, name: &str) {
         let mut store = self.store.lock();
         let removed = store.objects.get_mut(collection).and_then(|items| items.remove(&key(namespace, name)));
-        if let Some(mut object) = removed {
+        if let Some(Stored { mut object, .. }) = removed {
             store.version += 1;
             let version = store.version;
             object["metadata"]["resourceVersion"] = version.to_string().into();
@@ -164,7 +157,8 @@ impl FakeApi {
 
     /// Reads an object.
     pub fn get(&self, collection: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
-        self.store.lock().objects.get(collection)?.get(&key(namespace, name)).cloned()
+        let store = self.store.lock();
+        Some(store.objects.get(collection)?.get(&key(namespace, name))?.object.clone())
     }
 
     fn publish(&self, store: &mut Store, event: Event) {
@@ -172,34 +166,22 @@ impl FakeApi {
         self.length.send_replace(store.log.len());
     }
 
-    /// Serves the objects until the returned server is dropped. The listener must not block.
-    pub fn serve(&self, listener: std::net::TcpListener) -> ApiServer {
+    /// Serves the objects until what is returned is dropped; then it stops listening and cuts all connections. The
+    /// listener must not block.
+    pub fn serve(&self, listener: std::net::TcpListener) -> Background {
         let service = TowerToHyperService::new(self.router());
-        let stop = CancellationToken::new();
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            // With the runtime all connections end.
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener).unwrap();
-                let accept = async {
-                    loop {
-                        let Ok((stream, _)) = listener.accept().await else { continue };
-                        let service = service.clone();
-                        tokio::spawn(async move {
-                            let builder = auto::Builder::new(TokioExecutor::new());
-                            // A client that went away is no concern of the server.
-                            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                        });
-                    }
-                };
-                tokio::select! {
-                    () = stopped.cancelled() => {}
-                    () = accept => {}
-                }
-            });
-        });
-        ApiServer { stop, thread: Some(thread) }
+        Background::run(move || async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let builder = auto::Builder::new(TokioExecutor::new());
+                    // A client that went away is no concern of the server.
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        })
     }
 
     /// The HTTP service.
@@ -207,20 +189,33 @@ impl FakeApi {
         Router::new().fallback(handle).with_state(self.clone())
     }
 
-    fn list(&self, target: &Target, uri: &Uri) -> Value {
+    /// All objects, or as many as the request has room for and where the rest begins.
+    fn list(&self, target: &Target, uri: &Uri) -> Response {
         let store = self.store.lock();
-        let items: Vec<Value> = store
+        let after = query(uri, "continue").filter(|key| !key.is_empty()).map(|key| key.replace("%2F", "/"));
+        let room = query(uri, "limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = store
             .objects
             .get(&target.collection)
             .into_iter()
-            .flat_map(BTreeMap::values)
-            .filter(|object| selected(target, uri, object))
-            .cloned()
-            .collect();
-        json!({
-            "kind": "List", "apiVersion": "v1",
-            "metadata": {"resourceVersion": store.version.to_string()}, "items": items,
-        })
+            .flat_map(|items| items.range((begin.clone(), Bound::Unbounded)))
+            .filter(|(_, stored)| selected(target, uri, &stored.object))
+            .peekable();
+        let mut metadata = json!({"resourceVersion": store.version.to_string()});
+        let mut items = String::new();
+        for (count, (key, stored)) in rest.by_ref().take(room).enumerate() {
+            if count > 0 {
+                items.push(',');
+            }
+            items.push_str(&stored.text);
+            metadata["continue"] = key.clone().into();
+        }
+        if rest.peek().is_none() {
+            metadata["continue"] = "".into();
+        }
+        let text = format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#);
+        ([("content-type", "application/json")], text).into_response()
     }
 
     fn watch(&self, target: Target, uri: Uri) -> Response {
@@ -324,17 +319,13 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
     };
     if parts.method == Method::GET && target.name.is_none() {
         let watching = query(&parts.uri, "watch").is_some_and(|value| value == "true" || value == "1");
-        return if watching {
-            api.watch(target, parts.uri)
-        } else {
-            axum::Json(api.list(&target, &parts.uri)).into_response()
-        };
+        return if watching { api.watch(target, parts.uri) } else { api.list(&target, &parts.uri) };
     }
     let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else {
         return failure(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge");
     };
     let existing =
-        api.store.lock().objects.get(&target.collection).and_then(|o| o.get(&target.key())).cloned();
+        api.get(&target.collection, target.namespace.as_deref(), target.name.as_deref().unwrap_or_default());
     let sent = serde_json::from_slice::<Value>(&body);
     match (parts.method, existing, sent) {
         (Method::GET, Some(object), _) => axum::Json(object).into_response(),
@@ -394,6 +385,30 @@ mod tests {
         assert_eq!(token("other"), json!({"authenticated": false}));
         let access = |user| review(json!({"spec": {"user": user}}))["status"]["allowed"].clone();
         assert_eq!((access("agent"), access(NOBODY)), (json!(true), json!(false)));
+    }
+
+    #[tokio::test]
+    async fn lists_in_pages() {
+        let api = FakeApi::default();
+        for name in ["a", "b", "c"] {
+            api.put("api/v1/pods", json!({"metadata": {"name": name, "namespace": "n"}}));
+        }
+        let target = Target::parse("/api/v1/pods").unwrap();
+        let (mut names, mut next, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let uri: Uri =
+                format!("/api/v1/pods?limit=2&continue={}", next.replace('/', "%2F")).parse().unwrap();
+            let body = axum::body::to_bytes(api.list(&target, &uri).into_body(), 1 << 20).await.unwrap();
+            let list: Value = serde_json::from_slice(&body).unwrap();
+            let items = list["items"].as_array().unwrap();
+            names.extend(items.iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()));
+            pages += 1;
+            next = list["metadata"]["continue"].as_str().unwrap().to_owned();
+            if next.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((names, pages), (vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], 2));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +37,11 @@ pub async fn get(endpoint: &Endpoint, path: &str) -> Result<(u16, String), Strin
     tokio::time::timeout(LIMIT, exchange(endpoint, path)).await.map_err(|_| "no answer".to_owned())?
 }
 
-async fn exchange(endpoint: &Endpoint, path: &str) -> Result<(u16, String), String> {
+/// Sends the request; what comes next is the server's answer, which ends with the connection.
+///
+/// # Errors
+/// What failed, as text.
+pub async fn open(endpoint: &Endpoint, path: &str) -> Result<TlsStream<TcpStream>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(endpoint.ca.as_bytes()) {
@@ -66,10 +71,15 @@ async fn exchange(endpoint: &Endpoint, path: &str) -> Result<(u16, String), Stri
     let request =
         format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{}\r\n", endpoint.name, token.collect::<String>());
     stream.write_all(request.as_bytes()).await.map_err(|e| text(&e))?;
+    Ok(stream)
+}
+
+async fn exchange(endpoint: &Endpoint, path: &str) -> Result<(u16, String), String> {
+    let mut stream = open(endpoint, path).await?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer).await {
         // Servers that close without ceremony have still sent everything.
-        Err(error) if answer.is_empty() => return Err(text(&error)),
+        Err(error) if answer.is_empty() => return Err(error.to_string()),
         _ => {}
     }
     let answer = String::from_utf8_lossy(&answer);

@@ -11,6 +11,7 @@ use antrea_operator::render::{AGENT_CAPABILITIES, OVS_CAPABILITIES};
 use ovs::testing::{TestOvs, confinement};
 use serde_json::{Value, json};
 
+use crate::background::Background;
 use crate::fake_api::FakeApi;
 
 mod control_plane;
@@ -53,6 +54,8 @@ pub struct Lab {
     dir: tempfile::TempDir,
     control_plane: control_plane::ControlPlane,
     config: BTreeMap<String, Value>,
+    /// The collector of spans, where there is one.
+    pub(crate) collector: Option<Background>,
 }
 
 /// A node.
@@ -183,7 +186,8 @@ impl Lab {
         // Made first: whatever fails from here on, its drop cleans up.
         let api = FakeApi::default();
         let control_plane = control_plane::ControlPlane::default();
-        let mut lab = Self { api, nodes: Vec::new(), id, subnet, dir, control_plane, config };
+        let mut lab =
+            Self { api, nodes: Vec::new(), id, subnet, dir, control_plane, config, collector: None };
         let underlay = lab.outside();
         sh(&format!("ip netns add {underlay}"));
         for line in [

@@ -4,7 +4,9 @@ use antrea_runtime::trace::testing::{Collector, Span};
 use netcfg::Netns;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 
+use crate::background::Background;
 use crate::lab::Lab;
 
 /// Starts a collector in the lab's outside world. What is started from now on exports to it; the controller is
@@ -15,7 +17,12 @@ pub async fn trace(lab: &mut Lab) -> Collector {
     let listener =
         Netns::open(format!("/run/netns/{}", lab.outside())).unwrap().run(bind).await.unwrap().unwrap();
     listener.set_nonblocking(true).unwrap();
-    let collector = Collector::serve(TcpListener::from_std(listener).unwrap());
+    let collector = Collector::default();
+    let serving = collector.clone();
+    lab.collector = Some(Background::run(move || {
+        let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+        serving.serve_on(incoming)
+    }));
     lab.configure("tracing", json!({"otlpEndpoint": format!("http://{address}")}));
     lab.kill_controller();
     lab.start_controller();

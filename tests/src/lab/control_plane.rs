@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{Lab, binary, end, kubeconfig, tail};
-use crate::fake_api::ApiServer;
+use crate::background::Background;
 use crate::https::{self, Endpoint};
 
 /// Collection path of Namespaces.
@@ -30,7 +30,7 @@ const CONTROLLER_PORT: u16 = 10_349;
 /// What of the control plane runs.
 #[derive(Debug, Default)]
 pub(super) struct ControlPlane {
-    pub(super) server: Option<ApiServer>,
+    pub(super) server: Option<Background>,
     controller: Option<Child>,
     /// Whether the controller has been ready since it was started.
     ready: bool,

@@ -14,6 +14,7 @@
 
 mod cargo;
 mod cni;
+mod controller;
 mod flows;
 mod footprint;
 mod latency;
@@ -85,6 +86,11 @@ const SECTIONS: &[Section] = &[
         name: "policy_latency",
         about: "from a policy's creation to its flows on two nodes beside a plain watch",
         run: |report| Box::pin(latency::run(report)),
+    },
+    Section {
+        name: "controller",
+        about: "start, memory and latency of the controller's process in a cluster of 100,000 pods",
+        run: |report| Box::pin(controller::run(report)),
     },
     Section {
         name: "policy-flows",
