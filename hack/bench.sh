@@ -8,15 +8,13 @@
 
 cd "$REPO"
 say 'building antrea-bench'
-# The product aborts on a panic; the measuring program has to unwind to remove its namespaces.
-CARGO_PROFILE_RELEASE_PANIC=unwind cargo build --release -p antrea-tests --bin antrea-bench >&2 ||
-	die 'cargo build failed'
-bench=$REPO/target/release/antrea-bench
+cargo build --locked --profile measure -p antrea-tests --bin antrea-bench >&2 || die 'cargo build failed'
+bench=$REPO/target/measure/antrea-bench
 [[ ${1:-} != --list ]] || exec "$bench" --list
 
 need_root
 if [[ -z ${ANTREA_BIN:-} ]]; then
-	ANTREA_BIN=$(release_binaries)
+	ANTREA_BIN=$(ANTREA_PROFILE=release project_binaries)
 	export ANTREA_BIN
 fi
 ANTREA_CNI_PLUGINS=$("$REPO/hack/tools.sh" cni)

@@ -19,6 +19,7 @@
 . "$(dirname "$0")/node.sh"
 . "$(dirname "$0")/plain-cni.sh"
 . "$(dirname "$0")/install.sh"
+. "$(dirname "$0")/dns.sh"
 
 CNI=${CNI:-antrea}
 
@@ -112,6 +113,8 @@ up() {
 	esac
 	say 'waiting for the nodes to be Ready'
 	kubectl wait --for=condition=Ready node --all --timeout=120s >/dev/null || die "$(kubectl get nodes)"
+	say 'starting cluster DNS'
+	dns_up
 	smoke
 	say 'done'
 	status

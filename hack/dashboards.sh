@@ -7,7 +7,7 @@ need_root
 [[ -e $KUBECONFIG_PATH ]] || die 'no cluster: run make up'
 command -v prometheus >/dev/null || die 'prometheus is missing: run hack/deps.sh'
 
-cargo build -q -p antrea-monitoring --manifest-path "$REPO/Cargo.toml"
+build_monitoring_tool
 new_kinds=()
 finish() {
 	prometheus_down

@@ -3,6 +3,7 @@
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
 #                      crash connectivity services traffic policies spec settings restart health prometheus netpol removal legacy
+#                      or, shorter: crash_once for crash, monitoring for prometheus
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
 #   KEEP=1             leaves the cluster running at the end; ATTACH=1: uses the one that runs, and leaves it
 . "$(dirname "$0")/lib.sh"
@@ -59,8 +60,8 @@ trap finish EXIT
 # Without these, a script that is ended leaves through EXIT with the status of whatever was before.
 trap 'exit 130' INT
 trap 'exit 143' TERM
-if [[ ${parts[0]} == crash ]]; then
-	crash
+if [[ ${parts[0]} == crash* ]]; then
+	"${parts[0]}"
 	parts=("${parts[@]:1}")
 fi
 [[ -n ${ATTACH:-} ]] || "$REPO/hack/cluster.sh" up

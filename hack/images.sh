@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds the container images and writes each as an archive that containerd can import:
 #   images.sh project   antrea-agent, antrea-controller, antrea-operator
-#   images.sh test      pause, agnhost, toolbox
+#   images.sh test      pause, agnhost, coredns, toolbox
+#   images.sh base      only makes the Debian that the others start from
 # Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:trixie-slim to start from a
 # registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
 . "$(dirname "$0")/lib.sh"
@@ -87,19 +88,21 @@ image() {
 }
 
 test_images() {
-	local pause agnhost
+	local pause agnhost coredns
 	say 'building the test images'
 	pause=$(context pause)
 	musl-gcc -static -Os -s -Wall -Wextra -o "$pause/pause" "$REPO/build/pause.c"
 	image pause docker.io/antrea/pause:dev "$pause"
 	agnhost=$("$REPO/hack/tools.sh" agnhost)/agnhost
 	image agnhost registry.k8s.io/e2e-test-images/agnhost:2.56 "$(context agnhost "$agnhost")"
+	coredns=$("$REPO/hack/tools.sh" coredns)/coredns
+	image coredns docker.io/antrea/coredns:dev "$(context coredns "$coredns")"
 	image toolbox docker.io/antrea/toolbox:dev "$(context toolbox)"
 }
 
 project_images() {
 	local release tag agent
-	release=$(release_binaries)
+	release=$(project_binaries)
 	say 'building the images'
 	tag=$(image_tag "$release")
 	agent=$(context agent "$REPO"/build/{agent-root.sh,start_ovs,install_cni,load_modules} "$release"/antrea-{agent,cni} "$release/antctl")
@@ -123,5 +126,6 @@ image_tag() {
 
 case ${1:-} in
 project | test) "${1}_images" ;;
-*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+base) base_image ;;
+*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

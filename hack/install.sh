@@ -99,5 +99,8 @@ smoke() {
 		die "smoke-client on $client gets no answer from $address:8080 on $server"
 	[[ $answer == smoke-server ]] || die "http://$address:8080/hostname answered \"$answer\""
 	note "smoke-client on $client: GET http://$address:8080/hostname -> $answer on $server"
+	# The client's own resolver: the pod reaches cluster DNS by its Service.
+	kubectl exec smoke-client -- getent hosts kubernetes.default >/dev/null || die 'smoke-client resolves no Service'
+	note "smoke-client: kubernetes.default is found"
 	kubectl delete pod smoke-server smoke-client --now --wait=false >/dev/null 2>&1
 }

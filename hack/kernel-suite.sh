@@ -2,11 +2,22 @@
 # The node suite on Open vSwitch's kernel datapath: in a Debian kernel, which qemu runs in software where
 # the host has no such module. All tests, with those that can run nowhere else, unless arguments select some, as
 # for any test binary.
-#   kernel-suite.sh NODE_SUITE_BINARY [TEST...]
+#   kernel-suite.sh run NODE_SUITE_BINARY [TEST...]
+#   kernel-suite.sh images    only makes the machine's file system (kept in the cache)
 . "$(dirname "$0")/lib.sh"
 
-suite=$1
-shift
+export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest} KVMTEST_DEBIAN=$DEBIAN
+case ${1:-} in
+images)
+	# Any command: the images are made on first use.
+	with_log "$CACHE/logs/kvmtest.log" "$REPO/hack/kvmtest" -q -t 300 -- true
+	exit
+	;;
+run) ;;
+*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+suite=$2
+shift 2
 stage=$(mktemp -d "${TMPDIR:-/tmp}/antrea-kernel.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/plugins"
@@ -18,6 +29,8 @@ strip -o "$stage/node-suite" "$suite"
 cp "$ANTREA_CNI_PLUGINS"/{host-local,portmap,bandwidth,cnitool} "$stage/plugins/"
 # The guest has no certificates, and a TLS stack does not start without one. Nothing is checked with it.
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=nobody -days 1 -keyout /dev/null -out "$stage/ca.pem" 2>/dev/null
+churn=10 orders=4
+[[ -z ${FULL:-} ]] || churn=1000 orders=48
 cat >"$stage/run" <<END
 #!/bin/bash
 modprobe -a tun openvswitch geneve vxlan ip_gre vport-geneve vport-vxlan vport-gre xt_set ip_set_hash_net ip_vs ip_vs_rr dummy
@@ -25,9 +38,8 @@ mkdir -p /run/netns
 cd /tmp
 export ANTREA_BIN=$stage ANTREA_CNI_PLUGINS=$stage/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
 # A machine in software takes its time: the same tests, with smaller numbers where they repeat.
-export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=10 ANTREA_TEST_ORDERS=4
+export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$orders
 exec $stage/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
-export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest}
-"$REPO/hack/kvmtest" -v -t 3600 -m 1500 -d "$stage" -- ./run "$@"
+"$REPO/hack/kvmtest" -v -t "${KVMTEST_LIMIT:-3600}" -m 1500 -d "$stage" -- ./run "$@"

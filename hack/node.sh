@@ -42,6 +42,7 @@ write_kubelet_config() {
 		failCgroupV1: false
 		failSwapOn: false
 		clusterDomain: cluster.local
+		clusterDNS: [$CLUSTER_DNS]
 		resolvConf: /etc/resolv.conf
 		maxPods: 250
 		# The disk is the host's: how full it is says nothing about the node.

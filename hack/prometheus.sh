@@ -8,7 +8,9 @@ SCRAPE_INTERVAL=3
 # Enough for the rate interval, which is four scrapes, to be full.
 SCRAPE_WARMUP=$((SCRAPE_INTERVAL * 6))
 
-monitoring_tool() { "$REPO/target/debug/antrea-monitoring" "$@"; }
+build_monitoring_tool() { cargo build -q "${CI_BUILD[@]}" -p antrea-monitoring --manifest-path "$REPO/Cargo.toml"; }
+
+monitoring_tool() { "$REPO/target/$TARGET/ci/antrea-monitoring" "$@"; }
 
 # The definitions of Prometheus's operator, from its Go module.
 monitoring_crds() {

@@ -1,82 +1,210 @@
 #!/bin/bash
-# All tests, the cheap ones first:
-#   check     formatting, lints, generated files, boards and alerts, licences and sources of dependencies
-#   unit      every crate: unit, property, golden; real Open vSwitch; root tests in namespaces of their own
+# Tests. `make test` runs these stages, `make test-all` the same at full length and some more:
+#   build     every binary and every test, once, for all stages (profile ci)
+#   check     formatting, lints, boards and alerts by the tools of those who read them
+#   unit      every crate: unit, property, golden, generated files, licences and sources of dependencies; real Open
+#             vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    the same, and what can run nowhere else, on the kernel datapath, in a virtual machine
+#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check, unit and node
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
-# test.sh STAGE... runs only these.
+#   deny, fuzz, bench   only in test-all: cargo-deny, each fuzz target for ten minutes, all measurements
+# test.sh STAGE... runs only these. A stage that fails does not hide the others, except build; a table of stages and
+# times ends the run. Settings: FULL=1 (what test-all sets), LOGS=FOLDER (default: the cache).
+# shellcheck disable=SC2317 # stages are called by their names
 . "$(dirname "$0")/lib.sh"
 cd "$REPO"
 need_root
 export RUST_BACKTRACE=${RUST_BACKTRACE:-0}
-stages=("$@")
-((${#stages[@]})) || stages=(check unit node kernel cluster)
+FULL=${FULL:-}
+LOGS=${LOGS:-$CACHE/logs}
+mkdir -p "$LOGS"
+wanted=("$@")
+if ((${#wanted[@]} == 0)); then
+	wanted=(check unit node kernel cluster)
+	[[ -z $FULL ]] || wanted+=(deny fuzz bench)
+fi
 
-wanted() { [[ " ${stages[*]} " == *" $1 "* ]]; }
-
-stage() {
-	wanted "$1" || return 1
-	say "$1: $2"
+wants() {
+	local stage
+	for stage; do [[ " ${wanted[*]} " != *" $stage "* ]] || return 0; done
+	return 1
 }
 
-build_kubernetes() { hack/tools.sh kubernetes && hack/tools.sh agnhost && hack/tools.sh e2e; }
+# ---- stages ---------------------------------------------------------------------------------------------------------
+
+# What Go builds, and the images' Debian: cached for long, minutes on a fresh machine.
+stage_tools() {
+	hack/tools.sh cni
+	if wants cluster; then
+		hack/tools.sh kubernetes
+		hack/tools.sh agnhost
+		hack/tools.sh e2e
+		hack/tools.sh coredns
+		hack/images.sh base
+	fi
+	if wants kernel; then hack/kernel-suite.sh images; fi
+	if wants check; then hack/tools.sh dashboards; fi
+}
+
+# One build, because cargo decides by what is built together which features a dependency has.
+stage_build() { cargo build --locked "${CI_BUILD[@]}" --workspace --bins --tests; }
+
+# The cheapest first: what stops most changes is told within seconds.
+stage_check() {
+	cargo fmt --all --check
+	shellcheck -x -P hack hack/*.sh hack/e2e/*.sh build/{agent-root.sh,start_ovs,install_cni,load_modules} .ci/run
+	cargo clippy --locked "${CI_BUILD[@]}" --workspace --all-targets -- -D warnings
+	hack/monitoring.sh
+}
+
+stage_unit() {
+	cargo test --locked "${CI_BUILD[@]}" --workspace --exclude antrea-tests --no-fail-fast
+	cargo test --locked "${CI_BUILD[@]}" -p antrea-tests --lib
+}
+
+# Which of the 48 orders of failure, and how many attachments: a quarter of the orders, another one for each commit.
+node_numbers() {
+	[[ -n $FULL ]] && return
+	export ANTREA_TEST_ORDERS=12 ANTREA_TEST_CHURN=100
+}
+
+stage_node() {
+	node_numbers
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) "$(node_suite)" --test-threads=1 --nocapture
+}
+
+# Tests whose answer depends on the datapath. The others would only be the same again, four times as slow.
+KERNEL_TESTS=(
+	bandwidth:: connectivity:: datapath:: hairpin:: ipvs:: kill:: peers:: spoofing::
+	failclosed::a_cold_start ovs:: restart::an_agent_restart restart::drifted_flows
+)
+
+stage_kernel() {
+	local tests=("${KERNEL_TESTS[@]}")
+	[[ -z $FULL ]] || tests=()
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh run "$(node_suite)" "${tests[@]}"
+}
+
+# test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has.
+stage_cluster() {
+	if [[ -n $FULL ]]; then
+		ANTREA_PROFILE=release hack/e2e.sh
+		ANTREA_PROFILE=release KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
+	else
+		hack/e2e.sh crash_once connectivity services traffic policies spec restart health monitoring netpol removal
+	fi
+}
+
+stage_deny() { "$(hack/tools.sh deny)/cargo-deny" --all-features check bans licenses sources; }
+
+stage_fuzz() { hack/fuzz.sh 600; }
+
+stage_bench() { hack/bench.sh; }
+
+# ---- running them ---------------------------------------------------------------------------------------------------
+
+declare -A verdict seconds began
+ran=()
+failed=0
+
+# counted STAGE: passed and failed tests, of cargo's test harness and of the suites in shell.
+counted() {
+	awk '/^test result: / { passed += $4; failed += $6 } /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+		END { print passed + 0, failed + 0 }' "$LOGS/$1.log"
+}
+
+table() {
+	local stage counts
+	printf '\n%-9s %8s %7s %7s  %s\n' stage seconds passed failed verdict
+	for stage in "${ran[@]}"; do
+		counts=$(counted "$stage")
+		printf '%-9s %8d %7d %7d  %s\n' "$stage" "${seconds[$stage]:-0}" "${counts% *}" "${counts#* }" "${verdict[$stage]:-ended}"
+	done
+	elapsed | awk '{ printf "in all %.1f minutes\n", $1 / 60 }'
+}
+
+# What runs beside, by stage: each in a process group of its own, so that whatever it has started ends with it.
+declare -A beside
+
+finish() {
+	local status=$? stage
+	trap - EXIT INT TERM
+	for stage in "${!beside[@]}"; do kill -- "-${beside[$stage]}" 2>/dev/null || true; done
+	table
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+begin() {
+	ran+=("$1")
+	began[$1]=$SECONDS
+	say "$1: began"
+}
+
+# ended STAGE STATUS
+ended() {
+	seconds[$1]=$((SECONDS - began[$1]))
+	if (($2 == 0)); then
+		verdict[$1]=passed
+	else
+		verdict[$1]="FAILED; its output is in $LOGS/$1.log"
+		failed=1
+	fi
+	say "$1: ${verdict[$1]}, ${seconds[$1]} s"
+}
+
+# A function called in a condition would go on after an error: a subshell that is waited for does not.
+run() {
+	local status=0
+	begin "$1"
+	set +e
+	(set -e; "stage_$1") 2>&1 | tee "$LOGS/$1.log"
+	status=${PIPESTATUS[0]}
+	set -e
+	ended "$1" "$status"
+	return "$status"
+}
+
+start() {
+	begin "$1"
+	set -m
+	(set -e; "stage_$1") >"$LOGS/$1.log" 2>&1 &
+	beside[$1]=$!
+	set +m
+}
+
+# finished STAGE: waits for what runs beside, and shows what it said.
+finished() {
+	local status=0
+	[[ -n ${beside[$1]:-} ]] || return 0
+	wait "${beside[$1]}" || status=$?
+	unset "beside[$1]"
+	say "---- output of $1"
+	cat "$LOGS/$1.log"
+	ended "$1" "$status"
+	return "$status"
+}
 
 hack/deps.sh
-if wanted node || wanted kernel; then
-	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni)
-	export ANTREA_CNI_PLUGINS
+# The compiler leaves a core idle now and then, and Go's takes what is left.
+if wants check node kernel cluster; then start tools; fi
+if wants check unit node kernel cluster; then
+	run build || exit 1
+	ANTREA_BIN=$REPO/target/$TARGET/ci
+	export ANTREA_BIN ANTREA_RELEASE=$ANTREA_BIN
 fi
-
-if stage check 'formatting, lints, generated files'; then
-	hack/check.sh
-	make -s deny
-	cargo run -q -p xtask -- generate --check
-	hack/monitoring.sh
-fi
-
-if wanted node || wanted kernel; then
-	say 'building the node suite'
-	cargo build -p antrea-agent -p antrea-cni -p antrea-controller
-	export ANTREA_BIN=$REPO/target/debug
-	suite=$(cargo test -p antrea-tests --test node --no-run --message-format=json 2>/dev/null |
-		jq -r 'select(.executable != null and .target.name == "node") | .executable')
-fi
-
-if stage unit 'every crate'; then
-	cargo test --workspace --exclude antrea-tests
-	cargo test -p antrea-tests --lib
-fi
-
-# On a fresh machine this takes all cores for minutes, and the node suite mostly waits. A process group of its
-# own: whatever it has started ends with it.
-if wanted cluster; then
-	tools_log=$CACHE/logs/tools.log
-	mkdir -p "${tools_log%/*}"
-	set -m
-	build_kubernetes >"$tools_log" 2>&1 &
-	tools=$!
-	set +m
-	trap 'kill -- "-$tools" 2>/dev/null || true' EXIT
-fi
-
-if stage node 'two nodes as namespaces, userspace datapath'; then
-	"$suite" --test-threads=1
-fi
-
-# Before the virtual machine, which needs a core to itself.
-if wanted cluster; then
-	wait "$tools" || { tail -n 30 "$tools_log" >&2 && die "Kubernetes could not be built; see $tools_log"; }
-	trap - EXIT
-fi
-
-if stage kernel 'two nodes as namespaces, kernel datapath in a virtual machine'; then
-	# Optimized binaries, which the cluster needs too: the machine runs in software.
-	release=$(release_binaries)
-	ANTREA_BIN=$release hack/kernel-suite.sh "$suite"
-fi
-
-if stage cluster 'a real two-node Kubernetes'; then
-	hack/e2e.sh
-fi
-say "passed: ${stages[*]}"
+[[ -z $FULL ]] || unset ANTREA_RELEASE
+# The virtual machine has one core. What it needs of the tools is made by then, or made once by whoever is first.
+if wants kernel; then start kernel; fi
+if wants check; then run check || true; fi
+if wants unit; then run unit || true; fi
+if wants node; then run node || true; fi
+finished kernel || true
+finished tools || true
+if wants cluster; then run cluster || true; fi
+for stage in deny fuzz bench; do
+	if wants "$stage"; then run "$stage" || true; fi
+done
+exit "$failed"

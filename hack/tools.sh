@@ -4,6 +4,7 @@
 #   tools.sh kubernetes   etcd, API server, controller manager, scheduler, kubelet, proxy, kubectl
 #   tools.sh agnhost      the server and client of the Kubernetes e2e tests
 #   tools.sh e2e          e2e.test and ginkgo
+#   tools.sh coredns      DNS of the local cluster
 #   tools.sh ovs          Open vSwitch of Debian 13, for hosts whose own is too old
 #   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
 #   tools.sh dashboards   reads Grafana boards strictly, by Grafana's own types
@@ -22,16 +23,21 @@ go_build() {
 	(cd "$REPO/tools/$module" && CGO_ENABLED=0 GOFLAGS=-buildvcs=false nice -n 10 go "${@//%out/$out}")
 }
 
-# once NAME FILE COMMAND...: runs COMMAND FILE.part unless FILE is there. The rename makes an
-# interrupted build invisible.
+# once NAME FILE COMMAND...: runs COMMAND FILE.part unless FILE is there. The rename makes an interrupted build
+# invisible; of several that want the same file one builds it.
 once() {
-	local name=$1 file=$2
+	local name=$1 file=$2 lock
 	shift 2
 	[[ -e $file ]] && return
-	say "building $name (first time only)"
 	mkdir -p "$(dirname "$file")"
-	"$@" "$file.part" >&2
-	mv "$file.part" "$file"
+	exec {lock}>"$file.lock"
+	flock "$lock"
+	if [[ ! -e $file ]]; then
+		say "building $name (first time only)"
+		"$@" "$file.part" >&2 {lock}>&-
+		mv "$file.part" "$file"
+	fi
+	exec {lock}>&-
 }
 
 version_flags() {
@@ -44,6 +50,7 @@ build_kubernetes() { go_build kubernetes "$1" build -o %out -trimpath -ldflags "
 build_agnhost() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' k8s.io/kubernetes/test/images/agnhost; }
 build_ginkgo() { go_build kubernetes "$1" build -o %out -trimpath -ldflags '-s -w' github.com/onsi/ginkgo/v2/ginkgo; }
 build_e2e() { go_build kubernetes "$1" test -c -o %out -trimpath -ldflags "$(version_flags)" k8s.io/kubernetes/test/e2e; }
+build_coredns() { go_build coredns "$1" build -o %out -trimpath -ldflags '-s -w'; }
 build_dashboards() { go_build dashboards "$1" build -o %out -trimpath -ldflags '-s -w'; }
 build_cni() { go_build cni "$2" build -o %out -trimpath -ldflags '-s -w' "github.com/containernetworking/$1"; }
 
@@ -107,6 +114,13 @@ cni() {
 	echo "$bin"
 }
 
+coredns() {
+	local bin
+	bin=$CACHE/coredns/$(hash_files "$REPO"/tools/coredns/{go.mod,go.sum,main.go})
+	once CoreDNS "$bin/coredns" build_coredns
+	echo "$bin"
+}
+
 dashboards() {
 	local bin
 	bin=$CACHE/dashboards/$(hash_files "$REPO"/tools/dashboards/{go.mod,go.sum,main.go})
@@ -141,6 +155,6 @@ deny() { cargo_tool cargo-deny 0.20.2; }
 fuzz() { cargo_tool cargo-fuzz 0.13.2; }
 
 case ${1:-} in
-kubernetes | agnhost | e2e | ovs | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
-*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | coredns | ovs | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
+*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

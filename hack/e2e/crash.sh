@@ -5,11 +5,17 @@
 # What `up` has reached, by what it has said.
 said() { grep -q "$1" "$CRASH_LOG"; }
 
-crash() {
+crash() { crash_at 'starting 2 nodes' 'starting kubelet' 'waiting for the nodes to be Ready'; }
+
+# The moment that leaves most behind.
+crash_once() { crash_at 'waiting for the nodes to be Ready'; }
+
+# crash_at MOMENT...
+crash_at() {
 	local moment up snapshot
 	CRASH_LOG=$(mktemp) snapshot=$(mktemp)
 	"$REPO/hack/leftovers.sh" snapshot "$snapshot"
-	for moment in 'starting 2 nodes' 'starting kubelet' 'waiting for the nodes to be Ready'; do
+	for moment; do
 		: >"$CRASH_LOG"
 		# A session of its own: all of `up` ends at once, whatever it is doing, as in a power cut of the shell.
 		setsid "$REPO/hack/cluster.sh" up >/dev/null 2>"$CRASH_LOG" &
@@ -25,5 +31,5 @@ crash() {
 		"$REPO/hack/leftovers.sh" compare "$snapshot" || die "up killed at \"$moment\" left something behind"
 	done
 	rm -f "$CRASH_LOG" "$snapshot"
-	ok 'make up killed at three moments, then make down: nothing is left'
+	ok "make up killed at $# moments, then make down: nothing is left"
 }

@@ -126,8 +126,15 @@ everything_has_data() {
 	monitoring_tool verify --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" >"$STATE/verify" 2>"$STATE/verify.errors"
 }
 
+# Without a Prometheus: what of this part breaks most easily.
+monitoring() {
+	kinds_appear_later
+	objects_fit_their_definitions
+	monitoring_crds_down servicemonitors prometheusrules
+}
+
 prometheus() {
-	cargo build -q -p antrea-monitoring --manifest-path "$REPO/Cargo.toml"
+	build_monitoring_tool
 	kinds_appear_later
 	objects_fit_their_definitions
 	objects_are_as_told

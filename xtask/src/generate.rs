@@ -122,3 +122,12 @@ fn append(dir: &Path, out: &mut String) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    /// Part of the tests, because they are built anyway: `cargo xtask generate --check` would build it all once more.
+    #[test]
+    fn generated_files_are_up_to_date() -> anyhow::Result<()> {
+        super::check()
+    }
+}

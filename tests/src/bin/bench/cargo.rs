@@ -20,7 +20,7 @@ fn repository() -> anyhow::Result<PathBuf> {
 /// `cargo bench` of one benchmark; its progress passes through. Returns what it printed.
 async fn bench(package: &str, bench: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["bench", "--quiet", "-p", package, "--bench", bench, "--"])
+        .args(["bench", "--quiet", "--profile", "measure", "-p", package, "--bench", bench, "--"])
         .args(arguments)
         .current_dir(repository()?)
         .stdin(Stdio::null())
