@@ -30,9 +30,9 @@ dns_manifest() {
 		  Corefile: |
 		    .:53 {
 		        errors
-		        health { lameduck 1s }
+		        health
 		        ready
-		        kubernetes cluster.local in-addr.arpa ip6.arpa { ttl 30 }
+		        kubernetes cluster.local in-addr.arpa ip6.arpa
 		        cache 30
 		        loadbalance
 		    }

@@ -5,7 +5,7 @@
 #   unit      every crate: unit, property, golden, generated files, licences and sources of dependencies; real Open
 #             vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check, unit and node
+#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check and unit
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
 #   deny, fuzz, bench   only in test-all: cargo-deny, each fuzz target for ten minutes, all measurements
 # test.sh STAGE... runs only these. A stage that fails does not hide the others, except build; a table of stages and
@@ -49,8 +49,10 @@ stage_tools() {
 # One build, because cargo decides by what is built together which features a dependency has.
 stage_build() { cargo build --locked "${CI_BUILD[@]}" --workspace --bins --tests; }
 
-# The cheapest first: what stops most changes is told within seconds.
+# The cheapest first: what stops most changes is told within seconds. This and the next step back behind the virtual
+# machine.
 stage_check() {
+	renice -n 10 $BASHPID >/dev/null
 	cargo fmt --all --check
 	shellcheck -x -P hack hack/*.sh hack/e2e/*.sh build/{agent-root.sh,start_ovs,install_cni,load_modules} .ci/run
 	cargo clippy --locked "${CI_BUILD[@]}" --workspace --all-targets -- -D warnings
@@ -58,6 +60,7 @@ stage_check() {
 }
 
 stage_unit() {
+	renice -n 10 $BASHPID >/dev/null
 	cargo test --locked "${CI_BUILD[@]}" --workspace --exclude antrea-tests --no-fail-fast
 	cargo test --locked "${CI_BUILD[@]}" -p antrea-tests --lib
 }
@@ -75,8 +78,8 @@ stage_node() {
 
 # Tests whose answer depends on the datapath. The others would only be the same again, four times as slow.
 KERNEL_TESTS=(
-	bandwidth:: connectivity:: datapath:: hairpin:: ipvs:: kill:: peers:: spoofing::
-	failclosed::a_cold_start ovs:: restart::an_agent_restart restart::drifted_flows
+	bandwidth:: connectivity:: datapath:: forwarded:: fragments:: hairpin:: handover:: ipvs:: isolation:: kill:: peers::
+	services:: spoofing:: failclosed::a_cold_start ovs:: restart::an_agent_restart restart::drifted_flows
 )
 
 stage_kernel() {
@@ -200,9 +203,10 @@ fi
 if wants kernel; then start kernel; fi
 if wants check; then run check || true; fi
 if wants unit; then run unit || true; fi
-if wants node; then run node || true; fi
+# From here on times matter: nothing else runs.
 finished kernel || true
 finished tools || true
+if wants node; then run node || true; fi
 if wants cluster; then run cluster || true; fi
 for stage in deny fuzz bench; do
 	if wants "$stage"; then run "$stage" || true; fi

@@ -98,10 +98,6 @@ impl Target {
             name: rest.get(1).map(|name| (*name).to_owned()),
         })
     }
-
-    fn key(&self) -> String {
-        key(self.namespace.as_deref(), self.name.as_deref().unwrap_or_default())
-    }
 }
 
 fn key(namespace: Option<&str>, name: &str) -> String {

@@ -1,5 +1,7 @@
 //! Encoding and decoding 100,000 flow-mods, beside copying as many bytes: the floor.
 
+#![allow(clippy::print_stdout, reason = "a benchmark reports on standard output")]
+
 use std::{
     hint::black_box,
     time::{Duration, Instant},

@@ -9,8 +9,11 @@ use serde_json::Value;
 
 use crate::health::{lab_with_status, turns, turns_back};
 
-/// The goal is two seconds; a loaded machine gets more before the test fails, and the figure is printed.
-const LIMIT: Duration = Duration::from_secs(6);
+/// The goal is two seconds; a loaded machine gets more before the test fails, and one in software, which is what has the
+/// kernel's datapath, several times that. The figure is printed.
+fn limit() -> Duration {
+    Duration::from_secs(if std::env::var_os("ANTREA_TEST_DATAPATH").is_some() { 30 } else { 6 })
+}
 
 fn json(netns: &str, arguments: &str) -> Vec<Value> {
     let text = sh(&format!("ip -n {netns} -j {arguments}"));
@@ -113,7 +116,7 @@ async fn what_others_change_is_put_back_and_told() {
     let mut named = 0;
     for (damage, word) in damages(&lab, &link) {
         sh(&damage);
-        let back = eventually(&damage, LIMIT, || state(&netns, &[&link]) == good).await;
+        let back = eventually(&damage, limit(), || state(&netns, &[&link]) == good).await;
         println!("{damage}: put back after {back:.1?}");
         if word.is_empty() {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -124,7 +127,7 @@ async fn what_others_change_is_put_back_and_told() {
         assert!(message.contains(word), "{damage}: {message}");
         named += usize::from(message.contains("changed by iptables"));
         for (from, to) in &probes {
-            eventually("traffic as before", LIMIT, || quick_ping(from, *to)).await;
+            eventually("traffic as before", limit(), || quick_ping(from, *to)).await;
         }
         turns_back(&lab, "AgentHealthy").await;
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use antrea_tests::https::{self, Endpoint};
-use antrea_tests::lab::{Lab, NAMESPACES, NETWORK_POLICIES, PODS};
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, PODS};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
