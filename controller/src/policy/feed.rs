@@ -225,6 +225,8 @@ pub(super) async fn feed<T: Input>(
         let mut changes = Vec::with_capacity(batch.len());
         for event in batch {
             match event {
+                // Every try to list begins with this, also one that the server refuses next: it is no success.
+                Ok(event @ watcher::Event::Init) => changes.push(event),
                 Ok(event) => {
                     (problem, failures) = (None, 0);
                     changes.push(event);

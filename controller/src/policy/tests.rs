@@ -369,7 +369,10 @@ async fn a_failing_watch_changes_nothing_and_is_reported() {
     inputs.pods.unbounded_send(Ok(watcher::Event::Init)).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(inputs.problems.is_ready(), "two failures are nothing unusual");
+    // As of a server that refuses every list: each begins before it fails.
     for _ in 0..3 {
+        inputs.pods.unbounded_send(Ok(watcher::Event::Init)).unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
         fail(&inputs.pods);
     }
     until(|| !inputs.problems.is_ready()).await;
