@@ -84,6 +84,8 @@ with_log() {
 
 # How everything is built that is not for shipping; see profile ci in Cargo.toml.
 CI_BUILD=(--profile ci --target "$TARGET")
+# All at once: what is built together decides which features a dependency has, and so whether it is built anew.
+CI_TARGETS=(--workspace --bins --tests)
 
 # What is shipped besides its profile: relative relocations take 8 octets for up to 63 words instead of 24 for one, and
 # a panic aborts, so that nothing unwinds. Together 2 MB of a controller's 15.
@@ -103,10 +105,13 @@ project_binaries() {
 	echo "${ANTREA_RELEASE:-$REPO/target/$TARGET/$profile}"
 }
 
-# The node suite's program, of the build that is there.
-node_suite() {
-	cargo test --locked "${CI_BUILD[@]}" --workspace --bins --tests --no-run --message-format=json |
-		jq -r 'select(.executable != null and .target.name == "node") | .executable'
+# test_program TARGET: the tests of a library or the suite of this name, of the build that is there.
+test_program() {
+	local program
+	program=$(cargo build --locked "${CI_BUILD[@]}" "${CI_TARGETS[@]}" --message-format=json |
+		jq -r --arg name "$1" 'select(.executable != null and .target.name == $name and .profile.test) | .executable')
+	[[ -x $program ]] || die "the build has no tests called $1"
+	echo "$program"
 }
 
 # ---- control groups -----------------------------------------------------------------------------

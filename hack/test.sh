@@ -46,13 +46,12 @@ stage_tools() {
 	if wants check; then hack/tools.sh dashboards; fi
 }
 
-# One build, because cargo decides by what is built together which features a dependency has.
-stage_build() { cargo build --locked "${CI_BUILD[@]}" --workspace --bins --tests; }
+stage_build() { cargo build --locked "${CI_BUILD[@]}" "${CI_TARGETS[@]}"; }
 
 # The cheapest first: what stops most changes is told within seconds. This and the next step back behind the virtual
 # machine.
 stage_check() {
-	renice -n 10 $BASHPID >/dev/null
+	renice -n 10 "$BASHPID" >/dev/null
 	cargo fmt --all --check
 	shellcheck -x -P hack hack/*.sh hack/e2e/*.sh build/{agent-root.sh,start_ovs,install_cni,load_modules} .ci/run
 	cargo clippy --locked "${CI_BUILD[@]}" --workspace --all-targets -- -D warnings
@@ -60,9 +59,9 @@ stage_check() {
 }
 
 stage_unit() {
-	renice -n 10 $BASHPID >/dev/null
+	renice -n 10 "$BASHPID" >/dev/null
 	cargo test --locked "${CI_BUILD[@]}" --workspace --exclude antrea-tests --no-fail-fast
-	cargo test --locked "${CI_BUILD[@]}" -p antrea-tests --lib
+	"$(test_program antrea_tests)"
 }
 
 # Which of the 48 orders of failure, and how many attachments: a quarter of the orders, another one for each commit.
@@ -73,7 +72,7 @@ node_numbers() {
 
 stage_node() {
 	node_numbers
-	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) "$(node_suite)" --test-threads=1 --nocapture
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) "$(test_program node)" --test-threads=1 --nocapture
 }
 
 # Tests whose answer depends on the datapath. The others would only be the same again, four times as slow.
@@ -85,7 +84,7 @@ KERNEL_TESTS=(
 stage_kernel() {
 	local tests=("${KERNEL_TESTS[@]}")
 	[[ -z $FULL ]] || tests=()
-	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh run "$(node_suite)" "${tests[@]}"
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh run "$(test_program node)" "${tests[@]}"
 }
 
 # test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has.

@@ -69,7 +69,7 @@ fn dependencies() -> Result<Vec<Package>> {
 fn list(section: &str, name: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join("deny.toml"))?;
     let (_, section) =
-        text.split_once(&format!("[{section}]\n")).with_context(|| format!("no [{section}]"))?;
+        text.split_once(&format!("[{section}]")).with_context(|| format!("no [{section}]"))?;
     let (_, list) = section.split_once(&format!("\n{name} = [\n")).with_context(|| format!("no {name}"))?;
     let lines = list.lines().take_while(|line| *line != "]").filter(|line| line.contains('"'));
     let strings: BTreeSet<String> =
