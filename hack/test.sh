@@ -93,7 +93,7 @@ stage_cluster() {
 		ANTREA_PROFILE=release hack/e2e.sh
 		ANTREA_PROFILE=release KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
 	else
-		hack/e2e.sh crash_once connectivity services traffic policies spec settings restart health monitoring netpol removal
+		hack/e2e.sh crash_once connectivity services traffic policies spec restart health monitoring netpol removal
 	fi
 }
 
