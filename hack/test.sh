@@ -24,6 +24,10 @@ if ((${#wanted[@]} == 0)); then
 	[[ -z $FULL ]] || wanted+=(deny fuzz bench)
 fi
 
+for stage in "${wanted[@]}"; do
+	[[ $stage == @(check|unit|node|kernel|cluster|deny|fuzz|bench) ]] || die "there is no stage $stage"
+done
+
 wants() {
 	local stage
 	for stage; do [[ " ${wanted[*]} " != *" $stage "* ]] || return 0; done
@@ -116,13 +120,15 @@ counted() {
 }
 
 table() {
-	local stage counts
+	local stage counts good=0 bad=0
 	printf '\n%-9s %8s %7s %7s  %s\n' stage seconds passed failed verdict
 	for stage in "${ran[@]}"; do
 		counts=$(counted "$stage")
 		printf '%-9s %8d %7d %7d  %s\n' "$stage" "${seconds[$stage]:-0}" "${counts% *}" "${counts#* }" "${verdict[$stage]:-ended}"
+		good=$((good + ${counts% *})) bad=$((bad + ${counts#* }))
 	done
 	elapsed | awk '{ printf "in all %.1f minutes\n", $1 / 60 }'
+	echo "$good passed, $bad failed"
 }
 
 # What runs beside, by stage: each in a process group of its own, so that whatever it has started ends with it.
@@ -157,7 +163,8 @@ ended() {
 	say "$1: ${verdict[$1]}, ${seconds[$1]} s"
 }
 
-# A function called in a condition would go on after an error: a subshell that is waited for does not.
+# Must not be part of a condition: bash goes on after errors within one, whatever a subshell sets. Hence no status; see
+# verdict.
 run() {
 	local status=0
 	begin "$1"
@@ -166,7 +173,6 @@ run() {
 	status=${PIPESTATUS[0]}
 	set -e
 	ended "$1" "$status"
-	return "$status"
 }
 
 start() {
@@ -186,28 +192,28 @@ finished() {
 	say "---- output of $1"
 	cat "$LOGS/$1.log"
 	ended "$1" "$status"
-	return "$status"
 }
 
 hack/deps.sh
 # The compiler leaves a core idle now and then, and Go's takes what is left.
 if wants check node kernel cluster; then start tools; fi
 if wants check unit node kernel cluster; then
-	run build || exit 1
+	run build
+	[[ ${verdict[build]} == passed ]] || exit 1
 	ANTREA_BIN=$REPO/target/$TARGET/ci
 	export ANTREA_BIN ANTREA_RELEASE=$ANTREA_BIN
 fi
 [[ -z $FULL ]] || unset ANTREA_RELEASE
 # The virtual machine has one core. What it needs of the tools is made by then, or made once by whoever is first.
 if wants kernel; then start kernel; fi
-if wants check; then run check || true; fi
-if wants unit; then run unit || true; fi
+if wants check; then run check; fi
+if wants unit; then run unit; fi
 # From here on times matter: nothing else runs.
-finished kernel || true
-finished tools || true
-if wants node; then run node || true; fi
-if wants cluster; then run cluster || true; fi
+finished kernel
+finished tools
+if wants node; then run node; fi
+if wants cluster; then run cluster; fi
 for stage in deny fuzz bench; do
-	if wants "$stage"; then run "$stage" || true; fi
+	if wants "$stage"; then run "$stage"; fi
 done
 exit "$failed"
