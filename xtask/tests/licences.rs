@@ -68,8 +68,7 @@ fn dependencies() -> Result<Vec<Package>> {
 /// The strings of the first list called `name` in `section` of deny.toml, or the crates that it names.
 fn list(section: &str, name: &str) -> Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(root().join("deny.toml"))?;
-    let (_, section) =
-        text.split_once(&format!("[{section}]")).with_context(|| format!("no [{section}]"))?;
+    let (_, section) = text.split_once(&format!("[{section}]")).with_context(|| format!("no [{section}]"))?;
     let (_, list) = section.split_once(&format!("\n{name} = [\n")).with_context(|| format!("no {name}"))?;
     let lines = list.lines().take_while(|line| *line != "]").filter(|line| line.contains('"'));
     let strings: BTreeSet<String> =
