@@ -2,22 +2,12 @@
 # The node suite on Open vSwitch's kernel datapath: in a Debian kernel, which qemu runs in software where
 # the host has no such module. All tests, with those that can run nowhere else, unless arguments select some, as
 # for any test binary.
-#   kernel-suite.sh run NODE_SUITE_BINARY [TEST...]
-#   kernel-suite.sh images    only makes the machine's file system (kept in the cache)
+#   kernel-suite.sh NODE_SUITE_BINARY [TEST...]
 . "$(dirname "$0")/lib.sh"
 
 export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest} KVMTEST_DEBIAN=$DEBIAN
-case ${1:-} in
-images)
-	# Any command: the images are made on first use.
-	with_log "$CACHE/logs/kvmtest.log" "$REPO/hack/kvmtest" -q -t 300 -- true
-	exit
-	;;
-run) ;;
-*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-esac
-suite=$2
-shift 2
+suite=$1
+shift
 stage=$(mktemp -d "${TMPDIR:-/tmp}/antrea-kernel.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 mkdir "$stage/plugins"

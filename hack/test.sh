@@ -46,7 +46,6 @@ stage_tools() {
 		hack/tools.sh coredns
 		hack/images.sh base
 	fi
-	if wants kernel; then hack/kernel-suite.sh images; fi
 	if wants check; then hack/tools.sh dashboards; fi
 }
 
@@ -88,7 +87,7 @@ KERNEL_TESTS=(
 stage_kernel() {
 	local tests=("${KERNEL_TESTS[@]}")
 	[[ -z $FULL ]] || tests=()
-	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh run "$(test_program node)" "${tests[@]}"
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
 }
 
 # test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has.
