@@ -15,22 +15,22 @@ use ovs::Vswitch;
 use ovs::of::{OfConfig, OfSession};
 use tokio_util::sync::CancellationToken;
 
-use crate::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
-use crate::cni::attach::{Call, netns_path};
-use crate::cni::ipam::HostLocal;
 use crate::config::{AgentConfig, EncapMode, TunnelType};
-use crate::connections::Connections;
 use crate::dataplane::{Dataplane, Task};
-use crate::hostnet::HostConfig;
-use crate::interfaces::{InterfaceStore, PodInterface};
-use crate::metrics::AgentMetrics;
-use crate::node::{NodeNetwork, NodeParts, POD_LINK_GROUP};
-use crate::peers::{Peer, Underlay};
+use crate::host::network::HostConfig;
+use crate::host::subnet::{gateway_net, gateway_of};
+use crate::host::translated::Egress;
+use crate::host::transport;
+use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
+use crate::ovs::connections::Connections;
+use crate::peers::wiring::{Peer, Underlay};
+use crate::pods::attach::{Call, netns_path};
+use crate::pods::interfaces::{InterfaceStore, PodInterface};
+use crate::pods::ipam::HostLocal;
+use crate::pods::network::{NodeNetwork, NodeParts, POD_LINK_GROUP};
 use crate::policy::PolicyHandle;
-use crate::status::{NetworkFacts, Reporter};
-use crate::subnet::{gateway_net, gateway_of};
-use crate::translated::Egress;
-use crate::transport;
+use crate::status::facts::{NetworkFacts, Reporter};
+use crate::status::metrics::AgentMetrics;
 
 /// ovsdb-server starts with the agent; past this it is worth a condition.
 const OVSDB_WAIT: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     inputs.reporter.update(|facts| facts.capabilities = Some(capabilities.clone()));
     let version = info.ovs_version.clone().unwrap_or_default();
     inputs.reporter.update(|facts| facts.ovs_version = version);
-    crate::ovs_version::check(info.ovs_version.as_deref())?;
+    crate::ovs::version::check(info.ovs_version.as_deref())?;
     let (datapath, tunnel_type) = bridge::choose(config, capabilities.kernel_datapath, &info)?;
     let mtu = config.pod_mtu(transport.mtu, transport.address.addr(), tunnel_type);
 
@@ -233,7 +233,7 @@ pub async fn go_live(network: &NodeNetwork, bridge: &Bridge) -> Result<(), Bring
         .set_bridge_external_id(&network.bridge, "roundNum", Some(&bridge.round.to_string()))
         .await
         .map_err(vswitch_failed)?;
-    network.vswitch.remove_other_config(crate::restore::FLOW_RESTORE_WAIT).await.map_err(vswitch_failed)
+    network.vswitch.remove_other_config(crate::ovs::restore::FLOW_RESTORE_WAIT).await.map_err(vswitch_failed)
 }
 
 fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeConfig {

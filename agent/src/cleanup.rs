@@ -22,7 +22,7 @@ use netcfg::nl::route::RouteFilter;
 use netcfg::{ANTREA_PROTOCOL, Link, Netlink, Netns, Route, RoutingRule};
 use tokio::time::Instant;
 
-use crate::bridge::TUNNEL_PORT;
+use crate::ovs::bridge::TUNNEL_PORT;
 
 mod steps;
 

@@ -26,9 +26,9 @@ use ovs::of::{OfError, OfHandle};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
-use crate::interfaces::PodInterface;
-use crate::metrics::AgentMetrics;
-use crate::status::Reporter;
+use crate::pods::interfaces::PodInterface;
+use crate::status::facts::Reporter;
+use crate::status::metrics::AgentMetrics;
 
 pub mod schedule;
 mod sync;
@@ -206,6 +206,6 @@ fn pod_owner(container_id: &str, ifname: &str) -> Owner {
 }
 
 #[cfg(test)]
-pub(crate) mod fake;
+pub mod fake;
 #[cfg(test)]
 mod tests;

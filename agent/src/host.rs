@@ -12,7 +12,12 @@
 
 mod drift;
 mod links;
+pub mod local_traffic;
+pub mod network;
+pub mod subnet;
 mod times;
+pub mod translated;
+pub mod transport;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -30,17 +35,17 @@ use self::drift::{Findings, Teller};
 use self::links::{DesiredLink, Fault};
 use self::times::{Scope, Times};
 use self::watch::{Interest, Suspicion, Watch};
-use crate::bridge::{self, Bridge, BridgeInputs, Datapath, TUNNEL_PORT};
-use crate::cni::attach;
 use crate::config::{AgentConfig, EncapMode, TunnelType};
-use crate::hostnet::{HostConfig, HostNetwork};
-use crate::local_traffic::{self, LocalTraffic};
-use crate::node::{NodeNetwork, POD_LINK_GROUP, quiet_settings};
-use crate::nodes::Nodes;
-use crate::peers::{Underlay, Wiring, wire};
-use crate::status::Reporter;
-use crate::subnet::gateway_net;
-use crate::translated::Egress;
+use crate::host::local_traffic::LocalTraffic;
+use crate::host::network::{HostConfig, HostNetwork};
+use crate::host::subnet::gateway_net;
+use crate::host::translated::Egress;
+use crate::ovs::bridge::{self, Bridge, BridgeInputs, Datapath, TUNNEL_PORT};
+use crate::peers::watch::Nodes;
+use crate::peers::wiring::{Underlay, Wiring, wire};
+use crate::pods::attach;
+use crate::pods::network::{NodeNetwork, POD_LINK_GROUP, quiet_settings};
+use crate::status::facts::Reporter;
 
 /// Nodes that join together are wired together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -522,6 +527,6 @@ impl Host {
 }
 
 /// What is told of a parameter that had another value.
-pub(crate) fn setting_differed(sysctl: &Sysctl) -> String {
+pub fn setting_differed(sysctl: &Sysctl) -> String {
     format!("setting {sysctl} differed")
 }

@@ -1,34 +1,27 @@
-//! The parts of the agent, as a library for its binary and its tests. See `main.rs` for the picture.
+//! The agent, as a library: the binary starts it ([`run`]), tests take its parts. ARCHITECTURE.md has the picture.
+//!
+//! Invariants:
+//! - OVSDB's external_ids are the only memory of attachments; a restarted agent finds everything there.
+//! - No flow is removed before its successor is in: flows of an earlier process go in the transaction
+//!   that brings the new ones.
+//! - A failure keeps what works: without API server, controller or agent, pods keep talking.
 
-pub mod api;
-pub mod bridge;
-pub mod bringup;
-pub mod claims;
-pub mod cleanup;
-pub mod cni;
-pub mod config;
-pub mod connections;
-pub mod conntrack;
-pub mod dataplane;
-pub mod host;
-pub mod hostnet;
-pub mod interfaces;
-pub mod local_traffic;
-pub mod metrics;
-pub mod node;
-pub mod nodes;
-pub mod ofports;
-pub mod ovs_version;
-pub mod peering;
-pub mod peers;
-pub mod policy;
-pub mod publish;
-pub mod restore;
-pub mod selftest;
+// Rooms are private, so that the compiler finds what nobody uses; `pub` says what one room offers to the others.
+#![allow(unreachable_pub)]
+
+pub mod args;
+mod bringup;
+mod cleanup;
+mod config;
+mod dataplane;
+mod host;
+mod life;
+mod ovs;
+mod peers;
+mod pods;
+mod policy;
+pub mod run;
 pub mod status;
-pub mod subnet;
-pub mod translated;
-pub mod transport;
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -29,7 +29,7 @@ mod causes;
 mod client;
 mod confirm;
 mod discovery;
-mod egress;
+pub mod egress;
 #[cfg(test)]
 mod fake;
 mod files;
@@ -43,12 +43,12 @@ mod rules;
 mod saver;
 mod spec;
 
-pub use agent::{Ended, PolicyAgent, PolicyConfig};
-pub use confirm::{PodName, Unconfirmed};
-pub use egress::{Allowed, HostEgress};
-pub use handle::{PolicyError, PolicyHandle, Prepared};
+pub use agent::{PolicyAgent, PolicyConfig};
+pub use confirm::PodName;
+pub use egress::HostEgress;
+pub use handle::{PolicyHandle, Prepared};
 
 #[cfg(test)]
-pub(crate) use agent::tests::attached_for_tests;
+pub use agent::tests::attached_for_tests;
 #[cfg(test)]
-pub(crate) use reconciler::tests::network as tests_network;
+pub use reconciler::tests::network as tests_network;

@@ -23,9 +23,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Dataplane, DataplaneError};
-use crate::metrics::AgentMetrics;
 use crate::policy::tests_network as network;
-use crate::status::Reporter;
+use crate::status::facts::Reporter;
+use crate::status::metrics::AgentMetrics;
 
 type Rule = Box<dyn Fn(&Message) -> bool + Send>;
 
@@ -47,7 +47,7 @@ struct State {
 
 /// A scripted bridge; clones are the same.
 #[derive(Clone, Default)]
-pub(crate) struct Switch(Arc<Mutex<State>>);
+pub struct Switch(Arc<Mutex<State>>);
 
 fn error(kind: u16, code: u16) -> Message {
     Message::Error(ErrorMsg { experimenter: 0, kind, code, data: Bytes::new() })
@@ -113,46 +113,46 @@ impl State {
 
 impl Switch {
     /// Refuses these messages from now on.
-    pub(crate) fn refuse(&self, rule: impl Fn(&Message) -> bool + Send + 'static) {
+    pub fn refuse(&self, rule: impl Fn(&Message) -> bool + Send + 'static) {
         self.0.lock().refuse = Some(Box::new(rule));
     }
 
-    pub(crate) fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<Entry> {
         self.0.lock().entries.values().cloned().collect()
     }
 
-    pub(crate) fn flows(&self) -> Vec<Flow> {
+    pub fn flows(&self) -> Vec<Flow> {
         let flow = |entry| if let Entry::Flow(flow) = entry { Some(flow) } else { None };
         self.entries().into_iter().filter_map(flow).collect()
     }
 
     /// Sizes of the bundles so far.
-    pub(crate) fn committed(&self) -> Vec<usize> {
+    pub fn committed(&self) -> Vec<usize> {
         self.0.lock().committed.clone()
     }
 
-    pub(crate) fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<String> {
         self.0.lock().violations.clone()
     }
 
     /// Puts an entry there behind the agent's back.
-    pub(crate) fn put(&self, entry: impl Into<Entry>) {
+    pub fn put(&self, entry: impl Into<Entry>) {
         let entry = entry.into();
         self.0.lock().entries.insert(entry.key(), entry);
     }
 
     /// Takes everything away behind the agent's back.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         self.0.lock().entries.clear();
     }
 
     /// Answers no barrier while `held`.
-    pub(crate) fn hold(&self, held: bool) {
+    pub fn hold(&self, held: bool) {
         self.0.lock().held = held;
     }
 
     /// Ends the connection; open bundles are gone.
-    pub(crate) fn disconnect(&self) {
+    pub fn disconnect(&self) {
         let mut state = self.0.lock();
         state.bundles.clear();
         std::mem::take(&mut state.connection).cancel();
@@ -279,17 +279,17 @@ impl Connect for Connector {
 }
 
 /// A dataplane with a scripted bridge.
-pub(crate) struct Rig {
-    pub(crate) switch: Switch,
-    pub(crate) session: OfHandle,
-    pub(crate) dataplane: Dataplane,
-    pub(crate) reporter: Reporter,
+pub struct Rig {
+    pub switch: Switch,
+    pub session: OfHandle,
+    pub dataplane: Dataplane,
+    pub reporter: Reporter,
     _guard: DropGuard,
 }
 
 impl Rig {
     /// Nothing is staged and nothing started.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let switch = Switch::default();
         let cancel = CancellationToken::new();
         let millis = Duration::from_millis;
@@ -301,7 +301,7 @@ impl Rig {
     }
 
     /// The bridge is started anew and has nothing, and is connected again.
-    pub(crate) async fn restart_switch(&self) {
+    pub async fn restart_switch(&self) {
         let now = self.session.wait_connected(Duration::from_secs(20)).await.unwrap();
         self.switch.clear();
         self.switch.disconnect();
@@ -310,7 +310,7 @@ impl Rig {
         self.session.state().wait_for(again).await.unwrap();
     }
 
-    pub(crate) async fn started() -> Self {
+    pub async fn started() -> Self {
         let rig = Self::new();
         rig.dataplane.start().await.unwrap();
         rig
@@ -318,7 +318,7 @@ impl Rig {
 }
 
 /// A dataplane whose task runs until `cancel`.
-pub(crate) fn dataplane(
+pub fn dataplane(
     session: OfHandle,
     network: Arc<Network>,
     cancel: &CancellationToken,
@@ -330,23 +330,23 @@ pub(crate) fn dataplane(
     (dataplane, reporter)
 }
 
-pub(crate) fn flow(n: u32) -> Flow {
+pub fn flow(n: u32) -> Flow {
     Flow::new(0, 100).matching(Match::new().reg(0, n)).goto(1)
 }
 
 /// Whether the message adds a flow.
-pub(crate) fn adds(message: &Message) -> bool {
+pub fn adds(message: &Message) -> bool {
     matches!(message, Message::FlowMod(change) if change.command == FlowCommand::Add)
 }
 
 /// Whether the message deletes a flow.
-pub(crate) fn deletes(message: &Message) -> bool {
+pub fn deletes(message: &Message) -> bool {
     matches!(message, Message::FlowMod(change) if change.command == FlowCommand::DeleteStrict)
 }
 
 /// Whether the message is about an entry that tests have refused: a flow with this cookie, a group of id 666, or a
 /// meter of that.
-pub(crate) fn is_cursed(message: &Message) -> bool {
+pub fn is_cursed(message: &Message) -> bool {
     match message {
         Message::FlowMod(change) => change.command == FlowCommand::Add && change.flow.cookie == CURSE,
         Message::GroupMod(change) => change.command == GroupCommand::AddOrModify && change.group.id == 666,
@@ -355,20 +355,18 @@ pub(crate) fn is_cursed(message: &Message) -> bool {
     }
 }
 
-pub(crate) const CURSE: u64 = 666;
+pub const CURSE: u64 = 666;
 
 /// A group with one bucket.
-pub(crate) fn group(id: u32, weight: u16) -> Group {
+pub fn group(id: u32, weight: u16) -> Group {
     Group::new(id, openflow::GroupType::Select).bucket(openflow::Bucket::new(1, weight))
 }
 
-pub(crate) fn meter(id: u32, rate: u32) -> Meter {
+pub fn meter(id: u32, rate: u32) -> Meter {
     Meter::drop_pktps(id, rate, 10)
 }
 
 /// The answer within some seconds.
-pub(crate) async fn soon<T>(
-    answer: impl Future<Output = Result<T, DataplaneError>>,
-) -> Result<T, DataplaneError> {
+pub async fn soon<T>(answer: impl Future<Output = Result<T, DataplaneError>>) -> Result<T, DataplaneError> {
     tokio::time::timeout(Duration::from_secs(60), answer).await.expect("no answer")
 }

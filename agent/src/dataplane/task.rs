@@ -17,8 +17,8 @@ use tracing::Span;
 use super::schedule::Schedule;
 use super::sync::{InFlight, Refusal};
 use super::{Batch, DataplaneError, Failures, Reply, Request};
-use crate::metrics::AgentMetrics;
-use crate::status::{Health, Reporter};
+use crate::status::facts::{Health, Reporter};
+use crate::status::metrics::AgentMetrics;
 
 /// Requests that one bundle takes together.
 const TOGETHER: usize = 64;

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::fake::{CURSE, Rig, dataplane, flow, group, is_cursed, meter, soon};
 use super::*;
 use crate::policy::tests_network as network;
-use crate::status::Health;
+use crate::status::facts::Health;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

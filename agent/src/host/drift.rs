@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::status::Health;
+use crate::status::facts::Health;
 
 /// How long a repair is told of at least.
 const TOLD: Duration = Duration::from_secs(5);

@@ -22,8 +22,8 @@ use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Sit
 use super::reconciler::Reconciler;
 use super::report::{self, Board};
 use super::saver::Saver;
-use crate::metrics::PolicyMetrics;
-use crate::status::{Health, Reporter};
+use crate::status::facts::{Health, Reporter};
+use crate::status::metrics::PolicyMetrics;
 
 mod step;
 
@@ -46,7 +46,6 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// What the policy task needs.
 #[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "kube's client has none")]
 pub struct PolicyConfig {
     /// Finds the controller.
     pub client: kube::Client,
@@ -75,7 +74,6 @@ impl PolicyConfig {
 pub struct Ended(String);
 
 /// Policy on this node; [`Self::run`] has to be spawned.
-#[expect(missing_debug_implementations, reason = "kube's client has none")]
 pub struct PolicyAgent {
     discovery: Option<(kube::Client, String)>,
     target: watch::Sender<Target>,
@@ -480,4 +478,4 @@ fn reason(error: &ClientError) -> Option<&'static str> {
 
 #[cfg(test)]
 #[path = "agent_tests.rs"]
-pub(crate) mod tests;
+pub mod tests;

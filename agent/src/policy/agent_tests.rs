@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::interfaces::PodInterface;
+use crate::pods::interfaces::PodInterface;
 
 use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
 use super::super::client::Identity;
@@ -71,7 +71,7 @@ impl Sink for BridgeSink {
 }
 
 /// A pod's own flows; that they are none does not matter here.
-pub(crate) fn own_flows(pod: &PodInterface) -> (Owner, Change) {
+pub fn own_flows(pod: &PodInterface) -> (Owner, Change) {
     (Owner::Pod(pod.pod_name.as_str().into()), Change::nothing())
 }
 
@@ -154,12 +154,12 @@ fn objects() -> Vec<Event> {
 }
 
 /// An agent that goes by the controller alone; it ends with the test.
-pub(crate) fn start(folder: &std::path::Path, target: Target) -> PolicyHandle {
+pub fn start(folder: &std::path::Path, target: Target) -> PolicyHandle {
     Node::start(folder, target, LONG).handle
 }
 
 /// Policy in force in front of a dataplane, with a controller that has said everything and goes away.
-pub(crate) async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane) -> PolicyHandle {
+pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane) -> PolicyHandle {
     let fake = Fake::start(objects()).await;
     let handle = start(folder, fake.target());
     let site = Site {

@@ -22,9 +22,9 @@ use super::handle::{PolicyHandle, Request, Sink, Site};
 use super::pods::tests::interface;
 use super::reconciler::tests::network;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::interfaces::PodInterface;
-use crate::metrics::AgentMetrics;
-use crate::status::Reporter;
+use crate::pods::interfaces::PodInterface;
+use crate::status::facts::Reporter;
+use crate::status::metrics::AgentMetrics;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

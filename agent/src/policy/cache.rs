@@ -16,7 +16,7 @@ use super::spec::{Member, MemberKey, Policy};
 
 /// A watched resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// networkpolicies
     Policies,
     /// addressgroups
@@ -27,10 +27,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them. Groups first, so that most of them are there when policies name them.
-    pub(crate) const ALL: [Self; 3] = [Self::AppliedToGroups, Self::AddressGroups, Self::Policies];
+    pub const ALL: [Self; 3] = [Self::AppliedToGroups, Self::AddressGroups, Self::Policies];
 
     /// Name in request paths.
-    pub(crate) fn resource(self) -> &'static str {
+    pub fn resource(self) -> &'static str {
         match self {
             Self::Policies => "networkpolicies",
             Self::AddressGroups => "addressgroups",
@@ -41,7 +41,7 @@ impl Kind {
 
 /// An event that does not fit what is known. Only a new list helps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CacheError {
+pub enum CacheError {
     /// A change of a group that was never sent.
     #[error("{} {name} changed but was never added", .kind.resource())]
     UnknownGroup {
@@ -72,24 +72,24 @@ pub(crate) enum CacheError {
 
 /// What has to be looked at again.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// Policies that are new, changed or gone.
-    pub(crate) policies: BTreeSet<Arc<str>>,
+    pub policies: BTreeSet<Arc<str>>,
     /// Policies whose AppliedToGroups' members, or those's interfaces, changed.
-    pub(crate) pods: BTreeSet<Arc<str>>,
+    pub pods: BTreeSet<Arc<str>>,
     /// AddressGroups whose members changed, with the addresses that came or went.
-    pub(crate) addresses: HashMap<Arc<str>, HashSet<IpAddr>>,
+    pub addresses: HashMap<Arc<str>, HashSet<IpAddr>>,
 }
 
 /// An object's new form for the disk.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Save {
+pub struct Save {
     /// Its kind.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// Its name.
-    pub(crate) name: Arc<str>,
+    pub name: Arc<str>,
     /// Its envelope; none: it is gone.
-    pub(crate) bytes: Option<Vec<u8>>,
+    pub bytes: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl Entry {
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub(crate) struct Cache {
+pub struct Cache {
     policies: HashMap<Arc<str>, Entry>,
     address: Groups,
     applied_to: Groups,
@@ -139,43 +139,43 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// The policy of this name as it is in force.
-    pub(crate) fn policy(&self, name: &str) -> Option<&Arc<Policy>> {
+    pub fn policy(&self, name: &str) -> Option<&Arc<Policy>> {
         self.policies.get(name).map(|entry| &entry.live)
     }
 
     /// Names of all policies.
-    pub(crate) fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
         self.policies.keys()
     }
 
     /// An AddressGroup.
-    pub(crate) fn address_group(&self, name: &str) -> Option<&Group> {
+    pub fn address_group(&self, name: &str) -> Option<&Group> {
         self.address.by_name.get(name)
     }
 
     /// An AppliedToGroup.
-    pub(crate) fn applied_to_group(&self, name: &str) -> Option<&Group> {
+    pub fn applied_to_group(&self, name: &str) -> Option<&Group> {
         self.applied_to.by_name.get(name)
     }
 
     /// Policies that name an AddressGroup.
-    pub(crate) fn users_of(&self, address_group: &str) -> impl Iterator<Item = &Arc<str>> {
+    pub fn users_of(&self, address_group: &str) -> impl Iterator<Item = &Arc<str>> {
         self.address.users(address_group)
     }
 
     /// Number of policies, AddressGroups and AppliedToGroups.
-    pub(crate) fn counts(&self) -> [usize; 3] {
+    pub fn counts(&self) -> [usize; 3] {
         [self.policies.len(), self.address.by_name.len(), self.applied_to.by_name.len()]
     }
 
     /// The generation that is in force of a policy, if it is the newest and all its groups are there.
-    pub(crate) fn realizable(&self, name: &str) -> Option<&Arc<Policy>> {
+    pub fn realizable(&self, name: &str) -> Option<&Arc<Policy>> {
         let entry = self.policies.get(name)?;
         (entry.next.is_none() && self.is_complete(&entry.live)).then_some(&entry.live)
     }
 
     /// Whether everything that selects a pod is known and complete, as the controller names it.
-    pub(crate) fn holds(&self, pod: &ObjectReference, selection: &PodSelection) -> bool {
+    pub fn holds(&self, pod: &ObjectReference, selection: &PodSelection) -> bool {
         let groups = self.pod_groups.get(pod);
         let in_group = |name: &String| groups.is_some_and(|groups| groups.contains(name.as_str()));
         selection.applied_to_groups.iter().all(in_group)
@@ -183,22 +183,22 @@ impl Cache {
     }
 
     /// Objects whose last form did not decode, and why.
-    pub(crate) fn damaged(&self) -> &BTreeMap<(Kind, String), DecodeError> {
+    pub fn damaged(&self) -> &BTreeMap<(Kind, String), DecodeError> {
         &self.damaged
     }
 
     /// How often a list became what is known; 0: nothing was heard of a controller yet.
-    pub(crate) fn commits(&self) -> u64 {
+    pub fn commits(&self) -> u64 {
         self.commits
     }
 
     /// What changed since the last call.
-    pub(crate) fn take_changes(&mut self) -> Changes {
+    pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
     /// Looks at the policies of these pods again: their interfaces changed.
-    pub(crate) fn pods_changed<'a>(&mut self, pods: impl IntoIterator<Item = &'a ObjectReference>) {
+    pub fn pods_changed<'a>(&mut self, pods: impl IntoIterator<Item = &'a ObjectReference>) {
         for pod in pods {
             for group in self.pod_groups.get(pod).into_iter().flatten() {
                 self.changes.pods.extend(self.applied_to.users(group).cloned());
@@ -374,12 +374,12 @@ impl Cache {
     }
 
     /// Whether something is not on disk yet.
-    pub(crate) fn has_unsaved(&self) -> bool {
+    pub fn has_unsaved(&self) -> bool {
         !self.unsaved.is_empty()
     }
 
     /// What is not on disk yet; it counts as saved from now on.
-    pub(crate) fn take_unsaved(&mut self) -> Vec<Save> {
+    pub fn take_unsaved(&mut self) -> Vec<Save> {
         let unsaved = std::mem::take(&mut self.unsaved);
         unsaved
             .into_iter()
@@ -395,7 +395,7 @@ impl Cache {
     }
 
     /// What [`Self::take_unsaved`] gave could not be saved.
-    pub(crate) fn put_back(&mut self, saves: Vec<Save>) {
+    pub fn put_back(&mut self, saves: Vec<Save>) {
         for Save { kind, name, bytes } in saves {
             self.unsaved.entry((kind, name)).or_insert(match (kind, bytes) {
                 (_, None) => Unsaved::Gone,
@@ -416,7 +416,7 @@ impl Cache {
     }
 
     /// Names of all objects of a kind that the controller wants here.
-    pub(crate) fn names(&self, kind: Kind) -> HashSet<Arc<str>> {
+    pub fn names(&self, kind: Kind) -> HashSet<Arc<str>> {
         let there = |groups: &Groups| {
             groups.by_name.iter().filter(|(_, group)| !group.doomed).map(|(name, _)| name.clone()).collect()
         };
@@ -430,4 +430,4 @@ impl Cache {
 
 #[cfg(test)]
 #[path = "cache_tests.rs"]
-pub(crate) mod tests;
+pub mod tests;

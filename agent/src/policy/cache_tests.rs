@@ -6,12 +6,7 @@ use antrea_api::controlplane::{
 use super::*;
 
 /// An ingress policy for `applied_to` that allows `groups`.
-pub(crate) fn policy(
-    name: &str,
-    generation: i64,
-    applied_to: &str,
-    groups: &[&str],
-) -> controlplane::NetworkPolicy {
+pub fn policy(name: &str, generation: i64, applied_to: &str, groups: &[&str]) -> controlplane::NetworkPolicy {
     controlplane::NetworkPolicy {
         metadata: ObjectMeta { generation, ..ObjectMeta::named(name) },
         rules: vec![NetworkPolicyRule {
@@ -31,7 +26,7 @@ pub(crate) fn policy(
     }
 }
 
-pub(crate) fn member(pod: &str, ips: &[&str]) -> GroupMember {
+pub fn member(pod: &str, ips: &[&str]) -> GroupMember {
     GroupMember {
         pod: Some(ObjectReference { name: pod.into(), namespace: "ns".into() }),
         ips: ips.iter().map(|ip| ip.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec()).collect(),
@@ -39,14 +34,14 @@ pub(crate) fn member(pod: &str, ips: &[&str]) -> GroupMember {
     }
 }
 
-pub(crate) fn address_group(name: &str, members: Vec<GroupMember>) -> Event {
+pub fn address_group(name: &str, members: Vec<GroupMember>) -> Event {
     Event::AddressGroup(GroupEvent::Added(AddressGroup {
         metadata: ObjectMeta::named(name),
         group_members: members,
     }))
 }
 
-pub(crate) fn applied_to_group(name: &str, pods: &[&str]) -> Event {
+pub fn applied_to_group(name: &str, pods: &[&str]) -> Event {
     let group_members = pods.iter().map(|pod| member(pod, &[])).collect();
     Event::AppliedToGroup(GroupEvent::Added(AppliedToGroup {
         metadata: ObjectMeta::named(name),
@@ -54,7 +49,7 @@ pub(crate) fn applied_to_group(name: &str, pods: &[&str]) -> Event {
     }))
 }
 
-pub(crate) fn address_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
+pub fn address_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
     Event::AddressGroup(GroupEvent::Patched(AddressGroupPatch {
         metadata: ObjectMeta::named(name),
         added_group_members: added,
@@ -62,7 +57,7 @@ pub(crate) fn address_patch(name: &str, removed: Vec<GroupMember>, added: Vec<Gr
     }))
 }
 
-pub(crate) fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
+pub fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
     Event::AppliedToGroup(GroupEvent::Patched(AppliedToGroupPatch {
         metadata: ObjectMeta::named(name),
         added_group_members: added,
@@ -71,7 +66,7 @@ pub(crate) fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec
 }
 
 /// A policy that does not decode, but for its name and what it applies to.
-pub(crate) fn damaged(name: &str, applied_to: &str) -> Event {
+pub fn damaged(name: &str, applied_to: &str) -> Event {
     let mut rest = policy(name, 0, applied_to, &[]);
     rest.rules = vec![NetworkPolicyRule::default()];
     let error = DecodeError::malformed("NetworkPolicy", "rules");
@@ -79,7 +74,7 @@ pub(crate) fn damaged(name: &str, applied_to: &str) -> Event {
 }
 
 /// The watch that an event comes by.
-pub(crate) fn kind_of(event: &Event) -> Kind {
+pub fn kind_of(event: &Event) -> Kind {
     match event {
         Event::AddressGroup(_) => Kind::AddressGroups,
         Event::AppliedToGroup(_) => Kind::AppliedToGroups,

@@ -13,7 +13,7 @@ const LINKS: usize = 32;
 
 /// An event that the controller traced, on its way to the cache.
 #[derive(Debug)]
-pub(crate) struct Received {
+pub struct Received {
     cause: Remote,
     /// From the event's arrival until it is taken.
     _span: Span,

@@ -35,25 +35,25 @@ use super::discovery::{SERVICE, Target};
 const MAX_ANSWER: usize = 1 << 20;
 
 /// Updates that wait for the cache. A controller that is faster than the agent is held back by HTTP/2.
-pub(crate) const QUEUE: usize = 256;
+pub const QUEUE: usize = 256;
 
 /// Waits; see the fields of [`Timing::default`].
 #[derive(Clone, Debug)]
-pub(crate) struct Timing {
+pub struct Timing {
     /// For a TCP connection with TLS.
-    pub(crate) connect: Duration,
+    pub connect: Duration,
     /// For the head of an answer.
-    pub(crate) answer: Duration,
+    pub answer: Duration,
     /// Between frames of a list.
-    pub(crate) list: Duration,
+    pub list: Duration,
     /// Pings, and how long each may take, so that a node that vanished is noticed.
-    pub(crate) ping: Duration,
+    pub ping: Duration,
     /// First pause between attempts.
-    pub(crate) retry_min: Duration,
+    pub retry_min: Duration,
     /// Longest pause between attempts.
-    pub(crate) retry_max: Duration,
+    pub retry_max: Duration,
     /// Agents that see the same new endpoint connect within this time.
-    pub(crate) spread: Duration,
+    pub spread: Duration,
 }
 
 impl Default for Timing {
@@ -72,18 +72,18 @@ impl Default for Timing {
 
 /// Who asks.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// Node.
-    pub(crate) node: String,
+    pub node: String,
     /// Namespace of controller and agent.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// File with the bearer token, read for each request because the kubelet renews it.
-    pub(crate) token: PathBuf,
+    pub token: PathBuf,
 }
 
 /// Why a session ended or could not begin.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub enum ClientError {
     /// Nobody to connect to.
     #[error("Service {SERVICE} has no ready endpoint")]
     NoEndpoint,
@@ -146,7 +146,7 @@ pub(crate) enum ClientError {
 
 /// What happened.
 #[derive(Debug)]
-pub(crate) enum Update {
+pub enum Update {
     /// A list begins.
     Begin(Kind),
     /// An event of a watch, and what it is part of.
@@ -159,7 +159,7 @@ pub(crate) enum Update {
 
 /// A connection on which requests can be made; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Session {
+pub struct Session {
     requests: SendRequest<Full<Bytes>>,
     authority: Arc<str>,
     identity: Arc<Identity>,
@@ -168,24 +168,24 @@ pub(crate) struct Session {
 
 /// Connects and watches for ever.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     /// Who asks.
-    pub(crate) identity: Arc<Identity>,
+    pub identity: Arc<Identity>,
     /// Waits.
-    pub(crate) timing: Arc<Timing>,
+    pub timing: Arc<Timing>,
     /// Whom to ask.
-    pub(crate) target: watch::Receiver<Target>,
+    pub target: watch::Receiver<Target>,
     /// Where updates go.
-    pub(crate) updates: mpsc::Sender<Update>,
+    pub updates: mpsc::Sender<Update>,
     /// Where the session goes while there is one.
-    pub(crate) session: watch::Sender<Option<Session>>,
+    pub session: watch::Sender<Option<Session>>,
     /// Notified when the cache wants a new list.
-    pub(crate) renew: Arc<Notify>,
+    pub renew: Arc<Notify>,
 }
 
 impl Client {
     /// Runs until the receiver of updates is gone.
-    pub(crate) async fn run(mut self) {
+    pub async fn run(mut self) {
         let mut backoff = Backoff::new(self.timing.retry_min, self.timing.retry_max);
         let mut attempt = 0;
         loop {
@@ -483,7 +483,7 @@ impl Session {
     ///
     /// # Errors
     /// The session is gone or the controller refused it.
-    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
+    pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         let response = self.request(Method::GET, path, None).await?;
         if response.status() != StatusCode::OK {
             return Err(refused(path, response).await);
@@ -500,7 +500,7 @@ impl Session {
     ///
     /// # Errors
     /// The session is gone or the controller refused it.
-    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), ClientError> {
+    pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), ClientError> {
         let response = self.request(Method::POST, path, Some(body)).await?;
         if response.status().is_success() {
             // An answer that is not read to its end would keep its stream.

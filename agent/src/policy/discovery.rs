@@ -19,7 +19,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 /// Service of the controller.
-pub(crate) const SERVICE: &str = "antrea";
+pub const SERVICE: &str = "antrea";
 
 /// ConfigMap with the CA that signs the controller's serving certificate, and its key.
 const CA_CONFIG_MAP: &str = "antrea-ca";
@@ -27,18 +27,18 @@ const CA_KEY: &str = "ca.crt";
 
 /// Where to connect to and whom to believe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Target {
+pub struct Target {
     /// Ready endpoints, sorted.
-    pub(crate) endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<SocketAddr>,
     /// PEM certificates; empty until the controller has published them.
-    pub(crate) ca: Arc<str>,
+    pub ca: Arc<str>,
 }
 
 /// Follows Service and ConfigMap until the receiver is gone.
 ///
 /// # Errors
 /// None: watches are retried for ever.
-pub(crate) async fn follow(
+pub async fn follow(
     client: Client,
     namespace: &str,
     target: &watch::Sender<Target>,

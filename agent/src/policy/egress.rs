@@ -1,7 +1,7 @@
 //! What egress policy says of addresses outside of the pod network, for the host's firewall.
 //!
 //! A Service is translated by the host after the bridge has seen the packet. An endpoint that is a pod brings it
-//! back to the bridge and to policy; any other is met by the host alone (see [`crate::translated`]).
+//! back to the bridge and to policy; any other is met by the host alone (see [`crate::host::translated`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ pub struct Allowed {
 
 impl Reconciler {
     /// Egress policy as the host needs it. Blocks have no named ports, so a rule's names allow nothing here.
-    pub(crate) fn host_egress(&self) -> HostEgress {
+    pub fn host_egress(&self) -> HostEgress {
         let mut egress = HostEgress::default();
         for (spec, pods) in self.rules_in_force(Direction::Out) {
             let pods: BTreeSet<IpAddr> = pods.flatten().copied().collect();

@@ -32,29 +32,29 @@ use super::discovery::Target;
 
 /// What the server saw and says.
 #[derive(Default)]
-pub(crate) struct Script {
+pub struct Script {
     /// Watches by resource: how often each was opened.
-    pub(crate) watches: BTreeMap<&'static str, usize>,
+    pub watches: BTreeMap<&'static str, usize>,
     /// Query strings and authorization headers of watches.
-    pub(crate) seen: Vec<(String, Option<String>)>,
+    pub seen: Vec<(String, Option<String>)>,
     /// What each list holds.
-    pub(crate) lists: HashMap<Kind, Vec<Event>>,
+    pub lists: HashMap<Kind, Vec<Event>>,
     /// Status of posts and watches, if not success.
-    pub(crate) refuse: Option<StatusCode>,
+    pub refuse: Option<StatusCode>,
     /// What selects pods, by name; none: the controller does not know the pod.
-    pub(crate) selections: HashMap<String, PodSelection>,
+    pub selections: HashMap<String, PodSelection>,
     /// Posted statuses.
-    pub(crate) posts: Vec<NetworkPolicyStatus>,
+    pub posts: Vec<NetworkPolicyStatus>,
     /// Ends lists without a bookmark.
-    pub(crate) no_bookmark: bool,
+    pub no_bookmark: bool,
     open: HashMap<Kind, mpsc::UnboundedSender<Bytes>>,
 }
 
 /// The server; it ends when dropped.
-pub(crate) struct Fake {
-    pub(crate) address: SocketAddr,
-    pub(crate) script: Arc<Mutex<Script>>,
-    pub(crate) cert: ServingCert,
+pub struct Fake {
+    pub address: SocketAddr,
+    pub script: Arc<Mutex<Script>>,
+    pub cert: ServingCert,
     connections: Arc<Mutex<CancellationToken>>,
     _end: DropGuard,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Fake {
 type Body = BoxBody<Bytes, Infallible>;
 
 /// An event as it travels.
-pub(crate) fn encode(event: &Event) -> Bytes {
+pub fn encode(event: &Event) -> Bytes {
     let named = |name: &str| ObjectMeta::named(name);
     match event {
         Event::Policy(policy) => frame(EventType::Added, &policy.seal()),
@@ -105,7 +105,7 @@ fn damaged_policy(damaged: &Damaged) -> Vec<u8> {
 
 impl Fake {
     /// Listens on loopback.
-    pub(crate) async fn start(events: impl IntoIterator<Item = Event>) -> Self {
+    pub async fn start(events: impl IntoIterator<Item = Event>) -> Self {
         antrea_runtime::install_crypto_provider();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -146,35 +146,35 @@ impl Fake {
     }
 
     /// Where it is.
-    pub(crate) fn target(&self) -> Target {
+    pub fn target(&self) -> Target {
         Target { endpoints: vec![self.address], ca: self.cert.ca.as_str().into() }
     }
 
     /// Cuts all connections.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         std::mem::take(&mut *self.connections.lock()).cancel();
         self.script.lock().open.clear();
     }
 
     /// Ends one watch in order.
-    pub(crate) fn end(&self, kind: Kind) {
+    pub fn end(&self, kind: Kind) {
         self.script.lock().open.remove(&kind);
     }
 
     /// Sends an event on an open watch.
-    pub(crate) fn send(&self, event: &Event) {
+    pub fn send(&self, event: &Event) {
         self.send_bytes(kind_of(event), encode(event));
     }
 
     /// Sends anything on an open watch.
-    pub(crate) fn send_bytes(&self, kind: Kind, bytes: Bytes) {
+    pub fn send_bytes(&self, kind: Kind, bytes: Bytes) {
         self.script.lock().open[&kind].send(bytes).unwrap();
     }
 }
 
 impl Script {
     /// Makes these events all that lists hold.
-    pub(crate) fn set(&mut self, events: impl IntoIterator<Item = Event>) {
+    pub fn set(&mut self, events: impl IntoIterator<Item = Event>) {
         self.lists.clear();
         for event in events {
             self.lists.entry(kind_of(&event)).or_default().push(event);
@@ -237,7 +237,7 @@ async fn serve(request: Request<Incoming>, script: Arc<Mutex<Script>>) -> Result
 }
 
 /// Waits until something is true.
-pub(crate) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if check() {
             return;

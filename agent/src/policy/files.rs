@@ -25,14 +25,14 @@ const COMPLETE: &str = "complete";
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub(crate) struct Files {
+pub struct Files {
     folder: PathBuf,
 }
 
 /// What could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {error}")]
-pub(crate) struct FileError {
+pub struct FileError {
     path: PathBuf,
     error: io::Error,
 }
@@ -57,13 +57,13 @@ fn file_name(name: &str) -> Cow<'_, str> {
 
 impl Files {
     /// Files below `folder`, which is made when needed.
-    pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
     }
 
     /// Reads everything, as [`Self::read`] does. None if it was never written to its end, or if of an object
     /// nothing at all can be read.
-    pub(crate) fn load(&self) -> Option<Vec<(Kind, Event)>> {
+    pub fn load(&self) -> Option<Vec<(Kind, Event)>> {
         if !self.folder.join(COMPLETE).exists() {
             return None;
         }
@@ -75,14 +75,14 @@ impl Files {
     ///
     /// # Errors
     /// The file cannot be made.
-    pub(crate) fn mark_complete(&self) -> Result<(), FileError> {
+    pub fn mark_complete(&self) -> Result<(), FileError> {
         let path = self.folder.join(COMPLETE);
         let made = std::fs::create_dir_all(&self.folder).and_then(|()| std::fs::write(&path, b""));
         made.map_err(|error| FileError { path, error })
     }
 
     /// Says that the files may be older than what was in force: nothing is to be concluded from them.
-    pub(crate) fn mark_incomplete(&self) {
+    pub fn mark_incomplete(&self) {
         let path = self.folder.join(COMPLETE);
         if let Err(error) = remove(&path) {
             tracing::error!(path = %path.display(), %error, "a record that may be stale cannot be marked as such");
@@ -117,7 +117,7 @@ impl Files {
     ///
     /// # Errors
     /// The first file that failed.
-    pub(crate) fn save(&self, saves: &[Save]) -> Result<(), FileError> {
+    pub fn save(&self, saves: &[Save]) -> Result<(), FileError> {
         let mut result = Ok(());
         let mut saves: Vec<_> = saves.iter().collect();
         saves.sort_by_key(|save| {
@@ -142,7 +142,7 @@ impl Files {
     ///
     /// # Errors
     /// The first file that failed.
-    pub(crate) fn retain(&self, kind: Kind, names: &HashSet<Arc<str>>) -> Result<(), FileError> {
+    pub fn retain(&self, kind: Kind, names: &HashSet<Arc<str>>) -> Result<(), FileError> {
         let folder = self.folder.join(subfolder(kind));
         let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
         let names: HashSet<_> = names.iter().map(|name| file_name(name)).collect();

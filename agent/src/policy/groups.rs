@@ -8,7 +8,7 @@ use super::spec::{Member, MemberKey};
 
 /// A group.
 #[derive(Debug, Default)]
-pub(crate) struct Group {
+pub struct Group {
     pub(super) members: HashMap<MemberKey, Member>,
     /// Addresses, with the number of members that have each: pods on the host's network share theirs.
     pub(super) ips: HashMap<IpAddr, u32>,
@@ -18,17 +18,17 @@ pub(crate) struct Group {
 
 impl Group {
     /// Its members.
-    pub(crate) fn members(&self) -> &HashMap<MemberKey, Member> {
+    pub fn members(&self) -> &HashMap<MemberKey, Member> {
         &self.members
     }
 
     /// Its addresses, each once.
-    pub(crate) fn ips(&self) -> impl Iterator<Item = &IpAddr> {
+    pub fn ips(&self) -> impl Iterator<Item = &IpAddr> {
         self.ips.keys()
     }
 
     /// Whether a member has this address.
-    pub(crate) fn contains(&self, ip: &IpAddr) -> bool {
+    pub fn contains(&self, ip: &IpAddr) -> bool {
         self.ips.contains_key(ip)
     }
 

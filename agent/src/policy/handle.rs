@@ -16,8 +16,8 @@ use tracing::Span;
 use super::confirm::{SharedConfirmer, Unconfirmed};
 use super::egress::HostEgress;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::interfaces::{AttachmentKey, PodInterface};
-use crate::node::NodeNetwork;
+use crate::pods::interfaces::{AttachmentKey, PodInterface};
+use crate::pods::network::NodeNetwork;
 
 /// Why policy is not in force.
 #[derive(Clone, Debug, thiserror::Error)]

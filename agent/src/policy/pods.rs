@@ -6,24 +6,24 @@ use std::net::IpAddr;
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::PodIps;
 
-use crate::interfaces::{AttachmentKey, PodInterface};
+use crate::pods::interfaces::{AttachmentKey, PodInterface};
 
 /// Ports and addresses by pod.
 #[derive(Debug, Default)]
-pub(crate) struct LocalPods {
+pub struct LocalPods {
     by_pod: HashMap<ObjectReference, BTreeMap<u32, PodIps>>,
 }
 
 impl LocalPods {
     /// The interfaces of a pod: OpenFlow port → addresses.
-    pub(crate) fn get(&self, pod: &ObjectReference) -> impl Iterator<Item = (u32, &PodIps)> {
+    pub fn get(&self, pod: &ObjectReference) -> impl Iterator<Item = (u32, &PodIps)> {
         self.by_pod.get(pod).into_iter().flatten().map(|(ofport, ips)| (*ofport, ips))
     }
 
     /// Makes these interfaces all there are; returns the pods that differ. An attachment that could not be
     /// taken away may name a port that another pod has by now: to be safe the port then has the addresses
     /// of both.
-    pub(crate) fn set(&mut self, interfaces: Vec<PodInterface>) -> Vec<ObjectReference> {
+    pub fn set(&mut self, interfaces: Vec<PodInterface>) -> Vec<ObjectReference> {
         let mut ips: HashMap<u32, BTreeSet<IpAddr>> = HashMap::new();
         for interface in &interfaces {
             ips.entry(interface.ofport).or_default().extend(&interface.ips);
@@ -43,7 +43,7 @@ impl LocalPods {
 
 /// All interfaces: those that are about to be connected, and those that are and do not contradict them.
 /// OVS gives a port's number, and IPAM an address, to the next pod before the agent has forgotten the last.
-pub(crate) fn arrange(
+pub fn arrange(
     prepared: &BTreeMap<AttachmentKey, PodInterface>,
     connected: Vec<PodInterface>,
 ) -> Vec<PodInterface> {
@@ -57,10 +57,10 @@ pub(crate) fn arrange(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub mod tests {
     use super::*;
 
-    pub(crate) fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
+    pub fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
         PodInterface {
             host_ifname: format!("{name}-x"),
             container_id: format!("c-{name}-{ofport}"),

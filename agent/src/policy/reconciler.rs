@@ -17,7 +17,7 @@ use super::ids::Ids;
 use super::pods::LocalPods;
 use super::rules::{self, Variant};
 use super::spec::{Policy, RuleSpec};
-use crate::interfaces::PodInterface;
+use crate::pods::interfaces::PodInterface;
 
 /// Ids of a rule's variants, by what they say.
 type Slot = HashMap<Vec<Service>, u32>;
@@ -32,20 +32,20 @@ struct Realised {
 
 /// What one reconciliation came to.
 #[derive(Debug, Default)]
-pub(crate) struct Reconciled {
+pub struct Reconciled {
     /// How the flows change.
-    pub(crate) diff: Diff,
+    pub diff: Diff,
     /// Policies that were looked at and are in force with this.
-    pub(crate) policies: BTreeSet<Arc<str>>,
+    pub policies: BTreeSet<Arc<str>>,
     /// Why not all rules can be realised; those that cannot are as they were before.
-    pub(crate) error: Option<RuleError>,
+    pub error: Option<RuleError>,
 }
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub(crate) struct Reconciler {
+pub struct Reconciler {
     /// What the controller said.
-    pub(crate) cache: Cache,
+    pub cache: Cache,
     pods: LocalPods,
     ids: Ids,
     policies: HashMap<Arc<str>, Realised>,
@@ -59,30 +59,30 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     /// Makes these interfaces all there are.
-    pub(crate) fn set_pods(&mut self, interfaces: Vec<PodInterface>) {
+    pub fn set_pods(&mut self, interfaces: Vec<PodInterface>) {
         let changed = self.pods.set(interfaces);
         self.cache.pods_changed(&changed);
     }
 
     /// Begins anew with a pipeline. The next [`Self::reconcile`] returns all flows.
-    pub(crate) fn attach(&mut self, network: &Network) {
+    pub fn attach(&mut self, network: &Network) {
         self.realizer = Some(Realizer::new(network));
         self.fresh = true;
         self.refused.clear();
     }
 
     /// All flows.
-    pub(crate) fn flows(&self) -> Vec<Flow> {
+    pub fn flows(&self) -> Vec<Flow> {
         self.realizer.as_ref().map(Realizer::flows).unwrap_or_default()
     }
 
     /// Whether the policy has rules that cannot be realised.
-    pub(crate) fn refuses(&self, policy: &Arc<str>) -> bool {
+    pub fn refuses(&self, policy: &Arc<str>) -> bool {
         self.refused.contains(policy)
     }
 
     /// Number of ingress and egress rules.
-    pub(crate) fn rule_counts(&self) -> [usize; 2] {
+    pub fn rule_counts(&self) -> [usize; 2] {
         let rules = || self.realizer.iter().flat_map(Realizer::rules);
         [Direction::In, Direction::Out].map(|direction| rules().filter(|r| r.direction == direction).count())
     }
@@ -101,7 +101,7 @@ impl Reconciler {
     }
 
     /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.
-    pub(crate) fn reconcile(&mut self, now: Instant) -> Reconciled {
+    pub fn reconcile(&mut self, now: Instant) -> Reconciled {
         let Some(mut realizer) = self.realizer.take() else { return Reconciled::default() };
         let changes = self.cache.take_changes();
         let mut whole = changes.policies;
@@ -313,4 +313,4 @@ fn pair(old: Option<Realised>, policy: &Policy) -> (Vec<Slot>, BTreeSet<u32>) {
 
 #[cfg(test)]
 #[path = "reconciler_tests.rs"]
-pub(crate) mod tests;
+pub mod tests;

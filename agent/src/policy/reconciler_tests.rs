@@ -16,7 +16,7 @@ use super::super::cache::tests::{
 use super::super::pods::tests::interface;
 use super::*;
 
-pub(crate) fn network() -> Network {
+pub fn network() -> Network {
     let config = NodeConfig {
         datapath: Datapath::Kernel,
         encap_mode: EncapMode::NoEncap,

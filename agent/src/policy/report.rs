@@ -26,7 +26,7 @@ const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// What is to be reported; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Board(Arc<Shared>);
+pub struct Board(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -37,7 +37,7 @@ struct Shared {
 
 impl Board {
     /// Policies that are in force now, or gone.
-    pub(crate) fn update(&self, policies: impl IntoIterator<Item = (Arc<str>, Option<Arc<Policy>>)>) {
+    pub fn update(&self, policies: impl IntoIterator<Item = (Arc<str>, Option<Arc<Policy>>)>) {
         let mut wanted = self.0.wanted.lock();
         for (name, policy) in policies {
             match policy {
@@ -61,7 +61,7 @@ impl Board {
 
 /// Posts what changed; everything in a new session, for the controller may be another one. Ends with the
 /// sender of sessions.
-pub(crate) async fn run(board: Board, node: String, mut sessions: watch::Receiver<Option<Session>>) {
+pub async fn run(board: Board, node: String, mut sessions: watch::Receiver<Option<Session>>) {
     let mut sent = HashMap::new();
     let mut backoff = Backoff::new(RETRY[0], RETRY[1]);
     loop {

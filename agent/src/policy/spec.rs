@@ -19,35 +19,35 @@ const PROBLEMS: usize = 16;
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Policy {
+pub struct Policy {
     /// UID of the source, by which the controller knows it.
-    pub(crate) name: Arc<str>,
+    pub name: Arc<str>,
     /// Generation of the source.
-    pub(crate) generation: i64,
+    pub generation: i64,
     /// Rules.
-    pub(crate) rules: Vec<RuleSpec>,
+    pub rules: Vec<RuleSpec>,
     /// What could not be read or is not supported.
-    pub(crate) problems: Vec<String>,
+    pub problems: Vec<String>,
 }
 
 /// A rule whose group names are not resolved.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RuleSpec {
+pub struct RuleSpec {
     /// Seen from the pods that the rule applies to.
-    pub(crate) direction: Direction,
+    pub direction: Direction,
     /// AppliedToGroups.
-    pub(crate) applied_to: Vec<Arc<str>>,
+    pub applied_to: Vec<Arc<str>>,
     /// AddressGroups whose members are peers.
-    pub(crate) groups: Vec<Arc<str>>,
+    pub groups: Vec<Arc<str>>,
     /// Further peers; exceptions are subtracted.
-    pub(crate) nets: BTreeSet<IpNet>,
+    pub nets: BTreeSet<IpNet>,
     /// Alternatives; empty is all traffic.
-    pub(crate) services: Vec<NamedService>,
+    pub services: Vec<NamedService>,
 }
 
 /// Identity of a group's member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum MemberKey {
+pub enum MemberKey {
     /// A pod.
     Pod(ObjectReference),
     /// An ExternalEntity.
@@ -62,16 +62,16 @@ pub(crate) enum MemberKey {
 
 /// What a group says of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
+pub struct Member {
     /// Addresses.
-    pub(crate) ips: PodIps,
+    pub ips: PodIps,
     /// Named ports.
-    pub(crate) ports: Box<[NamedPort]>,
+    pub ports: Box<[NamedPort]>,
 }
 
 impl Policy {
     /// Reads a message.
-    pub(crate) fn read(message: &controlplane::NetworkPolicy) -> Self {
+    pub fn read(message: &controlplane::NetworkPolicy) -> Self {
         let mut policy = Self {
             name: message.metadata.name.as_str().into(),
             generation: message.metadata.generation,
@@ -111,12 +111,12 @@ impl Policy {
     }
 
     /// Names of its AddressGroups, with repetitions.
-    pub(crate) fn address_groups(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn address_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(|rule| &rule.groups)
     }
 
     /// Names of its AppliedToGroups, with repetitions.
-    pub(crate) fn applied_to_groups(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn applied_to_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(|rule| &rule.applied_to)
     }
 }
@@ -128,7 +128,7 @@ impl RuleSpec {
     }
 
     /// Whether a service has a name that members resolve.
-    pub(crate) fn has_named_ports(&self) -> bool {
+    pub fn has_named_ports(&self) -> bool {
         self.services.iter().any(|service| matches!(service, NamedService::Named { .. }))
     }
 }
@@ -296,7 +296,7 @@ fn net(net: &controlplane::IpNet) -> Option<IpNet> {
 
 impl Member {
     /// Reads a message; addresses and ports that make no sense are left out.
-    pub(crate) fn read(message: &GroupMember) -> (MemberKey, Self) {
+    pub fn read(message: &GroupMember) -> (MemberKey, Self) {
         let ips: PodIps = message.ips.iter().filter_map(|ip| address(ip)).collect();
         let ports = message.ports.iter().filter_map(|port| {
             Some(NamedPort {
@@ -316,7 +316,7 @@ impl Member {
     }
 
     /// The message again.
-    pub(crate) fn write(&self, key: &MemberKey) -> GroupMember {
+    pub fn write(&self, key: &MemberKey) -> GroupMember {
         let mut message = GroupMember {
             ips: self
                 .ips

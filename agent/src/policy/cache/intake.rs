@@ -34,17 +34,17 @@ impl Staged {
 
 impl Cache {
     /// A list of `kind` begins. Until all lists that have begun are complete, what is known stays.
-    pub(crate) fn begin(&mut self, kind: Kind) {
+    pub fn begin(&mut self, kind: Kind) {
         self.staged.insert(kind, Staged::default());
     }
 
     /// The session ended: lists under way are worth nothing.
-    pub(crate) fn abandon(&mut self) {
+    pub fn abandon(&mut self) {
         self.staged.clear();
     }
 
     /// Puts in what was on disk. A list that is under way comes later and replaces it.
-    pub(crate) fn load(&mut self, events: Vec<(Kind, Event)>) {
+    pub fn load(&mut self, events: Vec<(Kind, Event)>) {
         let staged = std::mem::take(&mut self.staged);
         for (kind, event) in events {
             if let Err(error) = self.apply(kind, event) {
@@ -60,7 +60,7 @@ impl Cache {
     ///
     /// # Errors
     /// It does not fit. What is known is then as before, but of no use for further events.
-    pub(crate) fn apply(&mut self, kind: Kind, event: Event) -> Result<(), CacheError> {
+    pub fn apply(&mut self, kind: Kind, event: Event) -> Result<(), CacheError> {
         if let Some(name) = event.settles() {
             match self.staged.get_mut(&kind) {
                 Some(staged) => {

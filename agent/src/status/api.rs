@@ -30,9 +30,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cni::server::NetworkState;
-use crate::interfaces::PodInterface;
-use crate::status::{Identity, Reporter, compose};
+use crate::pods::interfaces::PodInterface;
+use crate::pods::server::NetworkState;
+use crate::status::facts::{Identity, Reporter, compose};
 
 /// What the handlers show.
 #[derive(Clone, Debug)]

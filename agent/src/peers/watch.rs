@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::peers::{Node, Peer};
+use crate::peers::wiring::{Node, Peer};
 
 /// Every node of the cluster by name, this one included.
 pub type Nodes = Arc<BTreeMap<String, Arc<Peer>>>;

@@ -8,10 +8,10 @@ use ovs::testing::TestOvs;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
-use crate::connections::Connections;
 use crate::dataplane::fake::{Rig, adds};
-use crate::interfaces::InterfaceStore;
-use crate::node::NodeParts;
+use crate::ovs::connections::Connections;
+use crate::pods::interfaces::InterfaceStore;
+use crate::pods::network::NodeParts;
 use crate::policy::attached_for_tests;
 
 /// A host-local that gives one address, unless the file `refuse` is there.

@@ -9,7 +9,7 @@ pub struct PolicyMetrics {
     policies: IntGauge,
     rules: [IntGauge; 2],
     /// Objects of the controller whose last form did not decode.
-    pub(crate) undecodable: IntGauge,
+    pub undecodable: IntGauge,
 }
 
 impl PolicyMetrics {

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use netcfg::Family;
 use netcfg::iptables::{AddrType, CtState, Proto, Rule, Ruleset, SetDir, Table, Target};
 
-use crate::hostnet::{HostConfig, pod_set};
+use crate::host::network::{HostConfig, pod_set};
 use crate::policy::HostEgress;
 
 /// Chain of what is allowed; its end drops.
@@ -146,8 +146,8 @@ mod tests {
     use antrea_flows::policy::PortRange;
 
     use super::*;
-    use crate::hostnet::{self, tests::config};
-    use crate::policy::Allowed;
+    use crate::host::network::{self, tests::config};
+    use crate::policy::egress::Allowed;
 
     fn with(allowed: Vec<Allowed>) -> HostConfig {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -157,14 +157,14 @@ mod tests {
     }
 
     fn chain(config: &HostConfig, family: Family) -> Vec<String> {
-        let text = hostnet::rules(config, family).to_string();
+        let text = network::rules(config, family).to_string();
         let rules = text.lines().filter_map(|line| line.strip_prefix("-A ANTREA-EGRESS "));
         rules.map(|rule| rule.split(" -m comment").next().unwrap_or(rule).to_owned()).collect()
     }
 
     #[test]
     fn isolated_pods_and_those_that_are_not_known_are_not_in_the_set() {
-        let sets = hostnet::sets(&with(Vec::new())).unwrap();
+        let sets = network::sets(&with(Vec::new())).unwrap();
         let open = |name| {
             let set = sets.iter().find(|set| set.name() == name).unwrap();
             set.members().iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(open("ANTREA-OPEN-IP").len(), 1);
         assert!(open("ANTREA-OPEN-IP")[0].starts_with("10.244.1.6"));
         assert!(open("ANTREA-OPEN-IP6").is_empty());
-        let text = hostnet::rules(&with(Vec::new()), Family::V4).to_string();
+        let text = network::rules(&with(Vec::new()), Family::V4).to_string();
         for hook in ["-A ANTREA-FORWARD", "-A ANTREA-INPUT", "-A ANTREA-OUTPUT"] {
             let judged = |line: &&str| line.starts_with(hook) && line.contains("-j ANTREA-EGRESS");
             let rule = text.lines().find(judged).unwrap_or_else(|| panic!("{hook}: {text}"));

@@ -13,8 +13,8 @@ use ovs::Vswitch;
 use ovs::vswitch::{BridgeSpec, FailMode, InterfaceKind, OpenVswitchInfo, PortSpec};
 
 use crate::config::{AgentConfig, DatapathChoice, EncapMode, TunnelType};
-use crate::interfaces::{TYPE_GATEWAY, TYPE_TUNNEL, key};
-use crate::node::{POD_LINK_GROUP, quiet_link};
+use crate::pods::interfaces::{TYPE_GATEWAY, TYPE_TUNNEL, key};
+use crate::pods::network::{POD_LINK_GROUP, quiet_link};
 
 /// Name of the tunnel port.
 pub const TUNNEL_PORT: &str = "antrea-tun0";
@@ -147,8 +147,6 @@ pub struct Bridge {
     pub tunnel_ofport: Option<u32>,
     /// Round of this process's flows.
     pub round: u16,
-    /// Round that was complete before.
-    pub previous_round: Option<u16>,
 }
 
 /// What the bridge depends on.
@@ -256,7 +254,6 @@ pub async fn ensure(
         gateway_mac: mac,
         tunnel_ofport,
         round: next_round(previous_round),
-        previous_round,
     })
 }
 

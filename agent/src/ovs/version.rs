@@ -1,6 +1,6 @@
 //! Which Open vSwitch a node may run.
 
-use crate::bridge::BringUpError;
+use crate::ovs::bridge::BringUpError;
 
 /// The oldest. Before it the userspace datapath could keep the old action of a flow that was changed while it
 /// overlapped another, and so forward for minutes what the flows forbid; Open vSwitch's change "dpif-netdev: Fix

@@ -1,7 +1,7 @@
 //! How the host tells the userspace datapath which packets its own processes sent to this node's pods.
 //!
 //! No mark of the host gets into that datapath, but a MAC address does. mangle's OUTPUT marks what local processes
-//! send ([`crate::hostnet`]); a routing rule sends what is marked to a table of ours, whose routes lead to this
+//! send ([`crate::host::network`]); a routing rule sends what is marked to a table of ours, whose routes lead to this
 //! node's pods through a next hop with a MAC address of its own. The bridge exempts what comes to that address from
 //! ingress policy, so nothing that the host merely forwards may get there: NodePort, hostPort and external addresses
 //! are translated on the way in and routed by the main table.
@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use netcfg::nl::neigh::Neighbour;
 use netcfg::{Family, MacAddr, Route, RoutingRule};
 
-use crate::hostnet::HOST_PROCESS_MARK;
+use crate::host::network::HOST_PROCESS_MARK;
 
 /// Routing table, and place of the rules in the list: before the main table's at 32,766.
 const TABLE: u32 = 21_730;

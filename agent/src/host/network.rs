@@ -9,8 +9,8 @@ use netcfg::iptables::{Applied, Backend, Iptables, Rule, Ruleset, SetDir, Table,
 use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
-use crate::node::POD_LINK_GROUP;
-use crate::translated::{self, Egress, open_set};
+use crate::host::translated::{self, Egress, open_set};
+use crate::pods::network::POD_LINK_GROUP;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
 pub const HOST_PROCESS_MARK: u32 = 0x8000_0000;
@@ -110,7 +110,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
         }
     }
     // Marked early, packets of local processes are routed by their mark, which the userspace datapath needs (see
-    // [`crate::local_traffic`]). Only to where pods may be: what is marked is routed twice. A mark that is there
+    // [`crate::host::local_traffic`]). Only to where pods may be: what is marked is routed twice. A mark that is there
     // already is somebody else's, who may route by it.
     if config.userspace {
         // Neighbour discovery is of the link and goes to the neighbour's own MAC address.
@@ -174,7 +174,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
             Table::Nat,
             "ANTREA-POSTROUTING",
             Rule::new(Target::Masquerade { random_fully: config.random_fully })
-                .not_src(crate::subnet::gateway_net(&subnet).addr().into())
+                .not_src(crate::host::subnet::gateway_net(&subnet).addr().into())
                 .src_type(netcfg::iptables::AddrType::Local)
                 .out_iface(gateway)
                 .comment("Antrea: masquerade packets of the Node to Pods"),
@@ -288,10 +288,10 @@ impl HostNetwork {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub mod tests {
     use super::*;
 
-    pub(crate) fn config() -> HostConfig {
+    pub fn config() -> HostConfig {
         HostConfig {
             gateway: "antrea-gw0".into(),
             subnets: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
@@ -321,7 +321,7 @@ pub(crate) mod tests {
                 text.push_str(&format!("=== {name}, {family:?}\n{}", rules(&config, family)));
             }
         }
-        assert_eq!(text, include_str!("testdata/hostnet.txt"), "{text}");
+        assert_eq!(text, include_str!("testdata/network.txt"), "{text}");
     }
 
     #[test]

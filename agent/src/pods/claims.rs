@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::interfaces::AttachmentKey;
+use crate::pods::interfaces::AttachmentKey;
 
 /// Names that calls under way hold; clones share them.
 #[derive(Clone, Debug, Default)]

@@ -22,11 +22,11 @@ use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::ownership;
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
-use crate::claims::Claim;
-use crate::interfaces::{AttachmentKey, PodInterface};
-use crate::node::{NodeNetwork, POD_LINK_GROUP, quiet_link};
+use crate::host::subnet::{gateway_net, gateway_of};
+use crate::pods::claims::Claim;
+use crate::pods::interfaces::{AttachmentKey, PodInterface};
+use crate::pods::network::{NodeNetwork, POD_LINK_GROUP, quiet_link};
 use crate::policy::{PodName, Prepared};
-use crate::subnet::{gateway_net, gateway_of};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
 const OFPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -235,7 +235,7 @@ async fn attach(
     Ok((interface, prepared))
 }
 
-/// See [`crate::connections`].
+/// See [`crate::ovs::connections`].
 async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), AttachError> {
     let forgetting = trace::step(trace_child!("conntrack.flush"), node.connections.forget(ips));
     forgetting.await.map_err(configure)

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netcfg::{Link, Netlink};
 
-use crate::bridge::BringUpError;
 use crate::config::AgentConfig;
-use crate::peers::Peer;
+use crate::ovs::bridge::BringUpError;
+use crate::peers::wiring::Peer;
 
 /// The link and address that carry traffic between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ fn carries(config: &AgentConfig, link: &Link) -> bool {
     link.name != "lo"
         && link.name != IPVS_LINK
         && link.name != config.host_gateway
-        && link.name != crate::bridge::TUNNEL_PORT
+        && link.name != crate::ovs::bridge::TUNNEL_PORT
         && link.kind.as_deref() != Some("dummy")
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::interfaces::AttachmentKey;
+use crate::pods::interfaces::AttachmentKey;
 
 /// A file that says nothing may be one that host-local is about to write; after so long it is damaged.
 const WRITTEN: Duration = Duration::from_secs(60);

@@ -12,13 +12,13 @@ use ovs::Vswitch;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::claims::{Claim, Claims};
-use crate::cni::ipam::HostLocal;
-use crate::cni::leases::Leases;
-use crate::connections::Connections;
 use crate::dataplane::Dataplane;
-use crate::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
-use crate::ofports::{OfPorts, Reserved};
+use crate::ovs::connections::Connections;
+use crate::pods::claims::{Claim, Claims};
+use crate::pods::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
+use crate::pods::ipam::HostLocal;
+use crate::pods::leases::Leases;
+use crate::pods::ofports::{OfPorts, Reserved};
 use crate::policy::PolicyHandle;
 
 /// Device group of every link that this agent makes: what carries it and is no port of the bridge is

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::node::NodeNetwork;
-use crate::nodes::Nodes;
-use crate::peers::{Underlay, wire};
-use crate::status::{Health, Reporter};
+use crate::peers::watch::Nodes;
+use crate::peers::wiring::{Underlay, wire};
+use crate::pods::network::NodeNetwork;
+use crate::status::facts::{Health, Reporter};
 
 /// Pause before the next try of something that failed.
 const RETRY: Duration = Duration::from_secs(2);

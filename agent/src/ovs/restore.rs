@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::node::NodeNetwork;
+use crate::pods::network::NodeNetwork;
 
 /// Key of `other_config`.
 pub const FLOW_RESTORE_WAIT: &str = "flow-restore-wait";

@@ -22,7 +22,7 @@ use tracing::Instrument;
 use super::attach::{self, AttachError, Call};
 use super::result::CniResult;
 use super::trace::{CallSpan, Verb};
-use crate::node::NodeNetwork;
+use crate::pods::network::NodeNetwork;
 
 /// How long an ADD waits for the node's network before the runtime is told to try again.
 const NETWORK_WAIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,60 @@
+//! The agent's command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::cleanup;
+
+/// The Antrea agent.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// antrea-agent.conf
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Name of the Node object.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Name of the agent's pod.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod_name: String,
+    /// Namespace of the agent's pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    pub pod_namespace: String,
+    /// Folder with the host-local plugin; CNI_PATH of each call comes after it.
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: Vec<PathBuf>,
+    /// host-local's data, where it is not /var/lib/cni/networks.
+    #[arg(long)]
+    pub cni_data_dir: Option<PathBuf>,
+    /// Where the kernel's parameters can be written: /proc/sys is read-only in a container without
+    /// privileges.
+    #[arg(long, default_value = "/proc/sys")]
+    pub sysctl_dir: PathBuf,
+    /// Folder that keeps what the controller said last, for a start without it.
+    #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
+    pub policy_dir: PathBuf,
+    /// File with the token that the agent shows to the controller.
+    #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
+    pub token_file: PathBuf,
+    /// Where antctl in the same Pod finds a token for the agent's API.
+    #[arg(long, default_value = "/var/run/antrea/apiserver/loopback-client-token")]
+    pub api_token_file: PathBuf,
+    /// error, warn, info, debug, trace, or a number as klog has it; before the configuration's.
+    #[arg(long, short = 'v', alias = "v", env = "LOG_LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json; before the configuration's.
+    #[arg(long, env = "LOG_FORMAT")]
+    pub log_format: Option<String>,
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the binary does besides running as the agent.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take off this node, for good, what agent and Open vSwitch have put there; they must have ended.
+    Cleanup(cleanup::Folders),
+}

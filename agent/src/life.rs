@@ -1,0 +1,203 @@
+//! The life of a node's network: waits for the Node object, brings the network up, follows what changes, and ends when
+//! everything has to begin anew.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bringup::{self, Inputs, Paths, Wired};
+use crate::config::AgentConfig;
+use crate::host::Host;
+use crate::host::network::HostNetwork;
+use crate::ovs::bridge::BringUpError;
+use crate::ovs::{conntrack, restore, selftest};
+use crate::peers::follow::Peering;
+use crate::peers::watch::Nodes;
+use crate::peers::wiring::Peer;
+use crate::pods::network::NodeNetwork;
+use crate::policy::PolicyHandle;
+use crate::status::facts::{Health, Reporter};
+use crate::status::metrics::AgentMetrics;
+use anyhow::{Context, Result};
+use netcfg::Netlink;
+use ovs::Vswitch;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Pause before bring-up is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What brings the network up, again and again until it is.
+pub struct Agent {
+    pub config: AgentConfig,
+    pub paths: Paths,
+    pub node_name: String,
+    pub netlink: Netlink,
+    pub vswitch: Vswitch,
+    pub policy: PolicyHandle,
+    pub reporter: Reporter,
+    pub metrics: AgentMetrics,
+    pub shutdown: CancellationToken,
+}
+
+impl Agent {
+    /// Brings the network up and follows what changes, until everything has to begin anew.
+    ///
+    /// # Errors
+    /// The node was moved, or what is followed is no more.
+    pub async fn run(
+        self,
+        mut nodes: watch::Receiver<Option<Nodes>>,
+        network: watch::Sender<Option<Arc<NodeNetwork>>>,
+        not_up: antrea_runtime::health::BlockReady,
+    ) -> Result<()> {
+        let (own, (wired, peering, host)) = loop {
+            // Read again for each try: what failed may be mended there.
+            let own = self.own_node(&mut nodes).await?;
+            match self.bring_up(&own, &nodes).await {
+                Ok(up) => break (own, up),
+                Err(error) => {
+                    tracing::error!(reason = error.reason, %error, "the node's network is not up");
+                    not_up.set_reason(error.message.clone());
+                    self.reporter.update(|facts| facts.network = Health::bad(error.reason, &error));
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        self.reporter.update(|facts| {
+            facts.network = Health::Good;
+            facts.network_info = Some(wired.facts.clone());
+        });
+        network.send_replace(Some(wired.network.clone()));
+        drop(not_up);
+        tracing::info!(
+            datapath = wired.bridge.datapath.ovs_type(),
+            tunnel = wired.bridge.tunnel_type.ovs_type(),
+            mtu = wired.network.mtu,
+            pods = wired.network.interfaces().len(),
+            round = wired.bridge.round,
+            "the node's network is up"
+        );
+        let counts = self.follow_counts(&wired.network);
+        let moved = self.moved(nodes.clone(), &own);
+        let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
+        let run_dir = PathBuf::from(&self.config.ovs_run_dir);
+        let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
+        tokio::select! {
+            () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
+            moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
+            () = counts => Ok(()),
+            () = restore::follow(&wired.network) => Ok(()),
+            change = moved => change,
+            never = self_test => match never {},
+            never = conntrack => match never {},
+        }
+    }
+
+    /// Waits until the Node object of this node has what is needed.
+    async fn own_node(&self, nodes: &mut watch::Receiver<Option<Nodes>>) -> Result<Arc<Peer>> {
+        let known = self.own(&nodes.borrow());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        self.reporter.update(|facts| {
+            let message = format!("Node {} has no pod subnet or no address yet", self.node_name);
+            facts.network = Health::bad("NodeIncomplete", message);
+        });
+        loop {
+            nodes.changed().await.context("watch on nodes ended")?;
+            let known = self.own(&nodes.borrow_and_update());
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+    }
+
+    fn own(&self, nodes: &Option<Nodes>) -> Option<Arc<Peer>> {
+        nodes.as_ref().and_then(|nodes| nodes.get(&self.node_name).cloned())
+    }
+
+    /// Where the other nodes are, as far as they are known.
+    fn peers(&self, nodes: &Nodes) -> Vec<IpAddr> {
+        let others = nodes.values().filter(|peer| peer.name != self.node_name);
+        others.flat_map(|peer| peer.transport_ips.clone()).collect()
+    }
+
+    async fn bring_up(
+        &self,
+        own: &Arc<Peer>,
+        nodes: &watch::Receiver<Option<Nodes>>,
+    ) -> Result<(Box<Wired>, Peering, Host), BringUpError> {
+        let peers = self.peers(&nodes.borrow().clone().unwrap_or_default());
+        let inputs = Inputs {
+            config: &self.config,
+            paths: &self.paths,
+            node: own,
+            peers: &peers,
+            netlink: &self.netlink,
+            vswitch: &self.vswitch,
+            policy: &self.policy,
+            reporter: &self.reporter,
+            metrics: &self.metrics,
+            shutdown: &self.shutdown,
+        };
+        let mut wired = bringup::wire(&inputs).await?;
+        if let Some(task) = wired.take_dataplane() {
+            tokio::spawn(task.run(self.shutdown.clone()));
+        }
+        bringup::stage(&wired.network).await?;
+        let host_network = HostNetwork::new(
+            self.netlink.clone(),
+            &bringup::families(&own.pod_cidrs),
+            self.paths.sysctls.clone(),
+        )
+        .await
+        .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
+        let mut peering = Peering {
+            network: wired.network.clone(),
+            underlay: wired.underlay.clone(),
+            reporter: self.reporter.clone(),
+        };
+        let mut host = Host::new(
+            wired.network.clone(),
+            self.config.clone(),
+            wired.bridge.clone(),
+            (wired.underlay.clone(), wired.facts.transport_interface.clone()),
+            (wired.host.clone(), host_network),
+            self.reporter.clone(),
+        );
+        let current = nodes.borrow().clone().unwrap_or_default();
+        // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.
+        peering.apply(&current).await;
+        host.apply(&current).await.map_err(|error| BringUpError::new("TransportChanged", error))?;
+        bringup::go_live(&wired.network, &wired.bridge).await?;
+        Ok((Box::new(wired), peering, host))
+    }
+
+    async fn follow_counts(&self, network: &NodeNetwork) {
+        let mut count = network.interface_count();
+        loop {
+            let pods = i32::try_from(*count.borrow_and_update()).unwrap_or(i32::MAX);
+            self.metrics.local_pods.set(pods.into());
+            self.reporter.update(|facts| facts.local_pods = pods);
+            if count.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends when this node's own subnet or address changes: everything depends on them, and a fresh
+    /// process is the one path that is always tested.
+    async fn moved(&self, mut nodes: watch::Receiver<Option<Nodes>>, own: &Peer) -> Result<()> {
+        loop {
+            nodes.changed().await.context("watch on nodes ended")?;
+            let now = self.own(&nodes.borrow_and_update());
+            if let Some(now) = now
+                && now.has_moved_from(own)
+            {
+                anyhow::bail!("Node {} changed from {own:?} to {now:?}, starting again", self.node_name);
+            }
+        }
+    }
+}

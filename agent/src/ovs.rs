@@ -1,0 +1,8 @@
+//! Open vSwitch on this node, but for its flows: the bridge, what is looked at, and what is put right after a restart.
+
+pub mod bridge;
+pub mod connections;
+pub mod conntrack;
+pub mod restore;
+pub mod selftest;
+pub mod version;
