@@ -5,7 +5,7 @@
 #   unit      every crate: unit, property, golden, generated files, licences and sources of dependencies; real Open
 #             vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check and unit
+#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check, unit and node
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
 #   deny, fuzz, bench   only in test-all: cargo-deny, each fuzz target for ten minutes, all measurements
 # test.sh STAGE... runs only these. A stage that fails does not hide the others, except build; a table of stages and
@@ -114,7 +114,8 @@ failed=0
 
 # counted STAGE: passed and failed tests, of cargo's test harness and of the suites in shell.
 counted() {
-	awk '/^test result: / { passed += $4; failed += $6 } /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+	awk '{ sub(/^ *[0-9]+  /, "") }
+		/^test result: / { passed += $4; failed += $6 } /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
 		END { print passed + 0, failed + 0 }' "$LOGS/$1.log"
 }
 
@@ -162,13 +163,19 @@ ended() {
 	say "$1: ${verdict[$1]}, ${seconds[$1]} s"
 }
 
+# Every line with the seconds since the stage began, so that a log tells what takes long.
+stamped() {
+	local began=$EPOCHSECONDS line
+	while IFS= read -r line || [[ -n $line ]]; do printf '%5d  %s\n' $((EPOCHSECONDS - began)) "$line"; done
+}
+
 # Must not be part of a condition: bash goes on after errors within one, whatever a subshell sets. Hence no status; see
 # verdict.
 run() {
 	local status=0
 	begin "$1"
 	set +e
-	(set -e; "stage_$1") 2>&1 | tee "$LOGS/$1.log"
+	(set -e; "stage_$1") 2>&1 | stamped | tee "$LOGS/$1.log"
 	status=${PIPESTATUS[0]}
 	set -e
 	ended "$1" "$status"
@@ -177,7 +184,7 @@ run() {
 start() {
 	begin "$1"
 	set -m
-	(set -e; "stage_$1") >"$LOGS/$1.log" 2>&1 &
+	(set -e -o pipefail; "stage_$1" 2>&1 | stamped >"$LOGS/$1.log") &
 	beside[$1]=$!
 	set +m
 }
@@ -207,10 +214,11 @@ fi
 if wants kernel; then start kernel; fi
 if wants check; then run check; fi
 if wants unit; then run unit; fi
-# From here on times matter: nothing else runs.
+# It mostly waits, so a core is enough for it.
+if wants node; then run node; fi
 finished kernel
 finished tools
-if wants node; then run node; fi
+# From here on times matter: nothing else runs.
 if wants cluster; then run cluster; fi
 for stage in deny fuzz bench; do
 	if wants "$stage"; then run "$stage"; fi
