@@ -51,7 +51,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
             .note(format!("of {} sent", count.sent)),
     );
 
-    let mut container = OvsContainer::take_over(&mut lab.nodes[0]);
+    let mut container = OvsContainer::take_over(&mut lab.nodes[0], u32::MAX);
     forwarding(&a.netns, c.ip)?;
     for (name, daemons) in [
         ("ovs-vswitchd", &[Daemon::Vswitchd][..]),
@@ -62,7 +62,6 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
         for round in 1..=OVS_ROUNDS {
             let crash = Instant::now();
             container.kill(daemons);
-            container.start();
             let (down, since_up) = (crash.elapsed().as_secs_f64(), forwarding(&a.netns, c.ip)?.as_secs_f64());
             report.say(&format!(
                 "{name} killed {round} of {OVS_ROUNDS}: up after {down:.3} s, traffic {since_up:.3} s later"
