@@ -80,6 +80,8 @@ pub struct LabNode {
     pods: Vec<String>,
     /// How often pods were created again under their name.
     lives: BTreeMap<String, u32>,
+    /// Namespaces of pods that are not in `default`.
+    namespaces: BTreeMap<String, String>,
 }
 
 /// A pod.
@@ -261,6 +263,7 @@ impl Lab {
             agent: None,
             pods: Vec::new(),
             lives: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
         });
         self.publish_node(number - 1);
         number - 1
@@ -376,7 +379,7 @@ impl Lab {
     /// Makes a pod's namespace, and its Pod object if there is none.
     pub fn pod_netns(&mut self, index: usize, name: &str) -> String {
         let netns = self.new_netns(index, name);
-        if self.api.get(PODS, Some("default"), name).is_none() {
+        if self.api.get(PODS, Some(self.nodes[index].namespace(name)), name).is_none() {
             self.put_pod(index, name, &[("name", name)], None);
         }
         netns
@@ -398,7 +401,7 @@ impl Lab {
 
     /// Detaches a pod and removes its namespace and its Pod object.
     pub fn delete_pod(&mut self, index: usize, pod: &Pod) {
-        self.api.delete(PODS, Some("default"), &pod.name);
+        self.api.delete(PODS, Some(self.nodes[index].namespace(&pod.name)), &pod.name);
         let node = &mut self.nodes[index];
         let (output, text) = node.cni("DEL", &pod.container_id, &pod.netns, "1.0.0", None);
         assert!(output.status.success(), "DEL {}: {text}", pod.name);
@@ -483,10 +486,15 @@ impl LabNode {
         end(&mut self.agent, signal);
     }
 
-    /// `CNI_ARGS` as containerd passes them for a pod of namespace `default`.
+    /// `CNI_ARGS` as containerd passes them.
     fn cni_args(&self, pod: &str) -> String {
-        let uid = self.pod_uid(pod);
-        format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}")
+        let (namespace, uid) = (self.namespace(pod), self.pod_uid(pod));
+        format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_UID={uid}")
+    }
+
+    /// Namespace of a pod of this node.
+    fn namespace(&self, pod: &str) -> &str {
+        self.namespaces.get(pod).map_or("default", String::as_str)
     }
 
     /// UID of a pod of this node: another for each [`Lab::recreate_pod`].

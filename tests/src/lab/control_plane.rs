@@ -9,9 +9,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{Lab, binary, end, kubeconfig, tail};
+use super::{Lab, LabNode, binary, end, kubeconfig, tail};
 use crate::background::Background;
 use crate::https::{self, Endpoint};
+use crate::oracle::{Labels, PodFacts};
 
 /// Collection path of Namespaces.
 pub const NAMESPACES: &str = "api/v1/namespaces";
@@ -89,6 +90,32 @@ impl Lab {
         );
     }
 
+    /// Writes a Pod of any namespace, whose name no pod of another namespace may have. An address that it has stays.
+    pub fn put_pod_of(&mut self, index: usize, pod: &PodFacts, labels: &Labels) {
+        self.nodes[index].namespaces.insert(pod.name.clone(), pod.namespace.clone());
+        let status = match self.api.get(PODS, Some(&pod.namespace), &pod.name) {
+            Some(known) => known["status"].clone(),
+            None => json!({"phase": "Pending"}),
+        };
+        let port = |(name, protocol, number): &_| json!({"name": name, "protocol": protocol, "containerPort": number});
+        let ports: Vec<Value> = pod.ports.iter().map(port).collect();
+        self.api.put(
+            PODS,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "name": pod.name, "namespace": pod.namespace, "labels": labels,
+                    "uid": self.nodes[index].pod_uid(&pod.name).to_string(),
+                },
+                "spec": {
+                    "nodeName": self.nodes[index].name,
+                    "containers": [{"name": "c", "image": "none", "ports": ports}],
+                },
+                "status": status,
+            }),
+        );
+    }
+
     /// Deletes a Pod and creates another of its name, as a StatefulSet does.
     pub fn recreate_pod(&mut self, index: usize, name: &str, labels: &[(&str, &str)]) {
         self.api.delete(PODS, Some("default"), name);
@@ -98,7 +125,9 @@ impl Lab {
 
     /// Says in a Pod's status which address it has, as kubelet does when the sandbox is made.
     pub fn report_pod_ip(&self, name: &str, ip: std::net::IpAddr) {
-        if let Some(mut pod) = self.api.get(PODS, Some("default"), name) {
+        let of = |node: &LabNode| node.namespaces.get(name).cloned();
+        let namespace = self.nodes.iter().find_map(of).unwrap_or_else(|| "default".to_owned());
+        if let Some(mut pod) = self.api.get(PODS, Some(&namespace), name) {
             pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": ip.to_string()}]});
             self.api.put(PODS, pod);
         }
@@ -106,11 +135,16 @@ impl Lab {
 
     /// Writes a NetworkPolicy of namespace `default`.
     pub fn put_policy(&self, name: &str, spec: &Value) {
+        self.put_policy_of("default", name, spec);
+    }
+
+    /// Writes a NetworkPolicy.
+    pub fn put_policy_of(&self, namespace: &str, name: &str, spec: &Value) {
         self.api.put(
             NETWORK_POLICIES,
             json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-                "metadata": {"name": name, "namespace": "default", "generation": 1},
+                "metadata": {"name": name, "namespace": namespace, "generation": 1},
                 "spec": spec,
             }),
         );

@@ -23,6 +23,7 @@ mod kill;
 mod ovs;
 mod ownership;
 mod peers;
+mod random;
 mod restart;
 mod services;
 mod spoofing;

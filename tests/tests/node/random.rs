@@ -1,0 +1,527 @@
+//! Random policies, random traffic, and an oracle. Policies, labels of pods and of namespaces change all the time. When a
+//! change is in force every probe there is has to do what the oracle says; while it comes into force, and at any other
+//! time, constant traffic may do what some state between before and after allows, and nothing else. Connections that
+//! were established under one policy go on under any other.
+//!
+//! `ANTREA_TEST_RANDOM_SECONDS` (60) says how long, `ANTREA_TEST_RANDOM_SEED` which sequence of changes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, sh};
+use antrea_tests::oracle::{End, PodFacts, Service, World};
+use antrea_tests::prober::{Outcome, Place, Probe, Prober};
+use antrea_tests::random::{Dice, Vocabulary};
+use serde_json::json;
+
+/// What is probed beside ICMP. A policy may name other ports.
+const SERVICES: [(&str, u16); 5] =
+    [("TCP", 7000), ("TCP", 7001), ("TCP", 7100), ("UDP", 7000), ("UDP", 7001)];
+
+/// How long a change may take until everything does what the oracle says; loose, for the machine is busy.
+const IN_FORCE: Duration = Duration::from_secs(10);
+
+/// How long a probe is given that shall arrive, and one that shall not.
+const ALLOWED: Duration = Duration::from_millis(4500);
+const DENIED: Duration = Duration::from_millis(400);
+
+/// At most so many policies, and so many changes that do not wait for each other.
+const POLICIES: usize = 7;
+const BURST: usize = 3;
+
+/// Of each verdict, in each second of the test: fewer prove nothing.
+const FLOOR: u64 = 50;
+
+struct Member {
+    place: Place,
+    /// As senders and as receivers policy sees them.
+    sender: End,
+    receiver: End,
+    /// The node of a pod, or which node this is.
+    node: Option<usize>,
+    is_node: bool,
+}
+
+fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+}
+
+/// Pods of three namespaces on two nodes, the nodes, and addresses outside.
+fn members(lab: &mut Lab, world: &World) -> Vec<Member> {
+    let mut members = Vec::new();
+    let namespaces: Vec<&String> = world.namespaces.keys().collect();
+    for (number, (name, labels)) in world.pods.iter().enumerate() {
+        let ports = if number % 2 == 0 {
+            vec![("web", "TCP", 7000), ("dns", "UDP", 7001)]
+        } else {
+            vec![("web", "TCP", 7001), ("dns", "UDP", 7000)]
+        };
+        // Neighbours in name are of different nodes, and of each namespace some are of each node.
+        let (index, namespace) = (number % 2, namespaces[number / 2 % namespaces.len()].clone());
+        let facts = PodFacts { name: name.clone(), namespace, ports };
+        lab.put_pod_of(index, &facts, labels);
+        let pod = lab.add_pod(index, name);
+        let end = End { address: pod.ip, pod: Some(facts) };
+        let place = Place { netns: Some(pod.netns), source: None, address: pod.ip, constant: Vec::new() };
+        members.push(Member { place, sender: end.clone(), receiver: end, node: Some(index), is_node: false });
+    }
+    for (index, node) in lab.nodes.iter().enumerate() {
+        // To pods its processes send from the gateway's address.
+        let gateway: IpAddr = [10, 244, index as u8 + 1, 1].into();
+        let (sender, receiver) =
+            (End { address: gateway, pod: None }, End { address: node.ip.into(), pod: None });
+        let place = Place {
+            netns: Some(node.netns.clone()),
+            source: None,
+            address: node.ip.into(),
+            constant: Vec::new(),
+        };
+        members.push(Member { place, sender, receiver, node: Some(index), is_node: true });
+    }
+    let outside = lab.outside();
+    for node in &lab.nodes {
+        sh(&format!("ip -n {outside} route add {} via {}", node.pod_cidr, node.ip));
+    }
+    for address in ["198.51.100.9", "198.51.100.130"] {
+        sh(&format!("ip -n {outside} addr add {address}/32 dev underlay0"));
+    }
+    for address in [lab.outside_ip().into(), [198, 51, 100, 9].into(), [198, 51, 100, 130].into()] {
+        let end = End { address, pod: None };
+        let place =
+            Place { netns: Some(outside.clone()), source: Some(address), address, constant: Vec::new() };
+        members.push(Member { place, sender: end.clone(), receiver: end, node: None, is_node: false });
+    }
+    members
+}
+
+/// Blocks that hold some of the members and miss others, and what may be excepted.
+fn vocabulary(lab: &Lab, members: &[Member]) -> Vocabulary {
+    let pods: Vec<String> = members
+        .iter()
+        .filter(|member| member.sender.pod.is_some())
+        .map(|member| format!("{}/32", member.sender.address))
+        .collect();
+    let of = |node: &str| -> Vec<String> {
+        let inside = pods.iter().filter(|pod| pod.starts_with(node)).cloned();
+        inside.chain([format!("{node}0/29"), format!("{node}128/25")]).collect()
+    };
+    let all = ["10.244.0.0/16", "10.244.2.0/24", "172.31.0.0/16", "198.51.100.128/25", "198.51.100.9/32"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(pods.clone())
+        .collect();
+    let outside = lab.outside_ip().octets();
+    let underlay = format!("172.31.{}.", outside[2]);
+    let mut blocks = vec![
+        ("0.0.0.0/0".to_owned(), all),
+        ("10.244.0.0/16".to_owned(), [of("10.244.1."), of("10.244.2.")].concat()),
+        ("10.244.1.0/24".to_owned(), of("10.244.1.")),
+        ("10.244.2.0/24".to_owned(), of("10.244.2.")),
+        (format!("{underlay}0/24"), vec![format!("{underlay}1/32"), format!("{underlay}11/32")]),
+        (
+            "198.51.100.0/24".to_owned(),
+            vec!["198.51.100.0/25".into(), "198.51.100.128/26".into(), "198.51.100.9/32".into()],
+        ),
+        ("203.0.113.0/24".to_owned(), vec!["203.0.113.0/25".into()]),
+    ];
+    blocks.extend(pods.into_iter().map(|pod| (pod, Vec::new())));
+    Vocabulary {
+        pods: vec![("app", vec!["a", "b", "c"]), ("tier", vec!["x", "y"])],
+        namespaces: vec![("team", vec!["red", "blue"]), ("kubernetes.io/metadata.name", vec!["n0", "n1"])],
+        blocks,
+        services: SERVICES.to_vec(),
+        port_names: vec!["web", "dns", "nobody"],
+    }
+}
+
+/// Everything that can be sent: all pairs of which one at least is a pod, by all services and by ICMP.
+fn probes(members: &[Member]) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    let services: Vec<Service> = SERVICES.iter().map(|service| Some(*service)).chain([None]).collect();
+    for (from, sender) in members.iter().enumerate() {
+        for (to, receiver) in members.iter().enumerate() {
+            if from != to && (sender.sender.pod.is_some() || receiver.receiver.pod.is_some()) {
+                probes.extend(services.iter().map(|service| Probe { from, to, service: *service }));
+            }
+        }
+    }
+    probes
+}
+
+/// A node's own processes reach its pods whatever policy says, as kubelet's probes have to.
+fn expected(world: &World, members: &[Member], probe: Probe) -> bool {
+    let (from, to) = (&members[probe.from], &members[probe.to]);
+    (from.is_node && to.sender.pod.is_some() && from.node == to.node)
+        || world.allows(&from.sender, &to.receiver, probe.service)
+}
+
+/// A change, in the world and in the API.
+#[derive(Clone, Debug)]
+enum Change {
+    Policy(String, String, Box<k8s_openapi::api::networking::v1::NetworkPolicySpec>),
+    NoPolicy(String),
+    Pod(String, antrea_tests::oracle::Labels),
+    Namespace(String, antrea_tests::oracle::Labels),
+}
+
+impl Change {
+    fn roll(world: &World, words: &Vocabulary, dice: &mut Dice) -> Self {
+        let names: Vec<String> = world.pods.keys().cloned().collect();
+        let namespaces: Vec<String> = world.namespaces.keys().cloned().collect();
+        match dice.below(12) {
+            0..=6 => {
+                let name = format!("p{}", dice.below(POLICIES));
+                // A policy that is there keeps its namespace.
+                let namespace =
+                    world.policies.get(&name).map_or_else(|| dice.pick(&namespaces), |known| known.0.clone());
+                Self::Policy(name, namespace, Box::new(words.policy(dice)))
+            }
+            7 | 8 => Self::NoPolicy(format!("p{}", dice.below(POLICIES))),
+            9 | 10 => Self::Pod(dice.pick(&names), words.labels(dice, &words.pods)),
+            _ => {
+                let name = dice.pick(&namespaces);
+                let mut labels = words.labels(dice, &words.namespaces[..1]);
+                labels.insert("kubernetes.io/metadata.name".into(), name.clone());
+                Self::Namespace(name, labels)
+            }
+        }
+    }
+
+    fn imagine(&self, world: &mut World) {
+        match self.clone() {
+            Self::Policy(name, namespace, spec) => {
+                world.policies.insert(name, (namespace, *spec));
+            }
+            Self::NoPolicy(name) => {
+                world.policies.remove(&name);
+            }
+            Self::Pod(name, labels) => {
+                world.pods.insert(name, labels);
+            }
+            Self::Namespace(name, labels) => {
+                world.namespaces.insert(name, labels);
+            }
+        }
+    }
+
+    fn apply(&self, lab: &mut Lab, world: &World, members: &[Member]) {
+        match self {
+            Self::Policy(name, namespace, spec) => lab.put_policy_of(namespace, name, &json!(spec)),
+            Self::NoPolicy(name) => {
+                if let Some((namespace, _)) = world.policies.get(name) {
+                    lab.api.delete(NETWORK_POLICIES, Some(namespace), name);
+                }
+            }
+            Self::Pod(name, labels) => {
+                let member =
+                    |member: &&Member| member.sender.pod.as_ref().is_some_and(|pod| pod.name == *name);
+                let member = members.iter().find(member).unwrap();
+                lab.put_pod_of(member.node.unwrap(), member.sender.pod.as_ref().unwrap(), labels);
+            }
+            Self::Namespace(name, labels) => {
+                let labels: Vec<(&str, &str)> =
+                    labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+                lab.put_namespace(name, &labels);
+            }
+        }
+    }
+}
+
+/// What may become of a probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct May {
+    pass: bool,
+    fail: bool,
+}
+
+/// What may become of all probes, from a moment on.
+struct Epoch {
+    since: Instant,
+    may: Vec<May>,
+}
+
+#[derive(Default)]
+struct Judge {
+    number: BTreeMap<Probe, usize>,
+    epochs: Vec<Epoch>,
+    /// Probes that had to arrive, and that had not to.
+    arrived: u64,
+    refused: u64,
+    /// Those of which both was right, for they met a change.
+    either: u64,
+    faults: Vec<String>,
+}
+
+impl Judge {
+    fn epoch(&mut self, since: Instant, may: Vec<May>) {
+        // No probe takes as long as the epochs that are kept.
+        if self.epochs.len() > 64 {
+            self.epochs.drain(..32);
+        }
+        self.epochs.push(Epoch { since, may });
+    }
+
+    /// What was right of a probe in all of its time.
+    fn may(&self, outcome: &Outcome) -> May {
+        let at = self.number[&outcome.probe];
+        let mut may = May::default();
+        for (i, epoch) in self.epochs.iter().enumerate() {
+            let until = self.epochs.get(i + 1).map(|next| next.since);
+            if epoch.since <= outcome.ended && until.is_none_or(|until| until >= outcome.sent) {
+                may.pass |= epoch.may[at].pass;
+                may.fail |= epoch.may[at].fail;
+            }
+        }
+        may
+    }
+
+    fn judge(&mut self, what: &str, outcome: &Outcome, say: impl Fn(Probe) -> String) {
+        let fault = match self.may(outcome) {
+            May { pass: true, fail: true } => {
+                self.either += 1;
+                return;
+            }
+            May { pass: true, .. } => {
+                self.arrived += 1;
+                (!outcome.answered).then_some("refused")
+            }
+            _ => {
+                self.refused += 1;
+                outcome.arrived.then_some("LEAKED")
+            }
+        };
+        if let Some(fault) = fault {
+            let took = outcome.ended - outcome.sent;
+            self.faults.push(format!("{what}: {} {fault} after {took:?}", say(outcome.probe)));
+        }
+    }
+}
+
+#[test]
+fn what_a_change_leaves_open_is_not_judged() {
+    let probe = Probe { from: 0, to: 1, service: None };
+    let mut judge = Judge { number: [(probe, 0)].into(), ..Judge::default() };
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let (yes, no) = (May { pass: true, fail: false }, May { pass: false, fail: true });
+    for (since, may) in [(0, yes), (100, May { pass: true, fail: true }), (200, no)] {
+        judge.epoch(at(since), vec![may]);
+    }
+    let mut faults = |sent, ended, arrived| {
+        let outcome = Outcome { probe, sent: at(sent), ended: at(ended), arrived, answered: arrived };
+        judge.judge("", &outcome, |_| String::new());
+        judge.faults.len()
+    };
+    assert_eq!(faults(10, 90, true), 0);
+    assert_eq!(faults(10, 90, false), 1);
+    assert_eq!((faults(90, 110, false), faults(90, 110, true), faults(150, 250, true)), (1, 1, 1));
+    assert_eq!((faults(210, 250, false), faults(210, 250, true)), (1, 2));
+}
+
+/// Datapath flows of connections' first packets, with what they do: those on which policy has decided.
+fn decided(ovs: &ovs::testing::TestOvs) -> BTreeMap<String, String> {
+    let dump = ovs.appctl(&["dpctl/dump-flows"]).unwrap();
+    let flow = |line: &str| {
+        let (key, rest) = line.split_once(", packets:")?;
+        let (_, actions) = rest.split_once("actions:")?;
+        (key.contains("+new") && key.contains("eth_type(0x0800)"))
+            .then(|| (key.to_owned(), actions.trim().to_owned()))
+    };
+    dump.lines().filter_map(flow).collect()
+}
+
+/// What the pipeline says of the packets of a datapath flow; none where the flow has gone meanwhile.
+fn traced(ovs: &ovs::testing::TestOvs, key: &str) -> Option<String> {
+    let trace = ovs.appctl(&["ofproto/trace", key]).ok()?;
+    let actions = trace.lines().find_map(|line| line.strip_prefix("Datapath actions: "))?;
+    Some(actions.trim().to_owned())
+}
+
+/// How many datapath flows of a node were compared with the pipeline, and those that do something else, also after
+/// Open vSwitch has had the time to look at all of them.
+async fn astray(lab: &Lab, index: usize, dice: &mut Dice) -> (usize, Vec<String>) {
+    let ovs = &lab.nodes[index].ovs;
+    let flows: Vec<(String, String)> = decided(ovs).into_iter().collect();
+    let (mut compared, mut differ) = (0, BTreeMap::new());
+    for _ in 0..flows.len().min(6) {
+        let (key, actions) = dice.pick(&flows);
+        if let Some(expected) = traced(ovs, &key) {
+            compared += 1;
+            if expected != actions {
+                differ.insert(key, actions);
+            }
+        }
+    }
+    if differ.is_empty() {
+        return (compared, Vec::new());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = decided(ovs);
+    let still = |(key, actions): (String, String)| {
+        let expected = traced(ovs, &key)?;
+        (now.get(&key) == Some(&actions) && expected != actions)
+            .then(|| format!("{key} does {actions}, the pipeline says {expected}"))
+    };
+    (compared, differ.into_iter().filter_map(still).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_policies_do_what_the_oracle_says() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let time = Duration::from_secs(number("ANTREA_TEST_RANDOM_SECONDS").unwrap_or(60));
+    let seed = number("ANTREA_TEST_RANDOM_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("ANTREA_TEST_RANDOM_SEED={seed}");
+    let mut dice = Dice::new(seed);
+
+    let mut world = World::default();
+    for (name, team) in [("n0", "red"), ("n1", "blue"), ("n2", "red")] {
+        let labels =
+            [("team".to_owned(), team.to_owned()), ("kubernetes.io/metadata.name".into(), name.into())];
+        world.namespaces.insert(name.into(), labels.into());
+    }
+    let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
+    for (name, labels) in &world.namespaces {
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        lab.put_namespace(name, &labels);
+    }
+    for number in 0..8 {
+        let app = ["a", "b", "c"][number % 3].to_owned();
+        world.pods.insert(format!("pod{number}"), [("app".to_owned(), app)].into());
+    }
+    let mut members = members(&mut lab, &world);
+    let words = vocabulary(&lab, &members);
+    let all = probes(&members);
+    for (number, member) in members.iter_mut().enumerate() {
+        member.place.constant = all.iter().filter(|probe| probe.from == number).copied().collect();
+    }
+    let places: Vec<Place> = members.iter().map(|member| member.place.clone()).collect();
+    let prober = Prober::start(&places, &SERVICES, seed);
+    let say = |probe: Probe| {
+        let name =
+            |end: &End| end.pod.as_ref().map_or_else(|| end.address.to_string(), |pod| pod.name.clone());
+        let (from, to) = (&members[probe.from].sender, &members[probe.to].receiver);
+        format!("{} -> {} {:?}", name(from), name(to), probe.service)
+    };
+    let verdicts =
+        |world: &World| -> Vec<bool> { all.iter().map(|probe| expected(world, &members, *probe)).collect() };
+    let patience = |allowed: bool| if allowed { ALLOWED } else { DENIED };
+
+    let mut judge = Judge {
+        number: all.iter().enumerate().map(|(number, probe)| (*probe, number)).collect(),
+        ..Judge::default()
+    };
+    let mut before = verdicts(&world);
+    assert!(before.iter().all(|allowed| *allowed), "without a policy everything is allowed");
+    let exactly = |verdicts: &[bool]| -> Vec<May> {
+        verdicts.iter().map(|allowed| May { pass: *allowed, fail: !allowed }).collect()
+    };
+    // Neighbours are found and machines are warm before anything is judged.
+    let first = prober.probe(all.iter().map(|probe| (*probe, ALLOWED * 4))).await;
+    let lost: Vec<String> = first.iter().filter(|o| !o.answered).map(|o| say(o.probe)).collect();
+    assert!(lost.is_empty(), "without a policy these are lost: {lost:?}");
+    judge.epoch(Instant::now(), exactly(&before));
+    prober.begin();
+
+    let (begin, mut changes, mut slowest, mut compared) = (Instant::now(), 0, Duration::ZERO, 0);
+    while begin.elapsed() < time && judge.faults.is_empty() {
+        let count = if dice.chance(60) { 1 } else { 1 + dice.below(BURST) };
+        let mut burst = Vec::new();
+        // Changes of different kinds reach the agents in any order: all states between are possible.
+        let mut states = vec![world.clone()];
+        let submitted = Instant::now();
+        for _ in 0..count {
+            let change = Change::roll(&world, &words, &mut dice);
+            for mut state in states.clone() {
+                change.imagine(&mut state);
+                states.push(state);
+            }
+            burst.push((world.clone(), change.clone()));
+            change.imagine(&mut world);
+        }
+        let mut may = vec![May::default(); all.len()];
+        for state in &states {
+            for (may, allowed) in may.iter_mut().zip(verdicts(state)) {
+                may.pass |= allowed;
+                may.fail |= !allowed;
+            }
+        }
+        judge.epoch(submitted, may);
+        for (world, change) in &burst {
+            change.apply(&mut lab, world, &members);
+        }
+        changes += count;
+
+        // In force when all that shall be different is.
+        let after = verdicts(&world);
+        let mut open: Vec<usize> = (0..all.len()).filter(|at| before[*at] != after[*at]).collect();
+        let submitted = Instant::now();
+        if open.is_empty() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        while !open.is_empty() {
+            let round = open.iter().map(|at| (all[*at], DENIED));
+            let outcomes = prober.probe(round).await;
+            let still = |(at, outcome): (&usize, &Outcome)| (outcome.answered != after[*at]).then_some(*at);
+            open = open.iter().zip(&outcomes).filter_map(still).collect();
+            assert!(
+                submitted.elapsed() < IN_FORCE,
+                "seed {seed}: not in force after {IN_FORCE:?}: {:?}\n{burst:#?}\n{world:#?}",
+                open.iter().map(|at| (say(all[*at]), after[*at])).collect::<Vec<_>>()
+            );
+        }
+        slowest = slowest.max(submitted.elapsed());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        judge.epoch(Instant::now(), exactly(&after));
+        let pass = prober.probe(all.iter().zip(&after).map(|(probe, allowed)| (*probe, patience(*allowed))));
+        for outcome in pass.await {
+            judge.judge("after the change", &outcome, say);
+        }
+        for outcome in prober.constant() {
+            judge.judge("constant traffic", &outcome, say);
+        }
+        let allowed: Vec<usize> = (0..all.len()).filter(|at| after[*at]).collect();
+        for _ in 0..2 {
+            let probe = all[dice.pick(&allowed)];
+            if probe.service.is_some_and(|(protocol, _)| protocol == "TCP") {
+                prober.hold(probe, Duration::from_secs(5 + dice.below(40) as u64));
+            }
+        }
+        let index = dice.below(2);
+        let (sample, wrong) = astray(&lab, index, &mut dice).await;
+        compared += sample;
+        judge.faults.extend(wrong.iter().map(|flow| format!("the datapath of node{}: {flow}", index + 1)));
+        for broken in prober.broken() {
+            judge.faults.push(format!(
+                "held connection {} broke after {:?}: {}",
+                say(broken.probe),
+                broken.age,
+                broken.error
+            ));
+        }
+        if !judge.faults.is_empty() {
+            println!(
+                "last changes: {:#?}\nworld: {world:#?}",
+                burst.iter().map(|(_, change)| change).collect::<Vec<_>>()
+            );
+        }
+        before = after;
+    }
+    let elapsed = begin.elapsed().as_secs();
+    let (held, lines) = prober.held();
+    println!(
+        "{changes} changes in {elapsed} s, the slowest in force after {slowest:?}; probes that had to arrive {}, had not to \
+         {}, met a change {}; {held} connections held, {lines} lines; {compared} datapath flows compared with the pipeline",
+        judge.arrived, judge.refused, judge.either
+    );
+    assert!(
+        judge.faults.is_empty(),
+        "seed {seed}: {} faults:\n{}",
+        judge.faults.len(),
+        judge.faults.join("\n")
+    );
+    assert!(judge.arrived > FLOOR * elapsed && judge.refused > FLOOR * elapsed, "too few probes");
+    assert!(compared as u64 > elapsed / 2, "{compared} datapath flows compared");
+    assert!(held > 0 && lines > u64::from(held), "no connection was held");
+}
