@@ -24,31 +24,20 @@
 mod agent;
 #[cfg(test)]
 mod bridge_tests;
-mod cache;
 mod causes;
 mod client;
 mod confirm;
 mod discovery;
-pub mod egress;
 #[cfg(test)]
 mod fake;
 mod files;
-mod groups;
 mod handle;
-mod ids;
-mod pods;
-mod reconciler;
 mod report;
-mod rules;
 mod saver;
-mod spec;
 
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
-pub use egress::HostEgress;
 pub use handle::{PolicyHandle, Prepared};
 
 #[cfg(test)]
 pub use agent::tests::attached_for_tests;
-#[cfg(test)]
-pub use reconciler::tests::network as tests_network;

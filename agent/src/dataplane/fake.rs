@@ -23,9 +23,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Dataplane, DataplaneError};
-use crate::policy::tests_network as network;
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
+use antrea_enforce::testing::network;
 
 type Rule = Box<dyn Fn(&Message) -> bool + Send>;
 

@@ -15,8 +15,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake::{CURSE, Rig, dataplane, flow, group, is_cursed, meter, soon};
 use super::*;
-use crate::policy::tests_network as network;
 use crate::status::facts::Health;
+use antrea_enforce::testing::network;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

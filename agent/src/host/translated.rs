@@ -16,7 +16,7 @@ use netcfg::Family;
 use netcfg::iptables::{AddrType, CtState, Proto, Rule, Ruleset, SetDir, Table, Target};
 
 use crate::host::network::{HostConfig, pod_set};
-use crate::policy::HostEgress;
+use antrea_enforce::egress::HostEgress;
 
 /// Chain of what is allowed; its end drops.
 const CHAIN: &str = "ANTREA-EGRESS";
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::host::network::{self, tests::config};
-    use crate::policy::egress::Allowed;
+    use antrea_enforce::egress::Allowed;
 
     fn with(allowed: Vec<Allowed>) -> HostConfig {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use antrea_api::controlplane::ObjectReference;
+use antrea_enforce::pods::LocalPod;
 use netcfg::MacAddr;
 
 /// `external_ids` keys, upstream's names.
@@ -73,6 +75,12 @@ pub struct Malformed {
 }
 
 impl PodInterface {
+    /// As policy sees it.
+    pub fn local_pod(&self) -> LocalPod {
+        let pod = ObjectReference { name: self.pod_name.clone(), namespace: self.pod_namespace.clone() };
+        LocalPod { pod, ofport: self.ofport, ips: self.ips.clone() }
+    }
+
     /// `external_ids` for the port.
     pub fn external_ids(&self) -> BTreeMap<String, String> {
         let ips: Vec<String> = self.ips.iter().map(IpAddr::to_string).collect();
@@ -189,8 +197,24 @@ impl InterfaceStore {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// The interface of pod `ns/name`, with one address.
+    pub fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
+        PodInterface {
+            host_ifname: format!("{name}-x"),
+            container_id: format!("c-{name}-{ofport}"),
+            ifname: "eth0".into(),
+            pod_name: name.into(),
+            pod_namespace: "ns".into(),
+            pod_uid: String::new(),
+            netns: String::new(),
+            mac: [2, 0, 0, 0, 0, 1],
+            ips: vec![ip.parse().unwrap()],
+            ofport,
+        }
+    }
 
     fn sample() -> PodInterface {
         PodInterface {

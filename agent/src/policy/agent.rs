@@ -11,19 +11,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
-use super::cache::{CacheError, Kind, Save};
 use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::confirm::Confirmer;
 use super::discovery::{self, Target};
-use super::egress::HostEgress;
 use super::files::{FileError, Files};
 use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
-use super::reconciler::Reconciler;
 use super::report::{self, Board};
 use super::saver::Saver;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::PolicyMetrics;
+use antrea_enforce::cache::{CacheError, Kind, Save};
+use antrea_enforce::egress::HostEgress;
+use antrea_enforce::reconciler::Reconciler;
 
 mod step;
 

@@ -14,14 +14,14 @@ use tokio::task::JoinHandle;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::pods::interfaces::PodInterface;
 
-use super::super::cache::tests::{address_group, applied_to_group, applied_to_patch, member, policy};
 use super::super::client::Identity;
 use super::super::confirm::PodName;
 use super::super::fake::{Fake, eventually};
 use super::super::handle::Sink;
-use super::super::pods::tests::interface;
-use super::super::reconciler::tests::network;
 use super::*;
+use crate::pods::interfaces::tests::interface;
+use antrea_enforce::testing::network;
+use antrea_enforce::testing::{address_group, applied_to_group, applied_to_patch, member, policy};
 
 /// A bridge that can be away.
 #[derive(Default)]

@@ -16,15 +16,15 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::agent::tests::{own_flows, start};
-use super::cache::tests::{address_group, address_patch, applied_to_group, member, policy};
 use super::fake::{Fake, eventually};
 use super::handle::{PolicyHandle, Request, Sink, Site};
-use super::pods::tests::interface;
-use super::reconciler::tests::network;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::pods::interfaces::PodInterface;
+use crate::pods::interfaces::tests::interface;
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
+use antrea_enforce::testing::network;
+use antrea_enforce::testing::{address_group, address_patch, applied_to_group, member, policy};
 
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -6,7 +6,7 @@ use antrea_runtime::trace::{self, Remote};
 use antrea_runtime::trace_span;
 use tracing::Span;
 
-use super::cache::Kind;
+use antrea_enforce::cache::Kind;
 
 /// Causes of one step that are told. Steps take hundreds of events, most of few causes.
 const LINKS: usize = 32;

@@ -27,9 +27,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::cache::Kind;
 use super::causes::Received;
 use super::discovery::{SERVICE, Target};
+use antrea_enforce::cache::Kind;
 
 /// Longest answer that is read of a request that is no watch.
 const MAX_ANSWER: usize = 1 << 20;

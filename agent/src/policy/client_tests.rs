@@ -1,9 +1,9 @@
 use antrea_api::controlplane::GroupEvent;
 use bytes::BufMut;
 
-use super::super::cache::tests::{address_group, address_patch, applied_to_group, damaged, member, policy};
 use super::super::fake::{Fake, eventually};
 use super::*;
+use antrea_enforce::testing::{address_group, address_patch, applied_to_group, damaged, member, policy};
 
 struct Running {
     target: watch::Sender<Target>,

@@ -27,8 +27,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::cache::{Kind, tests::kind_of};
 use super::discovery::Target;
+use antrea_enforce::cache::Kind;
+use antrea_enforce::testing::kind_of;
 
 /// What the server saw and says.
 #[derive(Default)]

@@ -15,7 +15,7 @@ use antrea_api::controlplane::{AddressGroup, AppliedToGroup, Event, NetworkPolic
 use antrea_api::k8s::{self, DecodeError, EventType, Object};
 use sha1::{Digest, Sha1};
 
-use super::cache::{Kind, Save};
+use antrea_enforce::cache::{Kind, Save};
 
 /// Begins the name of a file that is being written; no object's name begins with a dot.
 const PART: &str = ".part-";
@@ -284,5 +284,48 @@ mod tests {
         let name = "x".repeat(253);
         files.save(&[save(&name, Some(policy(&name).seal()))]).unwrap();
         assert_eq!(names(&files), [name]);
+    }
+
+    #[test]
+    fn what_is_saved_loads_again() {
+        use antrea_enforce::cache::Cache;
+        use antrea_enforce::testing::{
+            self, address_group, address_patch, applied_to_group, kind_of, member,
+        };
+
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path());
+        let mut cache = Cache::default();
+        let members = vec![member("x", &["10.0.0.1"]), member("y", &["10.0.0.2"])];
+        let policy = |name| Event::Policy(testing::policy(name, 7, "a", &["g"]));
+        for event in [
+            applied_to_group("a", &["p"]),
+            address_group("g", members),
+            policy("P"),
+            policy("Q"),
+            address_patch("g", vec![member("x", &[])], vec![]),
+            Event::PolicyDeleted("Q".into()),
+        ] {
+            cache.apply(kind_of(&event), event).unwrap();
+        }
+        files.save(&cache.take_unsaved()).unwrap();
+        assert!(!cache.has_unsaved());
+
+        let mut loaded = Cache::default();
+        // A list that began before the files were read replaces them later.
+        loaded.begin(Kind::Policies);
+        files.mark_complete().unwrap();
+        loaded.load(files.load().unwrap());
+        assert_eq!(loaded.counts(), [1, 1, 1]);
+        assert!(!loaded.has_unsaved());
+        assert_eq!(loaded.realizable("P"), cache.realizable("P"));
+        let ips: Vec<_> = loaded.address_group("g").unwrap().ips().map(ToString::to_string).collect();
+        assert_eq!(ips, ["10.0.0.2"]);
+        let pods = |cache: &Cache| {
+            cache.applied_to_group("a").unwrap().members().keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(pods(&loaded), pods(&cache));
+        loaded.apply(Kind::Policies, Event::Bookmark).unwrap();
+        assert_eq!(loaded.counts()[0], 0);
     }
 }

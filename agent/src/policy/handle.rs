@@ -14,10 +14,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
-use super::egress::HostEgress;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::pods::interfaces::{AttachmentKey, PodInterface};
 use crate::pods::network::NodeNetwork;
+use antrea_enforce::egress::HostEgress;
+use antrea_enforce::pods::LocalPod;
 
 /// Why policy is not in force.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -82,7 +83,7 @@ pub(super) enum Request {
 /// Pods that are about to be connected.
 #[derive(Debug, Default)]
 pub(super) struct PreparedPods {
-    pub(super) pods: Mutex<BTreeMap<AttachmentKey, PodInterface>>,
+    pub(super) pods: Mutex<BTreeMap<AttachmentKey, LocalPod>>,
     pub(super) changed: Notify,
 }
 
@@ -160,7 +161,7 @@ impl PolicyHandle {
         flows: (Owner, Change),
     ) -> Result<Prepared, PolicyError> {
         let key = (pod.container_id.clone(), pod.ifname.clone());
-        self.prepared.pods.lock().insert(key.clone(), pod.clone());
+        self.prepared.pods.lock().insert(key.clone(), pod.local_pod());
         let guard = Prepared { key, prepared: self.prepared.clone() };
         let span = trace::current();
         self.request(|reply| Request::Install(flows, reply, span)).await.map(|()| guard)

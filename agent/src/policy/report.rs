@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::client::{ClientError, Session};
-use super::spec::Policy;
+use antrea_enforce::spec::Policy;
 
 /// Changes that follow each other within this time are posted together, each policy once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -126,8 +126,8 @@ async fn post(session: &Session, node: &str, policy: &Policy) -> Result<(), Clie
 
 #[cfg(test)]
 mod tests {
-    use super::super::cache::tests::policy;
     use super::*;
+    use antrea_enforce::testing::policy;
 
     #[test]
     fn tells_again_of_a_policy_that_went_and_came_back() {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::task::{JoinError, JoinHandle};
 
-use super::cache::{Kind, Save};
 use super::files::{FileError, Files};
+use antrea_enforce::cache::{Kind, Save};
 
 /// What was to be saved, and whether it is.
 type Saved = (Vec<Save>, Result<(), FileError>);

@@ -11,9 +11,10 @@ use tracing::Instrument;
 
 use super::{Ended, State};
 use crate::dataplane::{Batch, DataplaneError, Failures};
+use crate::pods::interfaces::PodInterface;
 use crate::policy::handle::PolicyError;
-use crate::policy::pods;
-use crate::policy::reconciler::Reconciler;
+use antrea_enforce::pods;
+use antrea_enforce::reconciler::Reconciler;
 
 impl State {
     pub(super) async fn step<T: Send + 'static>(
@@ -33,8 +34,8 @@ impl State {
     ) -> Result<(T, Result<Failures, PolicyError>), Ended> {
         let interfaces = self.site.as_mut().map(|site| {
             site.changes.mark_unchanged();
-            let connected = (site.interfaces)();
-            pods::arrange(&self.prepared.pods.lock(), connected)
+            let connected = (site.interfaces)().iter().map(PodInterface::local_pod).collect();
+            pods::arrange(self.prepared.pods.lock().values().cloned().collect(), connected)
         });
         let all = self.behind;
         let (done, outcome, everything, egress) = self

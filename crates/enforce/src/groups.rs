@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::spec::{Member, MemberKey};
+use crate::spec::{Member, MemberKey};
 
 /// A group.
 #[derive(Debug, Default)]

@@ -1,86 +1,7 @@
-use antrea_api::controlplane::{
-    AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Damaged, Event, GroupEvent,
-    GroupMember, K8S_NETWORK_POLICY, NetworkPolicyPeer, NetworkPolicyReference, NetworkPolicyRule,
-};
+use antrea_api::controlplane::{Damaged, Event, GroupEvent};
 
 use super::*;
-
-/// An ingress policy for `applied_to` that allows `groups`.
-pub fn policy(name: &str, generation: i64, applied_to: &str, groups: &[&str]) -> controlplane::NetworkPolicy {
-    controlplane::NetworkPolicy {
-        metadata: ObjectMeta { generation, ..ObjectMeta::named(name) },
-        rules: vec![NetworkPolicyRule {
-            direction: "In".into(),
-            from: NetworkPolicyPeer {
-                address_groups: groups.iter().map(ToString::to_string).collect(),
-                ..NetworkPolicyPeer::default()
-            },
-            ..NetworkPolicyRule::default()
-        }],
-        applied_to_groups: vec![applied_to.to_owned()],
-        source_ref: Some(NetworkPolicyReference {
-            type_: K8S_NETWORK_POLICY.into(),
-            ..NetworkPolicyReference::default()
-        }),
-        ..controlplane::NetworkPolicy::default()
-    }
-}
-
-pub fn member(pod: &str, ips: &[&str]) -> GroupMember {
-    GroupMember {
-        pod: Some(ObjectReference { name: pod.into(), namespace: "ns".into() }),
-        ips: ips.iter().map(|ip| ip.parse::<std::net::Ipv4Addr>().unwrap().octets().to_vec()).collect(),
-        ..GroupMember::default()
-    }
-}
-
-pub fn address_group(name: &str, members: Vec<GroupMember>) -> Event {
-    Event::AddressGroup(GroupEvent::Added(AddressGroup {
-        metadata: ObjectMeta::named(name),
-        group_members: members,
-    }))
-}
-
-pub fn applied_to_group(name: &str, pods: &[&str]) -> Event {
-    let group_members = pods.iter().map(|pod| member(pod, &[])).collect();
-    Event::AppliedToGroup(GroupEvent::Added(AppliedToGroup {
-        metadata: ObjectMeta::named(name),
-        group_members,
-    }))
-}
-
-pub fn address_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
-    Event::AddressGroup(GroupEvent::Patched(AddressGroupPatch {
-        metadata: ObjectMeta::named(name),
-        added_group_members: added,
-        removed_group_members: removed,
-    }))
-}
-
-pub fn applied_to_patch(name: &str, removed: Vec<GroupMember>, added: Vec<GroupMember>) -> Event {
-    Event::AppliedToGroup(GroupEvent::Patched(AppliedToGroupPatch {
-        metadata: ObjectMeta::named(name),
-        added_group_members: added,
-        removed_group_members: removed,
-    }))
-}
-
-/// A policy that does not decode, but for its name and what it applies to.
-pub fn damaged(name: &str, applied_to: &str) -> Event {
-    let mut rest = policy(name, 0, applied_to, &[]);
-    rest.rules = vec![NetworkPolicyRule::default()];
-    let error = DecodeError::malformed("NetworkPolicy", "rules");
-    Event::Damaged(Damaged { name: name.to_owned(), error, rest: Some(Box::new(Event::Policy(rest))) })
-}
-
-/// The watch that an event comes by.
-pub fn kind_of(event: &Event) -> Kind {
-    match event {
-        Event::AddressGroup(_) => Kind::AddressGroups,
-        Event::AppliedToGroup(_) => Kind::AppliedToGroups,
-        _ => Kind::Policies,
-    }
-}
+use crate::testing::*;
 
 fn feed(cache: &mut Cache, events: impl IntoIterator<Item = Event>) {
     for event in events {
@@ -221,38 +142,6 @@ fn a_change_of_an_unknown_group_is_an_error() {
     feed(&mut cache, [applied_to_group("a", &[]), Event::Policy(policy("P", 1, "a", &[]))]);
     feed(&mut cache, [Event::AppliedToGroup(GroupEvent::Deleted("a".into()))]);
     assert!(cache.apply(Kind::AppliedToGroups, patch()).is_err(), "it was taken back");
-}
-
-#[test]
-fn what_is_saved_loads_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let files = crate::policy::files::Files::new(folder.path());
-    let mut cache = Cache::default();
-    let members = vec![member("x", &["10.0.0.1"]), member("y", &["10.0.0.2"])];
-    feed(&mut cache, [applied_to_group("a", &["p"]), address_group("g", members)]);
-    feed(&mut cache, ["P", "Q"].map(|name| Event::Policy(policy(name, 7, "a", &["g"]))));
-    feed(&mut cache, [address_patch("g", vec![member("x", &[])], vec![]), Event::PolicyDeleted("Q".into())]);
-    files.save(&cache.take_unsaved()).unwrap();
-    assert!(!cache.has_unsaved());
-
-    let mut loaded = Cache::default();
-    // A list that began before the files were read replaces them later.
-    loaded.begin(Kind::Policies);
-    files.mark_complete().unwrap();
-    loaded.load(files.load().unwrap());
-    assert_eq!(loaded.counts(), [1, 1, 1]);
-    assert!(!loaded.has_unsaved());
-    assert_eq!(loaded.realizable("P"), cache.realizable("P"));
-    assert_eq!(ips(&loaded, "g"), ["10.0.0.2"]);
-    assert!(
-        loaded.applied_to_group("a").unwrap().members().keys().eq(cache
-            .applied_to_group("a")
-            .unwrap()
-            .members()
-            .keys())
-    );
-    loaded.apply(Kind::Policies, Event::Bookmark).unwrap();
-    assert_eq!(loaded.counts()[0], 0);
 }
 
 #[test]

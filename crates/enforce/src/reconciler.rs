@@ -12,12 +12,11 @@ use antrea_flows::{Diff, Network};
 use ipnet::IpNet;
 use openflow::Flow;
 
-use super::cache::Cache;
-use super::ids::Ids;
-use super::pods::LocalPods;
-use super::rules::{self, Variant};
-use super::spec::{Policy, RuleSpec};
-use crate::pods::interfaces::PodInterface;
+use crate::cache::Cache;
+use crate::ids::Ids;
+use crate::pods::{LocalPod, LocalPods};
+use crate::rules::{self, Variant};
+use crate::spec::{Policy, RuleSpec};
 
 /// Ids of a rule's variants, by what they say.
 type Slot = HashMap<Vec<Service>, u32>;
@@ -59,7 +58,7 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Makes these interfaces all there are.
-    pub fn set_pods(&mut self, interfaces: Vec<PodInterface>) {
+    pub fn set_pods(&mut self, interfaces: Vec<LocalPod>) {
         let changed = self.pods.set(interfaces);
         self.cache.pods_changed(&changed);
     }
@@ -88,7 +87,7 @@ impl Reconciler {
     }
 
     /// Rules of policies, with the addresses of the pods of this node that they apply to.
-    pub(super) fn rules_in_force(
+    pub(crate) fn rules_in_force(
         &self,
         direction: Direction,
     ) -> impl Iterator<Item = (&RuleSpec, impl Iterator<Item = &PodIps>)> {
@@ -313,4 +312,4 @@ fn pair(old: Option<Realised>, policy: &Policy) -> (Vec<Slot>, BTreeSet<u32>) {
 
 #[cfg(test)]
 #[path = "reconciler_tests.rs"]
-pub mod tests;
+mod tests;

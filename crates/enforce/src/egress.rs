@@ -1,7 +1,8 @@
 //! What egress policy says of addresses outside of the pod network, for the host's firewall.
 //!
 //! A Service is translated by the host after the bridge has seen the packet. An endpoint that is a pod brings it
-//! back to the bridge and to policy; any other is met by the host alone (see [`crate::host::translated`]).
+//! back to the bridge and to policy; any other is met by the host alone, whose rules the agent
+//! makes of this.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use std::net::IpAddr;
 use antrea_flows::policy::{Direction, NamedService, Service};
 use ipnet::IpNet;
 
-use super::reconciler::Reconciler;
+use crate::reconciler::Reconciler;
 
 /// Egress policy of this node's pods, without peers that are pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use antrea_api::controlplane::{self, Damaged, Event, GroupEvent, GroupMember};
 use antrea_api::k8s::DecodeError;
 
 use super::{Cache, CacheError, Kind};
-use crate::policy::spec::{Member, MemberKey};
+use crate::spec::{Member, MemberKey};
 
 /// Objects of one kind that a node may have. Far above any real number; a controller that sends more is
 /// broken, and the agent must not die with it.

@@ -6,7 +6,16 @@ use std::net::IpAddr;
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::PodIps;
 
-use crate::pods::interfaces::{AttachmentKey, PodInterface};
+/// An attachment of a pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// The pod.
+    pub pod: ObjectReference,
+    /// OpenFlow port.
+    pub ofport: u32,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
 
 /// Ports and addresses by pod.
 #[derive(Debug, Default)]
@@ -23,16 +32,15 @@ impl LocalPods {
     /// Makes these interfaces all there are; returns the pods that differ. An attachment that could not be
     /// taken away may name a port that another pod has by now: to be safe the port then has the addresses
     /// of both.
-    pub fn set(&mut self, interfaces: Vec<PodInterface>) -> Vec<ObjectReference> {
+    pub fn set(&mut self, interfaces: Vec<LocalPod>) -> Vec<ObjectReference> {
         let mut ips: HashMap<u32, BTreeSet<IpAddr>> = HashMap::new();
         for interface in &interfaces {
             ips.entry(interface.ofport).or_default().extend(&interface.ips);
         }
         let mut now: HashMap<ObjectReference, BTreeMap<u32, PodIps>> = HashMap::new();
         for interface in interfaces {
-            let pod = ObjectReference { name: interface.pod_name, namespace: interface.pod_namespace };
             let ips = ips.get(&interface.ofport).into_iter().flatten().copied().collect();
-            now.entry(pod).or_default().insert(interface.ofport, ips);
+            now.entry(interface.pod).or_default().insert(interface.ofport, ips);
         }
         let before = std::mem::replace(&mut self.by_pod, now);
         let gone = before.keys().filter(|pod| !self.by_pod.contains_key(*pod));
@@ -43,13 +51,10 @@ impl LocalPods {
 
 /// All interfaces: those that are about to be connected, and those that are and do not contradict them.
 /// OVS gives a port's number, and IPAM an address, to the next pod before the agent has forgotten the last.
-pub fn arrange(
-    prepared: &BTreeMap<AttachmentKey, PodInterface>,
-    connected: Vec<PodInterface>,
-) -> Vec<PodInterface> {
-    let ports: HashSet<u32> = prepared.values().map(|interface| interface.ofport).collect();
-    let ips: HashSet<_> = prepared.values().flat_map(|interface| interface.ips.iter().copied()).collect();
-    let mut all: Vec<_> = prepared.values().cloned().collect();
+pub fn arrange(prepared: Vec<LocalPod>, connected: Vec<LocalPod>) -> Vec<LocalPod> {
+    let ports: HashSet<u32> = prepared.iter().map(|interface| interface.ofport).collect();
+    let ips: HashSet<_> = prepared.iter().flat_map(|interface| interface.ips.iter().copied()).collect();
+    let mut all = prepared;
     all.extend(connected.into_iter().filter(|interface| {
         !ports.contains(&interface.ofport) && !interface.ips.iter().any(|ip| ips.contains(ip))
     }));
@@ -57,30 +62,16 @@ pub fn arrange(
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-
-    pub fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
-        PodInterface {
-            host_ifname: format!("{name}-x"),
-            container_id: format!("c-{name}-{ofport}"),
-            ifname: "eth0".into(),
-            pod_name: name.into(),
-            pod_namespace: "ns".into(),
-            pod_uid: String::new(),
-            netns: String::new(),
-            mac: [2, 0, 0, 0, 0, 1],
-            ips: vec![ip.parse().unwrap()],
-            ofport,
-        }
-    }
+    use crate::testing::local_pod;
 
     #[test]
     fn tells_what_changed() {
         let mut pods = LocalPods::default();
         let name = |pod: &ObjectReference| pod.name.clone();
         let set = |pods: &mut LocalPods, list: &[(&str, u32, &str)]| {
-            let list = list.iter().map(|(name, ofport, ip)| interface(name, *ofport, ip)).collect();
+            let list = list.iter().map(|(name, ofport, ip)| local_pod(name, *ofport, ip)).collect();
             let mut changed: Vec<_> = pods.set(list).iter().map(name).collect();
             changed.sort();
             changed
@@ -95,14 +86,13 @@ pub mod tests {
 
     #[test]
     fn a_new_owner_of_a_port_or_address_wins() {
-        let new = interface("new", 1, "10.0.0.7");
-        let prepared = BTreeMap::from([((new.container_id.clone(), new.ifname.clone()), new)]);
+        let new = local_pod("new", 1, "10.0.0.7");
         let connected = vec![
-            interface("port", 1, "10.0.0.1"),
-            interface("address", 2, "10.0.0.7"),
-            interface("b", 3, "10.0.0.3"),
+            local_pod("port", 1, "10.0.0.1"),
+            local_pod("address", 2, "10.0.0.7"),
+            local_pod("b", 3, "10.0.0.3"),
         ];
-        let names: Vec<_> = arrange(&prepared, connected).into_iter().map(|i| i.pod_name).collect();
+        let names: Vec<_> = arrange(vec![new], connected).into_iter().map(|i| i.pod.name).collect();
         assert_eq!(names, ["new", "b"]);
     }
 }

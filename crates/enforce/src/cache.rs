@@ -11,8 +11,8 @@ use antrea_api::k8s::{DecodeError, Object, ObjectMeta};
 use antrea_api::selection::PodSelection;
 
 use self::intake::Staged;
-use super::groups::{Group, Groups};
-use super::spec::{Member, MemberKey, Policy};
+use crate::groups::{Group, Groups};
+use crate::spec::{Member, MemberKey, Policy};
 
 /// A watched resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -430,4 +430,4 @@ impl Cache {
 
 #[cfg(test)]
 #[path = "cache_tests.rs"]
-pub mod tests;
+mod tests;

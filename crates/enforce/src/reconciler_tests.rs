@@ -6,32 +6,12 @@ use antrea_api::controlplane::{
 };
 use antrea_api::k8s::{IntOrString, ObjectMeta};
 use antrea_flows::policy::{Peers, Rule};
-use antrea_flows::{Datapath, EncapMode, Entry, Gateway, Key, NodeConfig, Round};
+use antrea_flows::{Entry, Key};
 use proptest::prelude::*;
 
-use super::super::cache::Kind;
-use super::super::cache::tests::{
-    address_group, address_patch, applied_to_group, applied_to_patch, kind_of, member, policy,
-};
-use super::super::pods::tests::interface;
 use super::*;
-
-pub fn network() -> Network {
-    let config = NodeConfig {
-        datapath: Datapath::Kernel,
-        encap_mode: EncapMode::NoEncap,
-        gateway: Gateway {
-            ofport: 2,
-            mac: [2, 0, 0, 0, 0, 9].into(),
-            ips: vec!["10.0.0.1".parse().unwrap()],
-        },
-        tunnel: None,
-        pod_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
-        service_cidrs: Vec::new(),
-        antrea_policy: true,
-    };
-    Network::new(config, Round::FIRST)
-}
+use crate::cache::Kind;
+use crate::testing::*;
 
 /// A reconciler, and a bridge that gets its differences.
 struct Node {
@@ -66,7 +46,7 @@ impl Node {
     }
 
     fn pods(&mut self, pods: &[(&str, u32, &str)]) -> Diff {
-        let list = pods.iter().map(|(name, ofport, ip)| interface(name, *ofport, ip)).collect();
+        let list = pods.iter().map(|(name, ofport, ip)| local_pod(name, *ofport, ip)).collect();
         self.reconciler.set_pods(list);
         self.settle()
     }
@@ -482,7 +462,7 @@ fn perform(op: Op, server: &mut Server, node: &mut Node) {
         }
         Op::Pods(pods) => {
             let pods = pods.iter().map(|(pod, port)| {
-                interface(&format!("p{pod}"), 10 + u32::from(*port), &format!("10.0.0.{}", 10 + port))
+                local_pod(&format!("p{pod}"), 10 + u32::from(*port), &format!("10.0.0.{}", 10 + port))
             });
             node.reconciler.set_pods(pods.collect());
         }

@@ -8,7 +8,7 @@ const REST: Duration = Duration::from_secs(5);
 
 /// Hands out ids from 1 on, the smallest free one first: dense ids share more flows.
 #[derive(Debug, Default)]
-pub struct Ids {
+pub(crate) struct Ids {
     /// The largest id ever handed out.
     last: u32,
     free: BTreeSet<u32>,
@@ -17,7 +17,7 @@ pub struct Ids {
 
 impl Ids {
     /// An id; none when all 2³²−1 are taken.
-    pub fn take(&mut self, now: Instant) -> Option<u32> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<u32> {
         while let Some((since, id)) = self.resting.front().copied()
             && now.saturating_duration_since(since) >= REST
         {
@@ -32,7 +32,7 @@ impl Ids {
     }
 
     /// Gives an id back.
-    pub fn release(&mut self, id: u32, now: Instant) {
+    pub(crate) fn release(&mut self, id: u32, now: Instant) {
         self.resting.push_back((now, id));
     }
 }

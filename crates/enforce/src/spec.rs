@@ -444,7 +444,7 @@ mod tests {
 
     /// What the controller sends, byte by byte: its tests make the same file.
     fn sent() -> Vec<u8> {
-        let text = include_str!("../../../crates/api/testdata/networkpolicy.hex");
+        let text = include_str!("../../api/testdata/networkpolicy.hex");
         let digits: String = text.split_ascii_whitespace().collect();
         (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
     }

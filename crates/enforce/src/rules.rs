@@ -8,32 +8,32 @@ use antrea_flows::policy::{
 };
 use ipnet::IpNet;
 
-use super::cache::Cache;
-use super::pods::LocalPods;
-use super::spec::{MemberKey, RuleSpec};
+use crate::cache::Cache;
+use crate::pods::LocalPods;
+use crate::spec::{MemberKey, RuleSpec};
 
 /// What a rule says to some of its members. A rule without named ports has one variant; with named ports
 /// one for each meaning of the names, and one that only isolates the pods to which they mean nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Variant {
+pub(crate) struct Variant {
     /// Alternatives; empty is all traffic.
-    pub services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// Pods of this node.
-    pub pods: BTreeMap<u32, PodIps>,
+    pub(crate) pods: BTreeMap<u32, PodIps>,
     /// The other end.
-    pub peers: Peers,
+    pub(crate) peers: Peers,
 }
 
 impl Variant {
     /// The rule with an id.
-    pub fn rule(self, id: u32, direction: Direction) -> Rule {
+    pub(crate) fn rule(self, id: u32, direction: Direction) -> Rule {
         let Self { services, pods, peers } = self;
         Rule { id, direction, class: Class::K8s, action: Action::Allow, pods, peers, services }
     }
 }
 
 /// Pods of this node that the rule applies to.
-pub fn pods(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> BTreeMap<u32, PodIps> {
+pub(crate) fn pods(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> BTreeMap<u32, PodIps> {
     applied(spec, cache, local).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
 }
 
@@ -57,7 +57,7 @@ fn applied<'a>(spec: &RuleSpec, cache: &'a Cache, local: &'a LocalPods) -> Appli
 }
 
 /// The variants of a rule, none if it applies to no pod of this node. Groups that are not there allow nothing.
-pub fn variants(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> Vec<Variant> {
+pub(crate) fn variants(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> Vec<Variant> {
     let applied = applied(spec, cache, local);
     if applied.is_empty() {
         return Vec::new();
@@ -137,7 +137,7 @@ fn of(nets: BTreeSet<IpNet>) -> Peers {
 }
 
 /// Whether an address is among the peers of a rule without named ports.
-pub fn is_peer(spec: &RuleSpec, cache: &Cache, net: &IpNet) -> bool {
+pub(crate) fn is_peer(spec: &RuleSpec, cache: &Cache, net: &IpNet) -> bool {
     spec.nets.contains(net)
         || spec
             .groups

@@ -1,0 +1,27 @@
+//! NetworkPolicy on one node, as plain functions over plain data: from what the controller says and the pods that are
+//! here to rules, and how their flows change.
+//!
+//! ```text
+//!  events ─► cache ──(what changed)──► reconciler ─► rules with ids ─► antrea_flows' Realizer ─► difference of flows
+//!                                           ▲
+//!  pods of this node ───────────────────────┘
+//! ```
+//!
+//! # Invariants
+//! - A policy that changed stays as it was until all groups of its new form are there, and a group stays until no policy
+//!   in force names it: the three watches are not ordered among each other.
+//! - Rules are a function of the cache and the pods, in whatever order events came. Ids are not: a rule keeps its own.
+//! - What cannot be read allows nothing, and the policy isolates all the same.
+//!
+//! Nothing here waits, reads a clock or does input or output; the agent's room `policy` does.
+
+pub mod cache;
+pub mod egress;
+mod groups;
+mod ids;
+pub mod pods;
+pub mod reconciler;
+mod rules;
+pub mod spec;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
