@@ -42,6 +42,8 @@ struct State {
     violations: Vec<String>,
     /// Barriers are answered only as long as this is not set.
     held: bool,
+    /// One waits for its answer.
+    waits: bool,
     connection: CancellationToken,
 }
 
@@ -151,6 +153,16 @@ impl Switch {
         self.0.lock().held = held;
     }
 
+    /// Until a barrier waits for its answer, which [`Self::hold`] keeps back.
+    pub async fn a_barrier_waits(&self) {
+        let seen = async {
+            while !self.0.lock().waits {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("no barrier came");
+    }
+
     /// Ends the connection; open bundles are gone.
     pub fn disconnect(&self) {
         let mut state = self.0.lock();
@@ -163,9 +175,12 @@ impl Switch {
         let mut input = BytesMut::new();
         loop {
             while let Some((xid, message)) = Message::decode(&mut input).unwrap() {
-                while matches!(message, Message::BarrierRequest) && self.0.lock().held {
+                let is_barrier = matches!(message, Message::BarrierRequest);
+                while is_barrier && self.0.lock().held {
+                    self.0.lock().waits = true;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
+                self.0.lock().waits &= !is_barrier;
                 let mut out = BytesMut::new();
                 for (xid, answer) in self.answer(xid, message) {
                     answer.encode(xid, &mut out).unwrap();

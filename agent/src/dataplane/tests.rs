@@ -136,28 +136,30 @@ async fn a_large_change_lets_others_pass() {
     const MANY: u32 = 100_000;
     let rig = Rig::started().await;
     rig.dataplane.set(pod("first"), flows([flow(MANY + 1)])).await.unwrap();
-    let spawn = |owner: Owner, change: Change| {
+    // In the queue when it returns.
+    let ask = async |owner: Owner, change: Change| {
         let dataplane = rig.dataplane.clone();
-        tokio::spawn(async move { dataplane.set(owner, change).await })
+        let mut answer = Box::pin(async move { soon(dataplane.set(owner, change)).await });
+        assert!(futures::poll!(&mut answer).is_pending());
+        answer
     };
     rig.switch.hold(true);
-    let large = spawn(peer("large"), flows((0..MANY).map(flow)));
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let large = ask(peer("large"), flows((0..MANY).map(flow))).await;
+    rig.switch.a_barrier_waits().await;
     let more = Change::Diff(antrea_flows::Diff {
         adds: vec![Entry::Flow(flow(MANY + 9))],
         ..antrea_flows::Diff::default()
     });
-    let same_owner = spawn(peer("large"), more);
-    let shares_a_flow = spawn(pod("shares"), flows([flow(7)]));
-    let other = spawn(pod("other"), flows([flow(MANY + 2)]));
-    let removed = spawn(pod("first"), Change::nothing());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let same_owner = ask(peer("large"), more).await;
+    let shares_a_flow = ask(pod("shares"), flows([flow(7)])).await;
+    let other = ask(pod("other"), flows([flow(MANY + 2)])).await;
+    let removed = ask(pod("first"), Change::nothing()).await;
     rig.switch.hold(false);
-    other.await.unwrap().unwrap();
-    removed.await.unwrap().unwrap();
+    other.await.unwrap();
+    removed.await.unwrap();
     assert!(rig.switch.flows().len() < 10, "it takes effect at once");
     for later in [large, same_owner, shares_a_flow] {
-        later.await.unwrap().unwrap();
+        later.await.unwrap();
     }
     let large = MANY as usize;
     assert_eq!(rig.switch.committed(), [1, 2, large, 1]);
@@ -167,10 +169,10 @@ async fn a_large_change_lets_others_pass() {
     rig.switch.clear();
     rig.switch.hold(true);
     rig.switch.disconnect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let other = spawn(pod("new"), flows([flow(MANY + 3)]));
+    rig.switch.a_barrier_waits().await;
+    let other = ask(pod("new"), flows([flow(MANY + 3)])).await;
     rig.switch.hold(false);
-    other.await.unwrap().unwrap();
+    other.await.unwrap();
     soon(rig.dataplane.verify()).await.unwrap();
     assert_eq!(rig.switch.flows().len(), large + 3);
     let last = rig.switch.committed()[4..].to_vec();
