@@ -180,11 +180,6 @@ impl InterfaceStore {
         self.by_attachment.values()
     }
 
-    /// Attachments of one pod.
-    pub fn of_pod<'a>(&'a self, namespace: &'a str, name: &'a str) -> impl Iterator<Item = &'a PodInterface> {
-        self.iter().filter(move |i| i.pod_namespace == namespace && i.pod_name == name)
-    }
-
     /// Number of attachments.
     pub fn len(&self) -> usize {
         self.by_attachment.len()
@@ -257,7 +252,6 @@ pub mod tests {
         store.insert(sample());
         assert!(store.get("c1", "net1").is_some());
         assert!(store.get("c1", "eth0").is_none());
-        assert_eq!(store.of_pod("default", "web").count(), 1);
         assert!(store.remove("c1", "net1").is_some());
         assert!(store.is_empty());
     }

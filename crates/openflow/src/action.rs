@@ -147,22 +147,6 @@ impl Action {
         Self::set_field(Field::EthDst, mac.into().to_u128())
     }
 
-    /// Sets the IP source address.
-    pub fn set_nw_src(ip: IpAddr) -> Action {
-        match ip {
-            IpAddr::V4(a) => Self::set_field(Field::Ipv4Src, a.to_bits().into()),
-            IpAddr::V6(a) => Self::set_field(Field::Ipv6Src, a.to_bits()),
-        }
-    }
-
-    /// Sets the IP destination address.
-    pub fn set_nw_dst(ip: IpAddr) -> Action {
-        match ip {
-            IpAddr::V4(a) => Self::set_field(Field::Ipv4Dst, a.to_bits().into()),
-            IpAddr::V6(a) => Self::set_field(Field::Ipv6Dst, a.to_bits()),
-        }
-    }
-
     /// Sets the tunnel destination.
     pub fn set_tun_dst(ip: IpAddr) -> Action {
         match ip {

@@ -136,11 +136,6 @@ impl Flow {
     pub fn key(&self) -> FlowKey {
         FlowKey { table: self.table, priority: self.priority, matches: self.matches.clone() }
     }
-
-    /// Whether `other` has the same identity, without making a key.
-    pub fn same_key(&self, other: &Flow) -> bool {
-        (self.table, self.priority) == (other.table, other.priority) && self.matches == other.matches
-    }
 }
 
 /// A group entry.

@@ -289,10 +289,6 @@ impl Match {
     pub fn eth_dst(self, mac: impl Into<MacAddr>) -> Self {
         self.exact(Field::EthDst, mac.into().to_u128())
     }
-    /// Some bits of the Ethernet destination address.
-    pub fn eth_dst_masked(self, mac: impl Into<MacAddr>, mask: impl Into<MacAddr>) -> Self {
-        self.masked(Field::EthDst, mac.into().to_u128(), mask.into().to_u128())
-    }
     /// An 802.1Q header with this VLAN id (0–4095).
     pub fn vlan_vid(self, vid: u16) -> Self {
         self.exact(Field::VlanVid, u128::from(vid & 0xfff | 0x1000))
@@ -300,10 +296,6 @@ impl Match {
     /// Any 802.1Q header.
     pub fn vlan_present(self) -> Self {
         self.masked(Field::VlanVid, 0x1000, 0x1000)
-    }
-    /// No 802.1Q header.
-    pub fn vlan_absent(self) -> Self {
-        self.exact(Field::VlanVid, 0)
     }
     /// An 802.1Q header with this priority (0–7).
     pub fn vlan_pcp(self, pcp: u8) -> Self {

@@ -125,12 +125,7 @@ pub struct ErrorMsg {
     pub data: Bytes,
 }
 
-impl ErrorMsg {
-    /// The message type of the failed request, if its header is in [`ErrorMsg::data`].
-    pub fn request_type(&self) -> Option<u8> {
-        self.data.get(1).copied()
-    }
-}
+impl ErrorMsg {}
 
 /// `OFPT_FEATURES_REPLY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -93,9 +94,10 @@ impl Switch {
         [("OVS_RUNDIR", dir), ("OVS_LOGDIR", dir), ("OVS_DBDIR", dir)]
     }
 
+    /// Until somebody listens there; the file is made a moment before that.
     fn wait_for(&self, file: &str) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.dir.path().join(file).exists() {
+        while UnixStream::connect(self.dir.path().join(file)).is_err() {
             ensure!(Instant::now() < deadline, "{file} did not appear; see {}", self.dir.path().display());
             thread::sleep(Duration::from_millis(5));
         }
@@ -186,11 +188,6 @@ impl Switch {
     pub fn dump(&self) -> Result<Vec<String>> {
         let out = self.ofctl(&["--no-stats", "dump-flows", &self.bridge()])?;
         Ok(out.lines().map(|l| l.trim().to_owned()).filter(|l| !l.contains("dl_type=0x88b6")).collect())
-    }
-
-    /// The installed flows with statistics.
-    pub fn dump_stats(&self) -> Result<String> {
-        self.ofctl(&["dump-flows", &self.bridge()])
     }
 
     /// The bridge's raw flow statistics text of one table and match.

@@ -404,12 +404,4 @@ impl FromStr for Action {
     }
 }
 
-impl Action {
-    /// Reads a list of actions as after `actions=`; `drop` gives an empty one.
-    ///
-    /// # Errors
-    /// Says which action could not be read and why.
-    pub fn parse_list(text: &str, names: &TableNames) -> Result<Vec<Action>, ParseError> {
-        parse_all(text, names)
-    }
-}
+impl Action {}

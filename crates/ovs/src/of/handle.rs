@@ -11,7 +11,7 @@ use openflow::{
     BundleControl, BundleCtrlType, BundleFlags, Group, Message, Meter, PacketIn2, PacketOut, PortDesc,
     multipart::{
         FlowEntry, FlowFilter, FlowStats, GroupStats, MeterStats, MultipartReply, MultipartRequest,
-        PortStats, SwitchDesc, TableFeatures, TableStats,
+        PortStats, SwitchDesc, TableStats,
     },
 };
 use tokio::{
@@ -205,18 +205,6 @@ impl OfHandle {
     pub async fn table_stats(&self) -> Result<Vec<TableStats>, OfError> {
         self.collect(MultipartRequest::TableStats, |reply| match reply {
             MultipartReply::TableStats(stats) => Some(stats),
-            _ => None,
-        })
-        .await
-    }
-
-    /// Features of the tables, among them their names.
-    ///
-    /// # Errors
-    /// As [`OfHandle::flows`].
-    pub async fn table_features(&self) -> Result<Vec<TableFeatures>, OfError> {
-        self.collect(MultipartRequest::TableFeatures, |reply| match reply {
-            MultipartReply::TableFeatures(features) => Some(features),
             _ => None,
         })
         .await
