@@ -72,7 +72,7 @@ throughput() {
 
 # limited FROM TO: the rate that is left when the bucket is empty. The runtime asks for one of 512 MB.
 limited() {
-	throughput "$1" "$2" -n 600M >/dev/null
+	throughput "$1" "$2" -n 525M >/dev/null
 	# Since then it has filled a little.
 	throughput "$1" "$2" -t 5 -O 2
 }
