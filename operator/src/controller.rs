@@ -30,7 +30,7 @@ use crate::{
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
     preflight,
-    render::{self, AGENT},
+    render::{self, AGENT, Delivery},
     rollout::{Proven, Step},
     status::{self, Observation},
     watches::Shared,
@@ -98,6 +98,8 @@ fn api_error(what: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
 pub struct Settings {
     /// Facts that do not change while it runs; the rest is filled in from the cluster.
     pub facts: Facts,
+    /// Who brings what is not the operator's to bring.
+    pub delivery: Delivery,
     /// Version of the operator.
     pub operator_version: String,
     /// How long a trouble lasts before it counts.
@@ -231,7 +233,8 @@ impl Context {
         let previous = cr.status.as_ref().and_then(|status| status.computed.as_deref());
 
         let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rolled: None };
-        let mut objects = config.as_ref().map(render::objects).unwrap_or_default();
+        let mut objects =
+            config.as_ref().map(|config| render::objects(config, self.settings.delivery)).unwrap_or_default();
         if let Some(config) = &config
             && self.shared.with(|state| preflight::is_needed(config, &state.cluster))
         {

@@ -78,6 +78,9 @@ struct Install {
     /// on to agents and controller.
     #[arg(long, global = true, env = "KUBERNETES_API_SERVER", default_value = "")]
     kubernetes_api_server: String,
+    /// Who brings definitions and the policy that checks AntreaInstallations.
+    #[arg(long, global = true, env = "ANTREA_DELIVERY", value_enum, default_value_t)]
+    delivery: render::Delivery,
     /// Namespace that the operator runs in.
     #[arg(long, global = true, env = "POD_NAMESPACE", default_value = "antrea-operator")]
     namespace: String,
@@ -130,14 +133,14 @@ fn main() -> anyhow::Result<()> {
             logging::init("antrea-operator", &run.log_level, run.log_format)?;
             // One installation is reconciled at a time: a second thread would only cost memory.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(operate(run, facts))
+            runtime.block_on(operate(run, facts, cli.install.delivery))
         }
         Command::PrintManifests { monitoring_api, file } => {
             let config = effective(&spec(file)?, &facts)?;
             let served = Served { service_monitors: monitoring_api, prometheus_rules: monitoring_api };
             let monitoring = render::monitoring::objects(&config, served, &facts.operator_namespace);
             let mut out = std::io::stdout().lock();
-            for object in render::objects(&config).into_iter().chain(monitoring) {
+            for object in render::objects(&config, cli.install.delivery).into_iter().chain(monitoring) {
                 writeln!(out, "---\n{}", serde_saphyr::to_string(&object.body)?.trim_end())?;
             }
             Ok(())
@@ -160,7 +163,7 @@ fn spec(file: Option<PathBuf>) -> anyhow::Result<AntreaInstallationSpec> {
     Ok(cr.spec)
 }
 
-async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
+async fn operate(run: Run, facts: Facts, delivery: render::Delivery) -> anyhow::Result<()> {
     let namespace = facts.operator_namespace.clone();
     let shutdown = signals::shutdown()?;
     let client = client::connect(run.kubeconfig.as_deref(), facts.api_server.as_deref()).await?;
@@ -189,6 +192,7 @@ async fn operate(run: Run, facts: Facts) -> anyhow::Result<()> {
         lease: lease::Config::new(&namespace, "antrea-operator", &run.identity),
         settings: Settings {
             facts,
+            delivery,
             operator_version: VERSION.to_owned(),
             grace: SignedDuration::from_secs(run.failure_grace),
         },

@@ -63,7 +63,11 @@ fn grants(rules: &[PolicyRule], (group, plural): (&str, &str), verb: &str, name:
 fn objects() -> Vec<Object> {
     let facts = Facts { default_version: "v1".into(), ..Facts::default() };
     let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
-    [render::objects(&config), vec![render::preflight(&config), render::cleanup(&config)]].concat()
+    [
+        render::objects(&config, render::Delivery::Manifests),
+        vec![render::preflight(&config), render::cleanup(&config)],
+    ]
+    .concat()
 }
 
 #[test]

@@ -228,7 +228,7 @@ fn every_image_can_be_mirrored() {
     for value in [json!({}), json!({"images": {"registry": "mirror.local"}})] {
         let config = antrea_operator::effective::effective(&spec(value), &facts).unwrap();
         let listed = render::images(&config);
-        let text = yaml(&render::objects(&config).iter().collect::<Vec<_>>());
+        let text = yaml(&render::objects(&config, render::Delivery::Manifests).iter().collect::<Vec<_>>());
         let used: BTreeSet<String> = text
             .lines()
             .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "))

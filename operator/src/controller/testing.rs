@@ -17,7 +17,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::{Context, Settings};
-use crate::{effective::Facts, metrics, watches::Shared};
+use crate::{effective::Facts, metrics, render::Delivery, watches::Shared};
 
 /// What is answered.
 #[derive(Clone, Debug)]
@@ -89,6 +89,7 @@ fn failure(code: u16, message: &str) -> Value {
 pub(crate) fn context(kube: &Kube) -> Context {
     let settings = Settings {
         facts: Facts { default_version: "v1.0.0".into(), ..Facts::default() },
+        delivery: Delivery::Manifests,
         operator_version: "v1.0.0".into(),
         grace: SignedDuration::from_secs(30),
     };

@@ -1,6 +1,6 @@
 //! Admission policies: limits that a role cannot express.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{AGENT, managed};
 use crate::{
@@ -38,5 +38,25 @@ pub(super) fn objects() -> [Object; 2] {
     [
         managed(&object::ADMISSION_POLICY, AGENT_INFO, json!({"spec": policy})),
         managed(&object::ADMISSION_BINDING, AGENT_INFO, json!({"spec": bound})),
+    ]
+}
+
+/// Name of the policy that checks AntreaInstallations, and of its binding.
+const INSTALLATION: &str = "antrea-installation";
+
+/// The policy as the manifest has it.
+const VALIDATION: &str = include_str!("../../../config/operator/validation.yaml");
+
+/// The policy that checks AntreaInstallations, for those who cannot bring it themselves.
+pub(super) fn installation() -> [Object; 2] {
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(VALIDATION).expect("the manifest's policy must be YAML");
+    let spec = |kind: &object::Kind| {
+        let found = documents.iter().find(|document| document["kind"] == kind.kind);
+        json!({"spec": found.map_or(Value::Null, |document| document["spec"].clone())})
+    };
+    [
+        managed(&object::ADMISSION_POLICY, INSTALLATION, spec(&object::ADMISSION_POLICY)),
+        managed(&object::ADMISSION_BINDING, INSTALLATION, spec(&object::ADMISSION_BINDING)),
     ]
 }

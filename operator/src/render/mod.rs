@@ -43,18 +43,34 @@ pub const CONTROLLER_PORT: u16 = 10349;
 /// TCP port of each agent's API.
 pub const AGENT_PORT: u16 = 10350;
 
+/// Who brings what the operator needs in the cluster before it can act.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Delivery {
+    /// `kubectl apply` or Helm. The operator applies the definitions of Antrea's own kinds, for neither keeps
+    /// them in step with the operator; the policy that checks AntreaInstallations comes with the manifest.
+    #[default]
+    Manifests,
+    /// The Operator Lifecycle Manager. It brings every definition and is the only one to change them, else an
+    /// operator that is about to be replaced would undo what its successor's bundle brought. Its bundles
+    /// cannot hold admission policies, so the operator applies that one.
+    Olm,
+}
+
 /// All objects of an installation, in the order in which they are applied.
 ///
 /// # Errors
 /// The spec contradicts itself or the cluster; see [`effective`].
 pub fn render(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Vec<Object>, ConfigError> {
-    Ok(objects(&effective(spec, facts)?))
+    Ok(objects(&effective(spec, facts)?, Delivery::Manifests))
 }
 
 /// All objects of a configuration, in the order in which they are applied.
-pub fn objects(config: &Effective) -> Vec<Object> {
+pub fn objects(config: &Effective, delivery: Delivery) -> Vec<Object> {
     let configuration = config::files(config);
-    let mut objects = crds();
+    let mut objects = match delivery {
+        Delivery::Manifests => crds(),
+        Delivery::Olm => admission::installation().to_vec(),
+    };
     objects.extend(rbac::objects(config));
     objects.extend(admission::objects());
     objects.push(configuration.object());
