@@ -79,7 +79,8 @@ fn every_public_function_has_a_user() -> Result<()> {
     for folder in USERS {
         let mut files = Vec::new();
         sources(&root().join(folder), &mut files)?;
-        for path in files {
+        // What is reserved is named here.
+        for path in files.into_iter().filter(|path| !path.ends_with("xtask/tests/users.rs")) {
             let code = code(&path)?;
             for word in words(&code) {
                 *uses.entry(word.to_owned()).or_default() += 1;
