@@ -2,8 +2,9 @@
 # The cluster suite: a real two-node Kubernetes is made, looked at from outside, and taken away. What is
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
-#                      crash connectivity services traffic policies spec settings restart health prometheus netpol removal legacy
+#                      crash connectivity services traffic policies spec settings restart health prometheus netpol removal olm legacy
 #                      or, shorter: crash_once for crash, monitoring for prometheus
+#   OLM_RULES=v0|v1     how one generation of OLM installs, not both
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
 #   KEEP=1             leaves the cluster running at the end; ATTACH=1: uses the one that runs, and leaves it
 . "$(dirname "$0")/lib.sh"
@@ -22,12 +23,13 @@
 . "$(dirname "$0")/e2e/legacy.sh"
 . "$(dirname "$0")/e2e/health.sh"
 . "$(dirname "$0")/e2e/prometheus.sh"
+. "$(dirname "$0")/e2e/olm.sh"
 need_root
 NETPOL=${NETPOL:-all}
 
 parts=("$@")
 if ((${#parts[@]} == 0)); then
-	parts=(connectivity services traffic policies spec settings restart health prometheus netpol removal legacy)
+	parts=(connectivity services traffic policies spec settings restart health prometheus netpol removal olm legacy)
 	[[ -n ${ATTACH:-} ]] || parts=(crash "${parts[@]}")
 fi
 for part in "${parts[@]}"; do

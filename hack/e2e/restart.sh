@@ -109,7 +109,7 @@ images_called() {
 	local node name
 	for node in $(node_names); do
 		while read -r name _; do
-			[[ $name == docker.io/antrea/antrea-@(agent|controller):* ]] || continue
+			[[ $name == docker.io/antrea/antrea-@(agent|controller|operator):* ]] || continue
 			in_node "$node" ctr -n k8s.io images tag --force "$name" "${name%:*}:$1" >/dev/null
 		done <"$STATE/images"
 	done
