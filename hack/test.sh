@@ -7,7 +7,8 @@
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
 #   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check, unit and node
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
-#   deny, fuzz, bench   only in test-all: cargo-deny, each fuzz target for ten minutes, all measurements
+#   deny, ui, fuzz, bench   only in test-all: cargo-deny, Octant itself with its plugin, each fuzz target for ten
+#             minutes, all measurements
 # test.sh STAGE... runs only these. A stage that fails does not hide the others, except build; a table of stages and
 # times ends the run. Settings: FULL=1 (what test-all sets), LOGS=FOLDER (default: the cache).
 # shellcheck disable=SC2317 # stages are called by their names
@@ -21,11 +22,11 @@ mkdir -p "$LOGS"
 wanted=("$@")
 if ((${#wanted[@]} == 0)); then
 	wanted=(check unit node kernel cluster)
-	[[ -z $FULL ]] || wanted+=(deny fuzz bench)
+	[[ -z $FULL ]] || wanted+=(deny ui fuzz bench)
 fi
 
 for stage in "${wanted[@]}"; do
-	[[ $stage == @(check|unit|node|kernel|cluster|deny|fuzz|bench) ]] || die "there is no stage $stage"
+	[[ $stage == @(check|unit|node|kernel|cluster|deny|ui|fuzz|bench) ]] || die "there is no stage $stage"
 done
 
 wants() {
@@ -107,6 +108,8 @@ stage_cluster() {
 }
 
 stage_deny() { "$(hack/tools.sh deny)/cargo-deny" --all-features check bans licenses sources; }
+
+stage_ui() { hack/ui.sh "$ANTREA_BIN"; }
 
 stage_fuzz() { hack/fuzz.sh 600; }
 
@@ -209,7 +212,7 @@ finished() {
 hack/deps.sh
 # The compiler leaves a core idle now and then, and Go's takes what is left.
 if wants check node kernel cluster; then start tools; fi
-if wants check unit node kernel cluster; then
+if wants check unit node kernel cluster ui; then
 	run build
 	[[ ${verdict[build]} == passed ]] || exit 1
 	ANTREA_BIN=$REPO/target/$TARGET/ci
@@ -226,7 +229,7 @@ finished kernel
 finished tools
 # From here on times matter: nothing else runs.
 if wants cluster; then run cluster; fi
-for stage in deny fuzz bench; do
+for stage in deny ui fuzz bench; do
 	if wants "$stage"; then run "$stage"; fi
 done
 exit "$failed"

@@ -109,6 +109,13 @@ struct Observation {
     egress_ip: String,
 }
 
+impl Traceflow {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.metadata.name
+    }
+}
+
 /// A Traceflow in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
