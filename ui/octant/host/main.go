@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,6 +17,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
 )
 
 const (
@@ -137,6 +141,40 @@ func wait(what string, long time.Duration, until func() bool) error {
 	return nil
 }
 
+// none is a plugin of which nothing is asked but what go-plugin asks itself.
+type none struct{ plugin.NetRPCUnsupportedPlugin }
+
+func (none) GRPCServer(*plugin.GRPCBroker, *grpc.Server) error { return nil }
+
+func (none) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, nil
+}
+
+// secured lets go-plugin start the plugin with TLS in both directions, which Octant does not ask for.
+func secured(folder string) (time.Duration, error) {
+	client := plugin.NewClient(&plugin.ClientConfig{
+		HandshakeConfig: plugin.HandshakeConfig{
+			ProtocolVersion: 1, MagicCookieKey: "DASHBOARD_PLUGIN", MagicCookieValue: "dashboard",
+		},
+		Plugins:          plugin.PluginSet{"plugin": none{}},
+		Cmd:              exec.Command(filepath.Join(folder, name)),
+		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
+		AutoMTLS:         true,
+		Logger:           hclog.NewNullLogger(),
+	})
+	defer client.Kill()
+	protocol, err := client.Client()
+	if err != nil {
+		return 0, err
+	}
+	if err := protocol.Ping(); err != nil {
+		return 0, err
+	}
+	begun := time.Now()
+	client.Kill()
+	return time.Since(begun), nil
+}
+
 func run(octant, folder, kubeconfig, address, log string) error {
 	output, err := os.Create(log)
 	if err != nil {
@@ -170,6 +208,13 @@ func run(octant, folder, kubeconfig, address, log string) error {
 		passed++
 		fmt.Printf("ok: %s\n", what)
 		return nil
+	}
+	took, err := secured(folder)
+	if err == nil && took >= 2*time.Second {
+		err = fmt.Errorf("it was killed after %s", took)
+	}
+	if err := step(fmt.Sprintf("go-plugin with TLS in both directions; Shutdown takes %s", took.Round(time.Millisecond)), err); err != nil {
+		return err
 	}
 	_, err = b.until("navigation", name+"/components/overview", name+"/components/traceflow")
 	if err := step("Octant has the plugin's menu", err); err != nil {
@@ -272,7 +317,7 @@ func run(octant, folder, kubeconfig, address, log string) error {
 		_, alive := state(last[0])
 		return !alive
 	})
-	took := time.Since(begun)
+	took = time.Since(begun)
 	// By then Octant would have killed it.
 	if err == nil && took >= 2*time.Second {
 		err = fmt.Errorf("the plugin took %s", took)
