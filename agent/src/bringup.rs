@@ -10,7 +10,7 @@ use antrea_api::features::{self, Component};
 use antrea_flows::{Change, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
-use netcfg::{Family, Netlink, Netns};
+use netcfg::{Netlink, Netns};
 use ovs::Vswitch;
 use ovs::of::{OfConfig, OfSession};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use crate::host::network::HostConfig;
 use crate::host::subnet::{gateway_net, gateway_of};
 use crate::host::translated::Egress;
 use crate::host::transport;
+use crate::host::tunnel_guard::Outer;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::ovs::connections::Connections;
 use crate::peers::wiring::{Peer, Underlay};
@@ -138,7 +139,8 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     flow_config.gateway.ofport = bridge.gateway_ofport;
     flow_config.gateway.mac = bridge.gateway_mac.into();
     let kind = if datapath == Datapath::Userspace { TunnelKind::KernelVxlan } else { TunnelKind::FlowBased };
-    flow_config.tunnel = bridge.tunnel_ofport.map(|ofport| Tunnel { ofport, kind });
+    flow_config.tunnel =
+        bridge.tunnel_ofport.map(|ofport| Tunnel { ofport, kind, local: transport.address.addr() });
 
     let socket = PathBuf::from(&config.ovs_run_dir).join(format!("{}.mgmt", config.ovs_bridge));
     let (session, _) = OfSession::spawn(
@@ -186,7 +188,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             gateway_link: bridge.gateway.index,
             kernel_vxlan: datapath == Datapath::Userspace,
         },
-        host: host_config(config, node, &bridge, tunnel_type),
+        host: host_config(config, node, &bridge, (transport.address.addr(), tunnel_type)),
         facts: NetworkFacts {
             subnets: node.pod_cidrs.iter().map(IpNet::to_string).collect(),
             transport_interface: transport.name,
@@ -260,8 +262,12 @@ fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeCon
     }
 }
 
-fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: TunnelType) -> HostConfig {
-    let udp = matches!(tunnel, TunnelType::Geneve | TunnelType::Vxlan);
+fn host_config(
+    config: &AgentConfig,
+    node: &Peer,
+    bridge: &Bridge,
+    (transport, tunnel): (IpAddr, TunnelType),
+) -> HostConfig {
     HostConfig {
         gateway: config.host_gateway.clone(),
         subnets: node.pod_cidrs.clone(),
@@ -270,7 +276,9 @@ fn host_config(config: &AgentConfig, node: &Peer, bridge: &Bridge, tunnel: Tunne
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         userspace: bridge.datapath == Datapath::Userspace,
         egress: Egress::default(),
-        tunnel_port: (udp && bridge.tunnel_ofport.is_some()).then(|| config.tunnel_port(tunnel)),
+        transport,
+        tunnel: bridge.tunnel_ofport.map(|_| Outer::of(tunnel, config.tunnel_port(tunnel))),
+        nodes: node.addresses.clone(),
         no_snat: config.no_snat,
         random_fully: config.snat_fully_random_ports,
     }
@@ -367,12 +375,4 @@ async fn remove_leftovers(network: &NodeNetwork) {
             tracing::error!(%ip, %error, "cannot free");
         }
     }
-}
-
-/// Families that the node's pods have.
-pub fn families(subnets: &[IpNet]) -> Vec<Family> {
-    Family::BOTH
-        .into_iter()
-        .filter(|family| subnets.iter().any(|net| Family::from(*net) == *family))
-        .collect()
 }

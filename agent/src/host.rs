@@ -18,6 +18,7 @@ pub mod subnet;
 mod times;
 pub mod translated;
 pub mod transport;
+pub mod tunnel_guard;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -232,7 +233,15 @@ impl Host {
     fn rules_for(&self, nodes: &Nodes, egress: Egress) -> HostConfig {
         let mut rules = HostConfig { egress, ..self.rules.clone() };
         let others = nodes.values().filter(|peer| peer.name != self.network.node_name);
-        rules.cluster_subnets.extend(others.flat_map(|peer| peer.pod_cidrs.clone()));
+        for peer in others {
+            rules.cluster_subnets.extend(peer.pod_cidrs.iter().copied());
+            rules.nodes.extend(peer.addresses.iter().copied());
+        }
+        // The own ones too: they may have changed since the start without a reason to start again.
+        rules
+            .nodes
+            .extend(nodes.get(&self.network.node_name).into_iter().flat_map(|own| own.addresses.clone()));
+        rules.nodes.push(self.underlay.transport.addr());
         rules
     }
 

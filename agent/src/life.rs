@@ -147,13 +147,10 @@ impl Agent {
             tokio::spawn(task.run(self.shutdown.clone()));
         }
         bringup::stage(&wired.network).await?;
-        let host_network = HostNetwork::new(
-            self.netlink.clone(),
-            &bringup::families(&own.pod_cidrs),
-            self.paths.sysctls.clone(),
-        )
-        .await
-        .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
+        let host_network =
+            HostNetwork::new(self.netlink.clone(), &wired.host.families(), self.paths.sysctls.clone())
+                .await
+                .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
         let mut peering = Peering {
             network: wired.network.clone(),
             underlay: wired.underlay.clone(),

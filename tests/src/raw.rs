@@ -72,6 +72,52 @@ pub fn udp(from: (MacAddr, IpAddr), to: (MacAddr, IpAddr), port: u16) -> Vec<u8>
     packet(from, to, 17, &[0, 9, high, low, 0, 12, 0, 0, b'p', b'r', b'o', b'b'], 6)
 }
 
+/// How a frame is packed to go from node to node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// RFC 7348.
+    Vxlan,
+    /// RFC 8926.
+    Geneve,
+    /// RFC 1701, with a whole frame in it.
+    Gre,
+}
+
+impl Tunnel {
+    /// Its usual UDP port; GRE has none.
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Vxlan => Some(4789),
+            Self::Geneve => Some(6081),
+            Self::Gre => None,
+        }
+    }
+}
+
+/// A frame packed by a tunnel with network 0, for `port` or the usual one.
+pub fn packed(
+    tunnel: Tunnel,
+    from: (MacAddr, IpAddr),
+    to: (MacAddr, IpAddr),
+    port: Option<u16>,
+    frame: &[u8],
+) -> Vec<u8> {
+    let header: &[u8] = match tunnel {
+        Tunnel::Vxlan => &[8, 0, 0, 0, 0, 0, 0, 0],
+        Tunnel::Geneve => &[0, 0, 0x65, 0x58, 0, 0, 0, 0],
+        Tunnel::Gre => &[0, 0, 0x65, 0x58],
+    };
+    let payload = [header, frame].concat();
+    match port.or(tunnel.port()) {
+        None => packet(from, to, 47, &payload, 0),
+        Some(port) => {
+            let length = u16::try_from(payload.len() + 8).unwrap();
+            let udp = [40_000u16.to_be_bytes(), port.to_be_bytes(), length.to_be_bytes(), [0; 2]];
+            packet(from, to, 17, &[udp.concat(), payload].concat(), 6)
+        }
+    }
+}
+
 /// The broadcast question who has `target`.
 pub fn arp_request(from: (MacAddr, Ipv4Addr), target: Ipv4Addr) -> Vec<u8> {
     let (mac, ip) = from;

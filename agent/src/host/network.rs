@@ -3,6 +3,8 @@
 //! Desired rules are a pure function of [`HostConfig`]; one task applies them and looks again every
 //! minute, for kube-proxy, firewalls and people write to the same tables.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
 use netcfg::iptables::{Applied, Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
@@ -10,6 +12,7 @@ use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::host::translated::{self, Egress, open_set};
+use crate::host::tunnel_guard::{self, Outer};
 use crate::pods::network::POD_LINK_GROUP;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
@@ -33,12 +36,27 @@ pub struct HostConfig {
     pub userspace: bool,
     /// This node's pods and their egress policy.
     pub egress: Egress,
-    /// UDP port of the tunnel; `None` without one, or where it is no UDP.
-    pub tunnel_port: Option<u16>,
+    /// This node's address between nodes.
+    pub transport: IpAddr,
+    /// Packets of the tunnel; `None` without one.
+    pub tunnel: Option<Outer>,
+    /// Addresses of all nodes, this one included: who may send them.
+    pub nodes: Vec<IpAddr>,
     /// No masquerading.
     pub no_snat: bool,
     /// Fully random source ports.
     pub random_fully: bool,
+}
+
+impl HostConfig {
+    /// Families that need rules: those of pods, and that of packets between nodes.
+    pub fn families(&self) -> Vec<Family> {
+        let transport = self.tunnel.map(|_| Family::from(self.transport));
+        let needed = |family: &Family| {
+            of_family(&self.subnets, *family).next().is_some() || transport == Some(*family)
+        };
+        Family::BOTH.into_iter().filter(needed).collect()
+    }
 }
 
 /// Name of the set of pod subnets.
@@ -58,7 +76,7 @@ fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> {
 /// # Errors
 /// A subnet that no set can hold.
 pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
-    Family::BOTH
+    let of_pods = Family::BOTH
         .into_iter()
         .filter(|family| of_family(&config.subnets, *family).next().is_some())
         .flat_map(|family| {
@@ -68,8 +86,9 @@ pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
                 IpSet::new(pod_set(family), SetType::HashNet, family, members),
                 IpSet::new(open_set(family), SetType::HashIp, family, open),
             ]
-        })
-        .collect()
+        });
+    let of_nodes = config.families().into_iter().map(|family| tunnel_guard::set(&config.nodes, family));
+    of_pods.chain(of_nodes.filter(|_| config.tunnel.is_some())).collect()
 }
 
 /// Rules of one family.
@@ -97,15 +116,12 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
             .src_group(POD_LINK_GROUP)
             .comment("Antrea: only OVS handles packets of ports of the bridge"),
     );
-    if let Some(port) = config.tunnel_port {
+    if let Some(udp @ Outer::Udp(_)) = config.tunnel {
         for chain in ["ANTREA-PREROUTING", "ANTREA-OUTPUT"] {
             rules.rule(
                 Table::Raw,
                 chain,
-                Rule::new(Target::NoTrack)
-                    .proto(netcfg::iptables::Proto::UDP)
-                    .dst_ports(port)
-                    .comment("Antrea: do not track tunnel packets"),
+                udp.rule(Target::NoTrack).comment("Antrea: do not track tunnel packets"),
             );
         }
     }
@@ -180,6 +196,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
                 .comment("Antrea: masquerade packets of the Node to Pods"),
         );
     }
+    tunnel_guard::add_rules(config, family, &mut rules);
     let left_out = translated::add_rules(config, family, &mut rules);
     if left_out > 0 {
         tracing::error!(%family, left_out, "egress policies allow more addresses than the host's rules may hold");
@@ -301,7 +318,9 @@ pub mod tests {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             userspace: false,
             egress: Egress::default(),
-            tunnel_port: Some(6081),
+            transport: "192.0.2.11".parse().unwrap(),
+            tunnel: Some(Outer::Udp(6081)),
+            nodes: ["192.0.2.11", "2001:db8::11"].map(|ip| ip.parse().unwrap()).to_vec(),
             no_snat: false,
             random_fully: false,
         }
@@ -311,8 +330,8 @@ pub mod tests {
     #[test]
     fn all_rules() {
         let userspace =
-            HostConfig { tunnel_port: Some(4789), random_fully: true, userspace: true, ..config() };
-        let routed = HostConfig { tunnel_port: None, no_snat: true, ..config() };
+            HostConfig { tunnel: Some(Outer::Udp(4789)), random_fully: true, userspace: true, ..config() };
+        let routed = HostConfig { tunnel: None, no_snat: true, ..config() };
         let mut text = String::new();
         for (name, config) in
             [("kernel, Geneve", config()), ("userspace, VXLAN", userspace), ("NoEncap", routed)]
@@ -379,7 +398,8 @@ pub mod tests {
     fn the_sets_of_each_family() {
         let sets = sets(&config()).unwrap();
         let names: Vec<_> = sets.iter().map(IpSet::name).collect();
-        assert_eq!(names, ["ANTREA-POD-IP", "ANTREA-OPEN-IP", "ANTREA-POD-IP6", "ANTREA-OPEN-IP6"]);
+        let of_pods = ["ANTREA-POD-IP", "ANTREA-OPEN-IP", "ANTREA-POD-IP6", "ANTREA-OPEN-IP6"];
+        assert_eq!(names, [&of_pods[..], &["ANTREA-NODE-IP", "ANTREA-NODE-IP6"]].concat());
         assert_eq!(sets[0].members().len(), 2);
     }
 }

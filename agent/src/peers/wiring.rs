@@ -224,7 +224,12 @@ pub fn wire(underlay: &Underlay, peer: &Peer) -> Wiring {
     if tunnelled && underlay.kernel_vxlan {
         wiring.fdb.push(FdbEntry { mac: MacAddr(tunnel_mac(remote).0), dst: remote });
     }
-    wiring.flows = Some(antrea_flows::Peer { pod_cidrs: peer.pod_cidrs.clone(), gateway_ips, via });
+    wiring.flows = Some(antrea_flows::Peer {
+        pod_cidrs: peer.pod_cidrs.clone(),
+        gateway_ips,
+        addresses: peer.addresses.clone(),
+        via,
+    });
     wiring
 }
 

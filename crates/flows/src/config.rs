@@ -66,6 +66,8 @@ pub struct Tunnel {
     pub ofport: u32,
     /// How the remote is chosen.
     pub kind: TunnelKind,
+    /// The node's address that peers know, which packets into a flow-based tunnel carry.
+    pub local: IpAddr,
 }
 
 /// What is true of this node as a whole.
@@ -125,6 +127,8 @@ pub struct Peer {
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of its gateway: the first of each pod CIDR.
     pub gateway_ips: Vec<IpAddr>,
+    /// Addresses that its packets in a tunnel may come from.
+    pub addresses: Vec<IpAddr>,
     /// How it is reached.
     pub via: Via,
 }

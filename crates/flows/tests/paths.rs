@@ -637,6 +637,7 @@ fn flow_based_tunnel() -> Result<()> {
         &["trk,new"],
     )?;
     for step in [
+        "set_field:172.30.0.11->tun_src",
         "set_field:172.30.0.12->tun_dst",
         "set_field:aa:bb:cc:dd:ee:ff->eth_dst",
         "dec_ttl",
@@ -644,11 +645,23 @@ fn flow_based_tunnel() -> Result<()> {
     ] {
         assert!(out.contains(step), "{step}: {out}");
     }
-    let out = sw.trace(
-        "in_port=32768,tcp,dl_src=0a:00:00:00:02:01,dl_dst=aa:bb:cc:dd:ee:ff,nw_src=10.244.2.7,\
-         nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64,tun_src=172.30.0.12,tun_dst=172.30.0.11",
-        &["trk,new"],
-    )?;
-    assert!(out.contains("output port is 1\n"), "{out}");
+    let from = |sender: &str| {
+        let packet = format!(
+            "in_port=32768,tcp,dl_src=0a:00:00:00:02:01,dl_dst=aa:bb:cc:dd:ee:ff,nw_src=10.244.2.7,\
+             nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64,{sender}"
+        );
+        sw.trace(&packet, &["trk,new"])
+    };
+    // Either address of a peer, and one that is reached without a tunnel.
+    for peer in ["tun_src=172.30.0.12", "tun_ipv6_src=fd30::12", "tun_src=172.30.0.13"] {
+        let out = from(peer)?;
+        assert!(out.contains("output port is 1\n"), "{peer}: {out}");
+    }
+    // Somebody else, the node itself, and a packet that does not say.
+    for stranger in ["tun_src=172.30.0.99", "tun_ipv6_src=fd30::99", "tun_src=172.30.0.11", "tun_src=0.0.0.0"]
+    {
+        let out = from(stranger)?;
+        assert!(out.trim_end().ends_with("Datapath actions: drop"), "{stranger}: {out}");
+    }
     Ok(())
 }

@@ -147,6 +147,13 @@ impl Action {
         Self::set_field(Field::EthDst, mac.into().to_u128())
     }
 
+    /// Sets the tunnel source.
+    pub fn set_tun_src(ip: IpAddr) -> Action {
+        match ip {
+            IpAddr::V4(a) => Self::set_field(Field::TunSrc, a.to_bits().into()),
+            IpAddr::V6(a) => Self::set_field(Field::TunIpv6Src, a.to_bits()),
+        }
+    }
     /// Sets the tunnel destination.
     pub fn set_tun_dst(ip: IpAddr) -> Action {
         match ip {

@@ -28,6 +28,7 @@ mod restart;
 mod services;
 mod spoofing;
 mod tracing;
+mod tunnel;
 mod uninstall;
 
 /// Labs share two cores: one at a time gives each the time that its limits assume.

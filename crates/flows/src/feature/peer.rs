@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use openflow::{Action, Field, Flow, Match, PortNo, SubField};
 
-use super::{gateway::to_gateway, priority::NORMAL};
+use super::{gateway::to_gateway, priority::NORMAL, tunnel::from_peer};
 use crate::{
     config::{Network, Peer, TunnelKind, VIRTUAL_MAC, Via, tunnel_mac},
     cookie::Category,
@@ -16,7 +16,9 @@ use crate::{
 pub fn peer(net: &Network, peer: &Peer) -> Vec<Flow> {
     let flow = |table, matches| net.flow(Category::PodConnectivity, table, NORMAL, matches);
     let route = |cidr: &ipnet::IpNet| flow(Table::L3Forwarding, Match::new().nw_dst(*cidr));
-    match (peer.via, net.node.tunnel) {
+    // Also of one that is reached by routing: it may see the way to this node otherwise.
+    let accepted = net.node.tunnel.map(|tunnel| from_peer(net, tunnel, &peer.addresses)).unwrap_or_default();
+    let mut flows: Vec<Flow> = match (peer.via, net.node.tunnel) {
         (Via::Direct, _) => peer
             .pod_cidrs
             .iter()
@@ -32,6 +34,7 @@ pub fn peer(net: &Network, peer: &Peer) -> Vec<Flow> {
                 let flow = match tunnel.kind {
                     TunnelKind::FlowBased => flow
                         .action(Action::set_eth_dst(VIRTUAL_MAC))
+                        .action(Action::set_tun_src(tunnel.local))
                         .action(Action::set_tun_dst(transport_ip)),
                     TunnelKind::KernelVxlan => flow.action(Action::set_eth_dst(tunnel_mac(transport_ip))),
                 };
@@ -47,7 +50,9 @@ pub fn peer(net: &Network, peer: &Peer) -> Vec<Flow> {
             });
             routes.chain(arp).collect()
         }
-    }
+    };
+    flows.extend(accepted);
+    flows
 }
 
 /// Turns an ARP request for `ip` into a reply that says [`VIRTUAL_MAC`], and sends it back.

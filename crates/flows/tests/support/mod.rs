@@ -38,7 +38,7 @@ pub fn node(datapath: Datapath, kind: TunnelKind) -> NodeConfig {
             mac: mac("0a:00:00:00:01:01"),
             ips: vec![ip("10.244.1.1"), ip("fd00:1::1")],
         },
-        tunnel: Some(Tunnel { ofport: TUN_PORT, kind }),
+        tunnel: Some(Tunnel { ofport: TUN_PORT, kind, local: ip("172.30.0.11") }),
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
         antrea_policy: true,
@@ -58,6 +58,7 @@ pub fn tunnel_peer() -> Peer {
     Peer {
         pod_cidrs: vec!["10.244.2.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()],
         gateway_ips: vec![ip("10.244.2.1"), ip("fd00:2::1")],
+        addresses: vec![ip("172.30.0.12"), ip("fd30::12")],
         via: Via::Tunnel { transport_ip: ip("172.30.0.12") },
     }
 }
@@ -66,6 +67,7 @@ pub fn direct_peer() -> Peer {
     Peer {
         pod_cidrs: vec!["10.244.3.0/24".parse().unwrap(), "fd00:3::/64".parse().unwrap()],
         gateway_ips: vec![ip("10.244.3.1"), ip("fd00:3::1")],
+        addresses: vec![ip("172.30.0.13")],
         via: Via::Direct,
     }
 }

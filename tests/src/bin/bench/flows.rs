@@ -38,7 +38,7 @@ fn network() -> anyhow::Result<Network> {
             mac: MacAddr([0x0a, 0, 0, 0, 1, 1]),
             ips: vec!["10.244.1.1".parse()?],
         },
-        tunnel: Some(Tunnel { ofport: 0x8000, kind: TunnelKind::KernelVxlan }),
+        tunnel: Some(Tunnel { ofport: 0x8000, kind: TunnelKind::KernelVxlan, local: "172.30.0.11".parse()? }),
         pod_cidrs: vec!["10.244.1.0/24".parse()?],
         service_cidrs: vec!["10.96.0.0/12".parse()?],
         antrea_policy: true,
