@@ -1,7 +1,11 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::connect::Place;
@@ -14,10 +18,12 @@ pub(crate) struct Args {
     /// Kubeconfig; otherwise KUBECONFIG, ~/.kube/config, or the Pod's ServiceAccount.
     #[arg(long, short, global = true, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Time limit in seconds.
-    #[arg(long, short, global = true, default_value_t = 30, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) timeout: u64,
+    /// Time limit: seconds, or with a unit such as 500ms, 10s, 2m.
+    #[arg(long, short, global = true, default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Says on stderr what is asked of whom.
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
     /// What to do.
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -128,8 +134,59 @@ pub(crate) fn command(place: Place) -> Command {
     })
 }
 
-/// The process's arguments; ends the process if they are wrong or ask for help.
-pub(crate) fn parse(place: Place) -> Args {
-    let matches = command(place).get_matches();
-    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+/// A number of seconds, or a number with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let milliseconds = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("units are ms, s, m and h".to_owned()),
+    };
+    let number = number.parse::<u64>().map_err(|_| "a whole number is needed".to_owned())?;
+    match number.checked_mul(milliseconds) {
+        Some(0) => Err("must be more than 0".to_owned()),
+        Some(all) => Ok(Duration::from_millis(all)),
+        None => Err("is too long".to_owned()),
+    }
+}
+
+/// Arguments of a process. The error is how it ends without any: what help is asked for, or offered where a command is
+/// incomplete, goes to stdout and is success; all else goes to stderr and ends as any other failure does, by 1.
+pub(crate) fn parse(place: Place, line: impl IntoIterator<Item = OsString>) -> Result<Args, Ended> {
+    let parsed =
+        command(place).try_get_matches_from(line).and_then(|matches| Args::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        let helps = matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+        Ended { text: error.render().to_string(), success: helps }
+    })
+}
+
+/// How a process ends that was not told what to do.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// What it says.
+    pub(crate) text: String,
+    /// Whether that is what was asked for.
+    pub(crate) success: bool,
+}
+
+impl Ended {
+    /// Says it.
+    pub(crate) fn tell(&self) -> ExitCode {
+        if self.success {
+            print!("{}", self.text);
+            ExitCode::SUCCESS
+        } else {
+            eprint!("{}", self.text);
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -9,12 +9,12 @@
 //!
 //! Invariants:
 //! - A token that is worth something elsewhere goes only to a server whose certificate was verified.
-//! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had; of
+//! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had, else 1; of
 //!   `version` antctl's own is enough.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode};
 
-use antrea_runtime::install_crypto_provider;
+use antrea_runtime::{install_crypto_provider, logging};
 use anyhow::{Context, bail};
 
 mod cli;
@@ -29,7 +29,15 @@ use connect::{Clients, Environment};
 
 fn main() -> ExitCode {
     let environment = Environment::detect();
-    let args = cli::parse(environment.place);
+    let args = match cli::parse(environment.place, std::env::args_os()) {
+        Ok(args) => args,
+        Err(ended) => return ended.tell(),
+    };
+    if args.verbose
+        && let Err(error) = logging::init("antctl", "debug", logging::Format::Text)
+    {
+        eprintln!("antctl: {error}");
+    }
     let done =
         start(&args, environment).and_then(|text| match std::io::stdout().write_all(text.as_bytes()) {
             // The reader has seen enough.
@@ -49,11 +57,10 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
     install_crypto_provider();
     let clients = Clients { environment, kubeconfig: args.kubeconfig.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let limit = Duration::from_secs(args.timeout);
     runtime.block_on(async {
-        match tokio::time::timeout(limit, run(&args.verb, &clients)).await {
+        match tokio::time::timeout(args.timeout, run(&args.verb, &clients)).await {
             Ok(result) => result,
-            Err(_) => bail!("no answer within {} s; --timeout allows more", args.timeout),
+            Err(_) => bail!("no answer within {:?}; --timeout allows more", args.timeout),
         }
     })
 }

@@ -204,6 +204,12 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
     }
+    for words in ["get ag -v", "-v version", "version -t 10s", "version -t 2m", "version --timeout 500ms"] {
+        Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
+    }
+    for words in ["version -t 0", "version -t 1d", "version -t -1s", "version -t s"] {
+        assert!(Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).is_err(), "{words}");
+    }
     for words in ["traceflow", "get ovsflows", "get np -o xml", "get ag -n shop", "version -t 0", "get", ""] {
         let line = ["antctl"].into_iter().chain(words.split_whitespace());
         assert!(Args::try_parse_from(line).is_err(), "{words}");
@@ -218,6 +224,27 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     assert_eq!(listed(Place::Agent), [false, true, true, true]);
     assert_eq!(listed(Place::Controller), [true, false, true, true]);
     assert!(!command(Place::Elsewhere).render_help().to_string().contains("log-level"));
+}
+
+/// As scripts for upstream's antctl expect it.
+#[test]
+fn help_is_success_and_anything_wrong_is_one() {
+    for (words, success) in [
+        ("", true),
+        ("get", true),
+        ("help", true),
+        ("get --help", true),
+        ("--version", true),
+        ("traceflow", false),
+        ("get ovsflows", false),
+        ("get np -o xml", false),
+        ("version --nonsense", false),
+    ] {
+        let line = ["antctl"].into_iter().chain(words.split_whitespace()).map(Into::into);
+        let ended = crate::cli::parse(Place::Elsewhere, line).unwrap_err();
+        assert_eq!(ended.success, success, "{words}: {}", ended.text);
+        assert!(!ended.text.is_empty());
+    }
 }
 
 #[test]

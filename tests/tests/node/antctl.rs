@@ -147,8 +147,21 @@ async fn antctl_shows_what_agent_and_controller_have() {
     }
     let number = lab.nodes[0].ovs.vsctl(&["get", "interface", &port, "ofport"]).unwrap();
     assert!(row.contains(&number.trim().to_owned()), "port {number} in {row:?}");
-    let absent = agent.try_run(&["get", "podinterface", "nobody"]);
-    assert!(!absent.status.success(), "{absent:?}");
+    for wrong in
+        [&["get", "podinterface", "nobody"][..], &["get", "nonsense"], &["get", "agentinfo", "-o", "x"]]
+    {
+        let refused = agent.try_run(wrong);
+        assert!(refused.status.code() == Some(1) && refused.stdout.is_empty(), "{wrong:?}: {refused:?}");
+    }
+    // What is said beside the answer is on stderr.
+    let verbose = agent.try_run(&["-v", "get", "podinterface", "-o", "json"]);
+    assert!(
+        verbose.status.success() && serde_json::from_slice::<Value>(&verbose.stdout).is_ok(),
+        "{verbose:?}"
+    );
+    assert!(String::from_utf8_lossy(&verbose.stderr).contains("127.0.0.1"), "{verbose:?}");
+    let help = agent.try_run(&["get"]);
+    assert!(help.status.success() && !help.stdout.is_empty(), "{help:?}");
 
     let row = controller.row(&["get", "controllerinfo"]);
     assert!(
