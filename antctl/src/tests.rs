@@ -106,9 +106,16 @@ impl Fixture {
             auth = auth.with_local_token(token);
         }
         let metrics = ServerMetrics::new(&Metrics::empty(), []).unwrap();
-        let app = gate::protect(routes, auth, metrics);
+        let app = gate::protect(routes, auth, metrics.clone());
         let tls = Tls::new(cert, ClientTrust::default()).unwrap();
-        tokio::spawn(serve::serve(listener, tls, app, serve::Limits::NODE, CancellationToken::new()));
+        tokio::spawn(serve::serve(
+            listener,
+            tls,
+            app,
+            serve::Limits::NODE,
+            metrics,
+            CancellationToken::new(),
+        ));
     }
 }
 

@@ -135,10 +135,13 @@ pub async fn run(
     let routes =
         server::routes(&config, metrics.registry, log, ready).merge(api.router()).merge(policy::lookup(&hub));
     let routes = policy::own_node(routes, &process.namespace);
-    let app = gate::protect(routes, authentication(client), metrics.server);
+    let app = gate::protect(routes, authentication(client), metrics.server.clone());
     let listener = serve::listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
-    tasks.spawn("api server", serve::serve(listener, tls, app, serve::Limits::CLUSTER, shutdown.clone()));
+    tasks.spawn(
+        "api server",
+        serve::serve(listener, tls, app, serve::Limits::CLUSTER, metrics.server, shutdown.clone()),
+    );
     tasks.spawn("watches", async move {
         // Open watches would hold the server back at shutdown.
         shutdown.cancelled().await;

@@ -80,9 +80,15 @@ pub fn delegated(client: Client) -> Auth {
 ///
 /// # Errors
 /// The port is taken.
-pub async fn serve(port: u16, tls: Tls, app: Router, shutdown: CancellationToken) -> io::Result<()> {
+pub async fn serve(
+    port: u16,
+    tls: Tls,
+    app: Router,
+    metrics: ServerMetrics,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let listener: TcpListener = serve::listen(port).await?;
-    serve::serve(listener, tls, app, serve::Limits::NODE, shutdown).await
+    serve::serve(listener, tls, app, serve::Limits::NODE, metrics, shutdown).await
 }
 
 /// Shows for ever when the certificates expire: this port's, and the controller's CA as it is published.

@@ -173,8 +173,9 @@ async fn operate(run: Run, facts: Facts, delivery: render::Delivery) -> anyhow::
     let mut tasks = Supervisor::new(shutdown.clone());
     let certificates = api::certificates(client.clone(), &namespace);
     let tls = Tls::new(certificates.bootstrap().await?, ClientTrust::default())?;
-    let app = api::app(api::delegated(client.clone()), metrics.registry, metrics.server, ready.clone());
-    tasks.spawn("api", api::serve(run.api_port, tls.clone(), app, shutdown.clone()));
+    let app =
+        api::app(api::delegated(client.clone()), metrics.registry, metrics.server.clone(), ready.clone());
+    tasks.spawn("api", api::serve(run.api_port, tls.clone(), app, metrics.server, shutdown.clone()));
     tasks.spawn_abortable(
         "certificate expiry",
         api::watch_expiry(client.clone(), tls.clone(), metrics.certificates),

@@ -77,10 +77,11 @@ mod tests {
     const BOUNDED: &[(&str, &str)] = &[
         ("action", "of an operator's change: create, update, delete"),
         ("certificate", "the certificates that a component looks after"),
+        ("class", "of connections: own, stranger, known"),
         ("code", "HTTP status"),
         ("kind", "kinds of managed objects"),
         ("operation", "add, modify, delete"),
-        ("reason", "why a span was dropped"),
+        ("reason", "why a span was dropped, why a connection ended"),
         ("resource", "the served resources, anything else is other"),
         ("result", "ok, error"),
         ("state", "states of a node"),
@@ -114,7 +115,7 @@ mod tests {
     fn names_say_what_they_are() {
         for (component, Definition { name, kind, help, .. }) in definitions() {
             let own = component.replace('-', "_");
-            let prefixes = [own.as_str(), "antrea_otlp_", "apiserver_", "process_"];
+            let prefixes = [own.as_str(), "antrea_api_", "antrea_otlp_", "apiserver_", "process_"];
             assert!(prefixes.iter().any(|prefix| name.starts_with(prefix)), "{component}: {name}");
             assert!(help.len() > 5 && help.ends_with('.'), "{name}: {help:?}");
             assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{name}: {kind}");

@@ -188,9 +188,9 @@ pub async fn serve(
     metrics: ServerMetrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = gate::protect(routes, auth, metrics);
+    let app = gate::protect(routes, auth, metrics.clone());
     let listener = serve::listen(port).await?;
-    serve::serve(listener, tls, app, serve::Limits::NODE, shutdown).await?;
+    serve::serve(listener, tls, app, serve::Limits::NODE, metrics, shutdown).await?;
     Ok(())
 }
 

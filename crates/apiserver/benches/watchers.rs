@@ -173,7 +173,7 @@ fn server() -> Result<(), Error> {
         let hub = Hub::new(Item::new(EventType::Added, group, &[]), 1);
         let metrics = ServerMetrics::new(&Metrics::empty(), ["addressgroups"])?;
         let router = Api::new("v0", metrics.clone()).with(GROUPS, Arc::new(Store(hub))).router();
-        let app = gate::protect(router, Auth::new(Arc::new(Open)), metrics);
+        let app = gate::protect(router, Auth::new(Arc::new(Open)), metrics.clone());
         let cert = ServingCert::issue("bench", &["localhost".to_owned()])?;
         let ca = serde_json::to_string(&cert.ca)?;
         let tls = Tls::new(cert, ClientTrust::default())?;
@@ -186,7 +186,7 @@ fn server() -> Result<(), Error> {
             let _ = io::stdin().read_line(&mut String::new());
             stop.cancel();
         });
-        serve(listener, tls, app, Limits::CLUSTER, shutdown).await?;
+        serve(listener, tls, app, Limits::CLUSTER, metrics, shutdown).await?;
         Ok(())
     })
 }

@@ -11,6 +11,8 @@ use prometheus::{IntCounterVec, IntGaugeVec};
 pub struct ServerMetrics {
     requests: IntCounterVec,
     watchers: IntGaugeVec,
+    connections: IntGaugeVec,
+    ended: IntCounterVec,
     known: Arc<HashSet<&'static str>>,
 }
 
@@ -32,6 +34,18 @@ impl ServerMetrics {
                 "Watches that are open now.",
                 &["resource"],
             )?,
+            connections: metrics.gauge_vec(
+                "antrea_api_connections",
+                "Connections that are held now. class: own (from the host itself), stranger (no request was allowed yet), \
+                 known.",
+                &["class"],
+            )?,
+            ended: metrics.counter_vec(
+                "antrea_api_connections_ended_total",
+                "Connections that the server ended. reason: room (others came, and their address held most), handshake \
+                 (failed or took too long), no_request (none was allowed in time), idle.",
+                &["reason"],
+            )?,
             known: Arc::new(resources.into_iter().collect()),
         })
     }
@@ -42,6 +56,14 @@ impl ServerMetrics {
 
     pub(crate) fn request(&self, verb: &str, resource: &str, code: StatusCode) {
         self.requests.with_label_values(&[verb, resource, code.as_str()]).inc();
+    }
+
+    pub(crate) fn held(&self, class: &'static str, count: usize) {
+        self.connections.with_label_values(&[class]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn ended(&self, reason: &'static str) {
+        self.ended.with_label_values(&[reason]).inc();
     }
 
     /// Counts a watch as open until the guard is dropped.

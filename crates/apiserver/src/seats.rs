@@ -17,6 +17,8 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::ServerMetrics;
+
 /// What a connection has shown so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -43,16 +45,19 @@ struct Room {
 }
 
 impl Room {
-    fn enter(&mut self, bounds: Bounds, address: IpAddr, id: u64, token: CancellationToken) {
+    /// Whether another has to go for it.
+    fn enter(&mut self, bounds: Bounds, address: IpAddr, id: u64, token: CancellationToken) -> bool {
         let here = self.seated.entry(address).or_default();
         here.insert(id, token);
         self.count += 1;
         if here.len() > bounds.per_address {
-            self.evict(address);
+            self.evict(address)
         } else if self.count > bounds.total
             && let Some(greediest) = self.greediest()
         {
-            self.evict(greediest);
+            self.evict(greediest)
+        } else {
+            false
         }
     }
 
@@ -62,11 +67,10 @@ impl Room {
         self.seated.iter().max_by_key(|(_, seats)| weight(seats)).map(|(address, _)| *address)
     }
 
-    fn evict(&mut self, address: IpAddr) {
+    fn evict(&mut self, address: IpAddr) -> bool {
         let oldest = self.seated.get(&address).and_then(|seats| seats.keys().next().copied());
-        if let Some(token) = oldest.and_then(|id| self.leave(address, id)) {
-            token.cancel();
-        }
+        let token = oldest.and_then(|id| self.leave(address, id));
+        token.inspect(CancellationToken::cancel).is_some()
     }
 
     fn leave(&mut self, address: IpAddr, id: u64) -> Option<CancellationToken> {
@@ -86,6 +90,7 @@ pub(crate) struct Seats {
     strangers: (Bounds, Room),
     known: (Bounds, Room),
     next: u64,
+    metrics: ServerMetrics,
 }
 
 /// Where a connection sits.
@@ -98,9 +103,25 @@ pub(crate) struct Seat {
 }
 
 impl Seats {
-    pub(crate) fn new(own: Bounds, strangers: Bounds, known: Bounds) -> Self {
+    pub(crate) fn new(own: Bounds, strangers: Bounds, known: Bounds, metrics: ServerMetrics) -> Self {
         let room = |bounds| (bounds, Room::default());
-        Self { own: room(own), strangers: room(strangers), known: room(known), next: 0 }
+        let seats = Self { own: room(own), strangers: room(strangers), known: room(known), next: 0, metrics };
+        seats.show();
+        seats
+    }
+
+    fn show(&self) {
+        for (class, (_, room)) in [("own", &self.own), ("stranger", &self.strangers), ("known", &self.known)]
+        {
+            self.metrics.held(class, room.count);
+        }
+    }
+
+    fn shown(&mut self, somebody_went: bool) {
+        if somebody_went {
+            self.metrics.ended("room");
+        }
+        self.show();
     }
 
     fn room(&mut self, class: Class) -> &mut (Bounds, Room) {
@@ -116,7 +137,8 @@ impl Seats {
         let seat = Seat { id: self.next, address: share(address), evicted: CancellationToken::new() };
         self.next += 1;
         let (bounds, room) = self.room(class);
-        room.enter(*bounds, seat.address, seat.id, seat.evicted.clone());
+        let full = room.enter(*bounds, seat.address, seat.id, seat.evicted.clone());
+        self.shown(full);
         seat
     }
 
@@ -127,18 +149,21 @@ impl Seats {
             if from == Class::Own {
                 bounds.per_address = bounds.total;
             }
-            room.enter(bounds, seat.address, seat.id, token);
+            let full = room.enter(bounds, seat.address, seat.id, token);
+            self.shown(full);
         }
     }
 
     pub(crate) fn leave(&mut self, class: Class, seat: &Seat) {
         self.room(class).1.leave(seat.address, seat.id);
+        self.show();
     }
 
     /// Frees one seat, for the process is out of descriptors.
     pub(crate) fn relieve(&mut self) {
         if let Some(greediest) = self.strangers.1.greediest() {
-            self.strangers.1.evict(greediest);
+            let full = self.strangers.1.evict(greediest);
+            self.shown(full);
         }
     }
 
@@ -158,6 +183,7 @@ pub(crate) fn share(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use antrea_runtime::metrics::Metrics;
     use proptest::prelude::*;
 
     use super::*;
@@ -168,7 +194,36 @@ mod tests {
 
     fn seats(total: usize, per_address: usize) -> Seats {
         let bounds = Bounds { total, per_address };
-        Seats::new(bounds, bounds, bounds)
+        Seats::new(bounds, bounds, bounds, metrics().1)
+    }
+
+    fn metrics() -> (Metrics, ServerMetrics) {
+        let metrics = Metrics::new("test", "v1").unwrap();
+        let server = ServerMetrics::new(&metrics, []).unwrap();
+        (metrics, server)
+    }
+
+    #[test]
+    fn what_is_held_and_who_had_to_go_is_counted() {
+        let (metrics, server) = metrics();
+        let bounds = Bounds { total: 3, per_address: 2 };
+        let mut seats = Seats::new(bounds, bounds, bounds, server);
+        let text = || metrics.encode().unwrap();
+        let has = |line: &str| assert!(text().contains(line), "{line}\n{}", text());
+        has("antrea_api_connections{class=\"known\"} 0");
+        let first = seats.enter(Class::Stranger, ip(1));
+        seats.promote(Class::Stranger, &first);
+        seats.enter(Class::Own, ip(9));
+        for last in [2, 2, 2, 3, 4] {
+            seats.enter(Class::Stranger, ip(last));
+        }
+        has("antrea_api_connections{class=\"known\"} 1");
+        has("antrea_api_connections{class=\"own\"} 1");
+        has("antrea_api_connections{class=\"stranger\"} 3");
+        // The third of one address, and the fourth of all.
+        has("antrea_api_connections_ended_total{reason=\"room\"} 2");
+        seats.leave(Class::Known, &first);
+        has("antrea_api_connections{class=\"known\"} 0");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
 use crate::{
+    metrics::ServerMetrics,
     seats::{Bounds, Class, Seats},
     session::{Answer, Session, Verdict},
     status::Failure,
@@ -104,12 +105,13 @@ impl Limits {
         Self { known: scale(self.known), strangers: scale(self.strangers), own: scale(self.own), ..self }
     }
 
-    fn seats(&self) -> Seats {
+    fn seats(&self, metrics: ServerMetrics) -> Seats {
         let bounds = |total, per_address| Bounds { total, per_address };
         Seats::new(
             bounds(self.own, self.own),
             bounds(self.strangers, self.strangers_per_address),
             bounds(self.known, self.known_per_address),
+            metrics,
         )
     }
 }
@@ -146,6 +148,7 @@ pub async fn serve<S>(
     tls: Tls,
     app: S,
     limits: Limits,
+    metrics: ServerMetrics,
     shutdown: CancellationToken,
 ) -> io::Result<()>
 where
@@ -153,7 +156,7 @@ where
     S::Future: Send,
 {
     let limits = limits.within(raise_descriptors());
-    let seats = Arc::new(Mutex::new(limits.seats()));
+    let seats = Arc::new(Mutex::new(limits.seats(metrics.clone())));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -176,7 +179,7 @@ where
         };
         let seat = seats.lock().enter(class, address.ip());
         let session = Session::new(&seats, class, seat);
-        let (tls, app, stop) = (tls.clone(), app.clone(), shutdown.clone());
+        let (tls, app, stop, metrics) = (tls.clone(), app.clone(), shutdown.clone(), metrics.clone());
         tasks.spawn(async move {
             let handshake = tokio::time::timeout(limits.handshake, handshake(stream, &tls));
             let (stream, peer) = tokio::select! {
@@ -184,8 +187,14 @@ where
                 () = session.evicted() => return tracing::debug!(%address, "makes room in its handshake"),
                 done = handshake => match done {
                     Ok(Ok(done)) => done,
-                    Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
-                    Err(_) => return tracing::debug!(%address, "TLS handshake timed out"),
+                    failed => {
+                        metrics.ended("handshake");
+                        let why = match failed {
+                            Ok(Err(error)) => error.to_string(),
+                            _ => "took too long".to_owned(),
+                        };
+                        return tracing::debug!(%address, why, "TLS handshake failed");
+                    }
                 },
             };
             // By ALPN, not by what comes first: there is no time limit for reading that.
@@ -208,14 +217,14 @@ where
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(WINDOW)
                     .max_concurrent_streams(250);
-                drive(builder.serve_connection(stream, service), &session, &limits, &stop).await
+                drive(builder.serve_connection(stream, service), &session, &limits, &metrics, &stop).await
             } else {
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
                     .header_read_timeout(limits.first_request)
                     .max_buf_size(WINDOW as usize);
-                drive(builder.serve_connection(stream, service), &session, &limits, &stop).await
+                drive(builder.serve_connection(stream, service), &session, &limits, &metrics, &stop).await
             };
             if let Err(why) = ended {
                 tracing::debug!(%address, why, "connection ended");
@@ -232,6 +241,7 @@ async fn drive<C>(
     connection: C,
     session: &Session,
     limits: &Limits,
+    metrics: &ServerMetrics,
     stop: &CancellationToken,
 ) -> Result<(), String>
 where
@@ -245,8 +255,12 @@ where
         if last.is_none() {
             match session.judge(limits) {
                 Verdict::Stays(until) => look = until,
-                Verdict::NeverAsked => return Err("no request was allowed in time".to_owned()),
+                Verdict::NeverAsked => {
+                    metrics.ended("no_request");
+                    return Err("no request was allowed in time".to_owned());
+                }
                 Verdict::Idle => {
+                    metrics.ended("idle");
                     connection.as_mut().graceful_shutdown();
                     look = Instant::now() + GRACE;
                     last = Some("idle");

@@ -321,7 +321,7 @@ async fn head_is_answered_without_a_body() {
     let metrics = antrea_runtime::metrics::Metrics::empty();
     let metrics = apiserver_kit::metrics::ServerMetrics::new(&metrics, []).unwrap();
     let auth = apiserver_kit::auth::Auth::new(std::sync::Arc::new(Nobody)).with_local_token("agent-token");
-    let app = apiserver_kit::gate::protect(routes, auth, metrics);
+    let app = apiserver_kit::gate::protect(routes, auth, metrics.clone());
     let stop = tokio_util::sync::CancellationToken::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     world.port = listener.local_addr().unwrap().port();
@@ -330,6 +330,7 @@ async fn head_is_answered_without_a_body() {
         world.tls.clone(),
         app,
         apiserver_kit::serve::Limits::NODE,
+        metrics,
         stop.clone(),
     ));
     connections.push(world.connect(None).await.unwrap());

@@ -248,10 +248,11 @@ impl World {
             .router()
             .merge(health_router(ready.clone(), Readiness::new()))
             .merge(metrics_router(metrics));
-        let app = gate::protect(router, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics);
+        let app =
+            gate::protect(router, Auth::new(Arc::new(KubeReviewer::new(client))), server_metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(serve(listener, tls.clone(), app, limits, shutdown.clone()));
+        tokio::spawn(serve(listener, tls.clone(), app, limits, server_metrics, shutdown.clone()));
         Self { port, tls, hub, ready, client_ca, proxy_ca, shutdown }
     }
 
