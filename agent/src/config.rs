@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use antrea_api::features;
+use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,11 @@ pub struct AgentConfig {
     pub additional_service_cidrs: Vec<String>,
     /// TCP port of the agent's API.
     pub api_port: u16,
+    /// Cipher suites of the agent's API by IANA name, comma separated; empty: all that there are.
+    pub tls_cipher_suites: String,
+    /// `VersionTLS12` or `VersionTLS13`: the lowest that the API offers; empty: both.
+    #[serde(rename = "tlsMinVersion")]
+    pub tls_min_version: String,
     /// Serve `/metrics`.
     pub enable_prometheus_metrics: bool,
     /// Address of the API server, where the in-cluster one does not answer yet.
@@ -172,6 +178,8 @@ impl Default for AgentConfig {
             service_cidr_v6: String::new(),
             additional_service_cidrs: Vec::new(),
             api_port: 10350,
+            tls_cipher_suites: String::new(),
+            tls_min_version: String::new(),
             enable_prometheus_metrics: true,
             kube_api_server_override: String::new(),
             host_proc_path_prefix: String::new(),
@@ -213,6 +221,9 @@ impl AgentConfig {
     /// The first key that is wrong.
     pub fn validate(&self) -> Result<(), Invalid> {
         let invalid = |key, message: String| Err(Invalid { key, message });
+        if let Err(error) = Offer::new(&self.tls_min_version, &self.tls_cipher_suites) {
+            return invalid(error.key, error.message);
+        }
         for (key, name) in [("ovsBridge", &self.ovs_bridge), ("hostGateway", &self.host_gateway)] {
             let fits = !name.is_empty()
                 && name.len() < 16
@@ -361,7 +372,7 @@ mod tests {
         config.transport_interface = "eth1".into();
         assert_eq!(config.validate().unwrap_err().key, "transportInterfaceCIDRs");
         config.transport_interface.clear();
-        config.feature_gates.insert("Nonsense".into(), false);
+        config.feature_gates.insert("Nonsense".into(), true);
         let error = config.validate().unwrap_err();
         assert_eq!(error.to_string(), "featureGates: Nonsense: there is no such feature gate");
     }

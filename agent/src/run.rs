@@ -22,6 +22,7 @@ use antrea_runtime::signals;
 use antrea_runtime::supervise::Supervisor;
 use antrea_runtime::trace::{self, Tracer, Tracing};
 use anyhow::{Context, Result};
+use apiserver_kit::tls::Offer;
 use netcfg::Netns;
 use netcfg::sysctl::Tree;
 use ovs::Vswitch;
@@ -122,7 +123,8 @@ async fn serve(
     tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, tracer, cni_shutdown).await });
 
     let renewal = Renewal::default();
-    let tls = api::tls(&reporter, &metrics.certificate, &renewal)?;
+    let offer = Offer::new(&config.tls_min_version, &config.tls_cipher_suites)?;
+    let tls = api::tls(&reporter, &metrics.certificate, &renewal, offer)?;
     let identity = Identity {
         node: args.node_name.clone(),
         pod: args.pod_name,

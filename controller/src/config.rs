@@ -19,9 +19,9 @@ pub struct ControllerConfig {
     pub enable_prometheus_metrics: bool,
     /// Issue the serving certificate; else it is provided in `/var/run/antrea/antrea-controller-tls`.
     pub self_signed_cert: bool,
-    /// Cipher suites by IANA name, comma separated. rustls offers safe ones only, so this is not read.
+    /// Cipher suites by IANA name, comma separated; empty: all that there are.
     pub tls_cipher_suites: String,
-    /// `VersionTLS12` or `VersionTLS13`. Both are offered.
+    /// `VersionTLS12` or `VersionTLS13`: the lowest that is offered; empty: both.
     #[serde(rename = "tlsMinVersion")]
     pub tls_min_version: String,
     /// File with CAs of client certificates, beside those that the API server publishes.
@@ -155,8 +155,6 @@ impl ControllerConfig {
         let (_, gates) = features::problems(&self.feature_gates);
         let mut ignored: Vec<String> = gates.iter().map(|name| format!("featureGates.{name}")).collect();
         let keys = [
-            ("tlsCipherSuites", !self.tls_cipher_suites.is_empty()),
-            ("tlsMinVersion", self.tls_min_version == "VersionTLS13"),
             ("clientCAFile", !self.client_ca_file.is_empty()),
             ("nodeIPAM.enableNodeIPAM", self.node_ipam.enable_node_ipam),
             ("multicluster.enableStretchedNetworkPolicy", self.multicluster.enable_stretched_network_policy),
@@ -206,7 +204,7 @@ multicluster:
         assert_eq!(config.ignored(), ["featureGates.NodeIPAM"]);
         assert_eq!(config.check(), Ok(()));
         let (config, _) =
-            antrea_runtime::config::parse::<ControllerConfig>("conf", "featureGates: {egress: false}")
+            antrea_runtime::config::parse::<ControllerConfig>("conf", "featureGates: {egress: true}")
                 .unwrap();
         let error = config.check().unwrap_err().to_string();
         assert_eq!(error, "featureGates: egress: there is no such feature gate; did you mean Egress?");

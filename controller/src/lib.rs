@@ -24,7 +24,7 @@ use apiserver_kit::{
     publish::{CertManager, Source},
     review::KubeReviewer,
     serve,
-    tls::{ClientTrust, Tls},
+    tls::{ClientTrust, Offer, Tls},
     trust,
 };
 use kube::Client;
@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
+mod identity;
 pub mod info;
 pub mod metrics;
 pub mod nodes;
@@ -91,6 +92,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     tracing::info!(version = VERSION, ?process, "antrea-controller starts");
     config.check()?;
+    let offer = Offer::new(&config.tls_min_version, &config.tls_cipher_suites)?;
     let client = client::connect(config.kubeconfig(), config.api_server()).await?;
     let ready = Readiness::new();
     // What is wrong now; shown as the condition ControllerHealthy.
@@ -98,7 +100,7 @@ pub async fn run(
 
     let certificates = certificates(&config, &process, client.clone());
     let cert = certificates.bootstrap().await.context("serving certificate")?;
-    let tls = Tls::new(cert, initial_trust(&client).await)?;
+    let tls = Tls::offering(cert, initial_trust(&client).await, offer)?;
 
     let mut tasks = Supervisor::new(shutdown.clone());
     let (counts, counts_seen) = watch::channel(info::Counts::default());
@@ -119,6 +121,8 @@ pub async fn run(
     let nodes = nodes::run(client.clone(), ready.block("nodes"));
     tasks.spawn_abortable("agent infos", never_ends(nodes));
     tasks.spawn_abortable("release", never_ends(release::run(client.clone())));
+    let identity = identity::run(client.clone(), process.namespace.clone());
+    tasks.spawn_abortable("cluster identity", never_ends(identity));
     let publisher =
         info::Publisher::new(client.clone(), &process, config.api_port, problems.clone(), counts_seen);
     tasks.spawn_abortable("controller info", never_ends(publisher.run()));

@@ -47,6 +47,9 @@ fn good_specs_pass() {
         json!({"tracing": {"otlpEndpoint": "http://[2001:db8::1]:4317/"}}),
         json!({"tracing": {"otlpEndpoint": "https://otlp.example.com", "caBundle": "-----BEGIN CERTIFICATE-----\n…"}}),
         json!({"monitoring": {"labels": {"release": "prometheus", "grafana_dashboard": "yes"}, "alerts": true}}),
+        json!({"tls": {"minVersion": "VersionTLS13", "controllerCertificateSecret": "my-tls"}}),
+        json!({"tls": {"cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}}),
+        json!({"tls": {"minVersion": "VersionTLS13", "cipherSuites": ["TLS_AES_128_GCM_SHA256"]}}),
     ] {
         assert_eq!(broken(spec.clone()), "", "{spec}");
     }
@@ -99,6 +102,14 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
         (
             json!({"controller": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}),
             "tolerations",
+        ),
+        (
+            json!({"tls": {"minVersion": "VersionTLS13", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]}}),
+            "spec.tls.cipherSuites: names none of TLS 1.3",
+        ),
+        (
+            json!({"tls": {"cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}}),
+            "spec.tls.cipherSuites: names only such that need an RSA key",
         ),
         (json!({"monitoring": {"metrics": false, "alerts": true}}), "spec.monitoring"),
         (json!({"monitoring": {"metrics": false, "serviceMonitors": true}}), "spec.monitoring"),

@@ -8,10 +8,12 @@ use std::{
 
 use antrea_api::features;
 use antrea_crds::installation::{
-    AntreaInstallationSpec, Datapath, ImageOverride, Images, LogFormat, LogLevel, ManagementState,
-    Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources, Toleration,
-    TolerationEffect, TolerationOperator, Tracing, TrafficEncapMode, TunnelType, Workload,
+    AntreaInstallationSpec, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel,
+    ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources,
+    TlsSettings, TlsVersion, Toleration, TolerationEffect, TolerationOperator, Tracing, TrafficEncapMode,
+    TunnelType, Workload,
 };
+use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
 use serde_json::json;
 
@@ -93,6 +95,8 @@ pub struct Effective {
     pub log_format: LogFormat,
     /// Where spans go, with its share; none: nowhere.
     pub tracing: Option<Tracing>,
+    /// How agents and controller serve TLS.
+    pub tls: EffectiveTls,
     /// Gates that the user set.
     pub gates: BTreeMap<String, bool>,
     /// Whether metrics are served.
@@ -105,6 +109,17 @@ pub struct Effective {
     pub agent: EffectiveWorkload,
     /// The controller's Pod.
     pub controller: EffectiveWorkload,
+}
+
+/// A [`TlsSettings`] with nothing left open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveTls {
+    /// Lowest version.
+    pub min_version: TlsVersion,
+    /// IANA names of cipher suites; none: all that there are.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// Secret with the controller's certificate; none: it issues its own.
+    pub controller_secret: Option<String>,
 }
 
 /// A [`Monitoring`] with nothing left open.
@@ -263,6 +278,7 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             sampling_percent: Some(tracing.sampling_percent.unwrap_or(100)),
             ..tracing
         }),
+        tls: tls(spec, &mut problems),
         gates: spec.feature_gates.clone(),
         metrics,
         monitoring: monitoring(spec, metrics),
@@ -461,6 +477,40 @@ fn controller_defaults() -> EffectiveWorkload {
     }
 }
 
+/// What the schema refuses at apply is refused here too: an older definition may be in the cluster.
+fn tls(spec: &AntreaInstallationSpec, problems: &mut Problems) -> EffectiveTls {
+    let given = spec.tls.clone().unwrap_or_default();
+    let tls = EffectiveTls {
+        min_version: given.min_version.unwrap_or(TlsVersion::Tls12),
+        cipher_suites: given.cipher_suites,
+        controller_secret: given.controller_certificate_secret,
+    };
+    if let Err(error) = Offer::new(&tls.min_version(), &tls.suites()) {
+        problems.add("spec.tls", error.to_string());
+    }
+    tls
+}
+
+impl EffectiveTls {
+    /// As the components' files have it.
+    pub fn min_version(&self) -> String {
+        name(self.min_version)
+    }
+
+    /// As the components' files have it.
+    pub fn suites(&self) -> String {
+        self.cipher_suites.iter().map(|suite| name(suite)).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The name under which an enumeration's value is written.
+fn name(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}
+
 /// Without metrics there is nothing to scrape, to alert of or to show, unless somebody asks for boards.
 fn monitoring(spec: &AntreaInstallationSpec, metrics: bool) -> EffectiveMonitoring {
     let given = spec.monitoring.clone().unwrap_or_default();
@@ -546,6 +596,11 @@ impl Effective {
             kube_api_server_override: self.api_server.clone(),
             log_level: None,
             log_format: Some(self.log_format),
+            tls: Some(TlsSettings {
+                min_version: Some(self.tls.min_version),
+                cipher_suites: self.tls.cipher_suites.clone(),
+                controller_certificate_secret: self.tls.controller_secret.clone(),
+            }),
             tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
             agent: workload(&self.agent),

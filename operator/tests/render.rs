@@ -74,6 +74,10 @@ fn a_full_spec() {
         "kubeAPIServerOverride": "https://172.30.0.1:6443",
         "logLevel": "Debug", "logFormat": "JSON",
         "tracing": {"otlpEndpoint": "http://192.0.2.10:4317"},
+        "tls": {
+            "minVersion": "VersionTLS13", "cipherSuites": ["TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"],
+            "controllerCertificateSecret": "antrea-serving",
+        },
         "featureGates": {"AntreaPolicy": true, "NetworkPolicyStats": false},
         "agent": {
             "resources": {"requests": {"cpu": 1, "memory": "128Mi"}}, "nodeSelector": {"pool": "a"},
@@ -148,6 +152,10 @@ fn pods_restart_only_for_what_they_read() {
     assert!(base[0] == gates[0] && base[1] != gates[1]);
     let tracing = revisions(json!({"tracing": {"otlpEndpoint": "http://192.0.2.10"}}));
     assert!(base[0] != tracing[0] && base[1] != tracing[1]);
+    let tls = revisions(json!({"tls": {"minVersion": "VersionTLS13"}}));
+    assert!(base[0] != tls[0] && base[1] != tls[1]);
+    let secret = revisions(json!({"tls": {"controllerCertificateSecret": "mine"}}));
+    assert!(base[0] == secret[0] && base[1] != secret[1], "agents do not read the controller's certificate");
     assert_eq!(base, revisions(json!({"monitoring": {"labels": {"a": "b"}}})));
     assert_eq!(
         base,

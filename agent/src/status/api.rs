@@ -16,7 +16,7 @@ use apiserver_kit::cert::{self, ServingCert};
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use apiserver_kit::review::KubeReviewer;
 use apiserver_kit::status::Failure;
-use apiserver_kit::tls::{ClientTrust, Tls};
+use apiserver_kit::tls::{ClientTrust, Offer, Tls};
 use apiserver_kit::user::User;
 use apiserver_kit::{gate, loglevel, serve, trust, version};
 use axum::extract::{Query, Request, State};
@@ -111,11 +111,16 @@ fn certificate(validity: Duration) -> Result<ServingCert, cert::Error> {
 ///
 /// # Errors
 /// The TLS stack refused the certificate.
-pub fn tls(reporter: &Reporter, expiry: &CertificateExpiry, renewal: &Renewal) -> Result<Tls, cert::Error> {
+pub fn tls(
+    reporter: &Reporter,
+    expiry: &CertificateExpiry,
+    renewal: &Renewal,
+    offer: Offer,
+) -> Result<Tls, cert::Error> {
     let cert = certificate(renewal.validity)?;
     expiry.set("api", cert.expires_at());
     reporter.update(|facts| facts.api_ca = cert.ca.clone());
-    Tls::new(cert, ClientTrust::default())
+    Tls::offering(cert, ClientTrust::default(), offer)
 }
 
 /// Renews the certificate for ever.
@@ -291,7 +296,7 @@ mod tests {
             settle: Duration::from_millis(200),
             look: Duration::from_millis(50),
         };
-        let tls = tls(&reporter, &expiry, &renewal).unwrap();
+        let tls = tls(&reporter, &expiry, &renewal, Offer::default()).unwrap();
         let first = tls.cert();
         let ca = || reporter.subscribe().borrow().api_ca.clone();
         assert_eq!(ca(), first.ca);

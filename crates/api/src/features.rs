@@ -120,6 +120,13 @@ pub fn is_on(component: Component, name: &str, wanted: &BTreeMap<String, bool>) 
     find(name).is_some_and(|gate| gate.is_on(component, wanted.get(name).copied()))
 }
 
+/// What a component's configuration file says of its gates where `wanted` was asked for: all of them, so that whoever
+/// reads the file, and knows upstream's defaults, takes nothing for on that is off.
+pub fn configured(component: Component, wanted: &BTreeMap<String, bool>) -> BTreeMap<&'static str, bool> {
+    let own = GATES.iter().filter(|gate| gate.support(component) != Support::None);
+    own.map(|gate| (gate.name, gate.is_on(component, wanted.get(gate.name).copied()))).collect()
+}
+
 /// The component's gates as they are, by name: what does not work is off, whatever the configuration says.
 pub fn report(component: Component, wanted: &BTreeMap<String, bool>) -> Vec<Status> {
     let own = GATES.iter().filter(|gate| gate.support(component) != Support::None);
@@ -139,14 +146,16 @@ pub fn report(component: Component, wanted: &BTreeMap<String, bool>) -> Vec<Stat
     .collect()
 }
 
-/// Splits what a component's configuration file asks for into gates that do not exist, with what is wrong, and
-/// names of those that cannot be switched on.
+/// Splits what a component's configuration file asks for into gates that are to be on and do not exist, with what is
+/// wrong, and names that change nothing: of those that cannot be switched on, and of unknown ones that are off, as a
+/// newer operator's file has them while its agents are replaced.
 pub fn problems(wanted: &BTreeMap<String, bool>) -> (Vec<String>, Vec<&str>) {
     let (mut unknown, mut ignored) = (Vec::new(), Vec::new());
     for (name, on) in wanted {
         match check(name, *on) {
             Ok(()) => {}
             Err(GateError::Missing) => ignored.push(name.as_str()),
+            Err(GateError::Unknown { .. }) if !on => ignored.push(name.as_str()),
             Err(error) => unknown.push(format!("{name}: {error}")),
         }
     }
@@ -228,10 +237,28 @@ mod tests {
         let error = check("antreapolicy", true).unwrap_err().to_string();
         assert_eq!(error, "there is no such feature gate; did you mean AntreaPolicy?");
         assert_eq!(check("Nonsense", false).unwrap_err().to_string(), "there is no such feature gate");
-        let wanted = wanted(&[("Nonsense", false), ("Egress", true), ("Traceflow", false)]);
+        let wanted = wanted(&[("Nonsense", true), ("Egress", true), ("Newer", false), ("Traceflow", false)]);
         let (unknown, ignored) = problems(&wanted);
         assert_eq!(unknown, ["Nonsense: there is no such feature gate"]);
-        assert_eq!(ignored, ["Egress"]);
+        assert_eq!(ignored, ["Egress", "Newer"]);
+    }
+
+    /// Upstream's tools take a gate that the file does not name for one at its default, which for these is on.
+    #[test]
+    fn a_configuration_names_all_gates() {
+        let agent = configured(Component::Agent, &BTreeMap::new());
+        for off in ["AntreaProxy", "EndpointSlice", "Egress", "Traceflow", "NodePortLocal"] {
+            assert_eq!(agent.get(off), Some(&false), "{off}");
+        }
+        assert_eq!(agent.get("AntreaPolicy"), Some(&true), "decides on tables");
+        assert_eq!(agent.get("NodeIPAM"), None, "the controller's");
+        let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
+        let agent = configured(Component::Agent, &asked);
+        assert_eq!((agent["AntreaPolicy"], agent["Egress"]), (false, false));
+        assert!(!configured(Component::Controller, &asked).contains_key("AntreaProxy"));
+        let as_file = agent.iter().map(|(name, on)| ((*name).to_owned(), *on)).collect();
+        assert_eq!(problems(&as_file), (vec![], vec![]), "the component takes what is written for it");
+        assert_eq!(report(Component::Agent, &as_file), report(Component::Agent, &asked));
     }
 
     #[test]

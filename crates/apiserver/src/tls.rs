@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig,
+    ProtocolVersion, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    crypto::CryptoProvider,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -41,6 +42,84 @@ pub struct Peer {
     pub user: Option<User>,
 }
 
+/// Versions of TLS and cipher suites that a server offers.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    provider: Arc<CryptoProvider>,
+}
+
+/// A setting of what is offered cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct OfferError {
+    /// Key of the configuration file.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Default for Offer {
+    /// All that there is.
+    fn default() -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Self { versions: rustls::ALL_VERSIONS.to_vec(), provider }
+    }
+}
+
+impl Offer {
+    /// From `tlsMinVersion` (`VersionTLS12`, `VersionTLS13`, or empty for the lowest) and `tlsCipherSuites` (IANA names,
+    /// comma separated, or empty for all).
+    ///
+    /// # Errors
+    /// A name that is unknown, or not available because it is not safe; nothing is left to offer.
+    pub fn new(min_version: &str, suites: &str) -> Result<Self, OfferError> {
+        let mut offer = Self::default();
+        let lowest = match min_version {
+            "" | "VersionTLS12" => ProtocolVersion::TLSv1_2,
+            "VersionTLS13" => ProtocolVersion::TLSv1_3,
+            other => {
+                let message = format!("{other:?} is not offered; VersionTLS12 and VersionTLS13 are");
+                return Err(OfferError { key: "tlsMinVersion", message });
+            }
+        };
+        let refused = |message: String| OfferError { key: "tlsCipherSuites", message };
+        let wanted: Vec<&str> = suites.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        if !wanted.is_empty() {
+            let known = &offer.provider.cipher_suites;
+            if let Some(unknown) =
+                wanted.iter().find(|name| !known.iter().any(|suite| iana_name(*suite) == **name))
+            {
+                let all: Vec<String> = known.iter().copied().map(iana_name).collect();
+                return Err(refused(format!("{unknown:?} is not offered; these are: {}", all.join(", "))));
+            }
+            let chosen: Vec<SupportedCipherSuite> =
+                known.iter().copied().filter(|suite| wanted.contains(&iana_name(*suite).as_str())).collect();
+            // What is issued here has ECDSA keys.
+            if chosen.iter().all(|suite| iana_name(*suite).starts_with("TLS_ECDHE_RSA_")) {
+                return Err(refused("all of these need a certificate with an RSA key".to_owned()));
+            }
+            offer.provider = Arc::new(CryptoProvider { cipher_suites: chosen, ..(*offer.provider).clone() });
+        }
+        let has_suite = |version: ProtocolVersion| {
+            offer.provider.cipher_suites.iter().any(|suite| suite.version().version == version)
+        };
+        let offered =
+            |version: ProtocolVersion| u16::from(version) >= u16::from(lowest) && has_suite(version);
+        offer.versions.retain(|version| offered(version.version));
+        if offer.versions.is_empty() {
+            return Err(refused(format!("none of these is of a version from {min_version} on")));
+        }
+        Ok(offer)
+    }
+}
+
+/// rustls says `TLS13_` where IANA says `TLS_`.
+fn iana_name(suite: SupportedCipherSuite) -> String {
+    let name = suite.suite().as_str().unwrap_or_default();
+    name.strip_prefix("TLS13_").map_or_else(|| name.to_owned(), |rest| format!("TLS_{rest}"))
+}
+
 /// The part that is swapped when a certificate or a CA changes. Connections keep the one they began with.
 struct State {
     config: Arc<ServerConfig>,
@@ -54,6 +133,7 @@ struct State {
 pub struct Tls {
     state: Arc<ArcSwap<State>>,
     inputs: Arc<parking_lot::Mutex<(ServingCert, ClientTrust)>>,
+    offer: Offer,
 }
 
 impl std::fmt::Debug for Tls {
@@ -63,13 +143,24 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
+    /// Offers all that there is.
+    ///
     /// # Errors
     /// The certificate, the key or a CA cannot be used.
     pub fn new(cert: ServingCert, trust: ClientTrust) -> Result<Self, Error> {
-        let state = State::new(&cert, &trust)?;
+        Self::offering(cert, trust, Offer::default())
+    }
+
+    /// Offers what `offer` says.
+    ///
+    /// # Errors
+    /// The certificate, the key or a CA cannot be used.
+    pub fn offering(cert: ServingCert, trust: ClientTrust, offer: Offer) -> Result<Self, Error> {
+        let state = State::new(&cert, &trust, &offer)?;
         Ok(Self {
             state: Arc::new(ArcSwap::from_pointee(state)),
             inputs: Arc::new(parking_lot::Mutex::new((cert, trust))),
+            offer,
         })
     }
 
@@ -79,7 +170,7 @@ impl Tls {
     /// It cannot be used; the previous one stays.
     pub fn set_cert(&self, cert: ServingCert) -> Result<(), Error> {
         let mut inputs = self.inputs.lock();
-        self.state.store(Arc::new(State::new(&cert, &inputs.1)?));
+        self.state.store(Arc::new(State::new(&cert, &inputs.1, &self.offer)?));
         inputs.0 = cert;
         Ok(())
     }
@@ -91,7 +182,7 @@ impl Tls {
     pub fn set_trust(&self, trust: ClientTrust) -> Result<(), Error> {
         let mut inputs = self.inputs.lock();
         if inputs.1 != trust {
-            self.state.store(Arc::new(State::new(&inputs.0, &trust)?));
+            self.state.store(Arc::new(State::new(&inputs.0, &trust, &self.offer)?));
             inputs.1 = trust;
         }
         Ok(())
@@ -110,7 +201,7 @@ impl Tls {
 }
 
 impl State {
-    fn new(cert: &ServingCert, trust: &ClientTrust) -> Result<Self, Error> {
+    fn new(cert: &ServingCert, trust: &ClientTrust, offer: &Offer) -> Result<Self, Error> {
         let client = trust.client_ca.as_deref().map(|pem| verifier(&[("client CA", pem)])).transpose()?;
         let proxy = trust.proxy_ca.as_deref().map(|pem| verifier(&[("front proxy CA", pem)])).transpose()?;
         let all: Vec<_> = [("client CA", &trust.client_ca), ("front proxy CA", &trust.proxy_ca)]
@@ -118,7 +209,9 @@ impl State {
             .filter_map(|(what, pem)| pem.as_deref().map(|pem| (what, pem)))
             .collect();
 
-        let builder = ServerConfig::builder();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&offer.provider))
+            .with_protocol_versions(&offer.versions)
+            .map_err(|e| Error::Tls(e.to_string()))?;
         let builder = if all.is_empty() {
             builder.with_no_client_auth()
         } else {
@@ -175,4 +268,61 @@ fn subject(leaf: &CertificateDer<'_>) -> Option<User> {
     let groups =
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect::<Vec<_>>();
     (!name.is_empty()).then(|| User { name, groups, ..User::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_what_it_is_told_and_refuses_the_rest_by_name() {
+        let refused = |min: &str, suites: &str| Offer::new(min, suites).unwrap_err().to_string();
+        assert_eq!(Offer::new("", "").unwrap().versions.len(), 2);
+        assert_eq!(Offer::new("", "").unwrap().provider.cipher_suites.len(), 9);
+        assert_eq!(Offer::new("VersionTLS13", "").unwrap().versions, [&rustls::version::TLS13]);
+        let two =
+            Offer::new("VersionTLS12", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 , TLS_AES_256_GCM_SHA384")
+                .unwrap();
+        assert_eq!((two.provider.cipher_suites.len(), two.versions.len()), (2, 2));
+        // A version none of whose suites is offered is not offered either.
+        let old = Offer::new("", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256").unwrap();
+        assert_eq!(old.versions, [&rustls::version::TLS12]);
+        assert!(refused("VersionTLS11", "").starts_with("tlsMinVersion: \"VersionTLS11\" is not offered"));
+        let weak = refused("", "TLS_AES_128_GCM_SHA256,TLS_RSA_WITH_AES_128_CBC_SHA");
+        assert!(
+            weak.starts_with("tlsCipherSuites: \"TLS_RSA_WITH_AES_128_CBC_SHA\" is not offered; these are: "),
+            "{weak}"
+        );
+        assert!(refused("", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256").contains("RSA"));
+        let none = refused("VersionTLS13", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256");
+        assert!(none.contains("none of these is of a version from VersionTLS13 on"), "{none}");
+    }
+    #[tokio::test]
+    async fn a_handshake_is_of_what_is_offered() {
+        let cert = ServingCert::issue("test", &["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert::certificates("ca", cert.ca.as_bytes()).unwrap().remove(0)).unwrap();
+        let shake = async |min: &str, suites: &str, client: &'static SupportedProtocolVersion| {
+            let offer = Offer::new(min, suites).unwrap();
+            let tls = Tls::offering(cert.clone(), ClientTrust::default(), offer).unwrap();
+            let client = rustls::ClientConfig::builder_with_provider(Offer::default().provider)
+                .with_protocol_versions(&[client])
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let server = tokio_rustls::TlsAcceptor::from(tls.accept().0);
+            let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+            let (client, _) = tokio::join!(connector.connect(name, near), server.accept(far));
+            client.ok().and_then(|stream| Some(stream.get_ref().1.negotiated_cipher_suite()?.suite()))
+        };
+        let (old, new) = (&rustls::version::TLS12, &rustls::version::TLS13);
+        assert!(shake("", "", old).await.is_some());
+        assert_eq!(shake("VersionTLS13", "", old).await, None);
+        assert!(shake("VersionTLS13", "", new).await.is_some());
+        let chacha = shake("", "TLS_CHACHA20_POLY1305_SHA256", new).await;
+        assert_eq!(chacha, Some(rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256));
+        assert_eq!(shake("", "TLS_CHACHA20_POLY1305_SHA256", old).await, None);
+    }
 }

@@ -14,6 +14,7 @@ mod images;
 mod monitoring;
 mod network;
 mod status;
+mod tls;
 mod tracing;
 mod workloads;
 
@@ -24,6 +25,7 @@ pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, Tunn
 pub use status::{
     AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition, NodeCounts, PendingChange,
 };
+pub use tls::{CipherSuite, TlsSettings, TlsVersion};
 pub use tracing::Tracing;
 pub use workloads::{
     LogFormat, LogLevel, ManagementState, Quantities, Resources, Toleration, TolerationEffect,
@@ -199,6 +201,10 @@ pub struct AntreaInstallationSpec {
     /// Metrics of agents and controller, and the objects by which Prometheus and Grafana find them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
+
+    /// TLS on the ports of agents and controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSettings>,
 
     /// Export of traces; absent (default): none are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use antrea_crds::installation::{Datapath, LogFormat, LogLevel, TrafficEncapMode, TunnelType};
+use antrea_api::features::{self, Component};
+use antrea_crds::installation::{Datapath, LogFormat, LogLevel, TlsVersion, TrafficEncapMode, TunnelType};
 use ipnet::IpNet;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{AGENT_PORT, CONTROLLER_PORT, Files, managed};
 use crate::{
@@ -111,8 +112,10 @@ fn agent(config: &Effective) -> Value {
     set("additionalServiceCIDRs", (!further.is_empty()).then(|| further.into()));
     let pods: Vec<String> = config.pod_cidrs.iter().map(IpNet::to_string).collect();
     set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
-    set("featureGates", gates(config));
+    set("featureGates", Some(gates(config, Component::Agent)));
     set("tracing", tracing(config));
+    set("tlsMinVersion", tls_min_version(config));
+    set("tlsCipherSuites", tls_cipher_suites(config));
     set("kubeAPIServerOverride", config.api_server.clone().map(Value::from));
     conf
 }
@@ -122,17 +125,19 @@ fn controller(config: &Effective) -> Value {
     let mut conf = json!({
         "apiPort": CONTROLLER_PORT,
         "enablePrometheusMetrics": config.metrics,
-        "selfSignedCert": true,
+        "selfSignedCert": config.tls.controller_secret.is_none(),
         LOG_LEVEL: log_level(config.controller.log_level),
     });
-    if let Some(tracing) = tracing(config) {
-        conf["tracing"] = tracing;
-    }
-    if let Some(gates) = gates(config) {
-        conf["featureGates"] = gates;
-    }
-    if let Some(server) = &config.api_server {
-        conf["kubeAPIServerOverride"] = server.as_str().into();
+    for (key, value) in [
+        ("tracing", tracing(config)),
+        ("featureGates", Some(gates(config, Component::Controller))),
+        ("tlsMinVersion", tls_min_version(config)),
+        ("tlsCipherSuites", tls_cipher_suites(config)),
+        ("kubeAPIServerOverride", config.api_server.clone().map(Value::from)),
+    ] {
+        if let Some(value) = value {
+            conf[key] = value;
+        }
     }
     conf
 }
@@ -142,10 +147,17 @@ fn tracing(config: &Effective) -> Option<Value> {
     config.tracing.as_ref().map(|tracing| serde_json::to_value(tracing).expect("tracing must be JSON"))
 }
 
-fn gates(config: &Effective) -> Option<Value> {
-    let gates: Map<String, Value> =
-        config.gates.iter().map(|(name, on)| (name.clone(), (*on).into())).collect();
-    (!gates.is_empty()).then_some(Value::Object(gates))
+/// Absent, the components offer what they have.
+fn tls_min_version(config: &Effective) -> Option<Value> {
+    (config.tls.min_version != TlsVersion::Tls12).then(|| config.tls.min_version().into())
+}
+
+fn tls_cipher_suites(config: &Effective) -> Option<Value> {
+    (!config.tls.cipher_suites.is_empty()).then(|| config.tls.suites().into())
+}
+
+fn gates(config: &Effective, component: Component) -> Value {
+    json!(features::configured(component, &config.gates))
 }
 
 fn tunnel_type(tunnel: TunnelType) -> &'static str {

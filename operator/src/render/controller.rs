@@ -17,6 +17,22 @@ const USER: i64 = 65534;
 
 pub(super) fn deployment(config: &Effective, configuration: &Configuration) -> Object {
     let probe = |path: &str| json!({"host": "127.0.0.1", "path": path, "port": "api", "scheme": "HTTPS"});
+    let mut mounts = vec![
+        json!({"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true}),
+        json!({"name": "var-run-antrea", "mountPath": "/var/run/antrea"}),
+    ];
+    let mut volumes = vec![
+        json!({"name": CONFIG, "configMap": {"name": CONFIG}}),
+        // Serving certificate and the token of antctl.
+        json!({"name": "var-run-antrea", "emptyDir": {"sizeLimit": "16Mi"}}),
+    ];
+    if let Some(secret) = &config.tls.controller_secret {
+        mounts.push(
+            json!({"name": "tls", "mountPath": "/var/run/antrea/antrea-controller-tls", "readOnly": true}),
+        );
+        // The key is for the controller's group alone.
+        volumes.push(json!({"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}}));
+    }
     let container = json!({
         "name": CONTROLLER,
         "image": config.controller_image,
@@ -36,20 +52,13 @@ pub(super) fn deployment(config: &Effective, configuration: &Configuration) -> O
         },
         "livenessProbe": {"httpGet": probe("/livez"), "initialDelaySeconds": 10, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 5},
         "readinessProbe": {"httpGet": probe("/readyz"), "periodSeconds": 2, "timeoutSeconds": 5, "failureThreshold": 5},
-        "volumeMounts": [
-            {"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true},
-            {"name": "var-run-antrea", "mountPath": "/var/run/antrea"},
-        ],
+        "volumeMounts": mounts,
     });
     let pod = json!({
         "terminationGracePeriodSeconds": 10,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, "fsGroup": USER},
         "containers": [container],
-        "volumes": [
-            {"name": CONFIG, "configMap": {"name": CONFIG}},
-            // Serving certificate and the token of antctl.
-            {"name": "var-run-antrea", "emptyDir": {"sizeLimit": "16Mi"}},
-        ],
+        "volumes": volumes,
     });
     let template =
         pod_template(CONTROLLER, config, &config.controller, &configuration.controller_checksum(), pod);

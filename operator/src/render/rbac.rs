@@ -145,6 +145,8 @@ fn controller_rules() -> Vec<Value> {
         // A create request cannot be limited to a name.
         rule("", &["configmaps", "secrets"], &["create"]),
         named("", &["configmaps"], &[CONTROLLER_CA], verbs),
+        // Made once and never changed.
+        named("", &["configmaps"], &["antrea-cluster-identity"], &["get"]),
         named("", &["secrets"], &["antrea-controller-tls"], verbs),
     ]
 }
