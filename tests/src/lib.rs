@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test support code")]
 
 pub mod background;
+pub mod crowd;
 pub mod fake_api;
 pub mod gate;
 pub mod https;

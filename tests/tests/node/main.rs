@@ -16,6 +16,7 @@ mod fragments;
 mod hairpin;
 mod handover;
 mod health;
+mod hostile;
 mod hostnet;
 mod ipvs;
 mod isolation;
