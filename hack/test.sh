@@ -91,8 +91,9 @@ KERNEL_TESTS=(
 
 stage_kernel() {
 	local tests=("${KERNEL_TESTS[@]}")
-	# Ten thousands of probes and handshakes on time are nothing for a machine in software.
-	[[ -z $FULL ]] || tests=(--skip random:: --skip hostile::)
+	# Ten thousands of probes and handshakes on time are nothing for a machine in software; docs/reachability.md has no
+	# sections of the kernel's datapath yet.
+	[[ -z $FULL ]] || tests=(--skip random:: --skip hostile:: --skip reachability::)
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
 }
 

@@ -25,6 +25,7 @@ mod ovs;
 mod ownership;
 mod peers;
 mod random;
+mod reachability;
 mod restart;
 mod services;
 mod spoofing;
