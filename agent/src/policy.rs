@@ -18,6 +18,8 @@
 //!   wait. So do all pods of a node that neither has a controller nor knows what one said last.
 //! - A policy that changed stays as it was until all groups of its new form are there, and a group stays
 //!   until no policy in force names it: the three watches are not ordered among each other.
+//! - A pod that is still here keeps a policy that is taken from it until the controller, asked after that, still knows
+//!   the pod: policy ends with the sandbox, not with the pod's object ([`antrea_enforce::kept`]).
 //! - What a lost controller said last stays in force. A new session replaces it in one step, when the last
 //!   of the three initial sets is complete; what did not change touches no flow.
 

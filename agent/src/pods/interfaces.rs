@@ -78,7 +78,13 @@ impl PodInterface {
     /// As policy sees it.
     pub fn local_pod(&self) -> LocalPod {
         let pod = ObjectReference { name: self.pod_name.clone(), namespace: self.pod_namespace.clone() };
-        LocalPod { pod, ofport: self.ofport, ips: self.ips.clone() }
+        LocalPod {
+            pod,
+            ofport: self.ofport,
+            ips: self.ips.clone(),
+            uid: self.pod_uid.clone(),
+            attachment: (self.container_id.clone(), self.ifname.clone()),
+        }
     }
 
     /// `external_ids` for the port.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
+use self::doubts::{Doubts, Known};
 use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::confirm::Confirmer;
@@ -25,6 +26,7 @@ use antrea_enforce::cache::{CacheError, Kind, Save};
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::reconciler::Reconciler;
 
+mod doubts;
 mod step;
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
@@ -99,6 +101,7 @@ struct State {
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
+    doubts: Doubts,
     saver: Saver,
     /// What is on disk has been asked for.
     recalled: bool,
@@ -157,6 +160,7 @@ impl PolicyAgent {
             requests: requests_queue,
             updates: updates_queue,
             renew,
+            doubts: Doubts::new(confirmer.clone()),
             saver: Saver::new(files),
             recalled: false,
             board: board.clone(),
@@ -230,9 +234,13 @@ impl State {
                     self.take(std::mem::take(&mut updates)).await?;
                 }
                 () = &mut grace, if !self.known && !self.recalled => self.load().await?,
-                _ = retry.tick(), if self.behind => {
-                    let _ = self.step(|_| ()).await?;
+                _ = retry.tick(), if self.behind || self.doubts.are_open() => {
+                    self.doubts.ask();
+                    if self.behind {
+                        let _ = self.step(|_| ()).await?;
+                    }
                 }
+                answer = self.doubts.answer() => self.settle(answer).await?,
                 failure = self.saver.finished() => self.saved(failure.map_err(|e| Ended(e.to_string()))?).await?,
                 _ = housekeeping.tick() => {
                     self.count();
@@ -279,6 +287,13 @@ impl State {
             // A caller that is gone has nobody to tell.
             let _ = reply.send(result);
         }
+        Ok(())
+    }
+
+    /// A pod that lost policies has not ended: it was meant.
+    async fn settle(&mut self, answer: Option<Known>) -> Result<(), Ended> {
+        let Some(Known { doubt, at, selecting }) = answer else { return Ok(()) };
+        let _ = self.step(move |reconciler| reconciler.release(&doubt, at, &selecting)).await?;
         Ok(())
     }
 

@@ -385,6 +385,8 @@ async fn an_agent_without_a_controller_goes_by_its_last_life() {
     eventually("connected", || facts.borrow().controller == Health::Good).await;
     eventually("removed", || !path("network-policies/stale").exists()).await;
     assert!(node.bridge.isolates(21) && path("network-policies/P").exists());
+    // The pod is alive: it was meant.
+    fake.script.lock().selections.insert("web-0".to_owned(), PodSelection::default());
     fake.send(&Event::AppliedToGroup(GroupEvent::Deleted("a".into())));
     fake.send(&Event::PolicyDeleted("P".into()));
     eventually("gone", || node.bridge.count() == 0).await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::Event;
+use antrea_api::selection::PodSelection;
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use openflow::multipart::FlowFilter;
@@ -144,6 +145,7 @@ fn expected(count: usize, peers: usize) -> usize {
 async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
     let (rig, folder) = (Rig::new().await, tempfile::tempdir().unwrap());
     let fake = Fake::start(policies(100, 10)).await;
+    fake.script.lock().selections.insert("web-0".to_owned(), PodSelection::default());
     let agent = start(folder.path(), fake.target());
     rig.interfaces.lock().push(interface("web-0", 21, "10.0.0.21"));
     let before = rig.count().await;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::{PodQuery, PodSelection};
+use antrea_enforce::kept::Doubt;
 use antrea_runtime::backoff::Backoff;
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -98,6 +99,39 @@ impl Confirmed {
 impl Confirmer {
     pub(super) fn new(node: String, sessions: watch::Receiver<Option<Session>>) -> Self {
         Self { node, sessions, confirmed: Mutex::default() }
+    }
+}
+
+/// What the controller says of a pod that lost a policy.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// It knows the pod, and what selects it.
+    Known(PodSelection),
+    /// It knows no such pod, or knows that it has ended.
+    Unknown,
+    /// Nobody answered.
+    Silence,
+}
+
+impl Confirmer {
+    /// Asks about a pod, once.
+    pub(super) async fn life(&self, doubt: &Doubt) -> Life {
+        let query = PodQuery {
+            node: self.node.clone(),
+            namespace: doubt.pod.namespace.clone(),
+            pod: doubt.pod.name.clone(),
+            uid: doubt.uid.clone(),
+        };
+        let session = self.sessions.borrow().clone();
+        let (Some(path), Some(session)) = (query.path(), session) else { return Life::Silence };
+        match ask(&session, &path).await {
+            Ok(selection) => Life::Known(selection),
+            Err(Unconfirmed::Unknown) => Life::Unknown,
+            Err(why) => {
+                tracing::debug!(pod = doubt.pod.name, %why, "whether the pod is alive");
+                Life::Silence
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::PodIps;
@@ -15,18 +16,39 @@ pub struct LocalPod {
     pub ofport: u32,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// The pod's UID, empty where the runtime did not tell.
+    pub uid: String,
+    /// Container id and name of the interface in it.
+    pub attachment: (String, String),
+}
+
+/// Whose port it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortOwner {
+    /// The attachment.
+    attachment: (String, String),
+    /// Namespace and name.
+    pub pod: ObjectReference,
+    /// The pod's UID, empty where the runtime did not tell.
+    pub uid: String,
 }
 
 /// Ports and addresses by pod.
 #[derive(Debug, Default)]
 pub struct LocalPods {
     by_pod: HashMap<ObjectReference, BTreeMap<u32, PodIps>>,
+    owners: BTreeMap<u32, Arc<PortOwner>>,
 }
 
 impl LocalPods {
     /// The interfaces of a pod: OpenFlow port → addresses.
     pub fn get(&self, pod: &ObjectReference) -> impl Iterator<Item = (u32, &PodIps)> {
         self.by_pod.get(pod).into_iter().flatten().map(|(ofport, ips)| (*ofport, ips))
+    }
+
+    /// Whose port each is.
+    pub fn owners(&self) -> &BTreeMap<u32, Arc<PortOwner>> {
+        &self.owners
     }
 
     /// Makes these interfaces all there are; returns the pods that differ. An attachment that could not be
@@ -38,7 +60,11 @@ impl LocalPods {
             ips.entry(interface.ofport).or_default().extend(&interface.ips);
         }
         let mut now: HashMap<ObjectReference, BTreeMap<u32, PodIps>> = HashMap::new();
+        self.owners.clear();
         for interface in interfaces {
+            let LocalPod { pod, uid, attachment, .. } = &interface;
+            let owner = PortOwner { attachment: attachment.clone(), pod: pod.clone(), uid: uid.clone() };
+            self.owners.insert(interface.ofport, Arc::new(owner));
             let ips = ips.get(&interface.ofport).into_iter().flatten().copied().collect();
             now.entry(interface.pod).or_default().insert(interface.ofport, ips);
         }

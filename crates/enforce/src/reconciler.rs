@@ -14,8 +14,9 @@ use openflow::Flow;
 
 use crate::cache::Cache;
 use crate::ids::Ids;
-use crate::pods::{LocalPod, LocalPods};
-use crate::rules::{self, Variant};
+use crate::kept::{Doubt, Kept};
+use crate::pods::{LocalPod, LocalPods, PortOwner};
+use crate::rules::{self, Facts, Variant};
 use crate::spec::{Policy, RuleSpec};
 
 /// Ids of a rule's variants, by what they say.
@@ -36,6 +37,8 @@ pub struct Reconciled {
     pub diff: Diff,
     /// Policies that were looked at and are in force with this.
     pub policies: BTreeSet<Arc<str>>,
+    /// Pods that lost a policy and are still here, to be asked about ([`Reconciler::release`]).
+    pub doubts: BTreeMap<Doubt, u64>,
     /// Why not all rules can be realised; those that cannot are as they were before.
     pub error: Option<RuleError>,
 }
@@ -46,12 +49,19 @@ pub struct Reconciler {
     /// What the controller said.
     pub cache: Cache,
     pods: LocalPods,
+    /// Whose ports were those of the rules that there are.
+    owners: BTreeMap<u32, Arc<PortOwner>>,
+    kept: Kept,
     ids: Ids,
     policies: HashMap<Arc<str>, Realised>,
     /// None until the pipeline is known.
     realizer: Option<Realizer>,
     /// The realizer has no rules yet, whatever changed.
     fresh: bool,
+    /// Rules of policies that are gone and kept, for a new realizer.
+    carried: Vec<RuleChange>,
+    /// Ports that policies no longer keep.
+    released: BTreeMap<Arc<str>, BTreeSet<u32>>,
     /// Policies with rules that the realizer has refused: they are done again with the next changes.
     refused: BTreeSet<Arc<str>>,
 }
@@ -65,6 +75,11 @@ impl Reconciler {
 
     /// Begins anew with a pipeline. The next [`Self::reconcile`] returns all flows.
     pub fn attach(&mut self, network: &Network) {
+        // What the cache does not know any more.
+        let gone = self.policies.iter().filter(|(name, _)| self.cache.policy(name).is_none());
+        let ids = gone.flat_map(|(_, realised)| &realised.slots).flat_map(HashMap::values);
+        let rules = ids.filter_map(|id| self.realizer.as_ref()?.rule(*id)).cloned();
+        self.carried.extend(rules.map(RuleChange::Upsert));
         self.realizer = Some(Realizer::new(network));
         self.fresh = true;
         self.refused.clear();
@@ -78,6 +93,19 @@ impl Reconciler {
     /// Whether the policy has rules that cannot be realised.
     pub fn refuses(&self, policy: &Arc<str>) -> bool {
         self.refused.contains(policy)
+    }
+
+    /// The controller knows a pod, which these policies select: what it lost up to the time of the question was meant.
+    pub fn release(&mut self, doubt: &Doubt, at: u64, selecting: &[String]) {
+        for (policy, ports) in self.kept.release(doubt, at, selecting) {
+            self.released.entry(policy).or_default().extend(ports);
+        }
+    }
+
+    /// Pods to ask about.
+    #[cfg(test)]
+    pub fn doubts(&self) -> BTreeMap<Doubt, u64> {
+        self.kept.doubts()
     }
 
     /// Number of ingress and egress rules.
@@ -105,11 +133,15 @@ impl Reconciler {
         let changes = self.cache.take_changes();
         let mut whole = changes.policies;
         whole.append(&mut self.refused);
+        let released = std::mem::take(&mut self.released);
+        whole.extend(released.keys().cloned());
+        whole.append(&mut self.kept.retain(self.pods.owners()));
         if std::mem::take(&mut self.fresh) {
             whole.extend(self.cache.policies().cloned());
         }
+        let doubts = self.keep(whole.iter().chain(&changes.pods), &released, &realizer);
         let mut looked_at = whole.clone();
-        let mut rule_changes = Vec::new();
+        let mut rule_changes = std::mem::take(&mut self.carried);
         for name in changes.pods {
             if !looked_at.contains(&name) && !self.change_pods(&name, &realizer, &mut rule_changes) {
                 whole.insert(name.clone());
@@ -141,17 +173,92 @@ impl Reconciler {
             looked_at.retain(|name| !self.refused.contains(name));
         }
         match diff {
-            Ok(diff) => Reconciled { diff, policies: looked_at, error },
-            Err(error) => Reconciled { error: Some(error), ..Reconciled::default() },
+            Ok(diff) => Reconciled { diff, policies: looked_at, doubts, error },
+            Err(error) => Reconciled { doubts, error: Some(error), ..Reconciled::default() },
         }
+    }
+
+    fn facts<'a>(&'a self, policy: &'a str) -> Facts<'a> {
+        Facts { cache: &self.cache, local: &self.pods, kept: Some((policy, &self.kept)) }
+    }
+
+    /// Finds the pods that these policies are about to lose although they are still here, and has them keep the
+    /// policies. Returns the pods to ask about.
+    fn keep<'a>(
+        &mut self,
+        policies: impl Iterator<Item = &'a Arc<str>>,
+        released: &BTreeMap<Arc<str>, BTreeSet<u32>>,
+        realizer: &Realizer,
+    ) -> BTreeMap<Doubt, u64> {
+        self.kept.begin();
+        let mut any = false;
+        for name in policies {
+            let Some(realised) = self.policies.get(name) else { continue };
+            let ids = realised.slots.iter().flat_map(HashMap::values);
+            let had: BTreeSet<u32> =
+                ids.filter_map(|id| realizer.rule(*id)).flat_map(|rule| rule.pods.keys().copied()).collect();
+            if had.is_empty() {
+                continue;
+            }
+            let facts = Facts { kept: None, ..self.facts(name) };
+            let specs = self.cache.policy(name).into_iter().flat_map(|policy| &policy.rules);
+            let has: BTreeSet<u32> = specs.flat_map(|spec| rules::pods(spec, facts).into_keys()).collect();
+            let stayed = |ofport: &u32| {
+                let owner = self.pods.owners().get(ofport)?;
+                (self.owners.get(ofport) == Some(owner)).then(|| (*ofport, owner.clone()))
+            };
+            let held = self.kept.of(name).map(|(ofport, _)| ofport);
+            let known: BTreeSet<u32> =
+                held.chain(released.get(name).into_iter().flatten().copied()).collect();
+            let lost: BTreeMap<_, _> =
+                had.difference(&has).filter(|ofport| !known.contains(ofport)).filter_map(stayed).collect();
+            any |= !lost.is_empty();
+            self.kept.note(name, |ofport| has.contains(&ofport), lost);
+        }
+        self.owners.clone_from(self.pods.owners());
+        if any { self.kept.doubts() } else { BTreeMap::new() }
+    }
+
+    /// A policy is gone, and remains for the pods that keep it.
+    fn keep_gone(
+        &mut self,
+        name: &Arc<str>,
+        old: Realised,
+        realizer: &Realizer,
+        now: Instant,
+        changes: &mut Vec<RuleChange>,
+    ) -> Option<Realised> {
+        let Realised { policy, mut slots } = old;
+        let keeps: BTreeSet<u32> = self.kept.of(name).map(|(ofport, _)| ofport).collect();
+        for slot in &mut slots {
+            slot.retain(|_, id| {
+                let rule =
+                    realizer.rule(*id).filter(|rule| rule.pods.keys().any(|port| keeps.contains(port)));
+                let Some(rule) = rule else {
+                    changes.push(RuleChange::Remove(*id));
+                    self.ids.release(*id, now);
+                    return false;
+                };
+                if rule.pods.keys().any(|ofport| !keeps.contains(ofport)) {
+                    let mut rule = rule.clone();
+                    rule.pods.retain(|ofport, _| keeps.contains(ofport));
+                    changes.push(RuleChange::Upsert(rule));
+                }
+                true
+            });
+        }
+        slots.iter().any(|slot| !slot.is_empty()).then_some(Realised { policy, slots })
     }
 
     /// Members of AppliedToGroups, or their interfaces, changed. False: the policy has to be done as a whole.
     fn change_pods(&self, name: &str, realizer: &Realizer, changes: &mut Vec<RuleChange>) -> bool {
         let Some(realised) = self.policies.get(name) else { return false };
+        if self.cache.policy(name).is_none() {
+            return false;
+        }
         let mut found = Vec::new();
         for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
-            let pods = rules::pods(spec, &self.cache, &self.pods);
+            let pods = rules::pods(spec, self.facts(name));
             if pods.is_empty() && slot.is_empty() {
                 continue;
             }
@@ -214,15 +321,13 @@ impl Reconciler {
     ) {
         let old = self.policies.remove(name);
         let Some(policy) = self.cache.policy(name).cloned() else {
-            for id in old.iter().flat_map(|old| &old.slots).flat_map(HashMap::values) {
-                changes.push(RuleChange::Remove(*id));
-                self.ids.release(*id, now);
-            }
+            let kept = old.and_then(|old| self.keep_gone(name, old, realizer, now, changes));
+            self.policies.extend(kept.map(|kept| (name.clone(), kept)));
             return;
         };
         let (mut slots, mut spare) = pair(old, &policy);
         for (spec, slot) in policy.rules.iter().zip(&mut slots) {
-            let variants = rules::variants(spec, &self.cache, &self.pods);
+            let variants = rules::variants(spec, self.facts(name));
             let mut ids = std::mem::take(slot);
             let (known, new): (Vec<Variant>, Vec<Variant>) =
                 variants.into_iter().partition(|variant| ids.contains_key(&variant.services));

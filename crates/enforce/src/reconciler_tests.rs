@@ -18,16 +18,37 @@ struct Node {
     reconciler: Reconciler,
     flows: HashMap<Key, Entry>,
     now: Instant,
+    /// Pods that the controller knows no more when it is asked about them.
+    gone: BTreeSet<&'static str>,
 }
 
 impl Node {
     fn new() -> Self {
         let mut reconciler = Reconciler::default();
         reconciler.attach(&network());
-        Self { reconciler, flows: HashMap::new(), now: Instant::now() }
+        Self { reconciler, flows: HashMap::new(), now: Instant::now(), gone: BTreeSet::new() }
     }
 
+    /// Brings the rules up to date, and asks about pods that lost some.
     fn settle(&mut self) -> Diff {
+        let mut all = self.reconcile();
+        loop {
+            let doubts = self.reconciler.doubts().into_iter();
+            let alive: Vec<_> = doubts.filter(|(doubt, _)| !self.gone.contains(&*doubt.pod.name)).collect();
+            if alive.is_empty() {
+                return all;
+            }
+            for (doubt, at) in alive {
+                self.reconciler.release(&doubt, at, &[]);
+            }
+            let Diff { adds, mods, deletes } = self.reconcile();
+            all.adds.extend(adds);
+            all.mods.extend(mods);
+            all.deletes.extend(deletes);
+        }
+    }
+
+    fn reconcile(&mut self) -> Diff {
         self.now += Duration::from_millis(700);
         let Reconciled { diff, error, .. } = self.reconciler.reconcile(self.now);
         assert_eq!(error, None);
@@ -491,12 +512,13 @@ fn perform(op: Op, server: &mut Server, node: &mut Node) {
 }
 
 fn expected(reconciler: &Reconciler) -> Vec<Rule> {
-    let (cache, pods) = (&reconciler.cache, &reconciler.pods);
+    let cache = &reconciler.cache;
+    let facts = Facts { cache, local: &reconciler.pods, kept: None };
     cache
         .policies()
         .flat_map(|name| &cache.policy(name).unwrap().rules)
         .flat_map(|spec| {
-            rules::variants(spec, cache, pods).into_iter().map(|variant| variant.rule(1, spec.direction))
+            rules::variants(spec, facts).into_iter().map(|variant| variant.rule(1, spec.direction))
         })
         .collect()
 }
@@ -540,6 +562,115 @@ proptest! {
         let ids: BTreeSet<_> = node.rules().iter().map(|rule| rule.id).collect();
         prop_assert_eq!(ids.len(), node.rules().len());
     }
+}
+
+/// Rules as far as they are about these ports.
+fn about(rules: Vec<Rule>, port: impl Fn(&u32) -> bool) -> Vec<Rule> {
+    let cut = rules.into_iter().map(|mut rule| {
+        rule.pods.retain(|ofport, _| port(ofport));
+        rule
+    });
+    cut.filter(|rule| !rule.pods.is_empty()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever is told of a pod whose object is gone, its port stays isolated for as long as it is the pod's. Pods
+    /// that are alive have what they would have without it.
+    #[test]
+    fn a_pod_without_an_object_stays_isolated_until_its_interface_is_gone(
+        ops in proptest::collection::vec((op(), any::<bool>()), 1..80)
+    ) {
+        let (mut server, mut node) = (Server::default(), Node::new());
+        node.gone.insert("p0");
+        let mut isolated: BTreeMap<(u32, bool), Arc<PortOwner>> = BTreeMap::new();
+        for (op, settle) in ops {
+            perform(op, &mut server, &mut node);
+            if !settle {
+                continue;
+            }
+            node.settle();
+            let owners = node.reconciler.pods.owners();
+            let gone = |ofport: &u32| owners.get(ofport).is_some_and(|owner| owner.pod.name == "p0");
+            let now: BTreeSet<(u32, bool)> = node
+                .rules()
+                .iter()
+                .flat_map(|rule| rule.pods.keys().map(|port| (*port, rule.direction == Direction::In)))
+                .collect();
+            for (way, owner) in &isolated {
+                prop_assert!(owners.get(&way.0) != Some(owner) || now.contains(way), "{way:?} opened");
+            }
+            isolated = now
+                .iter()
+                .filter(|(port, _)| gone(port))
+                .filter_map(|way| Some((*way, owners.get(&way.0)?.clone())))
+                .collect();
+            let alive = |rules| sayings(about(rules, |port| !gone(port)));
+            prop_assert_eq!(alive(node.rules()), alive(expected(&node.reconciler)));
+            let flows: HashMap<_, _> = node.reconciler.flows().into_iter().map(Entry::Flow).map(|e| (e.key(), e)).collect();
+            prop_assert_eq!(&flows, &node.flows);
+        }
+        node.pods(&[]);
+        prop_assert!(node.rules().is_empty() && node.flows.is_empty());
+    }
+}
+
+/// A pod is deleted by force: the controller knows it no more, its policy goes with it, and only then its sandbox.
+#[test]
+fn a_pod_keeps_its_policy_until_its_interface_is_gone() {
+    let ends = [
+        vec![applied_to_patch("a", vec![member("p", &[])], vec![]), Event::PolicyDeleted("P".into())],
+        vec![Event::PolicyDeleted("P".into()), Event::AppliedToGroup(GroupEvent::Deleted("a".into()))],
+    ];
+    for end in ends {
+        let mut node = Node::new();
+        node.pods(&[("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8")]);
+        node.event(applied_to_group("a", &["p", "q"]));
+        node.event(address_group("g", vec![member("x", &["10.0.1.1"])]));
+        node.event(Event::Policy(policy("P", 1, "a", &["g"])));
+        node.gone.insert("p");
+        for event in end {
+            node.event(event);
+            node.event(address_patch("g", vec![], vec![]));
+            assert!(node.isolates(7) && node.allows(7, "10.0.1.1"), "{:?}", node.rules());
+            assert!(!node.allows(7, "10.0.1.2"));
+        }
+        node.event(Event::AddressGroup(GroupEvent::Deleted("g".into())));
+        assert!(node.isolates(7) && !node.isolates(8), "the other was meant");
+        // Its port and address are somebody else's now.
+        node.pods(&[("r", 7, "10.0.0.7"), ("q", 8, "10.0.0.8")]);
+        assert!(node.rules().is_empty() && node.flows.is_empty());
+    }
+}
+
+/// An answer says nothing of what a pod loses after the question, nor of what the controller is about to say.
+#[test]
+fn an_answer_is_about_what_was_lost_before_the_question() {
+    let mut node = Node::new();
+    node.gone.insert("p");
+    node.pods(&[("p", 7, "10.0.0.7")]);
+    node.event(applied_to_group("a", &["p"]));
+    node.event(applied_to_group("b", &["p"]));
+    node.event(Event::Policy(policy("P", 1, "a", &[])));
+    node.event(Event::Policy(policy("Q", 1, "b", &[])));
+    node.event(applied_to_patch("a", vec![member("p", &[])], vec![]));
+    let question = node.reconciler.doubts();
+    let [(doubt, at)] = &question.into_iter().collect::<Vec<_>>()[..] else { panic!("one pod") };
+    node.event(applied_to_patch("b", vec![member("p", &[])], vec![]));
+    assert_eq!(node.rules().len(), 2);
+    node.reconciler.release(doubt, *at, &["P".to_owned()]);
+    node.settle();
+    assert_eq!(node.rules().len(), 2, "P is about to select it again");
+    node.reconciler.release(doubt, *at, &[]);
+    node.settle();
+    assert_eq!(node.rules().len(), 1);
+    assert!(node.isolates(7), "Q was lost after the question");
+    // Selected again, it is like any other.
+    node.gone.clear();
+    node.event(applied_to_patch("b", vec![], vec![member("p", &[])]));
+    node.event(applied_to_patch("b", vec![member("p", &[])], vec![]));
+    assert!(node.rules().is_empty());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use antrea_flows::policy::{
 use ipnet::IpNet;
 
 use crate::cache::Cache;
+use crate::kept::Kept;
 use crate::pods::LocalPods;
 use crate::spec::{MemberKey, RuleSpec};
 
@@ -32,15 +33,28 @@ impl Variant {
     }
 }
 
+/// What the rules of a policy are made from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts<'a> {
+    /// What the controller said.
+    pub cache: &'a Cache,
+    /// Pods of this node.
+    pub local: &'a LocalPods,
+    /// The policy's name, and pods that keep it.
+    pub kept: Option<(&'a str, &'a Kept)>,
+}
+
 /// Pods of this node that the rule applies to.
-pub(crate) fn pods(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> BTreeMap<u32, PodIps> {
-    applied(spec, cache, local).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
+pub(crate) fn pods(spec: &RuleSpec, facts: Facts<'_>) -> BTreeMap<u32, PodIps> {
+    applied(spec, facts).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
 }
 
 type Applied<'a> = BTreeMap<u32, (&'a PodIps, &'a [NamedPort])>;
 
-/// Should two pods have one port (see [`LocalPods::set`]), the first by name decides what named ports mean.
-fn applied<'a>(spec: &RuleSpec, cache: &'a Cache, local: &'a LocalPods) -> Applied<'a> {
+/// Should two pods have one port (see [`LocalPods::set`]), the first by name decides what named ports mean. To a pod that
+/// only keeps the policy they mean nothing any more.
+fn applied<'a>(spec: &RuleSpec, facts: Facts<'a>) -> Applied<'a> {
+    let Facts { cache, local, kept } = facts;
     let mut applied: BTreeMap<u32, (&'a ObjectReference, &'a PodIps, &'a [NamedPort])> = BTreeMap::new();
     for group in spec.applied_to.iter().filter_map(|name| cache.applied_to_group(name)) {
         for (key, member) in group.members() {
@@ -53,12 +67,18 @@ fn applied<'a>(spec: &RuleSpec, cache: &'a Cache, local: &'a LocalPods) -> Appli
             }
         }
     }
+    for (ofport, owner) in kept.into_iter().flat_map(|(policy, kept)| kept.of(policy)) {
+        if let Some((_, ips)) = local.get(&owner.pod).find(|(known, _)| *known == ofport) {
+            applied.entry(ofport).or_insert((&owner.pod, ips, &[]));
+        }
+    }
     applied.into_iter().map(|(ofport, (_, ips, ports))| (ofport, (ips, ports))).collect()
 }
 
 /// The variants of a rule, none if it applies to no pod of this node. Groups that are not there allow nothing.
-pub(crate) fn variants(spec: &RuleSpec, cache: &Cache, local: &LocalPods) -> Vec<Variant> {
-    let applied = applied(spec, cache, local);
+pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
+    let cache = facts.cache;
+    let applied = applied(spec, facts);
     if applied.is_empty() {
         return Vec::new();
     }

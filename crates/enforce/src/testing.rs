@@ -96,6 +96,8 @@ pub fn local_pod(name: &str, ofport: u32, ip: &str) -> LocalPod {
         pod: ObjectReference { name: name.into(), namespace: "ns".into() },
         ofport,
         ips: vec![ip.parse().unwrap()],
+        uid: String::new(),
+        attachment: (format!("c-{name}-{ofport}"), "eth0".into()),
     }
 }
 

@@ -10,6 +10,7 @@ mod cnitool;
 mod connectivity;
 mod controller;
 mod datapath;
+mod departed;
 mod failclosed;
 mod forwarded;
 mod fragments;

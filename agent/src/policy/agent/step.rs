@@ -51,6 +51,7 @@ impl State {
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
+        self.doubts.add(outcome.doubts);
         if let Some(egress) = egress {
             self.egress.send_if_modified(|known| {
                 let differs = *known != egress;
