@@ -10,6 +10,7 @@ use crate::bringup::{self, Inputs, Paths, Wired};
 use crate::config::AgentConfig;
 use crate::host::Host;
 use crate::host::network::HostNetwork;
+use crate::ovs::audit::Audit;
 use crate::ovs::bridge::BringUpError;
 use crate::ovs::{conntrack, restore, selftest};
 use crate::peers::follow::Peering;
@@ -83,6 +84,8 @@ impl Agent {
         let moved = self.moved(nodes.clone(), &own);
         let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
+        let audit = Audit::new(run_dir.clone(), self.config.ovs_bridge.clone(), wired.bridge.datapath);
+        let audit = audit.run(&self.reporter, &self.metrics.audit);
         let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
             () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
@@ -92,6 +95,7 @@ impl Agent {
             change = moved => change,
             never = self_test => match never {},
             never = conntrack => match never {},
+            never = audit => match never {},
         }
     }
 

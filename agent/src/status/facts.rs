@@ -61,6 +61,8 @@ pub struct Facts {
     pub openflow: Health,
     /// Of the datapath's self-test.
     pub datapath: Health,
+    /// Of the comparison of the datapath's flows with the bridge's.
+    pub datapath_flows: Health,
     /// Of the last comparison of installed flows with intended ones.
     pub flows: Health,
     /// Of peers' flows.
@@ -112,6 +114,7 @@ impl Default for Facts {
             ovsdb: starting(),
             openflow: starting(),
             datapath: Health::Good,
+            datapath_flows: Health::Good,
             flows: Health::Good,
             peers: Health::Good,
             host: Health::Good,
@@ -173,8 +176,11 @@ impl Reporter {
 /// The AgentHealthy condition: the first thing that is wrong, in the order in which one depends on another.
 pub fn overall(facts: &Facts) -> &Health {
     // A bring-up that waits for OVSDB says less than OVSDB's own error.
-    let Facts { ovsdb, network, openflow, datapath, flows, peers, host, objects, api, .. } = facts;
-    let chain = [ovsdb, network, openflow, datapath, flows, peers, host, objects, api];
+    let Facts {
+        ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, objects, api, ..
+    } = facts;
+    let chain =
+        [ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, objects, api];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
 }
 

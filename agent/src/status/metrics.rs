@@ -35,6 +35,8 @@ pub struct AgentMetrics {
     verification: Histogram,
     /// Of the datapath's self-test.
     pub self_test: SelfTestMetrics,
+    /// Of the comparison of the datapath's flows with the bridge's.
+    pub audit: AuditMetrics,
     /// Of connection tracking.
     pub conntrack: ConntrackMetrics,
     conditions: IntGaugeVec,
@@ -45,6 +47,13 @@ pub struct AgentMetrics {
 pub struct SelfTestMetrics {
     time: Histogram,
     failures: IntCounter,
+}
+
+/// What the comparison of the datapath's flows with the bridge's counts.
+#[derive(Clone, Debug)]
+pub struct AuditMetrics {
+    compared: IntCounter,
+    wrong: IntCounter,
 }
 
 /// Sizes of the connection tracking table.
@@ -148,6 +157,16 @@ impl AgentMetrics {
                     "Test frames into the bridge that did not come back.",
                 )?,
             },
+            audit: AuditMetrics {
+                compared: metrics.counter(
+                    "antrea_agent_datapath_flows_compared_total",
+                    "Flows of the datapath that were compared with what the bridge's flows decide.",
+                )?,
+                wrong: metrics.counter(
+                    "antrea_agent_datapath_flows_wrong_total",
+                    "Flows of the datapath that did something else for several looks; they were removed.",
+                )?,
+            },
             conntrack: ConntrackMetrics {
                 total: metrics.gauge(
                     "antrea_agent_conntrack_total_connection_count",
@@ -235,6 +254,18 @@ impl SelfTestMetrics {
     /// A frame did not come back.
     pub fn failed(&self) {
         self.failures.inc();
+    }
+}
+
+impl AuditMetrics {
+    /// A flow was compared.
+    pub fn compared(&self) {
+        self.compared.inc();
+    }
+
+    /// Flows are wrong.
+    pub fn wrong(&self, flows: usize) {
+        self.wrong.inc_by(flows.try_into().unwrap_or(u64::MAX));
     }
 }
 

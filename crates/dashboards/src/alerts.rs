@@ -162,6 +162,15 @@ fn agent() -> Vec<Alert> {
                 Pods there are probably cut off.",
         },
         Alert {
+            name: "AntreaDatapathFlowsWrong",
+            severity: Severity::Critical,
+            expr: "sum by (instance) (increase(antrea_agent_datapath_flows_wrong_total[10m])) > 0",
+            minutes: 0,
+            summary: "The datapath on {{ $labels.instance }} did something else than flows say.",
+            description: "The agent on {{ $labels.instance }} has found and removed flows of the datapath that differed \
+                from what the bridge decides. Until then packets may have passed that policy forbids.",
+        },
+        Alert {
             name: "AntreaConntrackNearlyFull",
             severity: Severity::Warning,
             expr: "antrea_agent_conntrack_total_connection_count / antrea_agent_conntrack_max_connection_count > 0.8",

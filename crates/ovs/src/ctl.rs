@@ -17,7 +17,7 @@ use crate::db::frame::{FrameError, Framer};
 
 /// Time for a whole call.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Longest answer, in bytes: this is for commands that answer with a line.
+/// Longest answer of a command that answers with a line, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// Why a command was not answered.
@@ -45,6 +45,14 @@ pub enum CtlError {
         /// The command.
         method: String,
     },
+    /// The answer is longer than the caller takes.
+    #[error("{method}: the answer is longer than {limit} bytes")]
+    TooLong {
+        /// The command.
+        method: String,
+        /// How much is taken.
+        limit: usize,
+    },
     /// The answer is no answer.
     #[error("{method}: malformed answer: {cause}")]
     Malformed {
@@ -66,10 +74,23 @@ pub enum CtlError {
 /// Has ovs-vswitchd with the run directory `run_dir` carry out a command; returns what it prints.
 ///
 /// # Errors
-/// ovs-vswitchd is away, does not answer within 5 s, or refuses.
+/// ovs-vswitchd is away, does not answer within 5 s, answers with more than 64 KiB, or refuses.
 pub async fn call(run_dir: &Path, method: &str, arguments: &[&str]) -> Result<String, CtlError> {
+    call_with_limit(run_dir, method, arguments, MAX_ANSWER).await
+}
+
+/// [`call`] for a command that answers with up to `limit` bytes.
+///
+/// # Errors
+/// As there.
+pub async fn call_with_limit(
+    run_dir: &Path,
+    method: &str,
+    arguments: &[&str],
+    limit: usize,
+) -> Result<String, CtlError> {
     let path = socket(run_dir)?;
-    let exchange = exchange(&path, method, arguments);
+    let exchange = exchange(&path, method, arguments, limit);
     let answer =
         timeout(LIMIT, exchange).await.map_err(|_| CtlError::Timeout { method: method.to_owned() })??;
     read_answer(method, &answer)
@@ -84,17 +105,19 @@ fn socket(run_dir: &Path) -> Result<PathBuf, CtlError> {
     Ok(run_dir.join(format!("ovs-vswitchd.{pid}.ctl")))
 }
 
-async fn exchange(path: &Path, method: &str, arguments: &[&str]) -> Result<Value, CtlError> {
+async fn exchange(path: &Path, method: &str, arguments: &[&str], limit: usize) -> Result<Value, CtlError> {
     let failed = |source| CtlError::Io { path: path.to_owned(), source };
     let malformed = |cause: String| CtlError::Malformed { method: method.to_owned(), cause };
     let mut stream = UnixStream::connect(path).await.map_err(failed)?;
     let request = json!({"id": 0, "method": method, "params": arguments});
     stream.write_all(request.to_string().as_bytes()).await.map_err(failed)?;
-    let mut framer = Framer::new(MAX_ANSWER);
+    let mut framer = Framer::new(limit);
     loop {
-        if let Some(answer) =
-            framer.next_message().map_err(|error: FrameError| malformed(error.to_string()))?
-        {
+        let answer = framer.next_message().map_err(|error| match error {
+            FrameError::TooLong(limit) => CtlError::TooLong { method: method.to_owned(), limit },
+            FrameError::Start(_) => malformed(error.to_string()),
+        })?;
+        if let Some(answer) = answer {
             return serde_json::from_slice(&answer).map_err(|error| malformed(error.to_string()));
         }
         if stream.read_buf(framer.buffer()).await.map_err(failed)? == 0 {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod antctl;
+mod audit;
 mod bandwidth;
 mod cni;
 mod cnitool;
