@@ -31,6 +31,10 @@ use crate::policy::{PodName, Prepared};
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
 const OFPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a new pod's addresses are announced, and the pause in between.
+const ANNOUNCEMENTS: u32 = 3;
+const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(50);
+
 /// What the runtime passed, read.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -344,13 +348,19 @@ async fn connect(node: &NodeNetwork, interface: &PodInterface) -> Result<u32, At
     trace::step(trace_child!("ovsdb.wait_ofport"), number).await.map_err(configure)
 }
 
-/// Tells neighbours of an earlier owner's address, in the background: a pod is ready without it, and
-/// the bridge's flows need no learning.
+/// Tells neighbours of an earlier owner's address, in the background: a pod is ready without it, and the bridge's flows
+/// need no learning. Several times, as upstream: any one may be lost. A container that is gone meanwhile ends it.
 fn announce(interface: &PodInterface, netns: Netns) {
     let (ifname, ips) = (interface.ifname.clone(), interface.ips.clone());
     tokio::spawn(async move {
-        if let Err(error) = netcfg::garp::announce(&netns, &ifname, &ips).await {
-            tracing::debug!(%error, ifname, "cannot announce");
+        for again in (0..ANNOUNCEMENTS).rev() {
+            if let Err(error) = netcfg::garp::announce(&netns, &ifname, &ips).await {
+                tracing::debug!(%error, ifname, "cannot announce");
+                return;
+            }
+            if again > 0 {
+                tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
+            }
         }
     });
 }

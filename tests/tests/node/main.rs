@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
+mod announcements;
 mod antctl;
 mod audit;
 mod bandwidth;
