@@ -46,7 +46,7 @@ use crate::peers::watch::Nodes;
 use crate::peers::wiring::{Underlay, Wiring, wire};
 use crate::pods::attach;
 use crate::pods::network::{NodeNetwork, POD_LINK_GROUP, quiet_settings};
-use crate::status::facts::Reporter;
+use crate::status::facts::{Health, Reporter};
 
 /// Nodes that join together are wired together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -181,6 +181,7 @@ impl Host {
     /// Looks at a part, puts back what differs, and tells. Returns whether all could be done.
     async fn look(&mut self, nodes: &Nodes, scope: Scope, by: Option<String>) -> Result<bool, Moved> {
         let egress = self.egress();
+        self.tell_left_out(&egress);
         let expected = self.applied.as_ref().is_some_and(|(n, e)| n == nodes && *e == egress);
         let scope = if expected { scope } else { Scope::ALL };
         let mut progress = Progress::default();
@@ -245,6 +246,23 @@ impl Host {
         rules
     }
 
+    /// Tells of pods whose egress policy has no room at the host.
+    fn tell_left_out(&self, egress: &Egress) {
+        let left_out = translated::left_out(&egress.policy);
+        let health = match left_out.first() {
+            None => Health::Good,
+            Some(first) => Health::bad(
+                "EgressRulesLeftOut",
+                format_args!(
+                    "egress policy of {} pods, the first at {first}, allows more blocks than the host has room for: \
+                     endpoints of Services that are no pods are refused to them; allow larger blocks",
+                    left_out.len()
+                ),
+            ),
+        };
+        self.reporter.update(|facts| facts.egress = health);
+    }
+
     fn egress(&self) -> Egress {
         let pods = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
         Egress { pods, policy: self.network.policy.host_egress().borrow().clone() }
@@ -264,6 +282,7 @@ impl Host {
     /// host soon after it is in the bridge. Returns whether it worked.
     async fn follow_pods(&mut self) -> bool {
         let egress = self.egress();
+        self.tell_left_out(&egress);
         let Some((nodes, before)) = self.applied.clone() else { return false };
         if before == egress {
             return true;

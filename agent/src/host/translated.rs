@@ -7,7 +7,7 @@
 //! allows the endpoint by an address block. A pod is taken for isolated until policy has said otherwise
 //! ([`OPEN_SET`]), so one that is new waits for the set and never passes before it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use antrea_flows::policy::{Protocol, Service};
@@ -21,8 +21,9 @@ use antrea_enforce::egress::HostEgress;
 /// Chain of what is allowed; its end drops.
 const CHAIN: &str = "ANTREA-EGRESS";
 
-/// Most rules of [`CHAIN`] in one family. What a policy allows beyond is not allowed here.
-pub const MAX_ALLOWED: usize = 2048;
+/// Most rules of [`CHAIN`] in one family. Pods whose rules have no room get none, the ones with most rules first: what
+/// policy allows them is refused here, and told.
+const MAX_ALLOWED: usize = 2048;
 
 /// Set of this node's pods that no egress policy isolates.
 pub fn open_set(family: Family) -> &'static str {
@@ -49,12 +50,12 @@ impl Egress {
     }
 }
 
-/// Adds the rules of one family; returns how many were left out beyond [`MAX_ALLOWED`].
-pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) -> usize {
+/// Adds the rules of one family.
+pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
     let subnets: Vec<IpNet> =
         config.subnets.iter().filter(|net| Family::from(**net) == family).copied().collect();
     if subnets.is_empty() {
-        return 0;
+        return;
     }
     let gateway = config.gateway.as_str();
     for (from, to) in [("FORWARD", "ANTREA-FORWARD"), ("INPUT", "ANTREA-INPUT"), ("OUTPUT", "ANTREA-OUTPUT")]
@@ -88,10 +89,7 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) -> us
             .ct_state([CtState::Established, CtState::Related])
             .comment("Antrea: policy is about connections"),
     );
-    let mut allowed = allowed(config, family);
-    let left_out = allowed.len().saturating_sub(MAX_ALLOWED);
-    allowed.truncate(MAX_ALLOWED);
-    for rule in allowed {
+    for rule in allowed(&config.egress.policy, family).0 {
         rules.rule(Table::Mangle, CHAIN, rule);
     }
     rules.rule(
@@ -99,13 +97,20 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) -> us
         CHAIN,
         Rule::new(Target::Drop).comment("Antrea: egress policy of isolated Pods"),
     );
-    left_out
 }
 
-fn allowed(config: &HostConfig, family: Family) -> Vec<Rule> {
-    let mut rules = BTreeSet::new();
-    for allowed in &config.egress.policy.allowed {
-        for pod in allowed.pods.iter().map(|ip| IpNet::from(*ip)) {
+/// Pods whose egress policy allows more blocks than there is room for.
+pub fn left_out(policy: &HostEgress) -> BTreeSet<IpAddr> {
+    Family::BOTH.into_iter().flat_map(|family| allowed(policy, family).1).collect()
+}
+
+/// What is allowed in one family, and the pods for whose rules there is no room.
+fn allowed(policy: &HostEgress, family: Family) -> (Vec<Rule>, Vec<IpAddr>) {
+    let mut by_pod: BTreeMap<IpAddr, BTreeSet<Rule>> = BTreeMap::new();
+    for allowed in &policy.allowed {
+        for ip in &allowed.pods {
+            let pod = IpNet::from(*ip);
+            let rules = by_pod.entry(*ip).or_default();
             for net in &allowed.nets {
                 if Family::from(pod) != family || Family::from(*net) != family {
                     continue;
@@ -118,7 +123,17 @@ fn allowed(config: &HostConfig, family: Family) -> Vec<Rule> {
             }
         }
     }
-    rules.into_iter().collect()
+    let mut by_pod: Vec<_> = by_pod.into_iter().collect();
+    by_pod.sort_by_key(|(ip, rules)| (rules.len(), *ip));
+    let (mut taken, mut left_out) = (BTreeSet::new(), Vec::new());
+    for (ip, rules) in by_pod {
+        if taken.len() + rules.len() > MAX_ALLOWED {
+            left_out.push(ip);
+        } else {
+            taken.extend(rules);
+        }
+    }
+    (taken.into_iter().collect(), left_out)
 }
 
 /// `None` for what Kubernetes' policies cannot say.
@@ -203,12 +218,24 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_limit_is_not_allowed() {
-        let nets =
-            (0..=u8::MAX).flat_map(|a| (0..10).map(move |b| IpNet::from(IpAddr::from([198, 18, a, b]))));
-        let pods = ["10.244.1.5".parse().unwrap()].into();
-        let config = with(vec![Allowed { pods, nets: nets.collect(), services: Vec::new() }]);
-        let left_out = add_rules(&config, Family::V4, &mut Ruleset::new(Family::V4));
-        assert_eq!(left_out, 2560 - MAX_ALLOWED);
-        assert_eq!(chain(&config, Family::V4).len(), MAX_ALLOWED + 2);
+        let nets = |blocks: usize| -> BTreeSet<IpNet> {
+            let all =
+                (0..=u8::MAX).flat_map(|a| (0..10).map(move |b| IpNet::from(IpAddr::from([198, 18, a, b]))));
+            all.take(blocks).collect()
+        };
+        let allow = |pod: &str, blocks: usize| Allowed {
+            pods: [pod.parse().unwrap()].into(),
+            nets: nets(blocks),
+            services: Vec::new(),
+        };
+        let config = with(vec![allow("10.244.1.5", MAX_ALLOWED)]);
+        assert_eq!(chain(&config, Family::V4).len(), MAX_ALLOWED + 2, "that many are taken");
+        assert!(left_out(&config.egress.policy).is_empty());
+        // Who allows too much is refused all of it, and nobody else is.
+        let config = with(vec![allow("10.244.1.5", MAX_ALLOWED), allow("10.244.1.6", 3)]);
+        assert_eq!(left_out(&config.egress.policy), ["10.244.1.5".parse().unwrap()].into());
+        let chain = chain(&config, Family::V4);
+        assert_eq!(chain.len(), 3 + 2, "{chain:?}");
+        assert!(!chain.iter().any(|rule| rule.contains("10.244.1.5")), "{chain:?}");
     }
 }

@@ -69,6 +69,8 @@ pub struct Facts {
     pub peers: Health,
     /// Of the host's links, routes, rules and settings.
     pub host: Health,
+    /// Of egress policies that the host cannot hold.
+    pub egress: Health,
     /// Of the policy watches on the controller.
     pub controller: Health,
     /// Of the policies and groups that the controller sent.
@@ -118,6 +120,7 @@ impl Default for Facts {
             flows: Health::Good,
             peers: Health::Good,
             host: Health::Good,
+            egress: Health::Good,
             controller: starting(),
             objects: Health::Good,
             api: Health::Good,
@@ -177,10 +180,21 @@ impl Reporter {
 pub fn overall(facts: &Facts) -> &Health {
     // A bring-up that waits for OVSDB says less than OVSDB's own error.
     let Facts {
-        ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, objects, api, ..
+        ovsdb,
+        network,
+        openflow,
+        datapath,
+        datapath_flows,
+        flows,
+        peers,
+        host,
+        egress,
+        objects,
+        api,
+        ..
     } = facts;
     let chain =
-        [ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, objects, api];
+        [ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, egress, objects, api];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
 }
 
