@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -182,7 +183,8 @@ impl Ended {
     /// Says it.
     pub(crate) fn tell(&self) -> ExitCode {
         if self.success {
-            print!("{}", self.text);
+            // Who asked for help may have seen enough of it.
+            let _ = std::io::stdout().write_all(self.text.as_bytes());
             ExitCode::SUCCESS
         } else {
             eprint!("{}", self.text);

@@ -499,7 +499,7 @@ impl EffectiveTls {
 
     /// As the components' files have it.
     pub fn suites(&self) -> String {
-        self.cipher_suites.iter().map(|suite| name(suite)).collect::<Vec<_>>().join(",")
+        self.cipher_suites.iter().map(name).collect::<Vec<_>>().join(",")
     }
 }
 

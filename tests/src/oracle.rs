@@ -91,7 +91,9 @@ impl World {
                                 .iter()
                                 .any(|port| port_matches(port, service, named(written.is_some_and(block)))))
                 };
-                if if peers.is_empty() { met(None) } else { peers.iter().any(|peer| met(Some(peer))) } {
+                let allowed =
+                    if peers.is_empty() { met(None) } else { peers.iter().any(|peer| met(Some(peer))) };
+                if allowed {
                     return true;
                 }
             }
