@@ -29,7 +29,7 @@ use crate::pods::attach::{Call, netns_path};
 use crate::pods::interfaces::{InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
 use crate::pods::network::{NodeNetwork, NodeParts, POD_LINK_GROUP};
-use crate::policy::PolicyHandle;
+use crate::policy::{PolicyHandle, Site};
 use crate::status::facts::{NetworkFacts, Reporter};
 use crate::status::metrics::AgentMetrics;
 
@@ -211,7 +211,14 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let dataplane = &network.dataplane;
     let flows = Change::flows(antrea_flows::node(dataplane.network()));
     dataplane.set(Owner::Node, flows).await.map_err(failed)?;
-    let policy = network.policy.attach(network.clone()).await;
+    let remembered = network.clone();
+    let site = Site {
+        pipeline: Arc::new(dataplane.network().clone()),
+        sink: Box::new(dataplane.clone()),
+        pods: Box::new(move || remembered.interfaces().iter().map(PodInterface::local_pod).collect()),
+        changes: network.interface_count(),
+    };
+    let policy = network.policy.attach(site).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.

@@ -39,7 +39,7 @@ mod saver;
 
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
-pub use handle::{PolicyHandle, Prepared};
+pub use handle::{PolicyHandle, Prepared, Site};
 
 #[cfg(test)]
 pub use agent::tests::attached_for_tests;

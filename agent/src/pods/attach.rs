@@ -247,7 +247,7 @@ async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), At
 
 /// Installs the flows of policies that select the pod and its own, in one transaction.
 async fn install(node: &NodeNetwork, interface: &PodInterface) -> Result<Prepared, AttachError> {
-    let installing = node.policy.install_pod(interface, node.dataplane.pod(interface));
+    let installing = node.policy.install_pod(interface.local_pod(), node.dataplane.pod(interface));
     trace::step(trace_child!("openflow.install"), installing).await.map_err(configure)
 }
 

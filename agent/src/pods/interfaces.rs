@@ -198,24 +198,8 @@ impl InterfaceStore {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-
-    /// The interface of pod `ns/name`, with one address.
-    pub fn interface(name: &str, ofport: u32, ip: &str) -> PodInterface {
-        PodInterface {
-            host_ifname: format!("{name}-x"),
-            container_id: format!("c-{name}-{ofport}"),
-            ifname: "eth0".into(),
-            pod_name: name.into(),
-            pod_namespace: "ns".into(),
-            pod_uid: String::new(),
-            netns: String::new(),
-            mac: [2, 0, 0, 0, 0, 1],
-            ips: vec![ip.parse().unwrap()],
-            ofport,
-        }
-    }
 
     fn sample() -> PodInterface {
         PodInterface {

@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::pods::interfaces::PodInterface;
+use antrea_enforce::pods::LocalPod;
 
 use super::super::client::Identity;
 use super::super::confirm::PodName;
 use super::super::fake::{Fake, eventually};
 use super::super::handle::Sink;
 use super::*;
-use crate::pods::interfaces::tests::interface;
+use antrea_enforce::testing::local_pod;
 use antrea_enforce::testing::network;
 use antrea_enforce::testing::{address_group, applied_to_group, applied_to_patch, member, policy};
 
@@ -71,14 +71,14 @@ impl Sink for BridgeSink {
 }
 
 /// A pod's own flows; that they are none does not matter here.
-pub fn own_flows(pod: &PodInterface) -> (Owner, Change) {
-    (Owner::Pod(pod.pod_name.as_str().into()), Change::nothing())
+pub fn own_flows(pod: &LocalPod) -> (Owner, Change) {
+    (Owner::Pod(pod.pod.name.as_str().into()), Change::nothing())
 }
 
 struct Node {
     handle: PolicyHandle,
     bridge: Arc<Bridge>,
-    interfaces: Arc<Mutex<Vec<PodInterface>>>,
+    interfaces: Arc<Mutex<Vec<LocalPod>>>,
     changes: watch::Sender<usize>,
     reporter: Reporter,
     metrics: Metrics,
@@ -122,13 +122,13 @@ impl Node {
         let site = Site {
             pipeline: Arc::new(network()),
             sink: Box::new(BridgeSink(self.bridge.clone())),
-            interfaces: Box::new(move || interfaces.lock().clone()),
+            pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
         };
-        self.handle.request(|reply| Request::Attach(site, reply)).await
+        self.handle.attach(site).await
     }
 
-    fn remember(&self, pod: PodInterface) {
+    fn remember(&self, pod: LocalPod) {
         let mut interfaces = self.interfaces.lock();
         interfaces.push(pod);
         self.changes.send_replace(interfaces.len());
@@ -165,7 +165,7 @@ pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane)
     let site = Site {
         pipeline: Arc::new(network()),
         sink: Box::new(dataplane.clone()),
-        interfaces: Box::new(Vec::new),
+        pods: Box::new(Vec::new),
         changes: watch::Sender::new(0).subscribe(),
     };
     handle.request(|reply| Request::Attach(site, reply)).await.unwrap();
@@ -179,43 +179,49 @@ async fn a_pod_is_isolated_before_it_is_connected() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(objects()).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
-    let pod = interface("web-0", 21, "10.0.0.21");
-    assert!(matches!(node.handle.install_pod(&pod, own_flows(&pod)).await, Err(PolicyError::NotAttached)));
+    let pod = local_pod("web-0", 21, "10.0.0.21");
+    assert!(matches!(
+        node.handle.install_pod(pod.clone(), own_flows(&pod)).await,
+        Err(PolicyError::NotAttached)
+    ));
     node.attach().await.unwrap();
     assert_eq!(node.bridge.count(), 0);
 
-    let prepared = node.handle.install_pod(&pod, own_flows(&pod)).await.unwrap();
+    let prepared = node.handle.install_pod(pod.clone(), own_flows(&pod)).await.unwrap();
     assert!(node.bridge.isolates(21));
     // In one transaction, without which the pod gets nothing.
     let own = own_flows(&pod).0;
     let order: Vec<_> = node.bridge.order.lock().iter().filter(|b| b.contains(&own)).cloned().collect();
     assert_eq!(order, [[Owner::Policy, own]]);
     // Others come and go meanwhile.
-    node.remember(interface("other", 22, "10.0.0.22"));
-    let third = interface("third", 23, "10.0.0.23");
-    let second = node.handle.install_pod(&third, own_flows(&third)).await.unwrap();
+    node.remember(local_pod("other", 22, "10.0.0.22"));
+    let third = local_pod("third", 23, "10.0.0.23");
+    let second = node.handle.install_pod(third.clone(), own_flows(&third)).await.unwrap();
     assert!(node.bridge.isolates(21) && !node.bridge.isolates(23));
     drop(second);
     node.remember(pod.clone());
     drop(prepared);
-    let fourth = interface("fourth", 24, "10.0.0.24");
-    let _ = node.handle.install_pod(&fourth, own_flows(&fourth)).await.unwrap();
+    let fourth = local_pod("fourth", 24, "10.0.0.24");
+    let _ = node.handle.install_pod(fourth.clone(), own_flows(&fourth)).await.unwrap();
     assert!(node.bridge.isolates(21));
     node.forget();
     eventually("flows of a pod that is gone go", || node.bridge.count() == 0).await;
 
     // An ADD that fails.
-    let prepared = node.handle.install_pod(&pod, own_flows(&pod)).await.unwrap();
+    let prepared = node.handle.install_pod(pod.clone(), own_flows(&pod)).await.unwrap();
     assert!(node.bridge.isolates(21));
     drop(prepared);
     eventually("flows of a failed ADD go", || node.bridge.count() == 0).await;
 
     // A bridge that is away.
     *node.bridge.away.lock() = true;
-    assert!(node.handle.install_pod(&pod, own_flows(&pod)).await.is_err(), "the pod must not be connected");
+    assert!(
+        node.handle.install_pod(pod.clone(), own_flows(&pod)).await.is_err(),
+        "the pod must not be connected"
+    );
     node.remember(pod.clone());
     fake.send(&applied_to_patch("a", vec![], vec![member("other", &[])]));
-    node.remember(interface("other", 22, "10.0.0.22"));
+    node.remember(local_pod("other", 22, "10.0.0.22"));
     tokio::time::sleep(Duration::from_millis(50)).await;
     *node.bridge.away.lock() = false;
     eventually("what the bridge missed comes", || node.bridge.isolates(21) && node.bridge.isolates(22)).await;
@@ -272,7 +278,7 @@ async fn a_pod_waits_until_what_selects_it_is_here() {
 async fn an_agent_that_knows_nothing_waits_for_the_controller() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(folder.path(), Target::default(), Duration::from_millis(50));
-    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
     let mut attached = Box::pin(node.attach());
     assert!(tokio::time::timeout(Duration::from_millis(500), &mut attached).await.is_err());
     let fake = Fake::start(objects()).await;
@@ -287,7 +293,7 @@ async fn a_restarted_controller_changes_only_what_differs() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(objects()).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
-    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
     node.attach().await.unwrap();
     assert!(node.bridge.isolates(21));
     eventually("reported", || !fake.script.lock().posts.is_empty()).await;
@@ -337,7 +343,7 @@ async fn an_event_that_does_not_fit_brings_a_new_list() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(objects()).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
-    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
     node.attach().await.unwrap();
     let mut now = objects();
     now.push(applied_to_group("unheard-of", &["p"]));
@@ -369,7 +375,7 @@ async fn an_agent_without_a_controller_goes_by_its_last_life() {
     std::fs::write(path("network-policies/stale"), &stale).unwrap();
     let grace = Duration::from_millis(300);
     let node = Node::start(folder.path(), Target::default(), grace);
-    node.remember(interface("web-0", 21, "10.0.0.21"));
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
     let start = Instant::now();
     node.attach().await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(200), "waits for the controller first");

@@ -18,12 +18,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::agent::tests::{own_flows, start};
 use super::fake::{Fake, eventually};
-use super::handle::{PolicyHandle, Request, Sink, Site};
+use super::handle::{PolicyHandle, Sink, Site};
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::pods::interfaces::PodInterface;
-use crate::pods::interfaces::tests::interface;
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
+use antrea_enforce::pods::LocalPod;
+use antrea_enforce::testing::local_pod;
 use antrea_enforce::testing::network;
 use antrea_enforce::testing::{address_group, address_patch, applied_to_group, member, policy};
 
@@ -36,7 +36,7 @@ struct Rig {
     /// Times that the dataplane took for changes.
     updates: Arc<Mutex<Vec<Duration>>>,
     changes: watch::Sender<usize>,
-    interfaces: Arc<Mutex<Vec<PodInterface>>>,
+    interfaces: Arc<Mutex<Vec<LocalPod>>>,
     cancel: CancellationToken,
     _guard: DropGuard,
     _ovs: TestOvs,
@@ -101,10 +101,10 @@ impl Rig {
         let site = Site {
             pipeline: Arc::new(network()),
             sink: Box::new(Timed(self.dataplane.clone(), self.updates.clone())),
-            interfaces: Box::new(move || interfaces.lock().clone()),
+            pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
         };
-        policy.request(|reply| Request::Attach(site, reply)).await.unwrap();
+        policy.attach(site).await.unwrap();
     }
 
     async fn count(&self) -> usize {
@@ -147,7 +147,7 @@ async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
     let fake = Fake::start(policies(100, 10)).await;
     fake.script.lock().selections.insert("web-0".to_owned(), PodSelection::default());
     let agent = start(folder.path(), fake.target());
-    rig.interfaces.lock().push(interface("web-0", 21, "10.0.0.21"));
+    rig.interfaces.lock().push(local_pod("web-0", 21, "10.0.0.21"));
     let before = rig.count().await;
     rig.attach(&agent).await;
     assert_eq!(rig.count().await, before, "staged only");
@@ -158,8 +158,8 @@ async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
     rig.wait_for(expected(100, 10) + 1).await;
     fake.send(&address_patch("g5", vec![member("new", &[])], vec![]));
     rig.wait_for(expected(100, 10)).await;
-    let second = interface("web-0", 22, "10.0.0.22");
-    let prepared = agent.install_pod(&second, own_flows(&second)).await.unwrap();
+    let second = local_pod("web-0", 22, "10.0.0.22");
+    let prepared = agent.install_pod(second.clone(), own_flows(&second)).await.unwrap();
     assert_eq!(rig.count().await, expected(100, 10) + 2, "isolation and a share in every rule");
     drop(prepared);
     rig.wait_for(expected(100, 10)).await;
@@ -176,7 +176,7 @@ async fn a_bridge_holds_what_policy_wants_and_not_before_it_goes_live() {
 async fn measure_5000_policies_of_10_peers() {
     let (rig, folder) = (Rig::new().await, tempfile::tempdir().unwrap());
     let fake = Fake::start(policies(5000, 10)).await;
-    rig.interfaces.lock().push(interface("web-0", 21, "10.0.0.21"));
+    rig.interfaces.lock().push(local_pod("web-0", 21, "10.0.0.21"));
     let begin = Instant::now();
     let agent = start(folder.path(), fake.target());
     rig.attach(&agent).await;

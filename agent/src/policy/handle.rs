@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
+use antrea_enforce::egress::HostEgress;
+use antrea_enforce::pods::LocalPod;
 use antrea_flows::policy::RuleError;
 use antrea_flows::{Change, Network, Owner};
 use antrea_runtime::trace;
@@ -15,10 +18,6 @@ use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::pods::interfaces::{AttachmentKey, PodInterface};
-use crate::pods::network::NodeNetwork;
-use antrea_enforce::egress::HostEgress;
-use antrea_enforce::pods::LocalPod;
 
 /// Why policy is not in force.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,7 +45,7 @@ pub enum PolicyError {
 }
 
 /// Where flows go.
-pub(super) trait Sink: Send + Sync {
+pub trait Sink: Send + Sync {
     /// See [`Dataplane::apply`].
     fn apply(&self, batch: Batch) -> BoxFuture<'_, Result<Failures, DataplaneError>>;
 }
@@ -58,12 +57,15 @@ impl Sink for Dataplane {
 }
 
 /// The node's network, as far as policy has to do with it.
-pub(super) struct Site {
-    pub(super) pipeline: Arc<Network>,
-    pub(super) sink: Box<dyn Sink>,
-    pub(super) interfaces: Box<dyn Fn() -> Vec<PodInterface> + Send + Sync>,
-    /// Changes with the interfaces.
-    pub(super) changes: watch::Receiver<usize>,
+pub struct Site {
+    /// What flows are made for.
+    pub pipeline: Arc<Network>,
+    /// Takes them.
+    pub sink: Box<dyn Sink>,
+    /// The pods that are connected.
+    pub pods: Box<dyn Fn() -> Vec<LocalPod> + Send + Sync>,
+    /// Changes with the pods.
+    pub changes: watch::Receiver<usize>,
 }
 
 /// Tells the caller.
@@ -83,7 +85,9 @@ pub(super) enum Request {
 /// Pods that are about to be connected.
 #[derive(Debug, Default)]
 pub(super) struct PreparedPods {
-    pub(super) pods: Mutex<BTreeMap<AttachmentKey, LocalPod>>,
+    pub(super) pods: Mutex<BTreeMap<u64, LocalPod>>,
+    /// Key of the next one.
+    next: AtomicU64,
     pub(super) changed: Notify,
 }
 
@@ -102,12 +106,12 @@ impl std::fmt::Debug for PolicyHandle {
     }
 }
 
-/// Keeps policy prepared for a pod. Drop it when the pod is remembered ([`NodeNetwork::remember`]) or has
+/// Keeps policy prepared for a pod. Drop it when the pod is remembered among the site's pods or has
 /// failed: policy then goes by what is remembered.
 #[derive(Debug)]
 #[must_use = "policy is prepared for the pod only as long as this lives"]
 pub struct Prepared {
-    key: AttachmentKey,
+    key: u64,
     prepared: Arc<PreparedPods>,
 }
 
@@ -134,19 +138,13 @@ impl PolicyHandle {
         self.egress.clone()
     }
 
-    /// Installs the flows of all policies for the pods that `network` remembers, staged if its dataplane has
-    /// not started. Waits until the controller has said everything or, 5 s after the start, until what it
+    /// Installs the flows of all policies for the pods of `site`, staged if its dataplane has not
+    /// started. Waits until the controller has said everything or, 5 s after the start, until what it
     /// said in the agent's last life is loaded. Where nothing is known of that it waits for the controller.
     ///
     /// # Errors
     /// The flows were not taken.
-    pub async fn attach(&self, network: Arc<NodeNetwork>) -> Result<(), PolicyError> {
-        let site = Site {
-            pipeline: Arc::new(network.dataplane.network().clone()),
-            sink: Box::new(network.dataplane.clone()),
-            changes: network.interface_count(),
-            interfaces: Box::new(move || network.interfaces()),
-        };
+    pub async fn attach(&self, site: Site) -> Result<(), PolicyError> {
         self.request(|reply| Request::Attach(site, reply)).await
     }
 
@@ -155,13 +153,9 @@ impl PolicyHandle {
     ///
     /// # Errors
     /// The flows were not taken: the pod must not be connected.
-    pub async fn install_pod(
-        &self,
-        pod: &PodInterface,
-        flows: (Owner, Change),
-    ) -> Result<Prepared, PolicyError> {
-        let key = (pod.container_id.clone(), pod.ifname.clone());
-        self.prepared.pods.lock().insert(key.clone(), pod.local_pod());
+    pub async fn install_pod(&self, pod: LocalPod, flows: (Owner, Change)) -> Result<Prepared, PolicyError> {
+        let key = self.prepared.next.fetch_add(1, Ordering::Relaxed);
+        self.prepared.pods.lock().insert(key, pod);
         let guard = Prepared { key, prepared: self.prepared.clone() };
         let span = trace::current();
         self.request(|reply| Request::Install(flows, reply, span)).await.map(|()| guard)

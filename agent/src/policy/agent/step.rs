@@ -11,7 +11,6 @@ use tracing::Instrument;
 
 use super::{Ended, State};
 use crate::dataplane::{Batch, DataplaneError, Failures};
-use crate::pods::interfaces::PodInterface;
 use crate::policy::handle::PolicyError;
 use antrea_enforce::pods;
 use antrea_enforce::reconciler::Reconciler;
@@ -34,7 +33,7 @@ impl State {
     ) -> Result<(T, Result<Failures, PolicyError>), Ended> {
         let interfaces = self.site.as_mut().map(|site| {
             site.changes.mark_unchanged();
-            let connected = (site.interfaces)().iter().map(PodInterface::local_pod).collect();
+            let connected = (site.pods)();
             pods::arrange(self.prepared.pods.lock().values().cloned().collect(), connected)
         });
         let all = self.behind;
