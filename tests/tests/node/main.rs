@@ -1,7 +1,7 @@
 //! The node suite: agents, CNI plugin and real Open vSwitch on nodes that are network namespaces. It runs
 //! on whichever datapath the machine has: userspace here, the kernel's in the virtual machine.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::type_complexity, reason = "tests")]
 
 mod announcements;
 mod antctl;
