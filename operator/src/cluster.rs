@@ -423,6 +423,8 @@ pub struct Cluster {
     pub cleanup_pods: BTreeMap<String, Pod>,
     /// What Nodes can do, as their agents told.
     pub capabilities: BTreeMap<String, Capabilities>,
+    /// MTU of Pods, as agents found it, by Node.
+    pub pod_mtus: BTreeMap<String, i32>,
     /// What agents say is wrong, by Node, and since when we know.
     pub unhealthy: BTreeMap<String, (Trouble, Timestamp)>,
     /// When an agent last wrote its AntreaAgentInfo, by its own clock, and since when that is known, by Node.
@@ -460,6 +462,7 @@ impl Cluster {
         self.unhealthy.remove(name);
         self.heard.remove(name);
         self.capabilities.remove(name);
+        self.pod_mtus.remove(name);
         self.lost.entry(name.to_owned()).or_insert(now);
         let Self { lost, nodes, controller_pods, .. } = self;
         // Of a Node that is no more it matters only whether the controller was there.
@@ -568,6 +571,11 @@ impl Cluster {
             Some((Trouble::new("NodeLost", message), *since))
         };
         pods().find_map(|pod| pod.trouble.clone().map(|trouble| (trouble, pod.since)).or_else(|| lost(pod)))
+    }
+
+    /// MTU that Pods of all Nodes can have, as far as agents have told.
+    pub fn pod_mtu(&self) -> Option<i32> {
+        self.pod_mtus.values().copied().min()
     }
 
     /// Addresses of all Nodes.

@@ -29,6 +29,7 @@ use crate::{
     effective::{Effective, Facts, ServiceRange},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
+    openshift::Platform,
     preflight,
     render::{self, AGENT, Delivery},
     rollout::{Proven, Step},
@@ -39,6 +40,7 @@ use crate::{
 mod converge;
 mod facts;
 mod monitoring;
+mod openshift;
 #[cfg(test)]
 pub(crate) mod testing;
 mod uninstall;
@@ -125,6 +127,8 @@ struct Memory {
     monitoring_failures: u32,
     /// Agents that have worked.
     proven: Proven,
+    /// What the cluster was found to be, and when.
+    platform: Option<(Instant, Option<Platform>)>,
     /// Revision of the images that are being fetched, and since when.
     preflight: Option<(String, Timestamp)>,
 }
@@ -216,15 +220,15 @@ impl Context {
         self.ensure_finalizer(cr).await?;
         let mut apply_error = None;
         let mut failed = None;
-        let (config, refused) = match self.wanted(cr).await {
-            Ok(Some(Wanted { config, refused })) => (config, refused),
+        let (config, refused, around) = match self.wanted(cr).await {
+            Ok(Some(Wanted { config, refused, around })) => (config, refused, around),
             Ok(None) => return Ok(Action::requeue(Duration::from_millis(200))),
             Err(error) if self.may_pass(&error) => return Err(error),
             // What runs goes on, and nothing is applied.
             Err(error) => {
                 apply_error = Some(error.to_string());
                 failed = Some(error);
-                (last_good(cr), None)
+                (last_good(cr), None, self.known_surroundings())
             }
         };
         let paused = cr.spec.management_state == Some(ManagementState::Paused);
@@ -233,8 +237,7 @@ impl Context {
         let previous = cr.status.as_ref().and_then(|status| status.computed.as_deref());
 
         let mut outcome = Outcome { held: Vec::new(), controller_updated: false, rolled: None };
-        let mut objects =
-            config.as_ref().map(|config| render::objects(config, self.settings.delivery)).unwrap_or_default();
+        let mut objects = config.as_ref().map(|config| render::objects(config, &around)).unwrap_or_default();
         if let Some(config) = &config
             && self.shared.with(|state| preflight::is_needed(config, &state.cluster))
         {
@@ -243,6 +246,7 @@ impl Context {
         if let Some(config) = &config
             && failed.is_none()
         {
+            self.prepare_openshift(config, &around, paused).await;
             match self.converge(cr, config, &objects, paused, running.as_deref(), previous).await {
                 Ok(done) => outcome = done,
                 Err(error) if self.may_pass(&error) => return Err(error),
@@ -298,13 +302,14 @@ impl Context {
         let stale = self.shared.with(|state| state.cluster.next_stale(seen.now));
         let again = [status::look_again(&seen), wait_of(step), stale].into_iter().flatten().min();
         let status = status::compose(cr.status.as_ref(), &seen);
+        let report = self.report_openshift(&around, &status).await;
         self.write_status(cr, status).await?;
         if let Some(error) = failed {
             return Err(error);
         }
         let again =
             again.and_then(|wait| Duration::try_from(wait).ok()).map(|wait| wait + Duration::from_millis(50));
-        let again = [again, extras.again].into_iter().flatten().min();
+        let again = [again, extras.again, report].into_iter().flatten().min();
         Ok(Action::requeue(again.unwrap_or(RESYNC).min(RESYNC)))
     }
 }

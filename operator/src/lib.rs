@@ -27,6 +27,7 @@ pub mod events;
 pub mod fields;
 pub mod metrics;
 pub mod object;
+pub mod openshift;
 pub mod plan;
 pub mod preflight;
 pub mod removal;

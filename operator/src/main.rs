@@ -140,7 +140,8 @@ fn main() -> anyhow::Result<()> {
             let served = Served { service_monitors: monitoring_api, prometheus_rules: monitoring_api };
             let monitoring = render::monitoring::objects(&config, served, &facts.operator_namespace);
             let mut out = std::io::stdout().lock();
-            for object in render::objects(&config, cli.install.delivery).into_iter().chain(monitoring) {
+            for object in render::objects(&config, &cli.install.delivery.into()).into_iter().chain(monitoring)
+            {
                 writeln!(out, "---\n{}", serde_saphyr::to_string(&object.body)?.trim_end())?;
             }
             Ok(())

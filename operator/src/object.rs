@@ -76,7 +76,12 @@ kinds! {
 
 /// The kind of that name, if the operator manages it.
 pub fn kind(name: &str) -> Option<&'static Kind> {
-    KINDS.iter().chain(MONITORING_KINDS).copied().find(|kind| kind.kind == name)
+    KINDS
+        .iter()
+        .chain(MONITORING_KINDS)
+        .copied()
+        .chain([&crate::openshift::CONSTRAINTS])
+        .find(|kind| kind.kind == name)
 }
 
 impl Kind {

@@ -309,6 +309,10 @@ fn infos() -> Fold<AntreaAgentInfo> {
                 conditions.iter().filter_map(|one| Some(one.last_heartbeat_time.as_ref()?.0)).max();
             state.cluster.set_heard(&name, heartbeat, now);
             state.cluster.set_health(&name, said_trouble(conditions), now);
+            match info.spec.network_info.as_ref().map(|network| network.pod_mtu).filter(|mtu| *mtu > 0) {
+                Some(mtu) => state.cluster.pod_mtus.insert(name.clone(), mtu),
+                None => state.cluster.pod_mtus.remove(&name),
+            };
             match Capabilities::from_annotations(info.annotations()) {
                 Some(capabilities) => state.cluster.capabilities.insert(name, capabilities),
                 None => state.cluster.capabilities.remove(&name),
@@ -318,10 +322,12 @@ fn infos() -> Fold<AntreaAgentInfo> {
             state.cluster.set_health(name, None, Timestamp::now());
             state.cluster.heard.remove(name);
             state.cluster.capabilities.remove(name);
+            state.cluster.pod_mtus.remove(name);
         }),
         names: Box::new(|state| {
-            let Cluster { unhealthy, heard, capabilities, .. } = &state.cluster;
-            unhealthy.keys().chain(heard.keys()).chain(capabilities.keys()).cloned().collect()
+            let Cluster { unhealthy, heard, capabilities, pod_mtus, .. } = &state.cluster;
+            let told = unhealthy.keys().chain(heard.keys()).chain(capabilities.keys()).chain(pod_mtus.keys());
+            told.cloned().collect()
         }),
     }
 }

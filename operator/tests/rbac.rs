@@ -9,7 +9,8 @@ use antrea_operator::{
     api,
     effective::{Facts, effective},
     object::{CONFIG_MAP, CRD, KINDS, Kind, MONITORING_KINDS, Object},
-    render::{self, monitoring::Served},
+    openshift,
+    render::{self, Surroundings, monitoring::Served},
 };
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use serde_json::Value;
@@ -64,8 +65,8 @@ fn objects() -> Vec<Object> {
     let facts = Facts { default_version: "v1".into(), ..Facts::default() };
     let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
     [
-        render::objects(&config, render::Delivery::Manifests),
-        vec![render::preflight(&config), render::cleanup(&config)],
+        render::objects(&config, &Surroundings::default()),
+        vec![render::preflight(&config), render::cleanup(&config, &Surroundings::default())],
     ]
     .concat()
 }
@@ -176,5 +177,32 @@ fn there_are_no_wildcards_and_no_secrets() {
             !text.contains("\"*\"") && !text.contains("secrets") && !text.contains("impersonate"),
             "{text}"
         );
+    }
+}
+
+/// What OpenShift waits for and what the operator leaves there, by name.
+#[test]
+fn openshift_objects_can_be_written_and_no_others() {
+    let rules = rules().cluster;
+    let network = (openshift::NETWORK_CONFIG.group, "networks");
+    let status = |(group, plural): (&'static str, &str)| (group, format!("{plural}/status"));
+    let operator = (openshift::CLUSTER_OPERATOR.group, openshift::CLUSTER_OPERATOR.plural);
+    let constraints = (openshift::CONSTRAINTS.group, openshift::CONSTRAINTS.plural);
+    let mut allowed = vec![
+        (network, "get", openshift::CLUSTER),
+        (network, "patch", openshift::CLUSTER),
+        ((openshift::NETWORK_OPERATOR.group, "networks"), "get", openshift::CLUSTER),
+    ];
+    for verb in ["get", "create", "patch", "delete"] {
+        allowed.push((operator, verb, openshift::CLUSTER_OPERATOR_NAME));
+        allowed.extend(openshift::CONSTRAINT_NAMES.map(|name| (constraints, verb, name)));
+    }
+    for (resource, verb, name) in allowed {
+        assert!(grants(&rules, resource, verb, name), "{verb} {resource:?} {name}");
+        assert!(!grants(&rules, resource, verb, "anything-else"), "{verb} {resource:?}");
+    }
+    for (resource, name) in [(network, openshift::CLUSTER), (operator, openshift::CLUSTER_OPERATOR_NAME)] {
+        let (group, plural) = status(resource);
+        assert!(grants(&rules, (group, &plural), "patch", name), "{plural}");
     }
 }

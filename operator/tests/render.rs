@@ -236,7 +236,8 @@ fn every_image_can_be_mirrored() {
     for value in [json!({}), json!({"images": {"registry": "mirror.local"}})] {
         let config = antrea_operator::effective::effective(&spec(value), &facts).unwrap();
         let listed = render::images(&config);
-        let text = yaml(&render::objects(&config, render::Delivery::Manifests).iter().collect::<Vec<_>>());
+        let text =
+            yaml(&render::objects(&config, &render::Surroundings::default()).iter().collect::<Vec<_>>());
         let used: BTreeSet<String> = text
             .lines()
             .filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix("image: "))
@@ -252,7 +253,10 @@ fn the_clean_up_of_nodes() {
     let spec = spec(json!({
         "ovs": {"bridge": "br-pods"}, "agent": {"nodeSelector": {"pool": "a"}, "priorityClassName": "high"},
     }));
-    let object = render::cleanup(&antrea_operator::effective::effective(&spec, &facts()).unwrap());
+    let object = render::cleanup(
+        &antrea_operator::effective::effective(&spec, &facts()).unwrap(),
+        &render::Surroundings::default(),
+    );
     insta::assert_snapshot!("cleanup", yaml(&[&object]));
     let pod = &object.body["spec"]["template"]["spec"];
     let agent = render(&spec, &facts()).unwrap();
@@ -440,4 +444,39 @@ fn no_object_of_the_network_is_a_monitoring_object() {
     for object in render(&AntreaInstallationSpec::default(), &facts()).unwrap() {
         assert!(!render::monitoring::is_monitoring(&object.key()), "{}", object.key());
     }
+}
+
+/// Every Pod that the operator makes, those that only hold images or clean Nodes too, pulls from where it is told to:
+/// else it does not start in a cluster without a way out.
+#[test]
+fn where_images_come_from_reaches_every_pod() {
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let spec = spec(json!({"images": {
+        "registry": "mirror.example.com/x", "pullPolicy": "Always", "pullSecrets": [{"name": "one"}, {"name": "two"}],
+        "controller": {"repository": "other.example.com/controller", "digest": digest},
+    }}));
+    let config = antrea_operator::effective::effective(&spec, &facts()).unwrap();
+    let around = render::Surroundings::default();
+    let mut objects = render::objects(&config, &around);
+    objects.extend([render::preflight(&config), render::cleanup(&config, &around)]);
+    let agent = "mirror.example.com/x/antrea/antrea-agent:v0.1.0".to_owned();
+    let controller = format!("other.example.com/controller@{digest}");
+    let (mut pods, mut used) = (0, BTreeSet::new());
+    for object in objects {
+        let pod = &object.body["spec"]["template"]["spec"];
+        if !pod.is_object() {
+            continue;
+        }
+        pods += 1;
+        assert_eq!(pod["imagePullSecrets"], json!([{"name": "one"}, {"name": "two"}]), "{}", object.key());
+        for list in ["initContainers", "containers"] {
+            for container in pod[list].as_array().into_iter().flatten() {
+                assert_eq!(container["imagePullPolicy"], "Always", "{}", object.key());
+                used.insert(container["image"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert_eq!(pods, 4, "controller, agents, and the Pods that hold images and clean");
+    assert_eq!(used, BTreeSet::from([agent, controller]));
+    assert_eq!(used.into_iter().collect::<Vec<_>>(), render::images(&config), "what `images list` prints");
 }

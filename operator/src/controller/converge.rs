@@ -359,7 +359,7 @@ mod tests {
     ) -> (Context, AntreaInstallation, Effective, Vec<Object>) {
         let facts = Facts { default_version: "v1.0.0".into(), ..Facts::default() };
         let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
-        let objects = render::objects(&config, render::Delivery::Manifests);
+        let objects = render::objects(&config, &render::Surroundings::default());
         let mut cr = installation(json!({}));
         cr.status = Some(serde_json::from_value(json!({"nodes": {"replacing": taken}})).unwrap());
         let context = context(kube);

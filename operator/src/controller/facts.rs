@@ -19,6 +19,7 @@ use crate::{
     cluster::Trouble,
     effective::{ConfigError, Effective, Facts, ServiceRange, effective},
     plan,
+    render::Surroundings,
     watches::NOT_SERVED,
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Wanted {
     pub(super) config: Option<Effective>,
     /// Why it is not the one that the spec asks for.
     pub(super) refused: Option<Trouble>,
+    /// Where the operator runs.
+    pub(super) around: Surroundings,
 }
 
 /// Whether what agents say of their Nodes is known.
@@ -85,7 +88,9 @@ impl Context {
         let read = match Api::<ServiceCIDR>::all(self.client.clone()).list(&ListParams::default()).await {
             Ok(list) => ranges(list.items).map_err(Error::Unknown),
             // Older API servers have no such objects. One that had them is being changed, and its peers differ.
-            Err(kube::Error::Api(status)) if status.code == 404 && known.is_none() => Ok(Vec::new()),
+            Err(kube::Error::Api(status)) if status.code == 404 && known.is_none() => {
+                self.openshift_service_ranges().await
+            }
             Err(source) => Err(api_error("list ServiceCIDRs")(source)),
         };
         match (read, known) {
@@ -103,18 +108,19 @@ impl Context {
 
     /// The configuration to have in effect, and why it is not the one that the spec asks for.
     async fn configuration(&self, cr: &AntreaInstallation) -> Result<Wanted, Error> {
+        let around = self.surroundings().await?;
         let facts = self.facts(&cr.spec).await?;
         let running = cr.status.as_ref().and_then(|status| status.version.as_deref());
         let last = cr.status.as_ref().and_then(|status| status.computed.as_deref());
         let refused = match effective(&cr.spec, &facts) {
             Err(error) => Trouble::new("InvalidConfiguration", error.to_string()),
             Ok(config) => match (plan::refuse(running, &config.version), self.impossible(&config, last)) {
-                (None, None) => return Ok(Wanted { config: Some(config), refused: None }),
+                (None, None) => return Ok(Wanted { config: Some(config), refused: None, around }),
                 (Some(message), _) => Trouble::new("UpgradeRefused", message),
                 (None, Some(error)) => Trouble::new("InvalidConfiguration", error.to_string()),
             },
         };
-        Ok(Wanted { config: last_good(cr), refused: Some(refused) })
+        Ok(Wanted { config: last_good(cr), refused: Some(refused), around })
     }
 
     /// Why the Nodes cannot follow a configuration, unless they are told to already: then their agents say.

@@ -28,7 +28,7 @@ pub(crate) enum Answer {
     Fail(u16, &'static str),
 }
 
-/// The server. What nobody told it about is not found.
+/// The server. What nobody told it about is not found; it serves no API group but those that it is told.
 #[derive(Clone, Default)]
 pub(crate) struct Kube(Arc<Mutex<Script>>);
 
@@ -73,6 +73,7 @@ async fn answer(State(kube): State<Kube>, request: Request) -> Response {
     let (code, body) = match script.answers.get(parts.uri.path()) {
         Some(Answer::Ok(body)) => (200, body.clone()),
         Some(Answer::Fail(code, message)) => (*code, failure(*code, message)),
+        None if parts.uri.path() == "/apis" => (200, json!({"kind": "APIGroupList", "groups": []})),
         None => (404, failure(404, "not found")),
     };
     Response::builder().status(code).body(Body::from(body.to_string())).unwrap()

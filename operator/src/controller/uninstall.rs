@@ -122,6 +122,7 @@ impl Context {
             Removal::Done => {
                 // The controller's own work, with no label that would make it one of ours.
                 self.applier.lock().await.delete(&controller_ca()).await?;
+                self.leave_openshift(&self.surroundings().await?).await?;
                 let note = "removed; custom resource definitions stay";
                 self.recorder.record(&cr.object_ref(&()), None, Severity::Normal, "Uninstalled", note).await;
                 self.drop_finalizer(cr, FINALIZER).await?;
@@ -151,7 +152,7 @@ impl Context {
     }
 
     async fn start_cleaning(&self, config: &Effective) -> Result<(), Error> {
-        let objects = [render::cleanup(config)];
+        let objects = [render::cleanup(config, &self.surroundings().await?)];
         let mut applier = self.applier.lock().await;
         for planned in applier.compare(&objects, &std::collections::BTreeMap::new(), Class::Live).await? {
             tracing::info!(object = %planned.change.key, "cleaning Nodes");

@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    AGENT, AGENT_PORT,
+    AGENT, AGENT_PORT, Surroundings,
     config::{CONFIG, Configuration},
     environment, managed, pod_template, pull_policy, resources, selector,
 };
@@ -17,7 +17,7 @@ use crate::{
     object::{self, Object},
 };
 
-/// Directories and files of the Node that the Pod uses: name, path, type.
+/// Directories and files of the Node that the Pod uses: name, path, type. OpenShift has its own for the CNI.
 const HOST_PATHS: &[(&str, &str, &str)] = &[
     ("host-var-run-antrea", "/var/run/antrea", "DirectoryOrCreate"),
     ("host-var-run-netns", "/var/run/netns", "DirectoryOrCreate"),
@@ -44,13 +44,13 @@ pub const OVS_CAPABILITIES: &[&str] = &["NET_ADMIN", "NET_RAW"];
 /// Its entries are those of the network namespace of whoever opens them, in Pods' namespaces too.
 const SYSCTL_DIR: &str = "/host/proc/sys";
 
-pub(super) fn daemon_set(config: &Effective, configuration: &Configuration) -> Object {
+pub(super) fn daemon_set(config: &Effective, configuration: &Configuration, around: &Surroundings) -> Object {
     let pod = json!({
         "terminationGracePeriodSeconds": 10,
         "securityContext": pod_security(),
         "initContainers": [install_cni(config)],
         "containers": [agent(config), ovs(config)],
-        "volumes": volumes(),
+        "volumes": volumes(around),
     });
     let template = pod_template(AGENT, config, &config.agent, &configuration.agent_checksum(), pod);
     let spec = json!({
@@ -160,15 +160,18 @@ fn probe(path: &str, mut timing: Value) -> Value {
     timing
 }
 
-pub(super) fn volumes() -> Vec<Value> {
+pub(super) fn volumes(around: &Surroundings) -> Vec<Value> {
     let mut volumes = vec![
         json!({"name": CONFIG, "configMap": {"name": CONFIG}}),
         json!({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}),
     ];
-    volumes.extend(
-        HOST_PATHS
-            .iter()
-            .map(|(name, path, type_)| json!({"name": name, "hostPath": {"path": path, "type": type_}})),
-    );
+    volumes.extend(HOST_PATHS.iter().map(|(name, usual, type_)| {
+        let path = match (&around.openshift, *name) {
+            (Some(platform), "host-cni-bin") => platform.cni_bin_dir(),
+            (Some(platform), "host-cni-conf") => platform.cni_conf_dir(),
+            _ => usual,
+        };
+        json!({"name": name, "hostPath": {"path": path, "type": type_}})
+    }));
     volumes
 }

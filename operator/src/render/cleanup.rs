@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    AGENT, CLEANUP,
+    AGENT, CLEANUP, Surroundings,
     agent::{confined, pod_security, volumes},
     config::CONFIG,
     environment, managed, pod_template, pull_policy, selector,
@@ -30,10 +30,10 @@ const MOUNTS: &[(&str, &str)] = &[
 
 /// A Pod is ready when its Node is clean: the work is an init container's, which the kubelet repeats until
 /// it succeeds and whose last words it reports.
-pub(super) fn daemon_set(config: &Effective) -> Object {
+pub(super) fn daemon_set(config: &Effective, around: &Surroundings) -> Object {
     let mut mounts = vec![json!({"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true})];
     mounts.extend(MOUNTS.iter().map(|(name, path)| json!({"name": name, "mountPath": path})));
-    let mut volumes = volumes();
+    let mut volumes = volumes(around);
     volumes.retain(|volume| mounts.iter().any(|mount| mount["name"] == volume["name"]));
     let mut idle = confined(&[]);
     idle["runAsNonRoot"] = true.into();

@@ -9,6 +9,7 @@ use crate::{
     OWNER_LABEL,
     effective::{ConfigError, Effective, EffectiveWorkload, Facts, effective},
     object::{self, Object},
+    openshift::Platform,
 };
 
 mod admission;
@@ -56,18 +57,33 @@ pub enum Delivery {
     Olm,
 }
 
+/// Where the operator runs, as far as objects differ by it and no spec can say it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Who brings what is not the operator's to bring.
+    pub delivery: Delivery,
+    /// OpenShift, if it is one.
+    pub openshift: Option<Platform>,
+}
+
+impl From<Delivery> for Surroundings {
+    fn from(delivery: Delivery) -> Self {
+        Self { delivery, openshift: None }
+    }
+}
+
 /// All objects of an installation, in the order in which they are applied.
 ///
 /// # Errors
 /// The spec contradicts itself or the cluster; see [`effective`].
 pub fn render(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Vec<Object>, ConfigError> {
-    Ok(objects(&effective(spec, facts)?, Delivery::Manifests))
+    Ok(objects(&effective(spec, facts)?, &Surroundings::default()))
 }
 
 /// All objects of a configuration, in the order in which they are applied.
-pub fn objects(config: &Effective, delivery: Delivery) -> Vec<Object> {
+pub fn objects(config: &Effective, around: &Surroundings) -> Vec<Object> {
     let configuration = config::files(config);
-    let mut objects = match delivery {
+    let mut objects = match around.delivery {
         Delivery::Manifests => crds(),
         Delivery::Olm => admission::installation().to_vec(),
     };
@@ -76,7 +92,7 @@ pub fn objects(config: &Effective, delivery: Delivery) -> Vec<Object> {
     objects.push(configuration.object());
     objects.extend(api::objects());
     objects.push(controller::deployment(config, &configuration));
-    objects.push(agent::daemon_set(config, &configuration));
+    objects.push(agent::daemon_set(config, &configuration, around));
     objects.sort_by_key(|object| object.kind.stage);
     objects.into_iter().map(Object::stamped).collect()
 }
@@ -88,8 +104,8 @@ pub fn preflight(config: &Effective) -> Object {
 }
 
 /// The object that cleans Nodes once no agent is left.
-pub fn cleanup(config: &Effective) -> Object {
-    cleanup::daemon_set(config)
+pub fn cleanup(config: &Effective, around: &Surroundings) -> Object {
+    cleanup::daemon_set(config, around)
 }
 
 /// References of every image that the operator may run, sorted.

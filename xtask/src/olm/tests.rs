@@ -47,8 +47,8 @@ fn config(bundle: &lint::Bundle) -> Effective {
 }
 
 fn rendered(config: &Effective, delivery: Delivery) -> Vec<Object> {
-    let mut objects = render::objects(config, delivery);
-    objects.extend([render::preflight(config), render::cleanup(config)]);
+    let mut objects = render::objects(config, &delivery.into());
+    objects.extend([render::preflight(config), render::cleanup(config, &delivery.into())]);
     objects
 }
 
