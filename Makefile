@@ -1,7 +1,7 @@
 # `make up` gives a two-node Kubernetes with this project as its network, `make down` takes it away.
 # What the targets do is in hack/; settings are listed at the top of hack/cluster.sh.
 
-.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load dashboards test test-all bench check deny fuzz e2e-tools
+.PHONY: help up down status smoke kubeconfig logs shell-node1 shell-node2 images load dashboards test test-all bench check deny fuzz e2e-tools release
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ e2e-tools: ## build e2e.test and ginkgo into the cache and print their folder
 
 check: ## what CI checks before it tests: formatting, lints, boards and alerts
 	@hack/test.sh check
+
+release: ## all that a release consists of, in dist/VERSION: make release VERSION=x
+	@hack/release.sh $(VERSION)
 
 deny: ## licences, sources and bans of dependencies (builds cargo-deny the first time)
 	@"$$(hack/tools.sh deny)/cargo-deny" --all-features check bans licenses sources

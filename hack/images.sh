@@ -2,6 +2,7 @@
 # Builds the container images and writes each as an archive that containerd can import:
 #   images.sh project   antrea-agent, antrea-controller, antrea-operator
 #   images.sh test      pause, agnhost, coredns, toolbox
+#   images.sh oci FOLDER VERSION  the first three as OCI archives that depend on nothing but what is in them
 #   images.sh base      only makes the Debian that the others start from
 # Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:trixie-slim to start from a
 # registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
@@ -114,6 +115,18 @@ project_images() {
 	image operator "docker.io/antrea/antrea-operator:$tag" "$(context operator "$release/antrea-operator")"
 }
 
+# oci_images FOLDER VERSION
+oci_images() {
+	local name id layout
+	project_images | while read -r name _ id; do
+		layout=$(mktemp -d)
+		with_log "$IMAGES/oci.log" buildah push -q "$id" "oci:$layout/image:v$2"
+		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar -C "$layout/image" \
+			-cf "$1/$(basename "${name%:*}")-$2-amd64.tar" .
+		rm -rf "$layout"
+	done
+}
+
 # The workspace's version, and a hash of all that goes into the images, the base image with it: whatever changes has a
 # new tag, and is rolled out as any upgrade is.
 image_tag() {
@@ -126,6 +139,7 @@ image_tag() {
 
 case ${1:-} in
 project | test) "${1}_images" ;;
+oci) oci_images "$2" "$3" ;;
 base) base_image ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -22,7 +22,7 @@ struct Generated {
 
 type Stage = fn(&Path) -> Result<Vec<Generated>>;
 
-const STAGES: [Stage; 5] = [crds, flattened, olm, documents, monitoring];
+const STAGES: [Stage; 6] = [crds, flattened, olm, chart, documents, monitoring];
 
 /// Writes every generated file that is not as it should be.
 pub(crate) fn write() -> Result<()> {
@@ -98,6 +98,12 @@ fn flattened(root: &Path) -> Result<Vec<Generated>> {
 fn olm(root: &Path) -> Result<Vec<Generated>> {
     let files = crate::olm::files(root, &crate::olm::Release::current(root)?)?;
     let under = |(path, content)| Generated { path: Path::new("olm").join(path), content };
+    Ok(files.into_iter().map(under).collect())
+}
+
+fn chart(root: &Path) -> Result<Vec<Generated>> {
+    let files = crate::chart::chart(root, env!("CARGO_PKG_VERSION"))?;
+    let under = |(path, content)| Generated { path: Path::new(crate::chart::FOLDER).join(path), content };
     Ok(files.into_iter().map(under).collect())
 }
 

@@ -13,12 +13,14 @@ use clap::{Parser, Subcommand};
 use semver::Version;
 use serde_json::json;
 
+mod chart;
 mod files;
 mod generate;
 mod lint;
 mod metrics;
 mod monitoring;
 mod olm;
+mod sbom;
 
 /// Generated files and what is shipped.
 #[derive(Parser)]
@@ -42,6 +44,18 @@ enum Command {
     },
     /// Write what is in `olm/`, for another version or other images.
     Bundle(Bundle),
+    /// Say how the objects of two files differ; the order does not matter.
+    Compare {
+        /// A file of objects.
+        first: PathBuf,
+        /// Another.
+        second: PathBuf,
+        /// A kind that is left out.
+        #[arg(long)]
+        without: Option<String>,
+    },
+    /// Print the bill of materials of the shipped binaries, CycloneDX.
+    Sbom,
     /// Print what OLM makes of a bundle: a JSON list of steps, each a List to apply.
     InstallPlan(InstallPlan),
 }
@@ -106,6 +120,11 @@ fn run(command: Command) -> Result<()> {
         Command::LintBundle { folder } => lint_bundle(&folder),
         Command::Bundle(bundle) => write_bundle(bundle),
         Command::InstallPlan(plan) => install_plan(&plan),
+        Command::Compare { first, second, without } => compare(&first, &second, without.as_deref()),
+        Command::Sbom => {
+            let text = format!("{:#}", sbom::document(&files::root())?);
+            writeln!(std::io::stdout().lock(), "{text}").context("print")
+        }
     }
 }
 
@@ -124,6 +143,17 @@ fn lint_bundle(folder: &Path) -> Result<()> {
     if errors > 0 {
         bail!("{}: {errors} errors", folder.display());
     }
+    Ok(())
+}
+
+fn compare(first: &Path, second: &Path, without: Option<&str>) -> Result<()> {
+    let read = |path: &Path| {
+        let mut objects = files::documents(path)?;
+        objects.retain(|object| without.is_none_or(|kind| object["kind"] != kind));
+        anyhow::Ok(objects)
+    };
+    let found = chart::differences(&read(first)?, &read(second)?);
+    ensure!(found.is_empty(), "{} and {}: {}", first.display(), second.display(), found.join("; "));
     Ok(())
 }
 
