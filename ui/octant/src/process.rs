@@ -4,7 +4,7 @@ use std::{io::Write, pin::Pin, task, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
-use nix::unistd::getppid;
+use nix::unistd::{Pid, getppid};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -105,7 +105,7 @@ async fn serve(environment: Environment) -> Result<(), RunError> {
     // Before the handshake: from then on the host may think that it ends by Shutdown alone.
     let listen = |kind| signal(kind).map_err(|error| RunError::Io("listen to signals", error));
     let (terminate, interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let watch = tokio::spawn(watch_for_the_end(terminate, interrupt, end.clone()));
+    let watch = tokio::spawn(watch_for_the_end(getppid(), terminate, interrupt, end.clone()));
     let (accepted, connections) = mpsc::channel(1);
     let acceptor = tls.map(|tls| TlsAcceptor::from(tls.config));
     let accept = tokio::spawn(accept(listener, acceptor, accepted));
@@ -139,8 +139,7 @@ async fn serve(environment: Environment) -> Result<(), RunError> {
 }
 
 /// Ends the plugin with SIGTERM, and with its host. SIGINT goes to all processes of a terminal; the host decides.
-async fn watch_for_the_end(mut terminate: Signal, mut interrupt: Signal, end: CancellationToken) {
-    let host = getppid();
+async fn watch_for_the_end(host: Pid, mut terminate: Signal, mut interrupt: Signal, end: CancellationToken) {
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

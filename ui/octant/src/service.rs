@@ -67,7 +67,7 @@ impl Pages {
     /// Pages of a plugin that has not been registered. What they made is deleted until `end`.
     pub(crate) fn new(end: CancellationToken) -> Self {
         let (expiring, expired) = mpsc::channel(MAX_KEPT);
-        tokio::spawn(end.run_until_cancelled_owned(delete_in_time(expired)));
+        tokio::spawn(end.run_until_cancelled_owned(later(KEPT, expired, delete)));
         Self { octant: Mutex::new(None), chosen: Mutex::default(), expiring }
     }
 
@@ -177,24 +177,28 @@ async fn find(octant: &Octant, name: &str) -> Result<Value, ActError> {
     found.map(|mut object| object["spec"].take()).ok_or_else(|| ActError::Gone(name.to_owned()))
 }
 
-/// All wait for the same time, so the first is always due first.
-async fn delete_in_time(mut made: mpsc::Receiver<(Octant, String)>) {
-    let mut waiting: VecDeque<(Instant, Octant, String)> = VecDeque::new();
+/// Does `then` with what arrives, each `kept` later. All wait for the same time, so the first is always due first.
+async fn later<T>(kept: Duration, mut arriving: mpsc::Receiver<T>, then: impl AsyncFn(T)) {
+    let mut waiting: VecDeque<(Instant, T)> = VecDeque::new();
     loop {
-        let due = waiting.front().map(|(due, ..)| *due);
+        let due = waiting.front().map(|(due, _)| *due);
         tokio::select! {
-            one = made.recv(), if waiting.len() < MAX_KEPT => {
-                let Some((octant, name)) = one else { return };
-                waiting.push_back((Instant::now() + KEPT, octant, name));
+            one = arriving.recv(), if waiting.len() < MAX_KEPT => {
+                let Some(one) = one else { return };
+                waiting.push_back((Instant::now() + kept, one));
             }
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                if let Some((_, octant, name)) = waiting.pop_front()
-                    && let Err(error) = octant.delete(TRACEFLOW, &name).await
-                {
-                    log("info", &format!("Traceflow {name} was not deleted: {error}"));
+                if let Some((_, one)) = waiting.pop_front() {
+                    then(one).await;
                 }
             }
         }
+    }
+}
+
+async fn delete((octant, name): (Octant, String)) {
+    if let Err(error) = octant.delete(TRACEFLOW, &name).await {
+        log("info", &format!("Traceflow {name} was not deleted: {error}"));
     }
 }
 
@@ -322,5 +326,32 @@ impl Plugin for Pages {
 
     async fn watch_delete(&self, _: Request<WatchRequest>) -> Result<Response<Empty>, Status> {
         Ok(Response::new(Empty {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn traces_end_in_order_and_in_time() {
+        let (made, arriving) = mpsc::channel(4);
+        let ended = Mutex::new(Vec::new());
+        let kept = Duration::from_millis(200);
+        let begun = Instant::now();
+        let work = later(kept, arriving, async |name| ended.lock().push((name, begun.elapsed())));
+        let traces = async {
+            for name in ["first", "second"] {
+                made.send(name).await.unwrap();
+            }
+            tokio::time::sleep(kept / 2).await;
+            assert!(ended.lock().is_empty());
+            tokio::time::sleep(kept).await;
+            drop(made);
+        };
+        tokio::join!(work, traces);
+        let ended = ended.into_inner();
+        assert_eq!(ended.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["first", "second"]);
+        assert!(ended.iter().all(|(_, after)| *after >= kept), "{ended:?}");
     }
 }
