@@ -86,7 +86,7 @@ stage_node() {
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap connectivity::hybrid connectivity::no_encap datapath::auto
 	datapath::the_kernels failclosed::a_cold_start forwarded:: fragments:: hairpin:: handover:: ipvs:: isolation::
-	ovs::a_pod_deleted ovs::each_daemon peers:: restart::an_agent_restart services:: spoofing::
+	audit:: ovs::a_pod_deleted ovs::each_daemon peers:: restart::an_agent_restart services:: spoofing:: tunnel::
 )
 
 stage_kernel() {
