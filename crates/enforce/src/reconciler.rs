@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antrea_flows::policy::{Direction, MemberChange, PodIps, Realizer, RuleChange, RuleError, Service};
+use antrea_flows::policy::{Direction, MemberChange, PodIps, Realizer, Rule, RuleChange, RuleError, Service};
 use antrea_flows::{Diff, Network};
 use ipnet::IpNet;
 use openflow::Flow;
@@ -28,6 +28,15 @@ struct Realised {
     policy: Arc<Policy>,
     /// One for each rule of the policy.
     slots: Vec<Slot>,
+}
+
+impl Realised {
+    /// Ports of this node that its rules apply to.
+    fn ports(&self, realizer: &Realizer, replaced: &HashMap<u32, Rule>) -> BTreeSet<u32> {
+        let ids = self.slots.iter().flat_map(HashMap::values);
+        let rules = ids.filter_map(|id| realizer.rule(*id).or_else(|| replaced.get(id)));
+        rules.flat_map(|rule| rule.pods.keys().copied()).collect()
+    }
 }
 
 /// What one reconciliation came to.
@@ -58,8 +67,8 @@ pub struct Reconciler {
     realizer: Option<Realizer>,
     /// The realizer has no rules yet, whatever changed.
     fresh: bool,
-    /// Rules of policies that are gone and kept, for a new realizer.
-    carried: Vec<RuleChange>,
+    /// Rules of the realizer that was replaced, until the new one has rules: what a pod loses by then it had by them.
+    replaced: HashMap<u32, Rule>,
     /// Ports that policies no longer keep.
     released: BTreeMap<Arc<str>, BTreeSet<u32>>,
     /// Policies with rules that the realizer has refused: they are done again with the next changes.
@@ -75,11 +84,9 @@ impl Reconciler {
 
     /// Begins anew with a pipeline. The next [`Self::reconcile`] returns all flows.
     pub fn attach(&mut self, network: &Network) {
-        // What the cache does not know any more.
-        let gone = self.policies.iter().filter(|(name, _)| self.cache.policy(name).is_none());
-        let ids = gone.flat_map(|(_, realised)| &realised.slots).flat_map(HashMap::values);
-        let rules = ids.filter_map(|id| self.realizer.as_ref()?.rule(*id)).cloned();
-        self.carried.extend(rules.map(RuleChange::Upsert));
+        for rule in self.realizer.iter().flat_map(Realizer::rules) {
+            self.replaced.insert(rule.id, rule.clone());
+        }
         self.realizer = Some(Realizer::new(network));
         self.fresh = true;
         self.refused.clear();
@@ -137,11 +144,12 @@ impl Reconciler {
         whole.extend(released.keys().cloned());
         whole.append(&mut self.kept.retain(self.pods.owners()));
         if std::mem::take(&mut self.fresh) {
-            whole.extend(self.cache.policies().cloned());
+            // With those that the cache does not know any more, for pods that keep them.
+            whole.extend(self.cache.policies().chain(self.policies.keys()).cloned());
         }
         let doubts = self.keep(whole.iter().chain(&changes.pods), &released, &realizer);
         let mut looked_at = whole.clone();
-        let mut rule_changes = std::mem::take(&mut self.carried);
+        let mut rule_changes = Vec::new();
         for name in changes.pods {
             if !looked_at.contains(&name) && !self.change_pods(&name, &realizer, &mut rule_changes) {
                 whole.insert(name.clone());
@@ -172,6 +180,9 @@ impl Reconciler {
             self.refused.extend(refused.map(|(name, _)| name.clone()));
             looked_at.retain(|name| !self.refused.contains(name));
         }
+        if diff.is_ok() {
+            self.replaced.clear();
+        }
         match diff {
             Ok(diff) => Reconciled { diff, policies: looked_at, doubts, error },
             Err(error) => Reconciled { doubts, error: Some(error), ..Reconciled::default() },
@@ -194,9 +205,7 @@ impl Reconciler {
         let mut any = false;
         for name in policies {
             let Some(realised) = self.policies.get(name) else { continue };
-            let ids = realised.slots.iter().flat_map(HashMap::values);
-            let had: BTreeSet<u32> =
-                ids.filter_map(|id| realizer.rule(*id)).flat_map(|rule| rule.pods.keys().copied()).collect();
+            let had = realised.ports(realizer, &self.replaced);
             if had.is_empty() {
                 continue;
             }
@@ -232,14 +241,14 @@ impl Reconciler {
         let keeps: BTreeSet<u32> = self.kept.of(name).map(|(ofport, _)| ofport).collect();
         for slot in &mut slots {
             slot.retain(|_, id| {
-                let rule =
-                    realizer.rule(*id).filter(|rule| rule.pods.keys().any(|port| keeps.contains(port)));
-                let Some(rule) = rule else {
+                let known = realizer.rule(*id);
+                let rule = known.or_else(|| self.replaced.get(id));
+                let Some(rule) = rule.filter(|rule| rule.pods.keys().any(|port| keeps.contains(port))) else {
                     changes.push(RuleChange::Remove(*id));
                     self.ids.release(*id, now);
                     return false;
                 };
-                if rule.pods.keys().any(|ofport| !keeps.contains(ofport)) {
+                if known.is_none() || rule.pods.keys().any(|ofport| !keeps.contains(ofport)) {
                     let mut rule = rule.clone();
                     rule.pods.retain(|ofport, _| keeps.contains(ofport));
                     changes.push(RuleChange::Upsert(rule));

@@ -585,7 +585,11 @@ proptest! {
         let (mut server, mut node) = (Server::default(), Node::new());
         node.gone.insert("p0");
         let mut isolated: BTreeMap<(u32, bool), Arc<PortOwner>> = BTreeMap::new();
-        for (op, settle) in ops {
+        for (mut op, settle) in ops {
+            // Whoever turns a policy's direction around means that, also for this pod.
+            if let Op::Policy { name, egress, .. } = &mut op {
+                *egress = *name == 1;
+            }
             perform(op, &mut server, &mut node);
             if !settle {
                 continue;

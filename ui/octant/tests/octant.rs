@@ -18,6 +18,7 @@ use antrea_octant_plugin::proto::{
 use anyhow::{Context, Result, ensure};
 use host::{Fake, Plugin, agent, controller};
 use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt;
 use tonic::Code;
 
 fn state(client: &str) -> Vec<u8> {
@@ -157,6 +158,27 @@ async fn sigint_is_not_for_it_and_sigterm_is() -> Result<()> {
     plugin.signal(nix::sys::signal::Signal::SIGTERM)?;
     let (status, folder) = plugin.ended().await?;
     ensure!(status.success() && begun.elapsed() < Duration::from_secs(2) && !folder.exists());
+    Ok(())
+}
+
+/// Octant that was killed cannot ask for the end.
+#[tokio::test]
+async fn it_does_not_outlive_its_parent() -> Result<()> {
+    let mut shell = tokio::process::Command::new("sh")
+        .args(["-c", "\"$0\" & wait", host::BINARY])
+        .env("DASHBOARD_PLUGIN", "dashboard")
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = tokio::io::BufReader::new(shell.stdout.take().context("stdout")?).lines();
+    let line =
+        tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await??.context("no handshake")?;
+    let socket = std::path::PathBuf::from(line.split('|').nth(3).context("no address")?);
+    ensure!(socket.exists());
+    shell.kill().await?;
+    // Its stdout ends with it.
+    ensure!(tokio::time::timeout(Duration::from_secs(5), lines.next_line()).await??.is_none());
+    ensure!(!socket.exists(), "{} is left", socket.display());
     Ok(())
 }
 
