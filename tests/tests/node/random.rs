@@ -19,6 +19,9 @@ use serde_json::json;
 const SERVICES: [(&str, u16); 5] =
     [("TCP", 7000), ("TCP", 7001), ("TCP", 7100), ("UDP", 7000), ("UDP", 7001)];
 
+/// After this long a change is in force, unless others took longer.
+const SETTLED: Duration = Duration::from_millis(1000);
+
 /// How long a change may take until everything does what the oracle says; loose, for the machine is busy.
 const IN_FORCE: Duration = Duration::from_secs(10);
 
@@ -457,9 +460,6 @@ async fn random_policies_do_what_the_oracle_says() {
         let after = verdicts(&world);
         let mut open: Vec<usize> = (0..all.len()).filter(|at| before[*at] != after[*at]).collect();
         let submitted = Instant::now();
-        if open.is_empty() {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
         while !open.is_empty() {
             let round = open.iter().map(|at| (all[*at], DENIED));
             let outcomes = prober.probe(round).await;
@@ -472,7 +472,9 @@ async fn random_policies_do_what_the_oracle_says() {
             );
         }
         slowest = slowest.max(submitted.elapsed());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // What is the same before and after may have been different meanwhile, and nothing tells when that is over: twice as
+        // long as the slowest of those that do tell.
+        tokio::time::sleep((SETTLED.max(slowest * 2)).saturating_sub(submitted.elapsed())).await;
         judge.epoch(Instant::now(), exactly(&after));
         let pass = prober.probe(all.iter().zip(&after).map(|(probe, allowed)| (*probe, patience(*allowed))));
         for outcome in pass.await {
