@@ -38,7 +38,7 @@ done
 
 # Control groups of whoever runs this script come and go meanwhile; ours have their own name.
 export LEFTOVERS_IGNORE=${LEFTOVERS_IGNORE:-'cgroup .*/(process_api|system\.slice|user\.slice)(/|$)'}
-before=$(mktemp)
+snapshot=$(mktemp)
 finish() {
 	local status=$?
 	trap - EXIT
@@ -46,17 +46,17 @@ finish() {
 	if [[ -z ${KEEP:-}${ATTACH:-} ]]; then
 		"$REPO/hack/cluster.sh" down
 		if ((status == 0)); then
-			if "$REPO/hack/leftovers.sh" compare "$before"; then ok 'nothing was left behind'; else status=1; fi
+			if "$REPO/hack/leftovers.sh" compare "$snapshot"; then ok 'nothing was left behind'; else status=1; fi
 		fi
 	fi
-	rm -f "$before"
+	rm -f "$snapshot"
 	((status != 0)) || { printf '%s\n' "${figures[@]}" "$passed passed, 0 failed"; }
 	exit "$status"
 }
 
 if [[ -z ${ATTACH:-} ]]; then
 	"$REPO/hack/cluster.sh" down
-	"$REPO/hack/leftovers.sh" snapshot "$before"
+	"$REPO/hack/leftovers.sh" snapshot "$snapshot"
 fi
 trap finish EXIT
 # Without these, a script that is ended leaves through EXIT with the status of whatever was before.

@@ -101,10 +101,11 @@ missing_images() {
 	ok 'a controller image that cannot be pulled: Degraded names the cause, the controller goes on'
 }
 
-# Everything that the operator made in the cluster, but for definitions and their objects.
+# Everything that was made in the cluster, but for definitions and their objects, and for the cluster's identity, which
+# outlives the network.
 managed_objects() {
 	kubectl -n kube-system get daemonsets,deployments,pods,services,configmaps,serviceaccounts,roles,rolebindings \
-		-l app=antrea,component!=antrea-operator -o name
+		-l app=antrea,component!=antrea-operator --field-selector metadata.name!=antrea-cluster-identity -o name
 	kubectl get clusterroles,clusterrolebindings,apiservices -l operator.antrea.io/installation -o name
 }
 

@@ -60,11 +60,16 @@ privileges() {
 
 # remove_installation: deletes it, and says how long it took.
 remove_installation() {
-	local start=$EPOCHREALTIME
+	local start=$EPOCHREALTIME known
+	known=$(identity)
+	[[ -n $known ]] || fail 'the cluster has no identity'
 	quietly kubectl delete antreainstallation default --timeout="$1" || fail 'the AntreaInstallation does not go away'
 	figure "AntreaInstallation removed, $2: $(awk -v now="$EPOCHREALTIME" -v start="$start" 'BEGIN { printf "%.1f", now - start }') s"
 	[[ -z $(managed_objects) || -n ${3:-} ]] || fail "left after removal: $(managed_objects)"
+	[[ $(identity) == "$known" ]] || fail "the cluster's identity was $known and is $(identity)"
 }
+
+identity() { kubectl -n kube-system get configmap antrea-cluster-identity -o jsonpath='{.data.uuid}'; }
 
 # At once, as it is: whoever removes something to install it anew waits for nothing.
 install_again() {
