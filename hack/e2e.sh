@@ -2,7 +2,7 @@
 # The cluster suite: a real two-node Kubernetes is made, looked at from outside, and taken away. What is
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
-#                      crash connectivity services traffic policies spec settings restart health prometheus netpol removal olm legacy
+#                      crash connectivity services proxy traffic policies native traceflow spec settings rollout restart health damage prometheus netpol removal olm legacy
 #                      or, shorter: crash_once for crash, monitoring for prometheus
 #   OLM_RULES=v0|v1     how one generation of OLM installs, not both
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
@@ -16,20 +16,25 @@
 . "$(dirname "$0")/e2e/services.sh"
 . "$(dirname "$0")/e2e/traffic.sh"
 . "$(dirname "$0")/e2e/policy.sh"
+. "$(dirname "$0")/e2e/traceflow.sh"
+. "$(dirname "$0")/e2e/native.sh"
 . "$(dirname "$0")/e2e/installation.sh"
 . "$(dirname "$0")/e2e/settings.sh"
 . "$(dirname "$0")/e2e/uninstall.sh"
 . "$(dirname "$0")/e2e/restart.sh"
 . "$(dirname "$0")/e2e/legacy.sh"
 . "$(dirname "$0")/e2e/health.sh"
+. "$(dirname "$0")/e2e/damage.sh"
 . "$(dirname "$0")/e2e/prometheus.sh"
 . "$(dirname "$0")/e2e/olm.sh"
+. "$(dirname "$0")/e2e/rollout.sh"
+. "$(dirname "$0")/e2e/proxy.sh"
 need_root
 NETPOL=${NETPOL:-all}
 
 parts=("$@")
 if ((${#parts[@]} == 0)); then
-	parts=(connectivity services traffic policies spec settings restart health prometheus netpol removal olm legacy)
+	parts=(connectivity services proxy traffic policies native traceflow spec settings rollout restart health damage prometheus netpol removal olm legacy)
 	[[ -n ${ATTACH:-} ]] || parts=(crash "${parts[@]}")
 fi
 for part in "${parts[@]}"; do

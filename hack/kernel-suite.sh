@@ -26,10 +26,12 @@ cat >"$stage/run" <<END
 modprobe -a tun openvswitch geneve vxlan ip_gre vport-geneve vport-vxlan vport-gre xt_set ip_set_hash_net ip_vs ip_vs_rr dummy
 mkdir -p /run/netns
 cd /tmp
-export ANTREA_BIN=$stage ANTREA_CNI_PLUGINS=$stage/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
+# The shared folder is read anew by every process that starts from it.
+cp -r $stage bin
+export ANTREA_BIN=/tmp/bin ANTREA_CNI_PLUGINS=/tmp/bin/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
 # A machine in software takes its time: the same tests, with smaller numbers where they repeat.
 export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$orders
-exec $stage/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
+exec bin/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
 # What runs beside steps back: a machine in software that waits for a core misses what its tests wait for.

@@ -21,6 +21,11 @@ underlay_up() {
 				type nat hook postrouting priority srcnat; policy accept;
 				ip saddr $UNDERLAY_PREFIX.0/24 ip daddr != $UNDERLAY_PREFIX.0/24 oifname != { "lo", "$UNDERLAY" } masquerade
 			}
+			# What no node serves of a Service goes nowhere, whoever may answer to such an address out there.
+			chain forward {
+				type filter hook forward priority filter; policy accept;
+				iifname "$UNDERLAY" ip daddr $SERVICE_CIDR reject with icmp host-unreachable
+			}
 		}
 	END
 }

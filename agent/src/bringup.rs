@@ -29,6 +29,7 @@ use crate::pods::attach::{Call, netns_path};
 use crate::pods::interfaces::{InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
 use crate::pods::network::{NodeNetwork, NodeParts, POD_LINK_GROUP};
+use crate::pods::rows;
 use crate::policy::{PolicyHandle, Site};
 use crate::status::facts::{NetworkFacts, Reporter};
 use crate::status::metrics::AgentMetrics;
@@ -130,6 +131,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         config,
         transport_ip: transport.address.addr(),
         mtu,
+        gateway_mac: None,
         sysctls: &inputs.paths.sysctls,
         tables,
     };
@@ -148,7 +150,8 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         OfConfig { flow_monitor: true, ..OfConfig::default() },
         inputs.shutdown.clone(),
     );
-    let connections = Connections::new(session.clone());
+    let connections =
+        Connections::new(session.clone(), inputs.netlink.netns().clone()).with_services(flow_config.services);
     let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
     let (dataplane, task) = Dataplane::new(
         session,
@@ -217,6 +220,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
         sink: Box::new(dataplane.clone()),
         pods: Box::new(move || remembered.interfaces().iter().map(PodInterface::local_pod).collect()),
         changes: network.interface_count(),
+        isolated: rows::isolated(&network.vswitch.ports(&network.bridge)),
     };
     let policy = network.policy.attach(site).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
@@ -266,6 +270,7 @@ fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeCon
         // Checked when the configuration was read.
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         antrea_policy: features::is_on(Component::Agent, "AntreaPolicy", &config.feature_gates),
+        services: features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates),
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One task owns the store and the session. It takes whatever waits in its queue together, so that many
-//! pods at once cost one bundle. Nothing is sent before [`Dataplane::start`]: then the first comparison
+//! pods at once cost one bundle. Packets that flows send up go to whoever subscribed. Nothing is sent before [`Dataplane::start`]: then the first comparison
 //! with what OVS holds replaces what an earlier process has left in one transaction, and no packet meets
 //! a half-filled pipeline.
 //!
@@ -22,18 +22,22 @@ use std::sync::Arc;
 
 use antrea_flows::{Change, Conflict, Network, Owner};
 use antrea_runtime::trace;
+use openflow::PacketIn2;
 use ovs::of::{OfError, OfHandle};
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
+use self::packets::Packets;
 use crate::pods::interfaces::PodInterface;
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
 
+mod packets;
 pub mod schedule;
 mod sync;
 mod task;
 
+pub use packets::Subscriber;
 pub use task::Task;
 
 /// Callers that wait beyond this see back-pressure.
@@ -112,6 +116,8 @@ enum Request {
 pub struct Dataplane {
     requests: mpsc::Sender<Request>,
     network: Arc<Network>,
+    session: OfHandle,
+    packets: Packets,
 }
 
 impl Dataplane {
@@ -124,8 +130,10 @@ impl Dataplane {
         metrics: AgentMetrics,
     ) -> (Self, Task) {
         let (requests, queue) = mpsc::channel(QUEUE);
-        let task = Task::new(session, queue, bridge, network.clone(), reporter, metrics);
-        (Self { requests, network }, task)
+        let packets = Packets::new(metrics.packet_ins.clone());
+        let task =
+            Task::new(session.clone(), queue, (bridge, network.clone()), packets.clone(), reporter, metrics);
+        (Self { requests, network, session, packets }, task)
     }
 
     /// The pipeline.
@@ -176,6 +184,16 @@ impl Dataplane {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Owners(reply)).await.map_err(|_| DataplaneError::Closed)?;
         answer.await.map_err(|_| DataplaneError::Closed)
+    }
+
+    /// Packets that flows send up to this subscriber, from now on. A packet that its queue has no room for is dropped.
+    pub fn subscribe(&self, subscriber: Subscriber) -> mpsc::Receiver<PacketIn2> {
+        self.packets.subscribe(subscriber)
+    }
+
+    /// What the bridge holds, to be looked at. Nothing waits for it: it is as it is in this moment.
+    pub fn session(&self) -> &OfHandle {
+        &self.session
     }
 
     /// Everything that was set so far is complete: install it and remove what is not of it.

@@ -14,6 +14,7 @@ mod drift;
 mod links;
 pub mod local_traffic;
 pub mod network;
+mod ports;
 pub mod subnet;
 mod times;
 pub mod translated;
@@ -28,10 +29,12 @@ use std::time::Duration;
 use netcfg::nl::route::RouteFilter;
 use netcfg::sysctl::Sysctl;
 use netcfg::{Link, MacAddr, NetcfgErrors, VxlanInfo};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch as latest;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+pub use self::drift::REPAIRED;
 use self::drift::{Findings, Teller};
 use self::links::{DesiredLink, Fault};
 use self::times::{Scope, Times};
@@ -41,7 +44,7 @@ use crate::host::local_traffic::LocalTraffic;
 use crate::host::network::{HostConfig, HostNetwork};
 use crate::host::subnet::gateway_net;
 use crate::host::translated::Egress;
-use crate::ovs::bridge::{self, Bridge, BridgeInputs, Datapath, TUNNEL_PORT};
+use crate::ovs::bridge::{Bridge, Datapath, TUNNEL_PORT};
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::{Underlay, Wiring, wire};
 use crate::pods::attach;
@@ -68,6 +71,8 @@ pub struct Host {
     transport_mtu: Option<u32>,
     /// The userspace datapath's tunnel.
     tunnel_link: Option<u32>,
+    /// MTU of the device that Open vSwitch made for the tunnel, when it was first looked at.
+    device_mtu: Option<u32>,
     rules: HostConfig,
     applier: HostNetwork,
     reporter: Reporter,
@@ -104,6 +109,7 @@ impl Host {
             transport,
             transport_mtu: None,
             tunnel_link: None,
+            device_mtu: None,
             rules,
             applier,
             reporter,
@@ -133,14 +139,14 @@ impl Host {
         let mut watch = Watch::new(self.network.netlink.clone()).await;
         let mut times = Times::new(Instant::now(), watch.hears_rules());
         let mut current = nodes.borrow_and_update().clone().unwrap_or_default();
-        let mut by = None;
         let mut pods = self.network.interface_count();
         let mut egress = self.network.policy.host_egress();
+        let mut rows = self.network.vswitch.subscribe();
         // What changed between bring-up and now.
         let mut scope = Scope::ALL;
         loop {
             let begin = Instant::now();
-            let good = self.look(&current, scope, by.take()).await?;
+            let good = self.look(&current, scope, times.take_suspect(scope)).await?;
             times.looked(Instant::now(), scope, begin.elapsed(), good);
             let interest = self.interest(&current);
             scope = loop {
@@ -165,14 +171,20 @@ impl Host {
                             break Scope::ALL;
                         }
                     }
+                    changes = rows.recv() => match changes {
+                        Ok(changes) if !ports::touched(&changes).any(|name| self.keeps_port(name)) => {}
+                        Ok(_) | Err(RecvError::Lagged(_)) => times.suspect_links(Instant::now()),
+                        // The session with OVSDB ends with the agent.
+                        Err(RecvError::Closed) => return Ok(()),
+                    },
                     suspicion = watch.next(&interest) => match suspicion {
                         Suspicion::Links => times.suspect_links(Instant::now()),
-                        Suspicion::Firewall(who) => {
-                            by = by.or(who);
-                            times.suspect_rules(Instant::now());
-                        }
+                        Suspicion::Firewall(who) => times.suspect_rules(Instant::now(), who),
                     },
-                    () = sleep_until(due) => break times.scope(Instant::now()),
+                    () = sleep_until(due) => {
+                        let now = Instant::now();
+                        break if self.teller.confirms(now) { Scope::ALL } else { times.scope(now) };
+                    }
                 }
             };
         }
@@ -219,7 +231,8 @@ impl Host {
         }
         let repaired = if expected { done } else { Vec::new() };
         let by = by.filter(|_| rules_differed);
-        if let Some(health) = self.teller.judge(Instant::now(), &Findings { repaired, problems, by }) {
+        let findings = Findings { repaired, problems, by };
+        if let Some(health) = self.teller.judge(Instant::now(), scope == Scope::ALL, &findings) {
             self.reporter.update(|facts| facts.host = health);
         }
         Ok(good)
@@ -254,8 +267,8 @@ impl Host {
             Some(first) => Health::bad(
                 "EgressRulesLeftOut",
                 format_args!(
-                    "egress policy of {} pods, the first at {first}, allows more blocks than the host has room for: \
-                     endpoints of Services that are no pods are refused to them; allow larger blocks",
+                    "egress policy of {} pods, the first at {first}, has more ports than the host has room for: what it \
+                     allows them is refused where a Service leads to it by way of the host; name ranges of ports",
                     left_out.len()
                 ),
             ),
@@ -314,6 +327,7 @@ impl Host {
             destinations: BTreeSet::new(),
         };
         interest.indexes.extend(self.tunnel_link);
+        interest.names.extend(self.device());
         let routes = self.wirings(nodes).into_iter().flat_map(|wiring| wiring.routes);
         interest.destinations.extend(routes.map(|route| route.dst));
         interest
@@ -345,6 +359,10 @@ impl Host {
                 }),
                 ..DesiredLink::default()
             });
+        }
+        // A kernel of before such devices has tunnels all the same: one that was never there is not missed.
+        if let (Some(name), Some(mtu)) = (self.device(), self.device_mtu) {
+            desired.push(DesiredLink { name, mtu: Some(mtu), ..DesiredLink::default() });
         }
         desired
     }
@@ -394,44 +412,7 @@ impl Host {
                 self.tell_lost(&link.name);
             }
         }
-        Ok(())
-    }
-
-    /// Why a link of the bridge has to be made anew.
-    fn lost(&self, desired: &DesiredLink, links: &[Link]) -> Option<String> {
-        let found = links.iter().find(|link| link.name == desired.name);
-        let faults = desired.compare(found, &[]);
-        let fault = faults.into_iter().find(|fault| matches!(fault.fault, Fault::Gone | Fault::Other));
-        fault.map(|fault| fault.to_string()).or_else(|| {
-            let missing = self.network.vswitch.port(&desired.name).is_none();
-            missing.then(|| format!("port {} of bridge {} was gone", desired.name, self.network.bridge))
-        })
-    }
-
-    fn ovs_works(&self) -> bool {
-        let facts = self.reporter.subscribe();
-        let facts = facts.borrow();
-        facts.ovsdb.is_good() && facts.openflow.is_good()
-    }
-
-    /// Has gateway and tunnel made where they are not there. Their OpenFlow numbers stay.
-    async fn make_ports(&mut self) -> Result<(), String> {
-        let names = self.network.dataplane.network().pipeline.names();
-        let inputs = BridgeInputs {
-            config: &self.config,
-            transport_ip: self.underlay.transport.addr(),
-            mtu: self.network.mtu,
-            sysctls: &self.network.sysctls,
-            tables: names.into_iter().map(|(number, name)| (number, name.to_string())).collect(),
-        };
-        let Bridge { datapath, tunnel_type, .. } = self.bridge;
-        let ensured =
-            bridge::ensure(&self.network.vswitch, &self.network.netlink, &inputs, datapath, tunnel_type);
-        let made = ensured.await.map_err(|error| error.to_string())?;
-        let numbers = |bridge: &Bridge| (bridge.gateway_ofport, bridge.tunnel_ofport);
-        if numbers(&made) != numbers(&self.bridge) {
-            return Err("Open vSwitch gave it another OpenFlow number".to_owned());
-        }
+        self.pod_ports(&names, progress).await;
         Ok(())
     }
 
@@ -442,6 +423,9 @@ impl Host {
             self.underlay.gateway_link = gateway.index;
         }
         self.tunnel_link = find(TUNNEL_PORT).map(|link| link.index);
+        if let Some(device) = self.device().as_deref().and_then(find) {
+            self.device_mtu.get_or_insert(device.mtu);
+        }
         if let Some(transport) = find(&self.transport) {
             self.underlay.transport_link = transport.index;
             let Bridge { tunnel_type, .. } = self.bridge;

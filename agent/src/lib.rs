@@ -21,7 +21,9 @@ mod peers;
 mod pods;
 mod policy;
 pub mod run;
+mod services;
 pub mod status;
+pub mod traceflow;
 
 /// Version of this build.
 pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));

@@ -16,10 +16,14 @@ use crate::ovs::{conntrack, restore, selftest};
 use crate::peers::follow::Peering;
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::Peer;
+use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
+use crate::pods::rows;
 use crate::policy::PolicyHandle;
+use crate::services::Follower;
 use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::AgentMetrics;
+use crate::status::metrics::{AgentMetrics, ProxyMetrics};
+use crate::traceflow::Tracer;
 use anyhow::{Context, Result};
 use netcfg::Netlink;
 use ovs::Vswitch;
@@ -39,6 +43,10 @@ pub struct Agent {
     pub policy: PolicyHandle,
     pub reporter: Reporter,
     pub metrics: AgentMetrics,
+    /// Where the bridge serves Services: how to read them, and what counts them.
+    pub services: Option<(kube::Client, ProxyMetrics)>,
+    /// Where Traceflow is on: how to read traces and to write what was seen.
+    pub traceflow: Option<kube::Client>,
     pub shutdown: CancellationToken,
 }
 
@@ -53,7 +61,7 @@ impl Agent {
         network: watch::Sender<Option<Arc<NodeNetwork>>>,
         not_up: antrea_runtime::health::BlockReady,
     ) -> Result<()> {
-        let (own, (wired, peering, host)) = loop {
+        let (own, (wired, peering, host, services)) = loop {
             // Read again for each try: what failed may be mended there.
             let own = self.own_node(&mut nodes).await?;
             match self.bring_up(&own, &nodes).await {
@@ -81,6 +89,10 @@ impl Agent {
             "the node's network is up"
         );
         let counts = self.follow_counts(&wired.network);
+        let pods = || wired.network.interfaces().iter().map(PodInterface::local_pod).collect();
+        let addresses = self.policy.tell_addresses(pods, wired.network.interface_count());
+        let tracer =
+            self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let moved = self.moved(nodes.clone(), &own);
         let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
@@ -88,10 +100,14 @@ impl Agent {
         let audit = audit.run(&self.reporter, &self.metrics.audit);
         let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
+            () = serve(services, nodes.clone(), self.shutdown.clone()) => Ok(()),
+            () = look_out(tracer, self.shutdown.clone()) => Ok(()),
             () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
             moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),
+            () = addresses => Ok(()),
             () = restore::follow(&wired.network) => Ok(()),
+            () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,
             never = self_test => match never {},
             never = conntrack => match never {},
@@ -132,7 +148,7 @@ impl Agent {
         &self,
         own: &Arc<Peer>,
         nodes: &watch::Receiver<Option<Nodes>>,
-    ) -> Result<(Box<Wired>, Peering, Host), BringUpError> {
+    ) -> Result<(Box<Wired>, Peering, Host, Option<Follower>), BringUpError> {
         let peers = self.peers(&nodes.borrow().clone().unwrap_or_default());
         let inputs = Inputs {
             config: &self.config,
@@ -172,8 +188,15 @@ impl Agent {
         // What fails here is in the AgentHealthy condition and tried again; pods need not wait for it.
         peering.apply(&current).await;
         host.apply(&current).await.map_err(|error| BringUpError::new("TransportChanged", error))?;
+        let mut services = self.services.clone().map(|(client, metrics)| {
+            let reporter = self.reporter.clone();
+            Follower::new(wired.network.clone(), client, own.zone.clone(), reporter, metrics)
+        });
+        if let Some(services) = &mut services {
+            services.first().await;
+        }
         bringup::go_live(&wired.network, &wired.bridge).await?;
-        Ok((Box::new(wired), peering, host))
+        Ok((Box::new(wired), peering, host, services))
     }
 
     async fn follow_counts(&self, network: &NodeNetwork) {
@@ -200,5 +223,25 @@ impl Agent {
                 anyhow::bail!("Node {} changed from {own:?} to {now:?}, starting again", self.node_name);
             }
         }
+    }
+}
+
+/// Serves Services, where the bridge does.
+async fn serve(
+    services: Option<Follower>,
+    nodes: watch::Receiver<Option<Nodes>>,
+    shutdown: CancellationToken,
+) {
+    match services {
+        Some(services) => services.run(nodes, shutdown).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks out for the packets of traces, where Traceflow is on.
+async fn look_out(tracer: Option<Tracer>, shutdown: CancellationToken) {
+    match tracer {
+        Some(tracer) => tracer.run(shutdown).await,
+        None => std::future::pending().await,
     }
 }

@@ -10,5 +10,6 @@ pub mod network;
 pub mod ofports;
 mod ownership;
 pub mod result;
+pub mod rows;
 pub mod server;
 mod trace;

@@ -5,6 +5,7 @@
 //!                       files ─(no controller)─► ├─► reconciler ─► Realizer ─► Dataplane
 //!  CNI ADD ─ confirm_pod ─(asks)─► controller    │       │
 //!          ─ install_pod ─► local pods ──────────┘       │
+//!                                 └─ addresses ─► controller
 //!                                                         └─► status of each policy ─► controller
 //! ```
 //!
@@ -23,6 +24,7 @@
 //! - What a lost controller said last stays in force. A new session replaces it in one step, when the last
 //!   of the three initial sets is complete; what did not change touches no flow.
 
+mod addresses;
 mod agent;
 #[cfg(test)]
 mod bridge_tests;
@@ -39,7 +41,7 @@ mod saver;
 
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
-pub use handle::{PolicyHandle, Prepared, Site};
+pub use handle::{PolicyHandle, Prepared, Question, Site};
 
 #[cfg(test)]
 pub use agent::tests::attached_for_tests;

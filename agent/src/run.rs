@@ -13,7 +13,7 @@ use crate::policy::{PolicyAgent, PolicyConfig};
 use crate::status::api::{self, ApiState, Renewal};
 use crate::status::facts::{Health, Identity, Reporter};
 use crate::status::metrics::{self, Registered};
-use crate::status::publish;
+use crate::status::{events, publish};
 use antrea_api::features::{self, Component};
 use antrea_runtime::health::Readiness;
 use antrea_runtime::level::{self, Follower};
@@ -122,6 +122,7 @@ async fn serve(
     let cni_network = network_state.clone();
     tasks.spawn("cni", async move { server::serve(&cni_socket, cni_network, tracer, cni_shutdown).await });
 
+    let kube = client.clone();
     let renewal = Renewal::default();
     let offer = Offer::new(&config.tls_min_version, &config.tls_cipher_suites)?;
     let tls = api::tls(&reporter, &metrics.certificate, &renewal, offer)?;
@@ -136,6 +137,7 @@ async fn serve(
         reporter: reporter.clone(),
         identity: identity.clone(),
         network: network_state,
+        ovs_run_dir: PathBuf::from(&config.ovs_run_dir),
         log,
         gates: features::report(Component::Agent, &config.feature_gates),
     };
@@ -146,9 +148,13 @@ async fn serve(
     tasks.spawn("api", serving);
     tasks.spawn_abortable("client trust", api::follow_trust(client.clone(), tls.clone()));
     tasks.spawn_abortable("certificate", api::renew(tls, reporter.clone(), metrics.certificate, renewal));
+    let events = events::publish(client.clone(), identity.clone(), reporter.subscribe());
+    tasks.spawn_abortable("events", events);
     tasks.spawn_abortable("status", publish::publish(client, identity, reporter.clone()));
     tasks.spawn_abortable("conditions", publish::measure(reporter.subscribe(), metrics.agent.clone()));
 
+    let services = features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates);
+    let traceflow = features::is_on(Component::Agent, "Traceflow", &config.feature_gates);
     let agent = Agent {
         config,
         paths: Paths {
@@ -162,6 +168,8 @@ async fn serve(
         policy,
         reporter,
         metrics: metrics.agent,
+        services: services.then(|| (kube.clone(), metrics.proxy)),
+        traceflow: traceflow.then_some(kube),
         shutdown: shutdown.clone(),
     };
     tasks.spawn_abortable("network", async move { agent.run(node_changes, network, not_up).await });

@@ -1,6 +1,8 @@
-//! What the agent tells: AntreaAgentInfo, metrics, and its API.
+//! What the agent tells: AntreaAgentInfo, Events, metrics, and its API.
 
 pub mod api;
+pub mod bridge;
+pub mod events;
 pub mod facts;
 pub mod metrics;
 pub mod publish;

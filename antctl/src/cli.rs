@@ -61,12 +61,97 @@ pub(crate) enum Verb {
         #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Shows what the operator would change, like a diff: while the AntreaInstallation is paused, or waits for its
+    /// window or for spec.rollout.acknowledge.
+    Plan,
+    /// Prints the AntreaInstallation that comes closest to this cluster's ConfigMap antrea-config, and what it cannot
+    /// express.
+    Adopt {
+        /// Changes nothing, which is all that there is.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What the bridge of this agent's Node would do with a packet, flow by flow.
+    #[command(name = "trace-packet", visible_alias = "tp")]
+    TracePacket(Packet),
+    /// Traces a packet through the network: sends one, or watches real traffic, and shows what each Node did with it.
+    #[command(visible_alias = "tf")]
+    Traceflow(Trace),
     /// Shows the log level of this container's component, or sets it.
     #[command(name = "log-level")]
     LogLevel {
         /// error, warn, info, debug, trace, or a number as klog has it.
         level: Option<String>,
     },
+}
+
+/// A trace. How long it may take is for --timeout to say.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trace {
+    /// Pod that sends the packet, namespace/name; with --live-traffic also an address or nothing.
+    #[arg(long, short = 'S', default_value = "")]
+    pub(crate) source: String,
+    /// Pod or Service, namespace/name, or address that it is for; with --live-traffic also nothing.
+    #[arg(long, short = 'D', default_value = "")]
+    pub(crate) destination: String,
+    /// What packet, such as tcp,tcp_dst=80 or ipv6,udp,udp_dst=53; ICMP echo by default.
+    #[arg(long, short, default_value = "")]
+    pub(crate) flow: String,
+    /// Trace the first packet of real traffic that is like this, instead of sending one.
+    #[arg(long, short = 'L')]
+    pub(crate) live_traffic: bool,
+    /// With --live-traffic: trace the first packet that is dropped.
+    #[arg(long)]
+    pub(crate) dropped_only: bool,
+    /// Only start the trace and print its name; it is then for you to delete.
+    #[arg(long)]
+    pub(crate) nowait: bool,
+    /// Output form.
+    #[arg(long, short, value_enum, default_value_t = Format::Yaml)]
+    pub(crate) output: Format,
+}
+
+/// A packet, by as much of it as matters.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Packet {
+    /// Who sends it: namespace/name of a Pod of this Node, a port of the bridge, or an address.
+    #[arg(long, short = 'S', default_value = "")]
+    pub(crate) source: String,
+    /// Whom it is for, named in the same way.
+    #[arg(long, short = 'D', default_value = "")]
+    pub(crate) destination: String,
+    /// Where it enters, if not by its sender's port: namespace/name of a Pod of this Node, or a port of the bridge.
+    #[arg(long, short, default_value = "")]
+    pub(crate) port: String,
+    /// More of it, in the words of ofproto/trace, such as tcp,tcp_dst=80.
+    #[arg(long, short, default_value = "")]
+    pub(crate) flow: String,
+    /// 4 or 6, where flow and addresses do not tell.
+    #[arg(long = "addressFamily", short = 'F', default_value = "", value_name = "FAMILY", value_parser = ["4", "6", ""])]
+    pub(crate) address_family: String,
+    /// Output form; by default the trace itself.
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// Which flows; all where nothing is given.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Flows {
+    /// Of a Pod of this Node.
+    #[arg(long, short, requires = "namespace", group = "of")]
+    pub(crate) pod: Option<String>,
+    /// The Pod's Namespace.
+    #[arg(long, short, requires = "pod")]
+    pub(crate) namespace: Option<String>,
+    /// Of these tables, by names or numbers with commas between them.
+    #[arg(long, short = 'T', group = "of")]
+    pub(crate) table: Option<String>,
+    /// Groups in place of flows: their ids with commas between them, or all.
+    #[arg(long, short = 'G', group = "of")]
+    pub(crate) groups: Option<String>,
+    /// Only the names of the tables.
+    #[arg(long, group = "of")]
+    pub(crate) table_names_only: bool,
 }
 
 /// What can be shown.
@@ -112,6 +197,9 @@ pub(crate) enum Resource {
         /// Only of this name.
         name: Option<String>,
     },
+    /// Flows of this Node's bridge, with their counters.
+    #[command(visible_alias = "of")]
+    OvsFlows(Flows),
     /// Feature gates of the controller, or of the agent in whose container antctl runs.
     FeatureGates,
 }
@@ -122,9 +210,13 @@ pub(crate) fn command(place: Place) -> Command {
     if place == Place::Elsewhere {
         command = command.mut_subcommand("log-level", |verb| verb.hide(true));
     }
+    if place != Place::Agent {
+        command = command.mut_subcommand("trace-packet", |verb| verb.hide(true));
+    }
     command.mut_subcommand("get", |mut get| {
         let elsewhere = [
             ("podinterface", place != Place::Agent),
+            ("ovsflows", place != Place::Agent),
             ("featuregates", place == Place::Elsewhere),
             ("controllerinfo", place == Place::Agent),
         ];

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::Resource,
+    cli::{Flows, Format, Packet, Resource},
     connect::{Clients, Place},
     output::{Output, address},
     told,
@@ -41,6 +41,7 @@ pub(crate) async fn resource(clients: &Clients, resource: &Resource) -> anyhow::
         }
         Resource::AddressGroup { name } => address_groups(clients, name.as_deref()).await,
         Resource::AppliedToGroup { name } => applied_to_groups(clients, name.as_deref()).await,
+        Resource::OvsFlows(wanted) => ovs_flows(clients, wanted).await,
         Resource::FeatureGates => feature_gates(clients).await,
     }
 }
@@ -70,6 +71,56 @@ pub(crate) async fn log_level(clients: &Clients, level: Option<&str>) -> anyhow:
     }
     let answer = server.ask(Method::GET, "/loglevel").await?;
     Ok(format!("{}\n", answer.trim_end()))
+}
+
+async fn ovs_flows(clients: &Clients, wanted: &Flows) -> anyhow::Result<Output> {
+    let Flows { pod, namespace, table, groups, table_names_only } = wanted;
+    let named = [("pod", pod), ("namespace", namespace), ("table", table), ("groups", groups)];
+    let given = named.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_deref()?))));
+    let query: Vec<String> = given.chain(table_names_only.then(|| "table-names-only".to_owned())).collect();
+    let value = agent(clients, "ovsflows", &format!("/ovsflows?{}", query.join("&"))).await?;
+    let lines = value.as_array().into_iter().flatten().filter_map(|line| line["flow"].as_str());
+    let rows = lines.map(|line| vec![line.to_owned()]).collect();
+    let columns: &[&str] = match () {
+        () if *table_names_only => &["TABLE"],
+        () if groups.is_some() => &["GROUP"],
+        () => &["FLOW"],
+    };
+    Ok(Output { columns, rows, value })
+}
+
+/// What the agent of this container says.
+async fn agent(clients: &Clients, what: &str, path: &str) -> anyhow::Result<Value> {
+    if clients.place() != Place::Agent {
+        bail!("{what} is for agents: run antctl in an antrea-agent container");
+    }
+    let answer = clients.local().await?.ask(Method::GET, path).await?;
+    serde_json::from_str(&answer).with_context(|| format!("answer to {path}"))
+}
+
+/// Shows what becomes of a packet.
+pub(crate) async fn trace_packet(clients: &Clients, packet: &Packet) -> anyhow::Result<String> {
+    let Packet { source, destination, port, flow, address_family, output } = packet;
+    let all = [
+        ("source", source),
+        ("destination", destination),
+        ("port", port),
+        ("flow", flow),
+        ("addressFamily", address_family),
+    ];
+    let given: Vec<String> = all
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", escape(value)))
+        .collect();
+    if given.is_empty() {
+        bail!("trace-packet: at least one of --source, --destination, --port and --flow is needed");
+    }
+    let value = agent(clients, "trace-packet", &format!("/ovstracing?{}", given.join("&"))).await?;
+    if *output == Format::Table {
+        return Ok(format!("{}\n", value["result"].as_str().unwrap_or_default().trim_end()));
+    }
+    Output { columns: &[], rows: Vec::new(), value }.render(*output)
 }
 
 /// Percent-encodes what may not stand in a query's value.

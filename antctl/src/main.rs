@@ -1,10 +1,10 @@
-//! antctl: looks at Antrea and sets log levels.
+//! antctl: looks at Antrea and at what its operator would change, traces packets, and sets log levels.
 //!
 //! ```text
 //!  in the controller's container ─ local token ──────────► controller's API, 127.0.0.1:10349
 //!  in an agent's container ─────── ServiceAccount token ─► that agent's API, 127.0.0.1:10350
 //!  anywhere ────────────────────── kubeconfig or ServiceAccount ─► Kubernetes API server
-//!                                    Info objects, controlplane.antrea.io
+//!                                    Info objects, controlplane.antrea.io, the AntreaInstallation
 //! ```
 //!
 //! Invariants:
@@ -12,17 +12,20 @@
 //! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had, else 1; of
 //!   `version` antctl's own is enough.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use antrea_runtime::{install_crypto_provider, logging};
 use anyhow::{Context, bail};
 
+mod adopt;
 mod cli;
 mod connect;
 mod get;
 mod output;
+mod plan;
 #[cfg(test)]
 mod tests;
+mod traceflow;
 
 use cli::{Args, Verb};
 use connect::{Clients, Environment};
@@ -58,7 +61,10 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
     let clients = Clients { environment, kubeconfig: args.kubeconfig.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        match tokio::time::timeout(args.timeout, run(&args.verb, &clients)).await {
+        // A trace has that time; its end is told a moment later.
+        let more =
+            if matches!(args.verb, Verb::Traceflow(_)) { Duration::from_secs(5) } else { Duration::ZERO };
+        match tokio::time::timeout(args.timeout + more, run(args, &clients)).await {
             Ok(result) => result,
             Err(_) => bail!("no answer within {:?}; --timeout allows more", args.timeout),
         }
@@ -75,10 +81,15 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 /// What to print.
-async fn run(verb: &Verb, clients: &Clients) -> anyhow::Result<String> {
-    match verb {
+async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
+    match &args.verb {
         Verb::Version { output } => get::version(clients).await?.render(*output),
         Verb::Get { resource, output } => get::resource(clients, resource).await?.render(*output),
+        Verb::Plan => plan::plan(clients).await,
+        Verb::Adopt { dry_run } if *dry_run => adopt::adopt(clients).await,
+        Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
+        Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
+        Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
         Verb::LogLevel { level } => get::log_level(clients, level.as_deref()).await,
     }
 }

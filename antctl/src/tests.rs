@@ -75,7 +75,7 @@ impl Fixture {
 
     async fn run(&self, place: Place, line: &str) -> anyhow::Result<String> {
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
-        run(&args.verb, &self.clients(place)).await
+        run(&args, &self.clients(place)).await
     }
 
     async fn fails(&self, place: Place, line: &str) -> String {
@@ -98,6 +98,8 @@ impl Fixture {
         let routes = Router::new()
             .route("/loglevel", level)
             .route("/podinterfaces", get(async move || Json(interfaces)))
+            .route("/ovsflows", get(echo_flows))
+            .route("/ovstracing", get(echo_trace))
             .route("/featuregates", get(async move || Json(gates)))
             .route("/apis/controlplane.antrea.io/v1beta2/networkpolicies", get(async || Json(policies())));
         let reviewer = KubeReviewer::new(client::connect(Some(&self.kubeconfig), None).await.unwrap());
@@ -117,6 +119,15 @@ impl Fixture {
             CancellationToken::new(),
         ));
     }
+}
+
+/// Says what it was asked, as the agent says flows.
+async fn echo_flows(RawQuery(query): RawQuery) -> Json<Value> {
+    Json(json!([{"flow": query.unwrap_or_default()}]))
+}
+
+async fn echo_trace(RawQuery(query): RawQuery) -> Json<Value> {
+    Json(json!({"result": format!("Flow: {}\n", query.unwrap_or_default())}))
 }
 
 async fn api_server(cluster: Cluster) -> SocketAddr {
@@ -211,13 +222,28 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
     }
+    for words in
+        ["traceflow -S a -D b -f tcp,tcp_dst=80 -o json -t 10s", "tf -D b --live-traffic --dropped-only"]
+    {
+        Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
+    }
     for words in ["get ag -v", "-v version", "version -t 10s", "version -t 2m", "version --timeout 500ms"] {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
     }
     for words in ["version -t 0", "version -t 1d", "version -t -1s", "version -t s"] {
         assert!(Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).is_err(), "{words}");
     }
-    for words in ["traceflow", "get ovsflows", "get np -o xml", "get ag -n shop", "version -t 0", "get", ""] {
+    for words in [
+        "supportbundle",
+        "get egress",
+        "get ovsflows -p web",
+        "get ovsflows -T 0 -G 1",
+        "get np -o xml",
+        "get ag -n shop",
+        "version -t 0",
+        "get",
+        "",
+    ] {
         let line = ["antctl"].into_iter().chain(words.split_whitespace());
         assert!(Args::try_parse_from(line).is_err(), "{words}");
     }
@@ -225,11 +251,11 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         let mut command = command(place);
         let get = command.find_subcommand_mut("get").unwrap().render_help().to_string();
         let get_lists = |name: &str| get.contains(&format!("\n  {name} "));
-        ["controllerinfo", "podinterface", "featuregates", "networkpolicy"].map(get_lists)
+        ["controllerinfo", "podinterface", "ovsflows", "featuregates", "networkpolicy"].map(get_lists)
     };
-    assert_eq!(listed(Place::Elsewhere), [true, false, false, true]);
-    assert_eq!(listed(Place::Agent), [false, true, true, true]);
-    assert_eq!(listed(Place::Controller), [true, false, true, true]);
+    assert_eq!(listed(Place::Elsewhere), [true, false, false, false, true]);
+    assert_eq!(listed(Place::Agent), [false, true, true, true, true]);
+    assert_eq!(listed(Place::Controller), [true, false, false, true, true]);
     assert!(!command(Place::Elsewhere).render_help().to_string().contains("log-level"));
 }
 
@@ -242,8 +268,8 @@ fn help_is_success_and_anything_wrong_is_one() {
         ("help", true),
         ("get --help", true),
         ("--version", true),
-        ("traceflow", false),
-        ("get ovsflows", false),
+        ("supportbundle", false),
+        ("get egress", false),
         ("get np -o xml", false),
         ("version --nonsense", false),
     ] {
@@ -314,7 +340,13 @@ async fn agents_and_their_absence_through_the_api_server() {
     assert!(error.starts_with("AntreaAgentInfo n9: ") && error.contains("Antrea installed?"), "{error}");
     let error = fixture.fails(Place::Elsewhere, "antctl get np").await;
     assert!(error.contains("/networkpolicies: ") && error.contains("kubectl get apiservice"), "{error}");
-    for line in ["antctl get podinterface", "antctl get featuregates", "antctl log-level"] {
+    for line in [
+        "antctl get podinterface",
+        "antctl get ovsflows",
+        "antctl trace-packet -S 10.0.0.1",
+        "antctl get featuregates",
+        "antctl log-level",
+    ] {
         let error = fixture.fails(Place::Elsewhere, line).await;
         assert!(error.contains("container"), "{line}: {error}");
     }
@@ -372,6 +404,21 @@ async fn the_agents_local_token_opens_its_api() {
     let text = fixture.run(Place::Agent, "antctl get podinterface web -n shop").await.unwrap();
     assert!(text.contains("web-1a2b") && !text.contains("db-1a2b"), "{text}");
     assert!(fixture.fails(Place::Agent, "antctl get podinterface nobody").await.contains("\"nobody\""));
+    for (words, asked) in [
+        ("get of", "FLOW\n-\n"),
+        ("get ovsflows -p web -n shop", "FLOW\npod=web&namespace=shop\n"),
+        ("get ovsflows -T Classifier,0", "FLOW\ntable=Classifier%2C0\n"),
+        ("get ovsflows -G all", "GROUP\ngroups=all\n"),
+        ("get ovsflows --table-names-only", "TABLE\ntable-names-only\n"),
+        (
+            "tp -S shop/web -D 10.0.0.1 -f tcp,tcp_dst=80",
+            "Flow: source=shop%2Fweb&destination=10.0.0.1&flow=tcp%2Ctcp_dst%3D80\n",
+        ),
+        ("trace-packet -p a-1b -F 6 -o raw", "{\"result\":\"Flow: port=a-1b&addressFamily=6\\n\"}\n"),
+    ] {
+        assert_eq!(fixture.run(Place::Agent, &format!("antctl {words}")).await.unwrap(), asked);
+    }
+    assert!(fixture.fails(Place::Agent, "antctl trace-packet").await.contains("--source"));
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  Pods, Namespaces, NetworkPolicies ─► policy (index, hub)
+//!  Tiers, native policies, groups ────► (gate AntreaPolicy) ─► their statuses
 //!  Nodes ─────────► nodes ──► one AntreaAgentInfo per Node
+//!  Traceflows ────► traceflow ► their turns and ends
 //!  AntreaInstallation ► release (only when its operator is gone)
 //!  health, counts ► info  ──► AntreaControllerInfo
 //!                   server ─► :10349  health · metrics · log level · aggregated API
@@ -14,7 +16,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use antrea_api::controlplane;
+use antrea_api::{
+    controlplane,
+    features::{self, Component},
+};
 use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor, trace::Tracer};
 use anyhow::Context;
 use apiserver_kit::{
@@ -39,6 +44,7 @@ pub mod nodes;
 pub mod policy;
 mod release;
 pub mod server;
+mod traceflow;
 
 use config::ControllerConfig;
 
@@ -109,8 +115,14 @@ pub async fn run(
     let (mistakes, told) = policy::mistakes();
     let writing = policy::write_events(told, client.clone(), process.pod.clone());
     tasks.spawn_abortable("policy events", never_ends(writing));
-    for (name, feed) in policy::feeds(&client, &hub, &ready, &problems, &mistakes) {
+    let native = features::is_on(Component::Controller, "AntreaPolicy", &config.feature_gates);
+    for (name, feed) in policy::feeds(&client, &hub, native, &ready, &problems, &mistakes) {
         tasks.spawn_abortable(name, never_ends(feed));
+    }
+    if native {
+        let writing = policy::write_statuses(Arc::clone(&hub), client.clone());
+        tasks.spawn_abortable("policy statuses", never_ends(writing));
+        tasks.spawn_abortable("tiers", never_ends(policy::keep_tiers(client.clone())));
     }
     let seen = Arc::clone(&hub);
     tasks.spawn_abortable("counts", never_ends(count(seen, counts)));
@@ -121,6 +133,9 @@ pub async fn run(
     let nodes = nodes::run(client.clone(), ready.block("nodes"));
     tasks.spawn_abortable("agent infos", never_ends(nodes));
     tasks.spawn_abortable("release", never_ends(release::run(client.clone())));
+    if features::is_on(Component::Controller, "Traceflow", &config.feature_gates) {
+        tasks.spawn_abortable("traceflows", never_ends(traceflow::run(client.clone())));
+    }
     let identity = identity::run(client.clone(), process.namespace.clone());
     tasks.spawn_abortable("cluster identity", never_ends(identity));
     let publisher =
@@ -136,8 +151,11 @@ pub async fn run(
     tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
 
     let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub, &process.namespace);
-    let routes =
-        server::routes(&config, metrics.registry, log, ready).merge(api.router()).merge(policy::lookup(&hub));
+    let subnets = policy::Subnets::of_nodes(client.clone());
+    let routes = server::routes(&config, metrics.registry, log, ready)
+        .merge(api.router())
+        .merge(policy::lookup(&hub))
+        .merge(policy::addresses(&hub, &process.namespace, subnets));
     let routes = policy::own_node(routes, &process.namespace);
     let app = gate::protect(routes, authentication(client), metrics.server.clone());
     let listener = serve::listen(config.api_port).await?;

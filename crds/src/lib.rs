@@ -4,6 +4,8 @@
 //! operator.antrea.io/v1alpha1  AntreaInstallation    what a user asks for, read by the operator
 //! crd.antrea.io/v1beta1        AntreaAgentInfo       one per Node, written by its agent
 //! crd.antrea.io/v1beta1        AntreaControllerInfo  one, written by the controller
+//! crd.antrea.io/v1beta1        Traceflow             the way of one packet, asked for by users
+//! crd.antrea.io/v1beta1        Tier, ClusterNetworkPolicy, NetworkPolicy, ClusterGroup, Group   policies with an order
 //! ```
 //!
 //! Invariants:
@@ -20,6 +22,8 @@ use serde_json::Value;
 mod capabilities;
 mod info;
 pub mod installation;
+pub mod policy;
+pub mod traceflow;
 
 pub use capabilities::Capabilities;
 pub use info::{
@@ -28,6 +32,7 @@ pub use info::{
     OvsInfo,
 };
 pub use installation::{AntreaInstallation, AntreaInstallationSpec, AntreaInstallationStatus};
+pub use traceflow::{Traceflow, TraceflowSpec};
 
 /// Name of the only [`AntreaControllerInfo`].
 pub const CONTROLLER_INFO_NAME: &str = "antrea-controller";
@@ -44,7 +49,17 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 /// The CRDs that an installed Antrea needs; the operator's own is not among them.
 pub fn operand() -> Vec<CustomResourceDefinition> {
-    vec![finish(AntreaAgentInfo::crd()), finish(AntreaControllerInfo::crd())]
+    let crds = [
+        AntreaAgentInfo::crd(),
+        AntreaControllerInfo::crd(),
+        Traceflow::crd(),
+        policy::Tier::crd(),
+        policy::ClusterNetworkPolicy::crd(),
+        policy::NetworkPolicy::crd(),
+        policy::ClusterGroup::crd(),
+        policy::Group::crd(),
+    ];
+    crds.into_iter().map(finish).collect()
 }
 
 /// The operator's own CRD.
@@ -66,7 +81,7 @@ fn finish(crd: CustomResourceDefinition) -> CustomResourceDefinition {
 }
 
 /// Formats that the API server's structural schemas know and that our types use.
-const KNOWN_FORMATS: [&str; 6] = ["int32", "int64", "float", "double", "byte", "date-time"];
+const KNOWN_FORMATS: [&str; 7] = ["int32", "int64", "float", "double", "byte", "date-time", "cidr"];
 
 fn finish_schema(schema: &mut Value) {
     let Value::Object(node) = schema else { return };

@@ -50,9 +50,22 @@ fn good_specs_pass() {
         json!({"tls": {"minVersion": "VersionTLS13", "controllerCertificateSecret": "my-tls"}}),
         json!({"tls": {"cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}}),
         json!({"tls": {"minVersion": "VersionTLS13", "cipherSuites": ["TLS_AES_128_GCM_SHA256"]}}),
+        json!({"rollout": {"maxUnavailable": 3, "window": {"start": "22:00", "end": "04:00"}, "acknowledge": 1}}),
     ] {
         assert_eq!(broken(spec.clone()), "", "{spec}");
     }
+}
+
+/// The example of docs/rollout.md is accepted, and each of its fields exists.
+#[test]
+fn the_documented_rollout_is_accepted() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rollout.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let example = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let object: Value = serde_saphyr::from_str(example).unwrap();
+    assert_eq!(broken_object(&object), "");
+    let known: AntreaInstallation = serde_json::from_value(object.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&known.spec).unwrap(), object["spec"]);
 }
 
 #[test]
@@ -111,6 +124,7 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
             json!({"tls": {"cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}}),
             "spec.tls.cipherSuites: names only such that need an RSA key",
         ),
+        (json!({"rollout": {"window": {"start": "22:00", "end": "22:00"}}}), "spec.rollout.window"),
         (json!({"monitoring": {"metrics": false, "alerts": true}}), "spec.monitoring"),
         (json!({"monitoring": {"metrics": false, "serviceMonitors": true}}), "spec.monitoring"),
         (json!({"monitoring": {"labels": {"app": "x"}}}), "spec.monitoring.labels"),
@@ -121,6 +135,74 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
     ] {
         let message = broken(spec.clone());
         assert!(message.contains(field), "{spec} gave {message:?}");
+    }
+}
+
+fn broken_trace(spec: Value) -> String {
+    let object = json!({
+        "apiVersion": "crd.antrea.io/v1beta1", "kind": "Traceflow", "metadata": {"name": "t"}, "spec": spec,
+    });
+    let schema =
+        antrea_crds::operand().iter().find(|crd| crd.spec.names.kind == "Traceflow").map(schema_of).unwrap();
+    match kube_cel::Validator::new().validate(&schema, &object, None) {
+        Ok(()) => String::new(),
+        Err(errors) => errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "),
+    }
+}
+
+#[test]
+fn traces_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
+    let pod = json!({"namespace": "default", "pod": "a"});
+    for spec in [
+        json!({"source": pod, "destination": pod}),
+        json!({"source": pod, "destination": {"ip": "192.0.2.1"}, "timeout": 300}),
+        json!({"source": pod, "destination": {"namespace": "x", "service": "s"},
+               "packet": {"ipv6Header": {}, "transportHeader": {"tcp": {"dstPort": 80}}}}),
+        json!({"source": pod, "liveTraffic": true, "droppedOnly": true}),
+        json!({"destination": pod, "source": {"ip": "fd00::1"}, "liveTraffic": true}),
+        json!({"destination": pod, "liveTraffic": true}),
+        // As clients write what they have nothing for.
+        json!({"source": {"namespace": "", "pod": "a", "ip": ""}, "destination": {"pod": "", "service": "s", "ip": ""}}),
+    ] {
+        assert_eq!(broken_trace(spec.clone()), "", "{spec}");
+    }
+    for (spec, field) in [
+        (json!({"destination": pod}), "spec.source.pod"),
+        (json!({"source": {"ip": "192.0.2.1"}, "destination": pod}), "spec.source.ip"),
+        (
+            json!({"source": {"ip": "192.0.2"}, "destination": pod, "liveTraffic": true}),
+            "spec.source.ip: is no",
+        ),
+        (json!({"source": {"pod": "a", "ip": "192.0.2.1"}, "liveTraffic": true}), "spec.source: name"),
+        (json!({"source": pod}), "spec.destination: name a pod"),
+        (json!({"source": {"pod": ""}, "destination": pod}), "spec.source.pod"),
+        (json!({"source": pod, "destination": {"namespace": "x"}}), "spec.destination: name a pod"),
+        (json!({"source": pod, "destination": {"pod": "b", "service": "b"}}), "spec.destination: name one"),
+        (json!({"source": pod, "destination": {"ip": "nonsense"}}), "spec.destination.ip"),
+        (json!({"source": pod, "destination": pod, "droppedOnly": true}), "spec.droppedOnly"),
+        (json!({"liveTraffic": true, "destination": {"ip": "192.0.2.1"}}), "spec: a trace of live traffic"),
+        (
+            json!({"source": pod, "destination": pod, "packet": {"ipHeader": {}, "ipv6Header": {}}}),
+            "spec.packet",
+        ),
+    ] {
+        let message = broken_trace(spec.clone());
+        assert!(message.contains(field), "{spec} gave {message:?}");
+    }
+}
+
+/// The example of docs/traceflow.md and the sample are accepted, and each of their fields exists.
+#[test]
+fn the_documented_traces_are_accepted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("docs/traceflow.md")).unwrap();
+    let example = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let sample = std::fs::read_to_string(root.join("config/samples/traceflow.yaml")).unwrap();
+    for text in [example, sample] {
+        let object: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(broken_trace(object["spec"].clone()), "");
+        let known: antrea_crds::Traceflow = serde_json::from_value(object.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&known.spec).unwrap(), object["spec"]);
     }
 }
 

@@ -150,6 +150,13 @@ condition() {
 		"\(.status) \(.reason) \(.message)"'
 }
 
+# acknowledge: makes the disruptive change that waits for it.
+acknowledge() {
+	wait_for 20 condition_matches Progressing '^False AcknowledgementNeeded .*spec.rollout.acknowledge is [0-9]+' ||
+		fail "a disruptive change does not wait: $(condition Progressing)"
+	patch_installation "{\"rollout\": {\"acknowledge\": $(condition Progressing | sed 's/.*acknowledge is \([0-9]*\).*/\1/')}}"
+}
+
 # condition_matches TYPE REGEX
 condition_matches() { [[ $(condition "$1") =~ $2 ]]; }
 

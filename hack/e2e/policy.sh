@@ -44,8 +44,28 @@ exactly() {
 	printf '%s\n' "${texts[@]}" | sed 's/[][().*+?^$|\\]/\\&/g' | paste -sd'|' -
 }
 
+# kubernetes_specs WHAT FOCUS WANTED [OPTION]...: specs of Kubernetes' own suite, of which at least WANTED run, each passing
+# at once.
+kubernetes_specs() {
+	local what=$1 focus=$2 wanted=$3 bin log=$STATE/logs/$1.log
+	shift 3
+	bin=$("$REPO/hack/tools.sh" e2e)
+	say "$what specs of Kubernetes: $focus"
+	"$bin/ginkgo" -procs="${SPEC_PROCS:-4}" --no-color --flake-attempts=1 --focus="$focus" "$@" "$bin/e2e.test" -- \
+		--kubeconfig="$KUBECONFIG_PATH" --provider=skeleton >"$log" 2>&1 || {
+		grep -E '\[FAIL|\[TIMEDOUT|Ran [0-9]+ of' "$log" | tail -n 30 >&2
+		fail "$what specs failed; all of their output is in $log"
+	}
+	grep -E '^Ran [0-9]+ of' "$log" >&2
+	# A connection that a policy should have stopped is no flake, however the next attempt ends.
+	! grep -qE '\[FLAK|[1-9][0-9]* Flaked' "$log" || fail "a $what spec did not pass at once; see $log"
+	(($(specs_that_ran "$log") >= wanted)) || fail "$(specs_that_ran "$log") specs ran, not $wanted"
+	figure "$(specs_that_ran "$log") $what specs passed"
+	ok "$(specs_that_ran "$log") $what specs of Kubernetes"
+}
+
 netpol() {
-	local focus=Netpol bin log=$STATE/logs/netpol.log skip=() wanted=50
+	local focus=Netpol skip=() wanted=50
 	case $NETPOL in
 	none) return 0 ;;
 	some) focus="Netpol.*($SELECTION)" wanted=1 ;;
@@ -57,17 +77,5 @@ netpol() {
 		skip=(--skip="$(exactly "${SCTP_SPECS[@]}")")
 		[[ $NETPOL != all ]] || wanted=$((wanted - ${#SCTP_SPECS[@]}))
 	fi
-	bin=$("$REPO/hack/tools.sh" e2e)
-	say "NetworkPolicy specs of Kubernetes: $focus"
-	"$bin/ginkgo" -procs="${NETPOL_PROCS:-4}" --no-color --flake-attempts=1 --focus="$focus" "${skip[@]}" "$bin/e2e.test" -- \
-		--kubeconfig="$KUBECONFIG_PATH" --provider=skeleton >"$log" 2>&1 || {
-		grep -E '\[FAIL|\[TIMEDOUT|Ran [0-9]+ of' "$log" | tail -n 30 >&2
-		fail "NetworkPolicy specs failed; all of their output is in $log"
-	}
-	grep -E '^Ran [0-9]+ of' "$log" >&2
-	# A connection that a policy should have stopped is no flake, however the next attempt ends.
-	! grep -qE '\[FLAK|[1-9][0-9]* Flaked' "$log" || fail "a NetworkPolicy spec did not pass at once; see $log"
-	(($(specs_that_ran "$log") >= wanted)) || fail "$(specs_that_ran "$log") specs ran, not $wanted"
-	figure "$(specs_that_ran "$log") NetworkPolicy specs passed, ${#skip[@]} group skipped"
-	ok "$(specs_that_ran "$log") NetworkPolicy specs of Kubernetes"
+	kubernetes_specs NetworkPolicy "$focus" "$wanted" "${skip[@]}"
 }

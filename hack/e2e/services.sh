@@ -24,12 +24,12 @@ services_in() {
 	for node in node1 node2; do
 		reaches in_node "$node" curl -sf -m 5 "http://$cluster_ip/hostname" || fail "$mode: no ClusterIP from $node"
 	done
-	ok "kube-proxy in $mode mode: ClusterIP and NodePort from pods, nodes and outside, by TCP and UDP, and to oneself"
+	ok "$mode: ClusterIP and NodePort from pods, nodes and outside, by TCP and UDP, and to oneself"
 	reaches curl -sf -m 5 "http://$NODE2:18080/hostname" || fail "$mode: no hostPort from outside"
 	reaches connects one "$NODE2:18080" || fail "$mode: no hostPort from a pod of another node"
 	reaches connects two "$NODE2:18080" || fail "$mode: no hostPort from the pod itself"
 	reaches in_node node2 curl -sf -m 5 "http://$NODE2:18080/hostname" || fail "$mode: no hostPort from its node"
-	ok "hostPort next to kube-proxy in $mode mode"
+	ok "$mode: hostPort"
 }
 
 # Restarts kube-proxy on all nodes in another mode.
@@ -45,8 +45,7 @@ proxy_mode() {
 	done
 }
 
-services() {
-	local first=$KUBE_PROXY_MODE mode
+service_two() {
 	kubectl apply -f - >/dev/null <<-END
 		apiVersion: v1
 		kind: Service
@@ -58,11 +57,16 @@ services() {
 		  - {name: http, port: 80, targetPort: 8080}
 		  - {name: udp, port: 81, targetPort: 8081, protocol: UDP}
 	END
-	services_in "$first"
+}
+
+services() {
+	local first=$KUBE_PROXY_MODE mode
+	service_two
+	services_in "kube-proxy in $first mode"
 	for mode in iptables nftables; do
 		if [[ $mode != "$first" ]]; then
 			proxy_mode "$mode"
-			services_in "$mode"
+			services_in "kube-proxy in $mode mode"
 		fi
 	done
 	proxy_mode "$first"

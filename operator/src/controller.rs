@@ -26,18 +26,20 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     FIELD_MANAGER,
     apply::{self, Applier},
-    effective::{Effective, Facts, ServiceRange},
+    effective::{Effective, Facts},
     events::{Recorder, Severity},
     metrics::OperatorMetrics,
     openshift::Platform,
+    plan::{Class, Direction},
     preflight,
     render::{self, AGENT, Delivery},
-    rollout::{Proven, Step},
+    rollout::{Proven, Step, gate::Hold},
     status::{self, Observation},
     watches::Shared,
 };
 
 mod converge;
+mod course;
 mod facts;
 mod monitoring;
 mod openshift;
@@ -122,11 +124,13 @@ pub struct Context {
 /// What is remembered from one reconciliation to the next; after a restart it is found out again.
 #[derive(Default)]
 struct Memory {
-    service_cidrs: Option<(Instant, Vec<ServiceRange>)>,
+    service_cidrs: Option<facts::KnownRanges>,
     failures: u32,
     monitoring_failures: u32,
     /// Agents that have worked.
     proven: Proven,
+    /// Since when that is kept.
+    since: Timestamp,
     /// What the cluster was found to be, and when.
     platform: Option<(Instant, Option<Platform>)>,
     /// Revision of the images that are being fetched, and since when.
@@ -145,7 +149,7 @@ impl Context {
         Self {
             recorder: Recorder::new(client.clone(), instance),
             applier: tokio::sync::Mutex::new(Applier::new(client.clone())),
-            memory: Mutex::default(),
+            memory: Mutex::new(Memory { since: Timestamp::now(), ..Memory::default() }),
             client,
             shared,
             settings,
@@ -220,19 +224,24 @@ impl Context {
         self.ensure_finalizer(cr).await?;
         let mut apply_error = None;
         let mut failed = None;
-        let (config, refused, around) = match self.wanted(cr).await {
-            Ok(Some(Wanted { config, refused, around })) => (config, refused, around),
+        let mut wanted = match self.wanted(cr).await {
+            Ok(Some(wanted)) => Some(wanted),
             Ok(None) => return Ok(Action::requeue(Duration::from_millis(200))),
             Err(error) if self.may_pass(&error) => return Err(error),
             // What runs goes on, and nothing is applied.
             Err(error) => {
                 apply_error = Some(error.to_string());
                 failed = Some(error);
-                (last_good(cr), None, self.known_surroundings())
+                None
             }
         };
+        let going = self.course(cr, &mut wanted);
+        let Wanted { config, refused, around } = wanted.unwrap_or_else(|| Wanted {
+            config: last_good(cr),
+            refused: None,
+            around: self.known_surroundings(),
+        });
         let paused = cr.spec.management_state == Some(ManagementState::Paused);
-        let running = cr.status.as_ref().and_then(|status| status.version.clone());
         let computed = config.as_ref().map(Effective::to_spec);
         let previous = cr.status.as_ref().and_then(|status| status.computed.as_deref());
 
@@ -247,8 +256,19 @@ impl Context {
             && failed.is_none()
         {
             self.prepare_openshift(config, &around, paused).await;
-            match self.converge(cr, config, &objects, paused, running.as_deref(), previous).await {
+            match self.converge(cr, config, &objects, paused, previous, &going).await {
                 Ok(done) => outcome = done,
+                Err(error) if self.may_pass(&error) => return Err(error),
+                Err(error) => {
+                    apply_error = Some(error.to_string());
+                    failed = Some(error);
+                }
+            }
+        }
+        if let Some(asked) = going.asked.as_ref().filter(|_| going.waiting.is_some() && failed.is_none()) {
+            let objects = render::objects(asked, &around);
+            match self.preview(asked, &objects, previous, Direction::Forward).await {
+                Ok(held) => outcome.held = held,
                 Err(error) if self.may_pass(&error) => return Err(error),
                 Err(error) => {
                     apply_error = Some(error.to_string());
@@ -273,10 +293,23 @@ impl Context {
         let wanted = revision_of(&objects, AGENT);
         let revision = revision.map(|live| wanted.map_or(live, str::to_owned));
         let rolled = outcome.rolled.as_ref();
-        let step = rolled.map(|rolled| &rolled.step);
+        let step = rolled.map(|rolled| &rolled.decision.step);
         // What was noted stands for as long as nobody looks.
-        let taken = rolled.map_or_else(|| converge::taken(cr), |rolled| rolled.taken.clone());
+        let taken = rolled.map_or_else(|| converge::taken(cr), |rolled| rolled.decision.taken.clone());
         let not_admitted = rolled.and_then(|rolled| rolled.refused.clone());
+        let new_controller = controller_trouble.clone().filter(|_| self.controller_is(&objects, false));
+        let (record, stuck) = self.remember(cr, config.as_ref(), &going, rolled, new_controller);
+        let back = record.failed.as_ref().is_some_and(|failed| failed.rolled_back);
+        if back && !going.back {
+            self.metrics.rollbacks.inc();
+        }
+        let closed = going.policy.opens_in(Timestamp::now()).map(Hold::Window);
+        let closed = closed.filter(|_| !going.back && !outcome.held.is_empty());
+        let idle = paused || going.waiting.is_some();
+        let restarts = outcome.held.iter().any(|change| change.class != Class::Live.to_string());
+        let planned_waves = if idle && restarts { self.waves(&nodes, &going).planned() } else { Vec::new() };
+        // Nothing has begun while nobody acts.
+        let before = cr.status.as_ref().and_then(|status| status.rollout.clone()).unwrap_or_default();
         let seen = Observation {
             generation: cr.metadata.generation,
             refused,
@@ -296,11 +329,20 @@ impl Context {
             taken: &taken,
             not_admitted,
             preflight: preflight.as_ref(),
+            record: if paused { before } else { record },
+            planned_waves,
+            waiting: going.waiting.as_ref(),
+            hold: rolled.and_then(|rolled| rolled.decision.gate.hold.as_ref()).or(closed.as_ref()),
+            stuck,
             grace: self.settings.grace,
             now: Timestamp::now(),
         };
         let stale = self.shared.with(|state| state.cluster.next_stale(seen.now));
-        let again = [status::look_again(&seen), wait_of(step), stale].into_iter().flatten().min();
+        let gate = rolled.and_then(|rolled| rolled.decision.gate.again());
+        let window = going.policy.opens_in(seen.now);
+        let overdue = going.overdue(&seen);
+        let again = [status::look_again(&seen), wait_of(step), stale, gate, window, overdue];
+        let again = again.into_iter().flatten().min();
         let status = status::compose(cr.status.as_ref(), &seen);
         let report = self.report_openshift(&around, &status).await;
         self.write_status(cr, status).await?;

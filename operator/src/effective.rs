@@ -9,9 +9,9 @@ use std::{
 use antrea_api::features;
 use antrea_crds::installation::{
     AntreaInstallationSpec, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel,
-    ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs, PullPolicy, PullSecret, Resources,
-    TlsSettings, TlsVersion, Toleration, TolerationEffect, TolerationOperator, Tracing, TrafficEncapMode,
-    TunnelType, Workload,
+    ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs, Proxy, ProxyMode, PullPolicy, PullSecret,
+    Resources, TlsSettings, TlsVersion, Toleration, TolerationEffect, TolerationOperator, Tracing,
+    TrafficEncapMode, TunnelType, Workload,
 };
 use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
@@ -99,6 +99,8 @@ pub struct Effective {
     pub tls: EffectiveTls,
     /// Gates that the user set.
     pub gates: BTreeMap<String, bool>,
+    /// Who serves Services.
+    pub proxy: ProxyMode,
     /// Whether metrics are served.
     pub metrics: bool,
     /// Objects for Prometheus and Grafana.
@@ -234,6 +236,7 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             problems.add(&format!("spec.featureGates.{name}"), error.to_string());
         }
     }
+    let (proxy, gates) = proxy(spec, &mut problems);
     let bridge = ovs.bridge.unwrap_or_else(|| "br-int".into());
     let gateway = ovs.gateway.unwrap_or_else(|| "antrea-gw0".into());
     if bridge == gateway {
@@ -279,7 +282,8 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             ..tracing
         }),
         tls: tls(spec, &mut problems),
-        gates: spec.feature_gates.clone(),
+        proxy,
+        gates,
         metrics,
         monitoring: monitoring(spec, metrics),
         ovs_resources: ovs.resources.unwrap_or_else(|| requests("200m", "64Mi")),
@@ -287,6 +291,31 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         controller: workload(spec.controller.as_ref(), log_level, controller_defaults()),
     };
     problems.into_result(effective)
+}
+
+/// Who serves Services, by the mode or by upstream's gate, and the gates that go with it.
+fn proxy(spec: &AntreaInstallationSpec, problems: &mut Problems) -> (ProxyMode, BTreeMap<String, bool>) {
+    const GATE: &str = "AntreaProxy";
+    const PATH: &str = "spec.proxy.mode";
+    let mut gates = spec.feature_gates.clone();
+    let asked = spec.proxy.as_ref().and_then(|proxy| proxy.mode);
+    let mode = match (asked, gates.get(GATE)) {
+        (None, Some(true)) => ProxyMode::Services,
+        (mode, _) => mode.unwrap_or_default(),
+    };
+    match (mode, gates.get(GATE)) {
+        (ProxyMode::All, _) => {
+            problems.add(PATH, "this version does not implement All; choose Services and run kube-proxy");
+        }
+        (ProxyMode::KubeProxy, Some(true)) | (ProxyMode::Services, Some(false)) => {
+            problems.add(PATH, "contradicts spec.featureGates.AntreaProxy; remove the gate");
+        }
+        (ProxyMode::KubeProxy, _) => {}
+        (ProxyMode::Services, _) => {
+            gates.insert(GATE.to_owned(), true);
+        }
+    }
+    (mode, gates)
 }
 
 /// Tunnel protocol and port, and what contradicts them.
@@ -539,6 +568,11 @@ fn workload(given: Option<&Workload>, log_level: LogLevel, defaults: EffectiveWo
 }
 
 impl Effective {
+    /// Whether the agents trace packets.
+    pub fn traceflow(&self) -> bool {
+        antrea_api::features::is_on(antrea_api::features::Component::Agent, "Traceflow", &self.gates)
+    }
+
     /// As a spec, for `status.computed`. A Pod MTU that each agent finds out by itself stays absent.
     pub fn to_spec(&self) -> AntreaInstallationSpec {
         let exact = |reference: &str| {
@@ -565,6 +599,8 @@ impl Effective {
         AntreaInstallationSpec {
             version: Some(self.version.clone()),
             management_state: Some(ManagementState::Managed),
+            // How a change comes about is no part of what it comes to.
+            rollout: None,
             images: Some(Images {
                 registry: None,
                 pull_policy: Some(self.pull_policy),
@@ -603,6 +639,7 @@ impl Effective {
             }),
             tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
+            proxy: Some(Proxy { mode: Some(self.proxy) }),
             agent: workload(&self.agent),
             controller: workload(&self.controller),
             monitoring: Some(Monitoring {

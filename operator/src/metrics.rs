@@ -25,6 +25,8 @@ pub struct OperatorMetrics {
     pub drift: IntCounterVec,
     /// Agents' Pods deleted to be replaced.
     pub replaced: IntCounter,
+    /// Changes that were taken back because they failed.
+    pub rollbacks: IntCounter,
     /// 1 while this process leads.
     pub leader: IntGauge,
 }
@@ -92,6 +94,10 @@ impl OperatorMetrics {
             replaced: metrics.counter(
                 "antrea_operator_agent_pods_replaced_total",
                 "Agent Pods deleted so that their successors run the wanted revision.",
+            )?,
+            rollbacks: metrics.counter(
+                "antrea_operator_rollbacks_total",
+                "Changes of the AntreaInstallation that were taken back because they failed.",
             )?,
             leader: metrics.gauge("antrea_operator_leader", "1 while this process leads.")?,
         };

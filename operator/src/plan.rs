@@ -2,7 +2,9 @@
 
 use std::{cmp::Ordering, fmt};
 
-use antrea_crds::installation::{AntreaInstallationSpec, PendingChange};
+use antrea_crds::installation::{AntreaInstallationSpec, FieldChange, PendingChange, ProxyMode};
+
+use serde_json::Value;
 
 use crate::{
     APPLIED_ANNOTATION, REVISION_ANNOTATION,
@@ -82,9 +84,8 @@ impl fmt::Display for Plan {
         for change in &self.changes {
             writeln!(f, "{} {} ({})", change.action, change.key, change.class)?;
             for field in &change.fields {
-                let show = |value: &Option<serde_json::Value>| {
-                    value.as_ref().map_or_else(|| "-".into(), ToString::to_string)
-                };
+                let show =
+                    |value: &Option<Value>| value.as_ref().map_or_else(|| "-".into(), ToString::to_string);
                 writeln!(f, "  {}: {} → {}", field.path, show(&field.from), show(&field.to))?;
             }
         }
@@ -124,9 +125,47 @@ impl Plan {
                 .filter(|path| !ours(path))
                 .take(5)
                 .collect(),
+            changes: change
+                .fields
+                .iter()
+                .filter(|field| !ours(&field.path.to_string()))
+                .take(PENDING_FIELDS)
+                .map(|field| {
+                    let (from, to) = changed_lines(field);
+                    FieldChange { path: field.path.to_string(), from: from.map(shown), to: to.map(shown) }
+                })
+                .collect(),
         };
         self.changes.iter().take(20).map(pending).collect()
     }
+}
+
+/// Fields with their values that are shown of one object.
+const PENDING_FIELDS: usize = 10;
+
+/// Characters of a value that are shown.
+const PENDING_VALUE: usize = 512;
+
+/// Both values of a field; of texts of several lines, such as a file in a ConfigMap, the lines that differ.
+fn changed_lines(field: &Difference) -> (Option<String>, Option<String>) {
+    if let (Some(Value::String(from)), Some(Value::String(to))) = (&field.from, &field.to)
+        && from.contains('\n')
+        && to.contains('\n')
+    {
+        let only = |one: &str, other: &str| {
+            let lines: Vec<&str> = one.lines().filter(|line| !other.lines().any(|l| l == *line)).collect();
+            (!lines.is_empty()).then(|| lines.join("\n"))
+        };
+        return (only(from, to), only(to, from));
+    }
+    (field.from.as_ref().map(Value::to_string), field.to.as_ref().map(Value::to_string))
+}
+
+fn shown(text: String) -> String {
+    if text.chars().count() <= PENDING_VALUE {
+        return text;
+    }
+    text.chars().take(PENDING_VALUE - 1).chain(['…']).collect()
 }
 
 /// Position of a stage in the order of changes.
@@ -163,6 +202,8 @@ pub struct Progress<'a> {
     pub agents_done: bool,
     /// What is known of the images, if they change.
     pub preflight: Option<&'a Preflight>,
+    /// Whether what restarts may start now.
+    pub may_start: bool,
 }
 
 /// Whether a change has to wait: the later of controller and agents for the earlier to be done everywhere, and both
@@ -173,7 +214,16 @@ pub fn must_wait(change: &Change, progress: &Progress<'_>) -> bool {
         (Direction::Back, Stage::Controller) => progress.agents_done,
         _ => true,
     };
-    !turn || progress.preflight.is_some_and(|seen| !may_replace(change, seen))
+    !turn
+        || progress.preflight.is_some_and(|seen| !may_replace(change, seen))
+        || !progress.may_start && restarts(change)
+}
+
+/// Whether Pods that run are replaced for a change.
+fn restarts(change: &Change) -> bool {
+    change.action == Action::Update
+        && change.class != Class::Live
+        && matches!(change.stage, Stage::Controller | Stage::Agents)
 }
 
 /// Whether a change may be made as far as images are concerned. Where there is nothing yet, or nothing
@@ -196,6 +246,11 @@ fn numbers(version: &str) -> Option<[u64; 3]> {
     let mut parts = core.split('.').map(str::parse);
     let numbers = [parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?];
     parts.next().is_none().then_some(numbers)
+}
+
+/// Whether it can be told which of two versions is the newer one.
+pub fn comparable(one: &str, other: &str) -> bool {
+    numbers(one).is_some() && numbers(other).is_some()
 }
 
 /// Which way from `running` to `wanted`. Versions that cannot be compared count as forward.
@@ -234,12 +289,17 @@ pub fn class_of_config(from: Option<&AntreaInstallationSpec>, to: &AntreaInstall
     let ovs = |spec: &AntreaInstallationSpec| {
         spec.ovs.as_ref().map(|ovs| (ovs.datapath, ovs.bridge.clone(), ovs.gateway.clone()))
     };
+    let serves = |spec: &AntreaInstallationSpec| {
+        spec.proxy.as_ref().and_then(|proxy| proxy.mode) == Some(ProxyMode::Services)
+    };
     let disruptive = from.traffic_encap_mode != to.traffic_encap_mode
         || from.tunnel_type != to.tunnel_type
         || from.tunnel_port != to.tunnel_port
         || from.transport_interface != to.transport_interface
         || from.transport_interface_cidrs != to.transport_interface_cidrs
-        || ovs(from) != ovs(to);
+        || ovs(from) != ovs(to)
+        // What Open vSwitch translated is unknown to kube-proxy: established connections of Pods to Services break.
+        || serves(from) && !serves(to);
     if disruptive { Class::Disruptive } else { Class::Restart }
 }
 
@@ -305,8 +365,30 @@ mod tests {
             (restart(agents), Forward, false, false, Some(&all), true),
             (restart(base), Forward, false, false, Some(&none), false),
         ] {
-            let progress = Progress { direction, controller_done, agents_done, preflight };
+            let progress = Progress { direction, controller_done, agents_done, preflight, may_start: true };
             assert_eq!(must_wait(&change, &progress), waits, "{change:?} {progress:?}");
+        }
+    }
+
+    /// Outside of the window nothing restarts; what restarts nothing goes on.
+    #[test]
+    fn what_may_not_start_waits() {
+        let closed = Progress {
+            direction: Direction::Forward,
+            controller_done: true,
+            agents_done: true,
+            preflight: None,
+            may_start: false,
+        };
+        for (stage, action, class, waits) in [
+            (Stage::Controller, Action::Update, Class::Restart, true),
+            (Stage::Agents, Action::Update, Class::Disruptive, true),
+            (Stage::Agents, Action::Update, Class::Live, false),
+            (Stage::Agents, Action::Create, Class::Live, false),
+            (Stage::Base, Action::Update, Class::Restart, false),
+        ] {
+            let change = Change { class, ..change("X", stage, action) };
+            assert_eq!(must_wait(&change, &closed), waits, "{change:?}");
         }
     }
 
@@ -344,5 +426,13 @@ mod tests {
         let transport =
             spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "transportInterface": "eth1"}));
         assert_eq!(class_of_config(Some(&base), &transport), Class::Disruptive);
+        let served =
+            spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "proxy": {"mode": "Services"}}));
+        assert_eq!(
+            class_of_config(Some(&base), &served),
+            Class::Restart,
+            "kube-proxy's connections stay with it"
+        );
+        assert_eq!(class_of_config(Some(&served), &base), Class::Disruptive);
     }
 }

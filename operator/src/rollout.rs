@@ -1,24 +1,26 @@
 //! Which agent is replaced next: a decision, made anew from what is observed each time.
 //!
-//! Agents that work are taken away [`MAX_UNAVAILABLE`] at a time: the next goes only when the last one's successor is
+//! Agents that work are taken away `maxUnavailable` at a time: the next goes only when the last one's successor is
 //! of the wanted revision, ready for a moment and well by its own account. Which those are is noted in the status
 //! before anything is deleted, so that a restart of the operator forgets none.
 //!
 //! Agents that have not worked for a while have nothing to lose. They go first, [`SICK_AT_ONCE`] at a time, and the
 //! others wait for none of them. A Node that is not reachable, or has not got the images, is passed over and taken
-//! up when it can be.
+//! up when it can be. An agent that ceases to work by itself counts against the budget until it is known to be sick.
+//!
+//! Which Nodes may start at all follows from `spec.rollout` ([`policy`], [`gate`]); what is remembered of a change, and
+//! when it has failed, is [`progress`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::cluster::AgentNode;
+use crate::cluster::{AgentNode, Trouble};
 
-/// An agent has to be ready for this long before the next one is replaced.
-pub const MIN_READY: SignedDuration = SignedDuration::from_secs(3);
-
-/// Agents that worked and are away at the same time for a change, at most.
-pub const MAX_UNAVAILABLE: usize = 1;
+pub mod decide;
+pub mod gate;
+pub mod policy;
+pub mod progress;
 
 /// An agent that has not worked for this long counts as sick.
 const SICK_AFTER: SignedDuration = SignedDuration::from_secs(30);
@@ -72,8 +74,14 @@ pub struct Rollout<'a> {
     pub proven: &'a Proven,
     /// Whether a Node has the images of the wanted revision.
     pub has_images: &'a dyn Fn(&AgentNode) -> bool,
+    /// Position of a Node in the order of waves, if its turn has come.
+    pub turn: &'a dyn Fn(&AgentNode) -> Option<usize>,
     /// Agents that worked and may be away at the same time.
     pub max_unavailable: usize,
+    /// How long a new agent has to be ready.
+    pub min_ready: SignedDuration,
+    /// Since when `proven` has been kept: what was before is not known.
+    pub since: Timestamp,
     /// The time.
     pub now: Timestamp,
 }
@@ -81,12 +89,16 @@ pub struct Rollout<'a> {
 impl Rollout<'_> {
     /// What to do next.
     pub fn next(&self) -> Step {
-        let waiting: Vec<&AgentNode> = self.replaceable().collect();
-        if let Some(step) =
-            waiting.iter().find(|node| self.taken.contains(&node.name)).and_then(|n| replace(n))
-        {
+        let mut waiting: Vec<&AgentNode> = self.replaceable().collect();
+        waiting.sort_by_key(|node| (self.turn)(node));
+        let taken = |node: &&&AgentNode| {
+            // Others may have ceased to work since its turn was noted.
+            self.taken.contains(&node.name) && (!node.is_ready() || self.missing() < self.max_unavailable)
+        };
+        if let Some(step) = waiting.iter().find(taken).and_then(|node| replace(node)) {
             return step;
         }
+        waiting.retain(|node| !self.taken.contains(&node.name));
         let sick = waiting.iter().find(|node| self.is_sick(node));
         if let Some(step) = sick.filter(|_| self.has_place_for_sick()).and_then(|node| replace(node)) {
             return step;
@@ -97,7 +109,10 @@ impl Rollout<'_> {
             (Some(next), _) if away.len() < self.max_unavailable => {
                 Step::Announce { node: next.name.clone() }
             }
-            (_, Some(node)) => Step::Wait { node: node.name.clone(), again: self.settles_in(node) },
+            (_, Some(first)) => {
+                let changes = |node: &&AgentNode| self.settles_in(node).or_else(|| self.sick_in(node));
+                Step::Wait { node: first.name.clone(), again: away.iter().filter_map(changes).min() }
+            }
             (_, None) => self.rest(),
         }
     }
@@ -105,9 +120,9 @@ impl Rollout<'_> {
     /// Nodes whose working agent is away: those of `taken` whose next agent is not there yet.
     pub fn still_taken(&self) -> BTreeSet<String> {
         let open = |node: &&AgentNode| {
-            let touched = !is_outdated(node, self.revision) || in_flight(node);
-            // The turn of one that cannot be replaced now has not come.
-            self.taken.contains(&node.name) && !self.is_back(node) && (touched || (self.has_images)(node))
+            // The turn of one that works and cannot be replaced now has not come.
+            let open = self.is_touched(node) || (self.has_images)(node);
+            self.taken.contains(&node.name) && !self.is_back(node) && open
         };
         self.nodes.iter().filter(open).map(|node| node.name.clone()).collect()
     }
@@ -120,25 +135,89 @@ impl Rollout<'_> {
             .collect()
     }
 
+    /// A Node on which the change has failed: one whose successor does not work in time, or does not any more.
+    /// `since` tells when a Node's turn began.
+    pub fn failed(
+        &self,
+        since: impl Fn(&str) -> Option<Timestamp>,
+        deadline: SignedDuration,
+    ) -> Option<(&str, Trouble)> {
+        let taken = self.still_taken();
+        let overdue = |node: &&AgentNode| {
+            let began = since(&node.name).filter(|_| taken.contains(&node.name) && self.is_touched(node));
+            began.is_some_and(|began| self.now.duration_since(began) >= deadline)
+        };
+        let ceased = |node: &&AgentNode| self.has_ceased(node) && node.failing(self.now, deadline).is_some();
+        let node = self.nodes.iter().find(|node| overdue(node) || ceased(node))?;
+        let unknown = || match node.reachable {
+            true => Trouble::new("AgentNotReady", "its new agent was not ready for long enough"),
+            false => Trouble::new("NodeLost", "the Node does not answer"),
+        };
+        Some((&node.name, node.trouble().map_or_else(unknown, |(trouble, _)| trouble)))
+    }
+
+    /// What of a Node matters to whose turn it is. Of the `canary` all have to work that can be reached.
+    pub fn seen(&self, node: &AgentNode, canary: bool) -> gate::Seen {
+        let outdated = is_outdated(node, self.revision);
+        let (taken, works) = (self.taken.contains(&node.name), self.is_back(node));
+        let open = node.reachable && (outdated && (self.has_images)(node) || canary && !outdated && !works);
+        gate::Seen { open: open || taken && !works, works, broken: self.has_ceased(node) }
+    }
+
+    /// Whether a Node's agent has been taken away already, rather than only its turn noted.
+    pub fn is_touched(&self, node: &AgentNode) -> bool {
+        !is_outdated(node, self.revision) || in_flight(node) || !node.is_ready()
+    }
+
     fn reachable(&self) -> impl Iterator<Item = &AgentNode> {
         self.nodes.iter().filter(|node| node.reachable)
     }
 
     /// Nodes whose agent can be replaced now, by name.
     fn replaceable(&self) -> impl Iterator<Item = &AgentNode> {
-        self.reachable()
-            .filter(|node| is_outdated(node, self.revision) && !in_flight(node) && (self.has_images)(node))
+        self.reachable().filter(|node| {
+            let turn = self.taken.contains(&node.name) || (self.turn)(node).is_some();
+            is_outdated(node, self.revision) && !in_flight(node) && turn && (self.has_images)(node)
+        })
     }
 
     /// Nodes that count against the budget. An agent that has worked at the wanted revision and ceased to may have
     /// ceased for the change's sake, however long it took; one that never did was not taken away from anybody.
     fn away(&self) -> Vec<&AgentNode> {
         let taken = self.still_taken();
-        let ceased = |node: &AgentNode| {
-            let proven = node.pod.as_ref().is_some_and(|pod| self.proven.get(&node.name) == Some(&pod.uid));
-            node.reachable && proven && node.is_updated(self.revision) && !node.is_ready()
+        // Nobody waits for these when there is nothing left to be taken away.
+        let more = self.reachable().any(|node| is_outdated(node, self.revision));
+        let counts = |node: &&AgentNode| {
+            taken.contains(&node.name) || self.has_ceased(node) || more && self.is_undecided(node)
         };
-        self.nodes.iter().filter(|node| taken.contains(&node.name) || ceased(node)).collect()
+        self.nodes.iter().filter(counts).collect()
+    }
+
+    /// How many of those that count against the budget are without a ready agent now.
+    fn missing(&self) -> usize {
+        self.away().into_iter().filter(|node| !node.is_ready()).count()
+    }
+
+    /// Whether an agent has worked at the wanted revision and does not any more.
+    fn has_ceased(&self, node: &AgentNode) -> bool {
+        let proven = node.pod.as_ref().is_some_and(|pod| self.proven.get(&node.name) == Some(&pod.uid));
+        node.reachable && proven && node.is_updated(self.revision) && !node.is_ready()
+    }
+
+    /// Whether an agent does not work that may have worked a moment ago.
+    fn is_undecided(&self, node: &AgentNode) -> bool {
+        let unknown = || {
+            let before = node.pod.as_ref().is_some_and(|pod| pod.since <= self.since);
+            before && self.now.duration_since(self.since) < SICK_AFTER
+        };
+        let may_have = !node.is_updated(self.revision) && !self.is_sick(node) || unknown();
+        node.reachable && !node.is_ready() && may_have
+    }
+
+    /// When an agent that does not work is known to be sick.
+    fn sick_in(&self, node: &AgentNode) -> Option<SignedDuration> {
+        let (_, since) = node.trouble().filter(|_| !self.taken.contains(&node.name))?;
+        Some(SICK_AFTER - self.now.duration_since(since)).filter(SignedDuration::is_positive)
     }
 
     /// Whether the wanted agent is there and works.
@@ -149,7 +228,7 @@ impl Rollout<'_> {
     /// How long until a ready agent has been ready for long enough.
     fn settles_in(&self, node: &AgentNode) -> Option<SignedDuration> {
         let pod = node.pod.as_ref().filter(|_| node.is_updated(self.revision) && node.is_ready())?;
-        Some(MIN_READY - self.now.duration_since(pod.since)).filter(SignedDuration::is_positive)
+        Some(self.min_ready - self.now.duration_since(pod.since)).filter(SignedDuration::is_positive)
     }
 
     fn is_sick(&self, node: &AgentNode) -> bool {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use antrea_crds::installation::{
     AntreaInstallationSpec, AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition,
-    NodeCounts, PendingChange,
+    NodeCounts, PendingChange, PlannedWave, RolloutStatus,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
@@ -18,8 +18,17 @@ use k8s_openapi::{
 use crate::{
     cluster::{AgentNode, ControllerState, Trouble, first_few, shorten},
     preflight::{Missing, Preflight},
-    rollout::Step,
+    rollout::{
+        Step,
+        decide::Failure,
+        gate::Hold,
+        progress::{Waiting, whole_seconds},
+    },
 };
+
+mod change;
+
+use change::{failed, held, taken_back, waits};
 
 /// Failing Nodes that are listed in the status.
 const LISTED: usize = 10;
@@ -65,6 +74,16 @@ pub struct Observation<'a> {
     pub not_admitted: Option<String>,
     /// What is known of the images of a change that is under way.
     pub preflight: Option<&'a Preflight>,
+    /// The order of Nodes of a change that is only looked at.
+    pub planned_waves: Vec<PlannedWave>,
+    /// What is remembered of the change.
+    pub record: RolloutStatus,
+    /// Why the spec is not in effect yet.
+    pub waiting: Option<&'a Waiting>,
+    /// Why no other Node starts.
+    pub hold: Option<&'a Hold>,
+    /// Node that does not come back while a change is taken back, and why.
+    pub stuck: Option<Failure>,
     /// How long a trouble lasts before it counts.
     pub grace: SignedDuration,
     /// The time.
@@ -105,9 +124,23 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
     ];
     let conditions =
         verdicts.into_iter().map(|(type_, verdict)| condition(&previous, seen, type_, verdict)).collect();
-    // While a spec is refused or only looked at, the one that is applied is an earlier one.
-    let applied =
-        seen.refused.is_none() && seen.apply_error.is_none() && (!seen.paused || seen.pending.is_empty());
+    // While a spec is refused, taken back or only looked at, the one that is applied is an earlier one.
+    let applied = seen.refused.is_none()
+        && seen.apply_error.is_none()
+        && seen.waiting.is_none()
+        && !taken_back(seen)
+        && (!seen.paused || seen.pending.is_empty());
+    let mut record = seen.record.clone();
+    if done {
+        record = RolloutStatus {
+            done: true,
+            newest_version: target.clone().unwrap_or_default(),
+            wave: None,
+            wave_ended: None,
+            turns: Vec::new(),
+            ..record
+        };
+    }
     AntreaInstallationStatus {
         observed_generation: if applied { seen.generation } else { previous.observed_generation },
         version,
@@ -118,6 +151,8 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
         nodes: Some(counts),
         computed: seen.computed.clone().map(Box::new),
         pending_changes: seen.pending.clone(),
+        planned_waves: seen.planned_waves.clone(),
+        rollout: Some(record),
     }
 }
 
@@ -144,10 +179,6 @@ fn condition(
         reason,
         message,
     }
-}
-
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 fn counts(seen: &Observation) -> NodeCounts {
@@ -274,18 +305,27 @@ fn progressing(
         let message = format!("installing {target}: {} of {} agents are ready", counts.ready, counts.desired);
         return Verdict::new(true, "Installing", message);
     }
-    let (reason, what) = if version == Some(target) {
+    if let Some(waiting) = seen.waiting.filter(|_| done) {
+        return waits(seen, waiting, target);
+    }
+    let (reason, what) = if taken_back(seen) {
+        ("RollingBack", "going back")
+    } else if version == Some(target) {
         ("Applying", "applying the configuration")
     } else {
         ("Upgrading", "changing version")
     };
-    let what = if reason == "Upgrading" { format!("{what} to {target}") } else { what.to_owned() };
+    let what = if reason == "Applying" { what.to_owned() } else { format!("{what} to {target}") };
     let unfinished = version != Some(target) && !done;
     let outdated = seen.nodes.iter().any(|node| {
         let other = |revision| node.pod.as_ref().is_some_and(|pod| pod.revision != revision);
         node.reachable && seen.revision.is_some_and(other)
     });
     let on = format!("{what} ({}/{} Nodes", counts.updated, counts.desired);
+    if let Some(hold) = seen.hold.filter(|_| seen.taken.is_empty() && (outdated || unfinished)) {
+        let (going, reason, why) = held(hold, reason, seen.now);
+        return Verdict::new(going, reason, format!("{on}): {why}"));
+    }
     if let Some(preflight) = seen.preflight.filter(|preflight| waits_for_images(seen, preflight)) {
         let message = format!("{what}: fetching images ({}/{} Nodes)", preflight.ready(), counts.desired);
         return Verdict::new(true, reason, message);
@@ -300,6 +340,9 @@ fn progressing(
             Verdict::new(true, reason, format!("{what}: waiting for the controller"))
         }
         // A Pod that restarts, or is made for a new Node, is no change of ours.
+        Some(_) if !unfinished && (done || seen.record.done) && taken_back(seen) => {
+            Verdict::new(false, "RolledBack", format!("{target} runs again"))
+        }
         Some(_) if !unfinished => Verdict::new(false, "Done", format!("{target} is applied")),
         // The DaemonSet is not the wanted one yet, or the last agent is not ready yet.
         _ => Verdict::new(true, reason, format!("{on})")),
@@ -333,6 +376,9 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
     if let Some(error) = &seen.apply_error {
         return Verdict::new(true, "ApplyFailed", error.clone());
     }
+    if let Some(verdict) = failed(seen) {
+        return verdict;
+    }
     if let Some(trouble) = failing_controller(seen) {
         return Verdict::new(true, "ControllerFailing", format!("controller: {trouble}"));
     }
@@ -360,6 +406,11 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
             named.join("; ")
         );
         return Verdict::new(true, "ImagesMissing", message);
+    }
+    if seen.hold == Some(&Hold::NoCanary) {
+        let message =
+            "no Node that spec.rollout.canary selects works with the change; no other Node is changed";
+        return Verdict::new(true, "CanaryMissing", message);
     }
     if let Some(error) = &seen.monitoring_error {
         return Verdict::new(true, "MonitoringFailed", format!("monitoring objects: {}", shorten(error)));

@@ -16,7 +16,10 @@ use antrea_runtime::{
 };
 use futures::TryStreamExt;
 use k8s_openapi::{
-    api::apps::v1::{DaemonSet, Deployment},
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        networking::v1::ServiceCIDR,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
@@ -46,6 +49,8 @@ pub struct State {
     pub owned: BTreeMap<Key, String>,
     /// Which monitoring kinds the cluster serves.
     pub served: Served,
+    /// ServiceCIDR objects and their fingerprints: when these change, what was read of the objects is old.
+    pub service_cidrs: BTreeMap<String, String>,
 }
 
 /// The shared state: one lock, held for no longer than a fold or a copy.
@@ -120,7 +125,7 @@ struct Fold<K> {
 }
 
 /// Starts every watch. `ready` is held back until each has listed once, but for AntreaAgentInfos, whose
-/// definition may not be there yet.
+/// definition may not be there yet, and for ServiceCIDRs, which older API servers do not have.
 pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &Readiness) {
     let labels =
         |component: &str| watcher::Config::default().labels(&format!("app=antrea,component={component}"));
@@ -170,6 +175,9 @@ pub fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared, ready: &R
         "watch agent infos",
         follow(api, config, shared.clone(), Some(shared.infos.block("agent infos")), infos()),
     );
+    let api = Api::<PartialObjectMeta<ServiceCIDR>>::all(client.clone());
+    let config = watcher::Config::default();
+    tasks.spawn_abortable("watch ServiceCIDRs", follow(api, config, shared.clone(), None, service_cidrs()));
     monitoring::spawn(tasks, client, shared);
 }
 
@@ -350,6 +358,17 @@ fn managed(kind: &'static Kind) -> Fold<PartialObjectMeta<DynamicObject>> {
             let here = |key: &&Key| key.kind == kind.kind && (!kind.namespaced || key.namespace == NAMESPACE);
             state.owned.keys().filter(here).map(|key| key.name.clone()).collect()
         }),
+    }
+}
+
+fn service_cidrs() -> Fold<PartialObjectMeta<ServiceCIDR>> {
+    Fold {
+        id: ResourceExt::name_any,
+        apply: Box::new(|state, object| {
+            state.service_cidrs.insert(object.name_any(), fingerprint(&object.metadata));
+        }),
+        remove: Box::new(|state, name| drop(state.service_cidrs.remove(name))),
+        names: Box::new(|state| state.service_cidrs.keys().cloned().collect()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A Kubernetes API server reduced to storage and watches, for suites that need objects to appear and
 //! change but no cluster. It checks nothing: authentication, schemas and admission are the real one's. Reviews
 //! of tokens and of access are answered so that components can serve their own APIs: a token `lab-NAME` is
-//! that of user NAME, who may do everything unless it is [`NOBODY`].
+//! that of user NAME, who may do everything unless it is [`NOBODY`]; with `lab-NAME@NODE` it is bound to a Pod there.
 //!
 //! Resources are addressed by their collection path, e.g. `api/v1/nodes` or
 //! `apis/crd.antrea.io/v1beta1/antreaagentinfos`. The objects outlive the servers that serve them, as
@@ -151,10 +151,31 @@ impl FakeApi {
         }
     }
 
+    /// All objects of a collection, of whichever namespace.
+    pub fn all(&self, collection: &str) -> Vec<Value> {
+        let store = self.store.lock();
+        let items = store.objects.get(collection).into_iter().flat_map(BTreeMap::values);
+        items.map(|stored| stored.object.clone()).collect()
+    }
+
     /// Reads an object.
     pub fn get(&self, collection: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
         let store = self.store.lock();
         Some(store.objects.get(collection)?.get(&key(namespace, name))?.object.clone())
+    }
+
+    /// Resource version of the latest change.
+    pub fn version(&self) -> u64 {
+        self.store.lock().version
+    }
+
+    /// What a cluster's object was made since `version`, the oldest first.
+    pub fn history(&self, collection: &str, name: &str, version: u64) -> Vec<Value> {
+        let store = self.store.lock();
+        let later = &store.log[store.log.partition_point(|event| event.version <= version)..];
+        let of_object =
+            |event: &&Arc<Event>| event.collection == collection && event.object["metadata"]["name"] == name;
+        later.iter().filter(of_object).map(|event| event.object.clone()).collect()
     }
 
     fn publish(&self, store: &mut Store, event: Event) {
@@ -251,18 +272,24 @@ fn selected(target: &Target, uri: &Uri, object: &Value) -> bool {
     if target.namespace.is_some() && object["metadata"]["namespace"].as_str() != target.namespace.as_deref() {
         return false;
     }
+    let labels = &object["metadata"]["labels"];
     let terms = |name: &str, holds: &dyn Fn(&str, &str) -> bool| {
         let Some(selector) = query(uri, name) else { return true };
-        let selector = selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
+        let selector =
+            selector.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/").replace("%21", "!");
         selector.split(',').all(|term| match term.split_once('=') {
             Some((key, value)) => holds(key, value.trim_start_matches('=')),
-            None => false,
+            // Of labels: whether there is one.
+            None => match term.strip_prefix('!') {
+                Some(key) => labels.get(key).is_none(),
+                None => labels.get(term).is_some(),
+            },
         })
     };
     let field = |path: &str, value: &str| {
         object.pointer(&format!("/{}", path.replace('.', "/"))).and_then(Value::as_str) == Some(value)
     };
-    let label = |key: &str, value: &str| object["metadata"]["labels"][key].as_str() == Some(value);
+    let label = |key: &str, value: &str| labels[key].as_str() == Some(value);
     terms("fieldSelector", &field) && terms("labelSelector", &label)
 }
 
@@ -271,7 +298,13 @@ fn review(mut review: Value) -> Value {
     let spec = &review["spec"];
     let status = if spec["token"].is_string() {
         match spec["token"].as_str().and_then(|token| token.strip_prefix("lab-")) {
-            Some(user) => json!({"authenticated": true, "user": {"username": user}}),
+            Some(user) => match user.split_once('@') {
+                Some((user, node)) => {
+                    let extra = json!({"authentication.kubernetes.io/node-name": [node]});
+                    json!({"authenticated": true, "user": {"username": user, "extra": extra}})
+                }
+                None => json!({"authenticated": true, "user": {"username": user}}),
+            },
             None => json!({"authenticated": false}),
         }
     } else {
@@ -344,9 +377,15 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
             api.put(&target.collection, object.clone());
             (StatusCode::CREATED, axum::Json(object)).into_response()
         }
-        (Method::PUT, Some(_), Ok(object)) => {
-            api.put(&target.collection, object.clone());
-            axum::Json(object).into_response()
+        (Method::PUT, Some(existing), Ok(object)) => {
+            // Whoever says which version it has read is told when there is a newer one.
+            let version = |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+            if version(&object).is_some_and(|read| Some(read) != version(&existing)) {
+                return failure(StatusCode::CONFLICT, "Conflict");
+            }
+            api.put(&target.collection, object);
+            let name = target.name.as_deref().unwrap_or_default();
+            axum::Json(api.get(&target.collection, target.namespace.as_deref(), name)).into_response()
         }
         (Method::PATCH, existing, Ok(patch)) => {
             let apply = parts
@@ -378,6 +417,8 @@ mod tests {
     fn reviews_tokens_and_access() {
         let token = |token| review(json!({"spec": {"token": token}}))["status"].clone();
         assert_eq!(token("lab-agent")["user"]["username"], "agent");
+        let bound = token("lab-agent@n1");
+        assert_eq!(bound["user"]["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
         assert_eq!(token("other"), json!({"authenticated": false}));
         let access = |user| review(json!({"spec": {"user": user}}))["status"]["allowed"].clone();
         assert_eq!((access("agent"), access(NOBODY)), (json!(true), json!(false)));

@@ -16,6 +16,7 @@ use crate::fake_api::FakeApi;
 
 mod control_plane;
 mod families;
+pub mod operator;
 
 pub use control_plane::{NAMESPACES, NETWORK_POLICIES, PODS};
 
@@ -296,7 +297,8 @@ impl Lab {
         let kubeconfig = node.dir.join("kubeconfig");
         std::fs::write(&kubeconfig, access).unwrap();
         let token = node.dir.join("token");
-        std::fs::write(&token, "lab-antrea-agent").unwrap();
+        let agent = format!("lab-system:serviceaccount:kube-system:antrea-agent@{}", node.name);
+        std::fs::write(&token, agent).unwrap();
         let mut config = json!({
             "cniSocket": node.cni_socket(),
             "ovsRunDir": node.ovs.dir(),
@@ -343,7 +345,9 @@ impl Lab {
         let start = Instant::now();
         loop {
             let node = &mut self.nodes[index];
+            let asked = Instant::now();
             let (output, _) = node.cni("STATUS", "", "", "1.1.0", None);
+            let took = asked.elapsed();
             if output.status.success() {
                 return start.elapsed();
             }
@@ -351,7 +355,8 @@ impl Lab {
             let log = || std::fs::read_to_string(node.log()).unwrap_or_default();
             assert!(ended.is_none(), "the agent of {} ended: {ended:?}\n{}", node.name, log());
             assert!(start.elapsed() < Duration::from_secs(60), "{} is not ready\n{}", node.name, log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            // A question is a process, which takes long in a virtual machine; most of the time is the agent's.
+            tokio::time::sleep(Duration::from_millis(50).max(2 * took)).await;
         }
     }
 
@@ -387,6 +392,13 @@ impl Lab {
 
     /// Makes a pod's namespace and attaches it; its Pod object gets the address.
     pub fn add_pod(&mut self, index: usize, name: &str) -> Pod {
+        let pod = self.attach_pod(index, name);
+        self.report_pod_ip(name, pod.ip);
+        pod
+    }
+
+    /// The same before kubelet has written the pod's status.
+    pub fn attach_pod(&mut self, index: usize, name: &str) -> Pod {
         let netns = self.pod_netns(index, name);
         let node = &self.nodes[index];
         let container_id = format!("{name}-0123456789abcdef");
@@ -394,9 +406,7 @@ impl Lab {
         let log = std::fs::read_to_string(node.log()).unwrap_or_default();
         assert!(output.status.success(), "ADD {name}: {text}\nagent:\n{}", tail(&log, 60));
         let result: Value = serde_json::from_str(&text).unwrap();
-        let pod = Pod::of(name, &container_id, netns, result);
-        self.report_pod_ip(name, pod.ip);
-        pod
+        Pod::of(name, &container_id, netns, result)
     }
 
     /// Detaches a pod and removes its namespace and its Pod object.

@@ -3,18 +3,25 @@
 //! Each station is a thread in a pod's namespace. Every 10 ms it begins, towards each of its targets, one TCP
 //! connection and sends one UDP datagram, each from a new socket so that no earlier connection covers it. What
 //! counts is what arrives: a refused probe leaves no trace at the receiver.
+//!
+//! A probe says when it was begun. A connection that was allowed may be established a second after it was begun, when
+//! something of its handshake was lost or waits for a busy switch; by then it may be forbidden to begin one, and it is
+//! no leak. So what counts after [`Station::forget`] is what was begun after it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
+
+use crate::lab::eventually;
 
 /// Pause between probes of one target.
 pub const EVERY: Duration = Duration::from_millis(10);
@@ -24,6 +31,14 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 const TCP_PORT: u16 = 7000;
 const UDP_PORT: u16 = 7001;
+
+/// What probes count their time from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Microseconds since [`START`].
+fn now() -> u64 {
+    START.elapsed().as_micros().try_into().unwrap()
+}
 
 /// What arrived from one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +52,24 @@ pub struct Arrived {
 #[derive(Debug, Default)]
 struct Shared {
     targets: Mutex<Vec<IpAddr>>,
-    arrived: Mutex<BTreeMap<IpAddr, Arrived>>,
+    log: Mutex<Log>,
     sent: AtomicU64,
+}
+
+/// What arrived of the probes that were begun at `since` or later.
+#[derive(Debug, Default)]
+struct Log {
+    since: u64,
+    arrived: BTreeMap<IpAddr, Arrived>,
+}
+
+impl Shared {
+    fn note(&self, from: IpAddr, begun: u64, count: impl FnOnce(&mut Arrived)) {
+        let mut log = self.log.lock();
+        if begun >= log.since {
+            count(log.arrived.entry(from).or_default());
+        }
+    }
 }
 
 /// A running station; it ends when dropped.
@@ -76,9 +107,9 @@ impl Station {
         *self.shared.targets.lock() = targets.into_iter().collect();
     }
 
-    /// What arrived here since the start or the last [`Self::forget`], by source.
+    /// What arrived here of what was begun since the start or the last [`Self::forget`], by source.
     pub fn arrived(&self) -> BTreeMap<IpAddr, Arrived> {
-        self.shared.arrived.lock().clone()
+        self.shared.log.lock().arrived.clone()
     }
 
     /// What arrived from sources that `may_not` says of that they must not get here.
@@ -89,15 +120,39 @@ impl Station {
         )
     }
 
-    /// Counts from 0 again.
+    /// Counts from 0 again, and no probe that is on its way now.
     pub fn forget(&self) {
-        self.shared.arrived.lock().clear();
+        *self.shared.log.lock() = Log { since: now(), arrived: BTreeMap::new() };
     }
 
     /// Number of probes sent, TCP and UDP together.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
+}
+
+/// Waits until nothing leaks of 20 more probes of each station with targets, twice in a row. Something must have arrived
+/// before: stations that have not begun, or whose first packets wait for a busy switch, are silent too. What arrived
+/// before is forgotten.
+pub async fn until_isolated(stations: &[&Station], leaks: impl Fn() -> bool) {
+    let mut silent = 0;
+    eventually("they are isolated", Duration::from_secs(60), || {
+        stations.iter().for_each(|station| station.forget());
+        let senders = stations.iter().filter(|station| !station.shared.targets.lock().is_empty());
+        let (begin, wanted) =
+            (Instant::now(), senders.map(|sender| (sender, sender.sent() + 20)).collect::<Vec<_>>());
+        while wanted.iter().any(|(sender, end)| sender.sent() < *end) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "stations do not send");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // What was sent last has arrived by then, if it arrives.
+        std::thread::sleep(Duration::from_millis(300));
+        silent = if leaks() { 0 } else { silent + 1 };
+        silent == 2
+    })
+    .await;
+    // Of the first look's probes some may have been allowed, and their connections may not stand yet.
+    stations.iter().for_each(|station| station.forget());
 }
 
 impl Drop for Station {
@@ -117,15 +172,22 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
     let _ = ready.send(());
     let accept = async {
         loop {
-            if let Ok((_, from)) = listener.accept().await {
-                state.arrived.lock().entry(from.ip()).or_default().tcp += 1;
-            }
+            let Ok((mut stream, from)) = listener.accept().await else { continue };
+            let (state, accepted) = (state.clone(), now());
+            tokio::spawn(async move {
+                // Who does not say when it began has just begun.
+                let said = tokio::time::timeout(PATIENCE, stream.read_u64()).await;
+                state.note(from.ip(), said.ok().and_then(Result::ok).unwrap_or(accepted), |arrived| {
+                    arrived.tcp += 1
+                });
+            });
         }
     };
     let receive = async {
+        let mut datagram = [0; 8];
         loop {
-            if let Ok((_, from)) = receiver.recv_from(&mut [0; 64]).await {
-                state.arrived.lock().entry(from.ip()).or_default().udp += 1;
+            if let Ok((8, from)) = receiver.recv_from(&mut datagram).await {
+                state.note(from.ip(), u64::from_be_bytes(datagram), |arrived| arrived.udp += 1);
             }
         }
     };
@@ -137,13 +199,17 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
             let targets = state.targets.lock().clone();
             for target in targets {
                 state.sent.fetch_add(2, Ordering::Relaxed);
+                let begun = now();
                 tokio::spawn(async move {
                     // Held until it is answered: a socket that is closed at once sends no handshake.
-                    let _ = tokio::time::timeout(PATIENCE, TcpStream::connect((target, TCP_PORT))).await;
+                    let stream = tokio::time::timeout(PATIENCE, TcpStream::connect((target, TCP_PORT))).await;
+                    if let Ok(Ok(mut stream)) = stream {
+                        let _ = stream.write_u64(begun).await;
+                    }
                 });
                 if let Ok(socket) = UdpSocket::bind((any, 0)).await {
                     // Without a route there is nothing to send.
-                    let _ = socket.send_to(b"probe", (target, UDP_PORT)).await;
+                    let _ = socket.send_to(&begun.to_be_bytes(), (target, UDP_PORT)).await;
                 }
             }
         }

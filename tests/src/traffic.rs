@@ -51,6 +51,21 @@ pub async fn tcp(
     port: u16,
     bytes: usize,
 ) -> Result<Received, String> {
+    tcp_to(client, server, SocketAddr::new(to, port), port, bytes).await
+}
+
+/// Sends `bytes` octets of a known pattern over TCP to an address that is translated to port `port` of `server`, where
+/// a listener waits.
+///
+/// # Errors
+/// What went wrong on either side.
+pub async fn tcp_to(
+    client: &str,
+    server: &str,
+    to: SocketAddr,
+    port: u16,
+    bytes: usize,
+) -> Result<Received, String> {
     let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
     let bind = SocketAddr::new(any.parse().unwrap(), port);
     let listener =
@@ -79,11 +94,10 @@ pub async fn tcp(
             }
         }
     });
-    let address = SocketAddr::new(to, port);
     let sent = open(client)
         .run(move || -> Result<u64, String> {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(4))
-                .map_err(|e| format!("connect {address}: {e}"))?;
+            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(4))
+                .map_err(|e| format!("connect {to}: {e}"))?;
             stream.set_write_timeout(Some(LIMIT)).unwrap();
             let chunk = pattern(1 << 16);
             let (mut left, mut state) = (bytes, 0xcbf2_9ce4_8422_2325);

@@ -24,7 +24,7 @@ fit. Labels have few values: tables of the pipeline, operations, kinds and state
 nodes or addresses.
 
 A scrape reads counters that are kept anyway and asks Open vSwitch nothing. Absent of upstream's are the metrics of
-what is not there yet (the DNS cache, meters, the flow exporter, AntreaProxy, status of native policies) and those of
+what is not there yet (the DNS cache, meters, the flow exporter, status of native policies) and those of
 Go libraries that are not used here (`go_*`, `workqueue_*`, `rest_client_*` and most of `apiserver_*`).
 
 What the status objects cost the API server: each agent writes its AntreaAgentInfo, of about 3 kB, once a minute
@@ -79,12 +79,14 @@ mod tests {
         ("certificate", "the certificates that a component looks after"),
         ("class", "of connections: own, stranger, known"),
         ("code", "HTTP status"),
+        ("ip_family", "v4, v6"),
         ("kind", "kinds of managed objects"),
         ("operation", "add, modify, delete"),
         ("reason", "why a span was dropped, why a connection ended"),
         ("resource", "the served resources, anything else is other"),
         ("result", "ok, error"),
         ("state", "states of a node"),
+        ("subscriber", "features that take packets, session, none"),
         ("table_id", "tables of the pipeline"),
         ("table_name", "tables of the pipeline"),
         ("type", "condition types"),
@@ -115,7 +117,8 @@ mod tests {
     fn names_say_what_they_are() {
         for (component, Definition { name, kind, help, .. }) in definitions() {
             let own = component.replace('-', "_");
-            let prefixes = [own.as_str(), "antrea_api_", "antrea_otlp_", "apiserver_", "process_"];
+            let prefixes =
+                [own.as_str(), "antrea_api_", "antrea_proxy_", "antrea_otlp_", "apiserver_", "process_"];
             assert!(prefixes.iter().any(|prefix| name.starts_with(prefix)), "{component}: {name}");
             assert!(help.len() > 5 && help.ends_with('.'), "{name}: {help:?}");
             assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{name}: {kind}");

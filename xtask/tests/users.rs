@@ -10,11 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 /// What has no user yet, and the issue that brings one.
-const RESERVED: [(&str, &str); 3] = [
-    ("match_field", "AntreaProxy's session affinity learns flows"),
-    ("load_value", "AntreaProxy's session affinity learns flows"),
-    ("load_field", "AntreaProxy's session affinity learns flows"),
-];
+const RESERVED: [(&str, &str); 0] = [];
 
 /// Where functions are looked for.
 const LIBRARIES: [&str; 3] = ["crates", "crds", "agent"];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_flows::state::{Staged, Undo};
-use antrea_flows::{BridgeStore, Change, Diff, Entry, Key, Network, Owner};
+use antrea_flows::{BridgeStore, Change, Diff, Entry, Key, Network, Owner, Table};
 use antrea_runtime::{trace, trace_span};
 use futures::future::BoxFuture;
 use ovs::of::{OfError, OfHandle, OfState};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use super::packets::Packets;
 use super::schedule::Schedule;
 use super::sync::{InFlight, Refusal};
 use super::{Batch, DataplaneError, Failures, Reply, Request};
@@ -49,6 +50,7 @@ pub struct Task {
     /// Flow counts by table that were told last.
     counted: Vec<usize>,
     network: Arc<Network>,
+    packets: Packets,
     pub(super) bridge: String,
     pub(super) reporter: Reporter,
     pub(super) metrics: AgentMetrics,
@@ -147,14 +149,18 @@ impl Task {
     pub(super) fn new(
         session: OfHandle,
         queue: mpsc::Receiver<Request>,
-        bridge: String,
-        network: Arc<Network>,
+        (bridge, network): (String, Arc<Network>),
+        packets: Packets,
         reporter: Reporter,
         metrics: AgentMetrics,
     ) -> Self {
+        let store = match network.pipeline.number(Table::SessionAffinity) {
+            Some(table) => BridgeStore::new().learning(table, antrea_flows::AFFINITY_COOKIE),
+            None => BridgeStore::new(),
+        };
         Self {
             session,
-            store: BridgeStore::new(),
+            store,
             queue,
             backlog: VecDeque::new(),
             in_parts: false,
@@ -165,6 +171,7 @@ impl Task {
             schedule: Schedule::new(Instant::now()),
             counted: Vec::new(),
             network,
+            packets,
             bridge,
             reporter,
             metrics,
@@ -175,9 +182,11 @@ impl Task {
     pub async fn run(self, shutdown: CancellationToken) {
         // On its own, for a request may wait for a lost session.
         let connection = follow_connection(self.session.state(), self.reporter.clone());
+        let packets = self.packets.clone().run(self.session.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = connection => {}
+            () = packets => {}
             () = self.serve_all() => {}
         }
     }

@@ -6,6 +6,9 @@ use tokio::time::Instant;
 
 use crate::status::facts::Health;
 
+/// Reason of what is told of a repair.
+pub const REPAIRED: &str = "HostNetworkRepaired";
+
 /// How long a repair is told of at least.
 const TOLD: Duration = Duration::from_secs(5);
 
@@ -35,36 +38,40 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    /// The health to tell after a look at `now`; `None` leaves it as it is.
-    pub(super) fn judge(&mut self, now: Instant, findings: &Findings) -> Option<Health> {
+    /// The health to tell after a look at `now`, which was at everything if `whole`; `None` leaves it as it is.
+    pub(super) fn judge(&mut self, now: Instant, whole: bool, findings: &Findings) -> Option<Health> {
         let Findings { repaired, problems, by } = findings;
-        let telling = self.until.is_some_and(|until| now < until);
         if let Some(first) = problems.first() {
             self.until = None;
             let count = problems.len();
             return Some(Health::bad("HostNetworkFailed", format!("{count} problems, the first: {first}")));
         }
         if !repaired.is_empty() {
-            self.until = Some(now + TOLD);
-            if !telling {
+            if self.until.replace(now + TOLD).is_none() {
                 self.told = Findings::default();
             }
             let room = KEPT.saturating_sub(self.told.repaired.len());
             self.told.repaired.extend(repaired.iter().take(room).cloned());
             self.told.by = self.told.by.take().or_else(|| by.clone());
             let text = repaired_text(&self.told.repaired, self.told.by.as_deref());
-            return Some(Health::bad("HostNetworkRepaired", text));
+            return Some(Health::bad(REPAIRED, text));
         }
-        if telling {
+        // What else the mishap did may not have been seen yet, if it came by messages that are late.
+        if self.until.is_some_and(|until| now < until || !whole) {
             return None;
         }
         self.until = None;
         Some(Health::Good)
     }
 
-    /// When a repair has been told of long enough.
+    /// When a repair has been told of long enough, if a look at everything then confirms it.
     pub(super) fn until(&self) -> Option<Instant> {
         self.until
+    }
+
+    /// Whether that look is due.
+    pub(super) fn confirms(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
     }
 }
 
@@ -93,23 +100,47 @@ mod tests {
         let mut teller = Teller::default();
         let start = Instant::now();
         let clean = Findings::default();
-        assert_eq!(teller.judge(start, &clean), Some(Health::Good));
+        assert_eq!(teller.judge(start, false, &clean), Some(Health::Good));
         let repaired = Findings { repaired: vec!["link antrea-gw0 was down".into()], ..Findings::default() };
-        let Some(Health::Bad { reason, message }) = teller.judge(start, &repaired) else {
+        let Some(Health::Bad { reason, message }) = teller.judge(start, false, &repaired) else {
             panic!("not told")
         };
         assert_eq!(reason, "HostNetworkRepaired");
         assert!(message.starts_with("link antrea-gw0 was down: put back"), "{message}");
-        assert_eq!(teller.judge(start + TOLD / 2, &clean), None, "still told");
+        assert_eq!(teller.judge(start + TOLD / 2, true, &clean), None, "still told");
         let more =
             Findings { repaired: vec!["a setting differed".into()], by: Some("x".into()), ..clean.clone() };
-        let Some(Health::Bad { message, .. }) = teller.judge(start, &more) else { panic!("not told") };
+        let Some(Health::Bad { message, .. }) = teller.judge(start, false, &more) else { panic!("not told") };
         assert_eq!(message, "link antrea-gw0 was down; a setting differed: put back; changed by x");
-        assert_eq!(teller.judge(start + TOLD, &clean), Some(Health::Good));
+        assert_eq!(teller.judge(start + TOLD, true, &clean), Some(Health::Good));
+        assert_eq!(teller.until(), None);
         let failed = Findings { problems: vec!["add route".into()], ..repaired };
-        let Some(Health::Bad { reason, .. }) = teller.judge(start, &failed) else { panic!("not told") };
+        let Some(Health::Bad { reason, .. }) = teller.judge(start, false, &failed) else {
+            panic!("not told")
+        };
         assert_eq!(reason, "HostNetworkFailed");
-        assert_eq!(teller.judge(start, &clean), Some(Health::Good));
+        assert_eq!(teller.judge(start, false, &clean), Some(Health::Good));
+    }
+
+    #[test]
+    fn what_a_slow_node_finds_late_of_a_mishap_is_told_with_the_rest() {
+        let mut teller = Teller::default();
+        let start = Instant::now();
+        let found = |what: &str| Findings { repaired: vec![what.into()], ..Findings::default() };
+        assert!(teller.judge(start, false, &found("address was missing")).is_some());
+        let late = start + TOLD * 3;
+        assert!(teller.confirms(late));
+        assert_eq!(teller.judge(late, false, &Findings::default()), None, "only a part was looked at");
+        let Some(Health::Bad { message, .. }) = teller.judge(late, true, &found("route was missing")) else {
+            panic!("not told")
+        };
+        assert!(message.starts_with("address was missing; route was missing: put back"), "{message}");
+        assert!(!teller.confirms(late));
+        assert_eq!(teller.judge(late + TOLD, true, &Findings::default()), Some(Health::Good));
+        let Some(Health::Bad { message, .. }) = teller.judge(late + TOLD, false, &found("x")) else {
+            panic!("not told")
+        };
+        assert!(message.starts_with("x: put back"), "another mishap: {message}");
     }
 
     #[test]

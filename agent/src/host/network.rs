@@ -87,6 +87,11 @@ pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
                 IpSet::new(open_set(family), SetType::HashIp, family, open),
             ]
         });
+    let mut of_egress = Vec::new();
+    for family in Family::BOTH {
+        of_egress.extend(translated::sets(&config.egress.policy, family)?);
+    }
+    let of_pods = of_pods.chain(of_egress.into_iter().map(Ok));
     let of_nodes = config.families().into_iter().map(|family| tunnel_guard::set(&config.nodes, family));
     of_pods.chain(of_nodes.filter(|_| config.tunnel.is_some())).collect()
 }
@@ -288,14 +293,18 @@ impl HostNetwork {
         let mut errors = NetcfgErrors::new();
         let mut changed = Vec::new();
         // Sets first: a rule cannot refer to one that is not there.
-        if let Some(sets) = errors.check(sets(config))
-            && let Some(text) = errors.check(self.sets.apply(&sets).await)
-        {
+        let sets = errors.check(sets(config)).unwrap_or_default();
+        if let Some(text) = errors.check(self.sets.apply(&sets).await) {
             changed.extend((!text.is_empty()).then(|| "members of a set differed".to_owned()));
         }
         for tables in &self.tables {
             let applied = errors.check(tables.apply(&rules(config, tables.family())).await);
             changed.extend(applied.into_iter().flat_map(|applied| differences(tables.family(), &applied)));
+        }
+        if !changed.is_empty() && errors.errors().is_empty() {
+            let unused =
+                |name: &str| translated::is_own_set(name) && !sets.iter().any(|set| set.name() == name);
+            errors.check_all(self.sets.destroy(unused).await);
         }
         errors.finish(changed)
     }

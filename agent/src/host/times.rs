@@ -43,6 +43,8 @@ pub(super) struct Times {
     links: Schedule,
     settings: Schedule,
     rules: Schedule,
+    /// Who changed rules since they were looked at, where that is known.
+    suspect: Option<String>,
 }
 
 impl Times {
@@ -52,6 +54,7 @@ impl Times {
             links: Schedule::every(now, LINKS),
             settings: Schedule::every(now, SETTINGS),
             rules: Schedule::every(now, if hears_rules { RULES } else { DEAF }),
+            suspect: None,
         }
     }
 
@@ -71,9 +74,15 @@ impl Times {
         self.links.suspect(now);
     }
 
-    /// Somebody may have changed rules.
-    pub(super) fn suspect_rules(&mut self, now: Instant) {
+    /// Somebody may have changed rules. Who was first is remembered: what follows may be the repair.
+    pub(super) fn suspect_rules(&mut self, now: Instant, who: Option<String>) {
         self.rules.suspect(now);
+        self.suspect = self.suspect.take().or(who);
+    }
+
+    /// Who is to blame for what a look at `scope` finds of rules. A look at something else leaves it to the next.
+    pub(super) fn take_suspect(&mut self, scope: Scope) -> Option<String> {
+        self.suspect.take_if(|_| scope.rules)
     }
 
     /// A look that took `cost` has ended. `good`: all that differed could be put back.
@@ -109,6 +118,19 @@ mod tests {
         assert_eq!(times.scope(start + SETTINGS), Scope { settings: true, ..Scope::default() });
         assert_eq!(times.scope(start + LINKS * 2), Scope::ALL);
         assert_eq!(Times::new(start, false).rules.due(), start + DEAF);
+    }
+
+    #[test]
+    fn who_changed_rules_is_known_until_they_are_looked_at() {
+        let start = Instant::now();
+        let mut times = Times::new(start, true);
+        times.suspect_rules(start, Some("iptables".into()));
+        times.suspect_rules(start, Some("iptables-restore".into()));
+        let settings = Scope { settings: true, ..Scope::default() };
+        assert_eq!(times.take_suspect(settings), None);
+        times.looked(start, settings, Duration::ZERO, true);
+        assert_eq!(times.take_suspect(Scope::ALL).as_deref(), Some("iptables"));
+        assert_eq!(times.take_suspect(Scope::ALL), None);
     }
 
     #[test]

@@ -1,28 +1,36 @@
-//! Egress policy for what kube-proxy translates to something that is no pod: a host-network pod, the API server, an
-//! address outside.
+//! Egress policy for what kube-proxy translates to something that the bridge does not see again: a host-network pod, the
+//! API server, an address outside, a pod of a node that is reached without a tunnel.
 //!
 //! The bridge hands a pod's packet to a Service address to the host and judges it when it comes back with the
 //! endpoint's address. What does not come back is judged here, by mangle's FORWARD and INPUT, and by OUTPUT, where
 //! kube-proxy's ipvs mode sends what it has translated: first packets of pods that are isolated pass only if a rule
-//! allows the endpoint by an address block. A pod is taken for isolated until policy has said otherwise
+//! allows the endpoint. A pod is taken for isolated until policy has said otherwise
 //! ([`OPEN_SET`]), so one that is new waits for the set and never passes before it.
+//!
+//! Rules refer to sets, so that their number is that of policies' rules and not of addresses. A set of blocks or of pods is
+//! named by what is in it and never changes; one of an AddressGroup changes with the group.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use antrea_flows::policy::{Protocol, Service};
 use ipnet::IpNet;
 use netcfg::Family;
+use netcfg::ipset::{IpSet, Member, SetType};
 use netcfg::iptables::{AddrType, CtState, Proto, Rule, Ruleset, SetDir, Table, Target};
+use sha1::{Digest, Sha1};
 
-use crate::host::network::{HostConfig, pod_set};
-use antrea_enforce::egress::HostEgress;
+use crate::host::network::HostConfig;
+use antrea_enforce::egress::{Allowed, HostEgress};
 
 /// Chain of what is allowed; its end drops.
 const CHAIN: &str = "ANTREA-EGRESS";
 
-/// Most rules of [`CHAIN`] in one family. Pods whose rules have no room get none, the ones with most rules first: what
-/// policy allows them is refused here, and told.
+/// How the names of sets begin that [`sets`] makes.
+const SETS: &str = "ANTREA-E-";
+
+/// Most rules of [`CHAIN`] in one family. What has no room is refused, and told: rules of policies with most ports first.
 const MAX_ALLOWED: usize = 2048;
 
 /// Set of this node's pods that no egress policy isolates.
@@ -31,6 +39,11 @@ pub fn open_set(family: Family) -> &'static str {
         Family::V4 => "ANTREA-OPEN-IP",
         Family::V6 => "ANTREA-OPEN-IP6",
     }
+}
+
+/// Whether a set is one of [`sets`]', perhaps of before.
+pub fn is_own_set(name: &str) -> bool {
+    name.starts_with(SETS)
 }
 
 /// Pods of this node, and what egress policy says of them.
@@ -69,8 +82,9 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
                 .not_in_set(open_set(family), [SetDir::Src])
                 .comment("Antrea: egress policy for endpoints of Services that are no Pods")
         };
-        // Without a tunnel packets to other nodes' pods leave by other links.
-        let leaving = || judged().not_out_iface(gateway).not_in_set(pod_set(family), [SetDir::Dst]);
+        // Nobody but a load balancer gives a packet of this node's pods back to the host by another link: what goes to
+        // other nodes' pods by their own address was judged by the bridge and is not translated.
+        let leaving = || judged().not_out_iface(gateway);
         let translated = [CtState::Dnat];
         rules.rule(Table::Mangle, "ANTREA-FORWARD", leaving().in_iface(gateway).ct_state(translated));
         rules.rule(Table::Mangle, "ANTREA-INPUT", judged().in_iface(gateway).ct_state(translated));
@@ -89,7 +103,7 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
             .ct_state([CtState::Established, CtState::Related])
             .comment("Antrea: policy is about connections"),
     );
-    for rule in allowed(&config.egress.policy, family).0 {
+    for rule in Chain::new(&config.egress.policy, family).rules {
         rules.rule(Table::Mangle, CHAIN, rule);
     }
     rules.rule(
@@ -99,41 +113,118 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
     );
 }
 
-/// Pods whose egress policy allows more blocks than there is room for.
+/// Pods whose egress policy allows more than there is room for.
 pub fn left_out(policy: &HostEgress) -> BTreeSet<IpAddr> {
-    Family::BOTH.into_iter().flat_map(|family| allowed(policy, family).1).collect()
+    Family::BOTH.into_iter().flat_map(|family| Chain::new(policy, family).left_out).collect()
 }
 
-/// What is allowed in one family, and the pods for whose rules there is no room.
-fn allowed(policy: &HostEgress, family: Family) -> (Vec<Rule>, Vec<IpAddr>) {
-    let mut by_pod: BTreeMap<IpAddr, BTreeSet<Rule>> = BTreeMap::new();
-    for allowed in &policy.allowed {
-        for ip in &allowed.pods {
-            let pod = IpNet::from(*ip);
-            let rules = by_pod.entry(*ip).or_default();
-            for net in &allowed.nets {
-                if Family::from(pod) != family || Family::from(*net) != family {
-                    continue;
-                }
-                let to = || Rule::new(Target::Return).src(pod).dst(*net);
-                if allowed.services.is_empty() {
-                    rules.insert(to());
-                }
-                rules.extend(allowed.services.iter().filter_map(|service| narrow(to(), service, family)));
+/// The sets that the rules of one family refer to.
+///
+/// # Errors
+/// What no set can hold.
+pub fn sets(policy: &HostEgress, family: Family) -> netcfg::Result<Vec<IpSet>> {
+    let named = Chain::new(policy, family).sets.into_iter();
+    named
+        .map(|(name, (kind, members))| IpSet::new(name, kind, family, members.into_iter().map(Member::Net)))
+        .collect()
+}
+
+/// What is allowed in one family.
+#[derive(Debug, Default)]
+struct Chain {
+    rules: Vec<Rule>,
+    sets: BTreeMap<String, (SetType, BTreeSet<IpNet>)>,
+    /// Pods for whose rules there is no room.
+    left_out: BTreeSet<IpAddr>,
+}
+
+impl Chain {
+    fn new(policy: &HostEgress, family: Family) -> Self {
+        let mut chain = Self::default();
+        let mut seen = BTreeSet::new();
+        let mut allowed: Vec<_> = policy.allowed.iter().collect();
+        allowed.sort_by_key(|allowed| allowed.services.len());
+        for allowed in allowed {
+            let pods = of_family(allowed.pods.iter().map(|ip| IpNet::from(*ip)), family);
+            if pods.is_empty() {
+                continue;
             }
+            let (mut rules, sets) = rules_of(allowed, &pods, policy, family);
+            rules.retain(|rule| !seen.contains(rule));
+            if chain.rules.len() + rules.len() > MAX_ALLOWED {
+                chain.left_out.extend(pods.into_iter().map(|net| net.addr()));
+                continue;
+            }
+            seen.extend(rules.iter().cloned());
+            chain.rules.extend(rules);
+            chain.sets.extend(sets);
+        }
+        chain
+    }
+}
+
+type Sets = Vec<(String, (SetType, BTreeSet<IpNet>))>;
+
+/// Rules for what one rule of a policy allows, and the sets that they need.
+fn rules_of(
+    allowed: &Allowed,
+    pods: &BTreeSet<IpNet>,
+    policy: &HostEgress,
+    family: Family,
+) -> (Vec<Rule>, Sets) {
+    let mut sets = Sets::new();
+    let mut from = Rule::new(Target::Return);
+    match single(pods) {
+        Some(pod) => from = from.src(pod),
+        None => {
+            let name = named("P", family, pods.iter());
+            from = from.in_set(name.clone(), [SetDir::Src]);
+            sets.push((name, (SetType::HashIp, pods.clone())));
         }
     }
-    let mut by_pod: Vec<_> = by_pod.into_iter().collect();
-    by_pod.sort_by_key(|(ip, rules)| (rules.len(), *ip));
-    let (mut taken, mut left_out) = (BTreeSet::new(), Vec::new());
-    for (ip, rules) in by_pod {
-        if taken.len() + rules.len() > MAX_ALLOWED {
-            left_out.push(ip);
-        } else {
-            taken.extend(rules);
+    let mut to = Vec::new();
+    let nets = of_family(allowed.nets.iter().copied(), family);
+    match single(&nets) {
+        Some(net) => to.push(from.clone().dst(net)),
+        None if nets.is_empty() => {}
+        None => {
+            let name = named("B", family, nets.iter());
+            to.push(from.clone().in_set(name.clone(), [SetDir::Dst]));
+            sets.push((name, (SetType::HashNet, nets)));
         }
     }
-    (taken.into_iter().collect(), left_out)
+    for group in &allowed.groups {
+        let members = policy.groups.get(group).into_iter().flatten().map(|ip| IpNet::from(*ip));
+        let name = named("G", family, [group]);
+        to.push(from.clone().in_set(name.clone(), [SetDir::Dst]));
+        sets.push((name, (SetType::HashIp, of_family(members, family))));
+    }
+    if allowed.services.is_empty() {
+        return (to, sets);
+    }
+    let narrowed = to
+        .iter()
+        .flat_map(|rule| allowed.services.iter().filter_map(|service| narrow(rule.clone(), service, family)));
+    (narrowed.collect(), sets)
+}
+
+fn of_family(nets: impl Iterator<Item = IpNet>, family: Family) -> BTreeSet<IpNet> {
+    nets.filter(|net| Family::from(*net) == family).collect()
+}
+
+fn single(nets: &BTreeSet<IpNet>) -> Option<IpNet> {
+    nets.first().copied().filter(|_| nets.len() == 1)
+}
+
+/// The name of a set that follows from its content. Tenants choose the content, so it has to be hard to hit that of
+/// another one's: 80 bits of SHA-1 beside kind and family.
+fn named(kind: &str, family: Family, content: impl IntoIterator<Item = impl Display>) -> String {
+    let mut hash = Sha1::new();
+    for part in content {
+        hash.update(format!("{part} "));
+    }
+    let digest: String = hash.finalize().iter().take(10).map(|octet| format!("{octet:02x}")).collect();
+    format!("{SETS}{kind}{}{digest}", if family == Family::V4 { 4 } else { 6 })
 }
 
 /// `None` for what Kubernetes' policies cannot say.
@@ -166,7 +257,11 @@ mod tests {
 
     fn with(allowed: Vec<Allowed>) -> HostConfig {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let policy = HostEgress { isolated: [ip("10.244.1.5"), ip("fd00:1::5")].into(), allowed };
+        let policy = HostEgress {
+            isolated: [ip("10.244.1.5"), ip("fd00:1::5")].into(),
+            allowed,
+            ..HostEgress::default()
+        };
         let pods = ["10.244.1.5", "10.244.1.6", "fd00:1::5"].map(ip).into();
         HostConfig { egress: Egress { pods, policy }, ..config() }
     }
@@ -203,8 +298,13 @@ mod tests {
         let nets = || ["192.0.2.0/24", "2001:db8::/32"].map(|net| net.parse().unwrap()).into();
         let ports = Service::to(Protocol::Tcp, PortRange::new(80, 90).unwrap());
         let config = with(vec![
-            Allowed { pods: pods(), nets: nets(), services: vec![ports, Service::all(Protocol::Udp)] },
-            Allowed { pods: pods(), nets: ["0.0.0.0/0".parse().unwrap()].into(), services: Vec::new() },
+            Allowed {
+                pods: pods(),
+                nets: nets(),
+                services: vec![ports, Service::all(Protocol::Udp)],
+                ..Allowed::default()
+            },
+            Allowed { pods: pods(), nets: ["0.0.0.0/0".parse().unwrap()].into(), ..Allowed::default() },
         ]);
         let rules = chain(&config, Family::V4);
         assert_eq!(rules.len(), 5, "{rules:?}");
@@ -218,24 +318,53 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_limit_is_not_allowed() {
-        let nets = |blocks: usize| -> BTreeSet<IpNet> {
-            let all =
-                (0..=u8::MAX).flat_map(|a| (0..10).map(move |b| IpNet::from(IpAddr::from([198, 18, a, b]))));
-            all.take(blocks).collect()
+        let allow = |pods: &[&str], ports: usize| Allowed {
+            pods: pods.iter().map(|ip| ip.parse().unwrap()).collect(),
+            nets: ["198.18.0.0/24".parse().unwrap()].into(),
+            services: (1..=u16::try_from(ports).unwrap())
+                .map(|port| Service::to(Protocol::Tcp, PortRange::new(port, port).unwrap()))
+                .collect(),
+            ..Allowed::default()
         };
-        let allow = |pod: &str, blocks: usize| Allowed {
-            pods: [pod.parse().unwrap()].into(),
-            nets: nets(blocks),
-            services: Vec::new(),
-        };
-        let config = with(vec![allow("10.244.1.5", MAX_ALLOWED)]);
+        let config = with(vec![allow(&["10.244.1.5"], MAX_ALLOWED)]);
         assert_eq!(chain(&config, Family::V4).len(), MAX_ALLOWED + 2, "that many are taken");
         assert!(left_out(&config.egress.policy).is_empty());
-        // Who allows too much is refused all of it, and nobody else is.
-        let config = with(vec![allow("10.244.1.5", MAX_ALLOWED), allow("10.244.1.6", 3)]);
+        // Who allows too much is refused that, and nobody else is.
+        let config = with(vec![allow(&["10.244.1.5"], MAX_ALLOWED), allow(&["10.244.1.6", "10.244.1.7"], 3)]);
         assert_eq!(left_out(&config.egress.policy), ["10.244.1.5".parse().unwrap()].into());
         let chain = chain(&config, Family::V4);
         assert_eq!(chain.len(), 3 + 2, "{chain:?}");
         assert!(!chain.iter().any(|rule| rule.contains("10.244.1.5")), "{chain:?}");
+    }
+
+    #[test]
+    fn there_are_as_many_rules_as_policies_have_however_many_addresses_they_are_about() {
+        let ips = |third: u8, count: u8| (0..count).map(move |last| IpAddr::from([10, 244, third, last]));
+        let allowed = |blocks: u8| Allowed {
+            pods: ips(1, 50).collect(),
+            nets: ips(200, blocks).map(IpNet::from).collect(),
+            groups: ["one".into(), "two".into()].into(),
+            services: vec![Service::all(Protocol::Tcp), Service::all(Protocol::Udp)],
+        };
+        let mut config = with(vec![allowed(250)]);
+        let groups = [("one".into(), ips(2, 200).collect()), ("two".into(), ips(3, 9).collect())];
+        config.egress.policy.groups = groups.into();
+        let rules = chain(&config, Family::V4);
+        assert_eq!(rules.len(), 3 * 2 + 2, "{rules:?}");
+        assert_eq!(chain(&config, Family::V6).len(), 2, "nothing is of the other family");
+        let sets = sets(&config.egress.policy, Family::V4).unwrap();
+        let sizes = |sets: &[IpSet]| sets.iter().map(|set| set.members().len()).collect::<BTreeSet<_>>();
+        assert_eq!(sizes(&sets), [9, 50, 200, 250].into());
+        for set in &sets {
+            assert!(
+                is_own_set(set.name()) && rules.iter().any(|rule| rule.contains(set.name())),
+                "{rules:?}"
+            );
+        }
+        // A group changes in its set, blocks come in another one.
+        config.egress.policy.groups.insert("two".into(), ips(3, 10).collect());
+        assert_eq!(chain(&config, Family::V4), rules);
+        config.egress.policy.allowed = vec![allowed(249)];
+        assert_ne!(chain(&config, Family::V4), rules);
     }
 }

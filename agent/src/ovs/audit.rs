@@ -4,8 +4,9 @@
 //! Every few seconds a sample of the datapath's flows is compared with what Open vSwitch decides for the same key now
 //! (`ofproto/trace`, which takes a datapath flow's key as it is dumped, recirculation and connection state included).
 //! All packets of a datapath flow must be treated alike, so one key stands for them. Open vSwitch brings its cache up
-//! to date some time after flows changed: only a difference that stays the same over several looks is one. Then the
-//! cache is emptied (`revalidator/purge`), which costs one decision per flow, and it is told.
+//! to date some time after flows changed: only a difference that stays the same over several looks, and then does not
+//! cease for a moment, is one. Then the cache is emptied (`revalidator/purge`), which costs one decision per flow, and it
+//! is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -27,6 +28,11 @@ const SAMPLE: usize = 48;
 /// Looks that find the same difference, and the time that they span, before it is one.
 const LOOKS: u32 = 3;
 const SPAN: Duration = Duration::from_secs(9);
+
+/// For how long such a difference is then watched, and how often. Flows that change to and fro differ at every look by
+/// chance, but not all of the time: Open vSwitch follows within half a second.
+const WATCHED: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(150);
 
 /// How long it is told after the last flow that was wrong.
 const TOLD: Duration = Duration::from_secs(60);
@@ -164,11 +170,11 @@ impl Auditor {
         sample
     }
 
-    /// Takes what the flows decide for a datapath flow; returns the difference once it is one.
-    fn judge(&mut self, now: Instant, flow: &DatapathFlow, decided: &str) -> Option<String> {
+    /// Takes what the flows decide for a datapath flow; true once it is a difference.
+    fn judge(&mut self, now: Instant, flow: &DatapathFlow, decided: &str) -> bool {
         if flow.actions == decided {
             self.suspects.remove(&flow.ufid);
-            return None;
+            return false;
         }
         let new = Suspect { done: flow.actions.clone(), decided: decided.to_owned(), since: now, looks: 0 };
         let suspect = self.suspects.entry(flow.ufid.clone()).or_insert_with(|| new.clone());
@@ -178,11 +184,29 @@ impl Auditor {
         }
         suspect.looks += 1;
         if suspect.looks < LOOKS || now.duration_since(suspect.since) < SPAN {
-            return None;
+            return false;
         }
         self.suspects.remove(&flow.ufid);
-        let DatapathFlow { key, actions, .. } = flow;
-        Some(format!("packets of {} get \"{actions}\", and flows say \"{decided}\"", shortened(key)))
+        true
+    }
+}
+
+/// A difference that stayed over several looks.
+#[derive(Clone, Debug)]
+struct Wrong {
+    flow: DatapathFlow,
+    decided: String,
+}
+
+impl Wrong {
+    /// Whether it is still the same difference.
+    fn stays(&self, dump: &str, decided: Option<&str>) -> bool {
+        decided == Some(self.decided.as_str()) && flows(dump).any(|flow| flow == self.flow)
+    }
+
+    fn told(&self) -> String {
+        let Self { flow: DatapathFlow { key, actions, .. }, decided } = self;
+        format!("packets of {} get \"{actions}\", and flows say \"{decided}\"", shortened(key))
     }
 }
 
@@ -266,26 +290,43 @@ impl Audit {
         drop(dump);
         let mut wrong = Vec::new();
         for flow in sample {
-            let trace = match self.ask("ofproto/trace", &[self.backer(), &flow.key], ANSWER).await {
-                Ok(trace) => trace,
-                // Gone since, with what it continued.
-                Err(CtlError::Refused { message, .. }) => {
-                    tracing::debug!(flow.key, message, "a datapath flow cannot be traced");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let Some(decided) = decision(&trace) else { continue };
+            let Some(decided) = self.decided(&flow.key).await? else { continue };
             metrics.compared();
-            wrong.extend(self.auditor.judge(Instant::now(), &flow, &decided));
+            if self.auditor.judge(Instant::now(), &flow, &decided) {
+                wrong.push(Wrong { flow, decided });
+            }
         }
-        Ok(wrong)
+        let begin = Instant::now();
+        while !wrong.is_empty() && begin.elapsed() < WATCHED {
+            tokio::time::sleep(GLANCE).await;
+            let mut left = Vec::with_capacity(wrong.len());
+            for wrong in wrong {
+                let dump = self.dump_port(wrong.flow.in_port).await?;
+                if wrong.stays(&dump, self.decided(&wrong.flow.key).await?.as_deref()) {
+                    left.push(wrong);
+                }
+            }
+            wrong = left;
+        }
+        Ok(wrong.iter().map(Wrong::told).collect())
+    }
+
+    /// What the flows decide for packets of a key; none if that cannot be said.
+    async fn decided(&self, key: &str) -> Result<Option<String>, CtlError> {
+        match self.ask("ofproto/trace", &[self.backer(), key], ANSWER).await {
+            Ok(trace) => Ok(decision(&trace)),
+            // Gone since, with what it continued.
+            Err(CtlError::Refused { message, .. }) => {
+                tracing::debug!(key, message, "a datapath flow cannot be traced");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn dump(&mut self, ports: &BTreeSet<u32>) -> Result<String, CtlError> {
-        let datapath = format!("{}@{}", self.datapath.ovs_type(), self.backer());
-        let words = ["-m", "--no-names", &datapath];
         if self.turn.is_none() {
+            let words = ["-m", "--no-names", &self.name()];
             match self.ask("dpctl/dump-flows", &words, DUMP).await {
                 Err(CtlError::TooLong { .. }) => self.turn = Some(0),
                 answer => return answer,
@@ -295,9 +336,18 @@ impl Audit {
         // After all ports it may be fewer flows.
         self.turn = Some(turn + 1).filter(|turn| *turn < ports.len());
         let Some(port) = ports.iter().nth(turn) else { return Ok(String::new()) };
+        self.dump_port(*port).await
+    }
+
+    /// Flows of what comes in by a port.
+    async fn dump_port(&self, port: u32) -> Result<String, CtlError> {
         let filter = format!("filter=in_port={port}");
-        let [more, names, datapath] = words;
-        self.ask("dpctl/dump-flows", &[more, names, datapath, &filter], DUMP).await
+        self.ask("dpctl/dump-flows", &["-m", "--no-names", &self.name(), &filter], DUMP).await
+    }
+
+    /// The datapath's name, with its type.
+    fn name(&self) -> String {
+        format!("{}@{}", self.datapath.ovs_type(), self.backer())
     }
 
     /// What Open vSwitch calls the datapath.
@@ -368,20 +418,31 @@ ufid:39201c76-644c-45e0-8e7e-d9213f6f38e0, recirc_id(0),in_port(3),eth_type(0x08
         let (mut auditor, start) = (Auditor::default(), Instant::now());
         let at = |look: u32| start + PERIOD * look;
         for look in 0..2 {
-            assert_eq!(auditor.judge(at(look), &flow(1, "3"), "drop"), None);
+            assert!(!auditor.judge(at(look), &flow(1, "3"), "drop"));
         }
-        assert_eq!(auditor.judge(at(2), &flow(1, "drop"), "drop"), None, "the datapath has followed");
+        assert!(!auditor.judge(at(2), &flow(1, "drop"), "drop"), "the datapath has followed");
         for look in 3..5 {
-            assert_eq!(auditor.judge(at(look), &flow(1, "3"), "drop"), None);
+            assert!(!auditor.judge(at(look), &flow(1, "3"), "drop"));
         }
-        assert_eq!(auditor.judge(at(5), &flow(1, "3"), "4"), None, "the flows changed again");
-        assert_eq!(auditor.judge(at(6), &flow(1, "3"), "4"), None);
-        let told = auditor.judge(at(7), &flow(1, "3"), "4").unwrap();
+        assert!(!auditor.judge(at(5), &flow(1, "3"), "4"), "the flows changed again");
+        assert!(!auditor.judge(at(6), &flow(1, "3"), "4"));
+        assert!(auditor.judge(at(7), &flow(1, "3"), "4"));
+        let told = Wrong { flow: flow(1, "3"), decided: "4".to_owned() }.told();
         assert!(told.contains("\"3\"") && told.contains("\"4\""), "{told}");
         // Three looks within a moment are one.
         for _ in 0..10 {
-            assert_eq!(auditor.judge(at(8), &flow(2, "3"), "drop"), None);
+            assert!(!auditor.judge(at(8), &flow(2, "3"), "drop"));
         }
+    }
+
+    #[test]
+    fn a_difference_that_pauses_is_none() {
+        let wrong = |n: usize| Wrong { flow: flows(DUMP).nth(n).unwrap(), decided: "drop".to_owned() };
+        assert!(wrong(0).stays(DUMP, Some("drop")) && wrong(1).stays(DUMP, Some("drop")));
+        assert!(!wrong(0).stays(DUMP, None) && !wrong(0).stays(DUMP, Some("3")), "flows say something else");
+        let followed = DUMP.replace("actions:set(ipv4(ttl=63)),3", "actions:drop");
+        assert!(!wrong(0).stays(&followed, Some("drop")) && wrong(1).stays(&followed, Some("drop")));
+        assert!(!wrong(0).stays("", Some("drop")), "gone");
     }
 
     #[test]
@@ -393,7 +454,7 @@ ufid:39201c76-644c-45e0-8e7e-d9213f6f38e0, recirc_id(0),in_port(3),eth_type(0x08
             seen.extend(auditor.sample(all()).into_iter().map(|flow| flow.ufid));
         }
         assert_eq!(seen.len(), 3 * SAMPLE);
-        assert_eq!(auditor.judge(Instant::now(), &flow(7, "3"), "drop"), None);
+        assert!(!auditor.judge(Instant::now(), &flow(7, "3"), "drop"));
         for _ in 0..3 {
             assert_eq!(auditor.sample(all())[0].ufid, "0007");
         }

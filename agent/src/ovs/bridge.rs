@@ -158,6 +158,8 @@ pub struct BridgeInputs<'a> {
     pub transport_ip: IpAddr,
     /// MTU of pods and gateway.
     pub mtu: u32,
+    /// The gateway's MAC address, where it is known.
+    pub gateway_mac: Option<[u8; 6]>,
     /// Where the kernel's parameters are written.
     pub sysctls: &'a Tree,
     /// Names of the pipeline's tables.
@@ -191,9 +193,9 @@ pub async fn ensure(
 
     let existing = vswitch.port(&config.host_gateway);
     // Kept over restarts: pods have it in their neighbour tables.
-    let mac = existing
-        .as_ref()
-        .and_then(|port| port.mac.or(port.mac_in_use))
+    let mac = inputs
+        .gateway_mac
+        .or_else(|| existing.as_ref().and_then(|port| port.mac.or(port.mac_in_use)))
         .unwrap_or_else(|| MacAddr::random().0);
     let link = netlink.link(config.host_gateway.as_str()).await;
     if existing.is_some() && link.map_err(|error| BringUpError::new("GatewayFailed", error))?.is_none() {
@@ -201,22 +203,20 @@ pub async fn ensure(
         vswitch.delete_port(name, &config.host_gateway).await.map_err(failed)?;
         vswitch.wait_applied(OFPORT_TIMEOUT).await.map_err(failed)?;
     }
-    let gateway = PortSpec {
-        bridge: name.clone(),
-        name: config.host_gateway.clone(),
-        kind: InterfaceKind::Internal,
-        ofport_request: Some(GATEWAY_OFPORT),
-        external_ids: role(TYPE_GATEWAY),
-        mac: Some(mac),
-        mtu_request: Some(inputs.mtu),
-        ..PortSpec::default()
-    };
-    vswitch.add_port(&gateway).await.map_err(failed)?;
+    vswitch.add_port(&gateway_port(config, mac, inputs.mtu)).await.map_err(failed)?;
 
     let with_tunnel = config.traffic_encap_mode != EncapMode::NoEncap;
     if with_tunnel {
         if datapath == Datapath::Userspace {
             ensure_vxlan(vswitch, netlink, inputs).await?;
+        }
+        if let Some(device) = tunnel_device(config, datapath, tunnel_type)
+            && vswitch.port(TUNNEL_PORT).is_some()
+            && netlink.link(device.as_str()).await.map_err(device_failed)?.is_none()
+        {
+            // Nor that of a tunnel.
+            vswitch.delete_port(name, TUNNEL_PORT).await.map_err(failed)?;
+            vswitch.wait_applied(OFPORT_TIMEOUT).await.map_err(failed)?;
         }
         let spec = tunnel_port(config, datapath, tunnel_type);
         vswitch.add_port(&spec).await.map_err(failed)?;
@@ -266,7 +266,37 @@ fn role(role: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(key::TYPE.to_owned(), role.to_owned())])
 }
 
-fn tunnel_port(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType) -> PortSpec {
+/// The device that Open vSwitch makes in the kernel for the tunnel, as it names it (lib/dpif-netlink-rtnl.c,
+/// lib/netdev-vport.c); `None` where the tunnel is no device of its.
+pub fn tunnel_device(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType) -> Option<String> {
+    if datapath == Datapath::Userspace || config.traffic_encap_mode == EncapMode::NoEncap {
+        return None;
+    }
+    let port = config.tunnel_port(tunnel_type);
+    match tunnel_type {
+        TunnelType::Geneve => Some(format!("genev_sys_{port}")),
+        TunnelType::Vxlan => Some(format!("vxlan_sys_{port}")),
+        TunnelType::Gre => Some("gre_sys".to_owned()),
+        TunnelType::Stt => None,
+    }
+}
+
+/// The gateway's port.
+pub fn gateway_port(config: &AgentConfig, mac: [u8; 6], mtu: u32) -> PortSpec {
+    PortSpec {
+        bridge: config.ovs_bridge.clone(),
+        name: config.host_gateway.clone(),
+        kind: InterfaceKind::Internal,
+        ofport_request: Some(GATEWAY_OFPORT),
+        external_ids: role(TYPE_GATEWAY),
+        mac: Some(mac),
+        mtu_request: Some(mtu),
+        ..PortSpec::default()
+    }
+}
+
+/// The tunnel's port.
+pub fn tunnel_port(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType) -> PortSpec {
     let spec = PortSpec {
         bridge: config.ovs_bridge.clone(),
         name: TUNNEL_PORT.to_owned(),

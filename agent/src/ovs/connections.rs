@@ -2,52 +2,134 @@
 //!
 //! What belongs to a known connection passes policy, and an entry outlives its pod: that of TCP by days. Whoever
 //! gets the address next would be reached, and would reach others, by what its former owner was allowed.
+//!
+//! The host tracks too what it translates: of a hostPort or a Service to the pod, and of the pod to the world and to
+//! endpoints that are no pods. A client that goes on sending would stay with the address although the port is another
+//! pod's by now, and the host judges first packets alone.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use antrea_flows::field::{ZONE_V4, ZONE_V6};
+use antrea_flows::Family;
+use netcfg::{Netns, conntrack};
 use openflow::{CtFlush, CtTuple, Message};
 use ovs::of::{OfError, OfHandle};
 
-/// Connections of the bridge.
+/// Why connections are not forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// The bridge is away or refused.
+    #[error("connections of the bridge: {0}")]
+    Bridge(#[from] OfError),
+    /// The host's kernel refused.
+    #[error("connections of the host: {0}")]
+    Host(#[from] netcfg::Error),
+}
+
+/// Connections of the bridge and of the host.
 #[derive(Clone, Debug)]
 pub struct Connections {
     session: OfHandle,
+    host: Netns,
+    /// The bridge translates Services.
+    services: bool,
 }
 
 impl Connections {
-    /// Those of the bridge of `session`.
-    pub fn new(session: OfHandle) -> Self {
-        Self { session }
+    /// Those of the bridge of `session`, and of `host`.
+    pub fn new(session: OfHandle, host: Netns) -> Self {
+        Self { session, host, services: false }
     }
 
-    /// Forgets the connections that these addresses began or were the destination of, whatever the protocol. Pods'
-    /// addresses are not translated in the bridge, so no other connection has one.
+    /// Of a bridge that translates Services, or not.
+    #[must_use]
+    pub fn with_services(self, services: bool) -> Self {
+        Self { services, ..self }
+    }
+
+    /// Forgets the connections that these addresses began or were the destination of, whatever the protocol,
+    /// also as endpoints of a Service. What was translated to one is known by its answers.
+    ///
+    /// # Errors
+    /// The first of bridge and host; the other one's are forgotten all the same.
+    pub async fn forget(&self, ips: &[IpAddr]) -> Result<(), ForgetError> {
+        let messages =
+            ips.iter().flat_map(|ip| flushes(*ip, self.services)).map(Message::NxCtFlush).collect();
+        let (bridge, host) =
+            tokio::join!(self.session.send_barriered(messages), conntrack::forget(&self.host, ips));
+        bridge?;
+        host?;
+        Ok(())
+    }
+
+    /// Forgets how datagrams to these frontends came to these endpoints, so that the next one is given another.
     ///
     /// # Errors
     /// The bridge is away or refused.
-    pub async fn forget(&self, ips: &[IpAddr]) -> Result<(), OfError> {
-        let messages = ips.iter().flat_map(|ip| flushes(*ip)).map(Message::NxCtFlush).collect();
-        self.session.send_barriered(messages).await
+    pub async fn forget_datagrams(&self, ways: &[(SocketAddr, SocketAddr)]) -> Result<(), OfError> {
+        let flush = |(frontend, endpoint): &(SocketAddr, SocketAddr)| flush_datagrams(*frontend, *endpoint);
+        self.session.send_barriered(ways.iter().map(flush).map(Message::NxCtFlush).collect()).await
     }
 }
 
-fn flushes(ip: IpAddr) -> [CtFlush; 2] {
-    let zone = Some(if ip.is_ipv4() { ZONE_V4 } else { ZONE_V6 });
-    let ends =
-        [CtTuple { src: Some(ip), ..CtTuple::default() }, CtTuple { dst: Some(ip), ..CtTuple::default() }];
-    ends.map(|original| CtFlush { zone, original, ..CtFlush::default() })
+fn family(ip: IpAddr) -> Family {
+    if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+fn flushes(ip: IpAddr, services: bool) -> Vec<CtFlush> {
+    let family = family(ip);
+    let from = CtTuple { src: Some(ip), ..CtTuple::default() };
+    let to = CtTuple { dst: Some(ip), ..CtTuple::default() };
+    let in_zone = |zone| CtFlush { zone: Some(zone), ..CtFlush::default() };
+    let mut flushes = [from, to].map(|original| CtFlush { original, ..in_zone(family.zone()) }).to_vec();
+    if services {
+        let zone = family.service_zone();
+        flushes.push(CtFlush { original: from, ..in_zone(zone) });
+        flushes.push(CtFlush { reply: from, ..in_zone(zone) });
+        flushes.push(CtFlush { original: from, ..in_zone(family.hairpin_zone()) });
+    }
+    flushes
+}
+
+/// IP protocol number of UDP.
+const UDP: u8 = 17;
+
+fn flush_datagrams(frontend: SocketAddr, endpoint: SocketAddr) -> CtFlush {
+    CtFlush {
+        protocol: UDP,
+        zone: Some(family(frontend.ip()).service_zone()),
+        original: CtTuple { dst: Some(frontend.ip()), dst_port: Some(frontend.port()), ..CtTuple::default() },
+        reply: CtTuple { src: Some(endpoint.ip()), src_port: Some(endpoint.port()), ..CtTuple::default() },
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use antrea_flows::field::{HAIRPIN_ZONE_V4, SERVICE_ZONE_V4, SERVICE_ZONE_V6, ZONE_V4, ZONE_V6};
+
     use super::*;
 
     #[test]
-    fn both_directions_in_the_familys_zone() {
-        let [begun, received] = flushes("10.244.1.5".parse().unwrap());
-        assert_eq!((begun.zone, received.zone), (Some(ZONE_V4), Some(ZONE_V4)));
-        assert_eq!((begun.original.src, begun.original.dst), (received.original.dst, received.original.src));
-        assert_eq!(flushes("fd00::5".parse().unwrap())[0].zone, Some(ZONE_V6));
+    fn both_directions_in_the_familys_zones() {
+        let zones = |ip: &str, services| -> Vec<u16> {
+            flushes(ip.parse().unwrap(), services).iter().filter_map(|flush| flush.zone).collect()
+        };
+        assert_eq!(zones("10.244.1.5", false), [ZONE_V4; 2]);
+        assert_eq!(
+            zones("10.244.1.5", true)[1..],
+            [ZONE_V4, SERVICE_ZONE_V4, SERVICE_ZONE_V4, HAIRPIN_ZONE_V4]
+        );
+        assert_eq!(zones("fd00::5", true)[1..4], [ZONE_V6, SERVICE_ZONE_V6, SERVICE_ZONE_V6]);
+        let address: IpAddr = "10.244.1.5".parse().unwrap();
+        let (ip, flushes) = (Some(address), flushes(address, true));
+        assert_eq!((flushes[0].original.src, flushes[1].original.dst), (ip, ip));
+        assert_eq!((flushes[2].original.src, flushes[3].reply.src), (ip, ip), "client and endpoint");
+    }
+
+    #[test]
+    fn datagrams_of_one_way_alone() {
+        let flush = flush_datagrams("10.96.0.10:53".parse().unwrap(), "10.244.1.5:5353".parse().unwrap());
+        assert_eq!((flush.protocol, flush.zone), (17, Some(SERVICE_ZONE_V4)));
+        assert_eq!((flush.original.dst_port, flush.reply.src_port), (Some(53), Some(5353)));
+        assert_eq!((flush.original.src, flush.reply.dst), (None, None), "whoever sends");
     }
 }

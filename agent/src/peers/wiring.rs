@@ -16,12 +16,15 @@ use crate::host::subnet::gateway_of;
 /// Node annotation with the addresses that carry tunnels, where they are not the node's own.
 const TRANSPORT_ADDRESSES: &str = "node.antrea.io/transport-addresses";
 
+/// Node label with the zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// What is decoded of a Node object. The rest, mostly the list of images, never reaches memory.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, kube::Resource)]
 #[resource(inherit = k8s_openapi::api::core::v1::Node)]
 #[serde(default)]
 pub struct Node {
-    /// Name and annotations.
+    /// Name, annotations and labels.
     pub metadata: ObjectMeta,
     /// Pod subnets.
     pub spec: NodeSpec,
@@ -70,6 +73,8 @@ pub struct Peer {
     pub pod_cidrs: Vec<IpNet>,
     /// All addresses that the node may send from.
     pub addresses: Vec<IpAddr>,
+    /// The zone that it is in, empty if none is known.
+    pub zone: String,
     /// Whether an annotation says where tunnels end.
     annotated: bool,
 }
@@ -145,7 +150,9 @@ impl Peer {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        Ok(Some(Self { name, transport_ips, pod_cidrs, addresses, annotated: annotated.is_some() }))
+        let zone =
+            node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned().unwrap_or_default();
+        Ok(Some(Self { name, transport_ips, pod_cidrs, addresses, zone, annotated: annotated.is_some() }))
     }
 
     /// Keeps the addresses that were used before as long as the node has them: another may come first for a
@@ -321,6 +328,7 @@ mod tests {
             transport_ips: vec!["192.0.2.12".parse().unwrap()],
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()],
             addresses: vec!["192.0.2.12".parse().unwrap()],
+            zone: String::new(),
             annotated: false,
         }
     }

@@ -16,7 +16,6 @@ use netcfg::nl::link::VethSpec;
 use netcfg::nl::route::{MAIN_TABLE, Route, RouteFilter};
 use netcfg::tc::{self, Limit};
 use netcfg::{MacAddr, Netlink, Netns};
-use ovs::vswitch::PortSpec;
 
 use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
@@ -335,13 +334,7 @@ async fn limit_egress(node: &NodeNetwork, call: &Call, netns: &Netns) -> Result<
 }
 
 async fn connect(node: &NodeNetwork, interface: &PodInterface) -> Result<u32, AttachError> {
-    let port = PortSpec {
-        bridge: node.bridge.clone(),
-        name: interface.host_ifname.clone(),
-        ofport_request: Some(interface.ofport),
-        external_ids: interface.external_ids(),
-        ..PortSpec::default()
-    };
+    let port = interface.port(&node.bridge);
     let adding = trace::step(trace_child!("ovsdb.transact"), node.vswitch.add_port(&port));
     adding.await.map_err(configure)?;
     let number = node.vswitch.wait_ofport(&interface.host_ifname, OFPORT_TIMEOUT);

@@ -81,15 +81,16 @@ impl Lab {
         vswitch.wait_synced(Duration::from_secs(30)).await.unwrap();
         let rig = Rig::started().await;
         let policy = attached_for_tests(&path.join("policy"), &rig.dataplane).await;
+        let netlink = Netns::open(host.path()).unwrap().spawn_netlink().await.unwrap();
         let parts = NodeParts {
             node_name: "n1".to_owned(),
             subnets: vec!["10.244.1.0/24".parse().unwrap()],
             mtu: 1450,
             bridge: "br-int".to_owned(),
-            netlink: Netns::open(host.path()).unwrap().spawn_netlink().await.unwrap(),
+            connections: Connections::new(rig.session.clone(), netlink.netns().clone()),
+            netlink,
             vswitch,
             dataplane: rig.dataplane.clone(),
-            connections: Connections::new(rig.session.clone()),
             policy,
             host_local: super::super::ipam::HostLocal::new(vec![path.into()], Some(path.into())),
             host_proc_path_prefix: String::new(),

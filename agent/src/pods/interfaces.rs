@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use antrea_api::controlplane::ObjectReference;
 use antrea_enforce::pods::LocalPod;
 use netcfg::MacAddr;
+use ovs::vswitch::PortSpec;
 
 /// `external_ids` keys, upstream's names.
 pub mod key {
@@ -30,6 +31,8 @@ pub mod key {
     pub const IF_DEV: &str = "if-dev";
     /// Path of the container's network namespace.
     pub const NETNS: &str = "net-ns";
+    /// Which of its traffic policy isolates: `ingress`, `egress` or both, separated by a comma; absent where none does.
+    pub const ISOLATED: &str = "antrea-isolated";
 }
 
 /// Value of [`key::TYPE`] for a pod's port.
@@ -109,6 +112,17 @@ impl PodInterface {
             ids.insert(key::IF_DEV.to_owned(), self.ifname.clone());
         }
         ids
+    }
+
+    /// Its port.
+    pub fn port(&self, bridge: &str) -> PortSpec {
+        PortSpec {
+            bridge: bridge.to_owned(),
+            name: self.host_ifname.clone(),
+            ofport_request: Some(self.ofport),
+            external_ids: self.external_ids(),
+            ..PortSpec::default()
+        }
     }
 
     /// Which attachment it is.

@@ -24,6 +24,7 @@ use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::PolicyMetrics;
 use antrea_enforce::cache::{CacheError, Kind, Save};
 use antrea_enforce::egress::HostEgress;
+use antrea_enforce::isolation::Isolation;
 use antrea_enforce::reconciler::Reconciler;
 
 mod doubts;
@@ -98,6 +99,7 @@ struct State {
     lost: bool,
     prepared: Arc<PreparedPods>,
     egress: watch::Sender<HostEgress>,
+    isolation: watch::Sender<Option<Isolation>>,
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
@@ -148,6 +150,9 @@ impl PolicyAgent {
         };
         let egress = watch::Sender::new(HostEgress::default());
         let host_egress = egress.subscribe();
+        let isolation = watch::Sender::new(None);
+        let isolated = isolation.subscribe();
+        let address_told = metrics.address_told.clone();
         let state = State {
             reconciler: Some(Reconciler::default()),
             site: None,
@@ -157,6 +162,7 @@ impl PolicyAgent {
             lost: false,
             prepared: prepared.clone(),
             egress,
+            isolation,
             requests: requests_queue,
             updates: updates_queue,
             renew,
@@ -169,7 +175,8 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        (PolicyHandle::new(requests, prepared, confirmer, host_egress), agent)
+        let handle = PolicyHandle::new(requests, prepared, confirmer, host_egress, isolated, address_told);
+        (handle, agent)
     }
 
     /// Runs until `shutdown`. The controller may be away for ever.
@@ -267,6 +274,10 @@ impl State {
                     // A caller that is gone has nobody to tell.
                     let _ = reply.send(holds);
                 }
+                Request::Explain(question, reply) => {
+                    let explanation = self.reconciler.as_ref().map(|r| question.answer(r));
+                    let _ = reply.send(explanation.unwrap_or_default());
+                }
             }
         }
         self.attach_waiting().await?;
@@ -292,8 +303,12 @@ impl State {
 
     /// A pod that lost policies has not ended: it was meant.
     async fn settle(&mut self, answer: Option<Known>) -> Result<(), Ended> {
-        let Some(Known { doubt, at, selecting }) = answer else { return Ok(()) };
-        let _ = self.step(move |reconciler| reconciler.release(&doubt, at, &selecting)).await?;
+        let Some(Known { doubt, at, selection }) = answer else { return Ok(()) };
+        let question = doubt.clone();
+        let (settled, _) = self.step(move |reconciler| reconciler.release(&doubt, at, &selection)).await?;
+        if !settled {
+            self.doubts.reopen(question, at);
+        }
         Ok(())
     }
 
@@ -301,11 +316,15 @@ impl State {
         if !self.known {
             return Ok(());
         }
-        for (site, reply) in std::mem::take(&mut self.waiting) {
-            let pipeline = site.pipeline.clone();
+        for (mut site, reply) in std::mem::take(&mut self.waiting) {
+            let (pipeline, isolated) = (site.pipeline.clone(), std::mem::take(&mut site.isolated));
             self.site = Some(site);
             self.behind = true;
-            let ((), result) = self.step(move |reconciler| reconciler.attach(&pipeline)).await?;
+            let begin = move |reconciler: &mut Reconciler| {
+                reconciler.attach(&pipeline);
+                reconciler.recall(isolated);
+            };
+            let ((), result) = self.step(begin).await?;
             let _ = reply.send(result);
         }
         Ok(())
@@ -487,7 +506,7 @@ fn reason(error: &ClientError) -> Option<&'static str> {
         ClientError::Malformed { .. } | ClientError::Incomplete { .. } | ClientError::Failed { .. } => {
             "WatchFailed"
         }
-        ClientError::Renew(_) | ClientError::Closed => return None,
+        ClientError::Renew(_) | ClientError::Unsent(_) | ClientError::Closed => return None,
     })
 }
 

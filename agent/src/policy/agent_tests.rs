@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
+use antrea_enforce::isolation::Isolation;
 use antrea_enforce::pods::LocalPod;
 
 use super::super::client::Identity;
@@ -124,6 +125,7 @@ impl Node {
             sink: Box::new(BridgeSink(self.bridge.clone())),
             pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
+            isolated: Isolation::default(),
         };
         self.handle.attach(site).await
     }
@@ -167,6 +169,7 @@ pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane)
         sink: Box::new(dataplane.clone()),
         pods: Box::new(Vec::new),
         changes: watch::Sender::new(0).subscribe(),
+        isolated: Isolation::default(),
     };
     handle.request(|reply| Request::Attach(site, reply)).await.unwrap();
     handle
@@ -175,15 +178,22 @@ pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane)
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_bridge_no_pod_is_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(objects()).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    let pod = local_pod("web-0", 21, "10.0.0.21");
+    let refused = node.handle.install_pod(pod.clone(), own_flows(&pod)).await;
+    assert!(matches!(refused, Err(PolicyError::NotAttached)));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_is_isolated_before_it_is_connected() {
     let folder = tempfile::tempdir().unwrap();
     let fake = Fake::start(objects()).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
     let pod = local_pod("web-0", 21, "10.0.0.21");
-    assert!(matches!(
-        node.handle.install_pod(pod.clone(), own_flows(&pod)).await,
-        Err(PolicyError::NotAttached)
-    ));
     node.attach().await.unwrap();
     assert_eq!(node.bridge.count(), 0);
 

@@ -22,6 +22,7 @@ use super::handle::{PolicyHandle, Sink, Site};
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
+use antrea_enforce::isolation::Isolation;
 use antrea_enforce::pods::LocalPod;
 use antrea_enforce::testing::local_pod;
 use antrea_enforce::testing::network;
@@ -103,6 +104,7 @@ impl Rig {
             sink: Box::new(Timed(self.dataplane.clone(), self.updates.clone())),
             pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
+            isolated: Isolation::default(),
         };
         policy.attach(site).await.unwrap();
     }

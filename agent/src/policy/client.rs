@@ -139,6 +139,9 @@ pub enum ClientError {
     /// Other endpoints, another CA, or a cache that wants a new list.
     #[error("connecting anew: {0}")]
     Renew(&'static str),
+    /// Nothing that can be sent.
+    #[error("cannot be sent: {0}")]
+    Unsent(String),
     /// Whoever applies updates is gone.
     #[error("the agent is shutting down")]
     Closed,
@@ -449,12 +452,12 @@ async fn refused(path: &str, response: Response<Incoming>) -> ClientError {
 }
 
 impl Session {
-    /// Makes a request and returns the head of the answer; `body` is a sealed object.
+    /// Makes a request and returns the head of the answer; `body` comes with its type.
     async fn request(
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<(&str, Vec<u8>)>,
     ) -> Result<Response<Incoming>, ClientError> {
         let mut request = Request::builder()
             .method(method)
@@ -464,11 +467,13 @@ impl Session {
         if let Ok(token) = tokio::fs::read_to_string(&self.identity.token).await {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
         }
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, k8s::PROTOBUF);
+        if let Some((kind, _)) = &body {
+            request = request.header(header::CONTENT_TYPE, *kind);
         }
-        let request = request.body(Full::from(body.unwrap_or_default())).map_err(|error| {
-            ClientError::Failed { kind: Kind::Policies, message: format!("{path}: {error}") }
+        let body = body.map(|(_, body)| body).unwrap_or_default();
+        let request = request.body(Full::from(body)).map_err(|error| ClientError::Failed {
+            kind: Kind::Policies,
+            message: format!("{path}: {error}"),
         })?;
         let mut requests = self.requests.clone();
         let answer = async {
@@ -485,6 +490,20 @@ impl Session {
     /// The session is gone or the controller refused it.
     pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
         let response = self.request(Method::GET, path, None).await?;
+        self.answer(path, response).await
+    }
+
+    /// Puts a value, as JSON, and reads what is answered.
+    ///
+    /// # Errors
+    /// The session is gone or the controller refused it.
+    pub async fn put_json(&self, path: &str, value: &impl serde::Serialize) -> Result<Bytes, ClientError> {
+        let body = serde_json::to_vec(value).map_err(|error| ClientError::Unsent(error.to_string()))?;
+        let response = self.request(Method::PUT, path, Some(("application/json", body))).await?;
+        self.answer(path, response).await
+    }
+
+    async fn answer(&self, path: &str, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         if response.status() != StatusCode::OK {
             return Err(refused(path, response).await);
         }
@@ -501,7 +520,7 @@ impl Session {
     /// # Errors
     /// The session is gone or the controller refused it.
     pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), ClientError> {
-        let response = self.request(Method::POST, path, Some(body)).await?;
+        let response = self.request(Method::POST, path, Some((k8s::PROTOBUF, body))).await?;
         if response.status().is_success() {
             // An answer that is not read to its end would keep its stream.
             let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;

@@ -71,8 +71,8 @@ pub struct PodName<'a> {
 /// Asks the controller.
 #[derive(Debug)]
 pub(super) struct Confirmer {
-    node: String,
-    sessions: watch::Receiver<Option<Session>>,
+    pub(super) node: String,
+    pub(super) sessions: watch::Receiver<Option<Session>>,
     confirmed: Mutex<Confirmed>,
 }
 

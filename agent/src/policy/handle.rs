@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
 use antrea_enforce::egress::HostEgress;
+use antrea_enforce::isolation::Isolation;
 use antrea_enforce::pods::LocalPod;
-use antrea_flows::policy::RuleError;
+use antrea_enforce::reconciler::Reconciler;
+use antrea_flows::policy::{Direction, RuleError};
 use antrea_flows::{Change, Network, Owner};
 use antrea_runtime::trace;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use prometheus::Histogram;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
@@ -66,6 +69,8 @@ pub struct Site {
     pub pods: Box<dyn Fn() -> Vec<LocalPod> + Send + Sync>,
     /// Changes with the pods.
     pub changes: watch::Receiver<usize>,
+    /// Which pods were isolated in the agent's last life.
+    pub isolated: Isolation,
 }
 
 /// Tells the caller.
@@ -80,6 +85,36 @@ pub(super) enum Request {
     Install((Owner, Change), Reply, Span),
     /// Whether everything that selects a pod is known here.
     Holds(ObjectReference, PodSelection, oneshot::Sender<bool>),
+    /// See [`PolicyHandle::explain`].
+    Explain(Question, oneshot::Sender<Explanation>),
+}
+
+/// What a packet met.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// Rules.
+    pub rules: Vec<u32>,
+    /// A port that its policies isolate.
+    pub isolated: Option<(u32, Direction)>,
+}
+
+/// Whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// The policy of each rule; none of a rule that is gone.
+    pub rules: Vec<Option<Arc<str>>>,
+    /// The policies that isolate the port.
+    pub isolating: Vec<Arc<str>>,
+}
+
+impl Question {
+    pub(super) fn answer(&self, reconciler: &Reconciler) -> Explanation {
+        let isolated = self.isolated.map(|(ofport, direction)| reconciler.isolating(ofport, direction));
+        Explanation {
+            rules: self.rules.iter().map(|rule| reconciler.source_of(*rule).cloned()).collect(),
+            isolating: isolated.into_iter().flatten().collect(),
+        }
+    }
 }
 
 /// Pods that are about to be connected.
@@ -98,6 +133,8 @@ pub struct PolicyHandle {
     pub(super) confirmer: SharedConfirmer,
     prepared: Arc<PreparedPods>,
     egress: watch::Receiver<HostEgress>,
+    isolation: watch::Receiver<Option<Isolation>>,
+    pub(super) address_told: Histogram,
 }
 
 impl std::fmt::Debug for PolicyHandle {
@@ -128,14 +165,21 @@ impl PolicyHandle {
         prepared: Arc<PreparedPods>,
         confirmer: SharedConfirmer,
         egress: watch::Receiver<HostEgress>,
+        isolation: watch::Receiver<Option<Isolation>>,
+        address_told: Histogram,
     ) -> Self {
-        Self { requests, confirmer, prepared, egress }
+        Self { requests, confirmer, prepared, egress, isolation, address_told }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as
     /// [`Self::install_pod`] has returned.
     pub fn host_egress(&self) -> watch::Receiver<HostEgress> {
         self.egress.clone()
+    }
+
+    /// Which pods are isolated, as it changes; `None` before that is known.
+    pub fn isolation(&self) -> watch::Receiver<Option<Isolation>> {
+        self.isolation.clone()
     }
 
     /// Installs the flows of all policies for the pods of `site`, staged if its dataplane has not
@@ -159,6 +203,15 @@ impl PolicyHandle {
         let guard = Prepared { key, prepared: self.prepared.clone() };
         let span = trace::current();
         self.request(|reply| Request::Install(flows, reply, span)).await.map(|()| guard)
+    }
+
+    /// Which policies something is of; nothing is known of what is gone meanwhile.
+    pub async fn explain(&self, question: Question) -> Explanation {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Explain(question, reply)).await.is_err() {
+            return Explanation::default();
+        }
+        answer.await.unwrap_or_default()
     }
 
     pub(super) async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {

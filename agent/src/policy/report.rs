@@ -41,6 +41,8 @@ impl Board {
         let mut wanted = self.0.wanted.lock();
         for (name, policy) in policies {
             match policy {
+                // What the node adds to a policy's problems is added anew each time.
+                Some(policy) if wanted.get(&name).is_some_and(|known| is_same(known, &policy)) => None,
                 Some(policy) => wanted.insert(name, policy),
                 None => wanted.remove(&name),
             };
@@ -57,6 +59,10 @@ impl Board {
             |policy: &&Arc<Policy>| sent.get(&policy.name).is_some_and(|sent| Arc::ptr_eq(sent, policy));
         wanted.values().filter(|policy| !is_sent(policy)).cloned().collect()
     }
+}
+
+fn is_same(known: &Arc<Policy>, policy: &Arc<Policy>) -> bool {
+    Arc::ptr_eq(known, policy) || (!policy.problems.is_empty() && known == policy)
 }
 
 /// Posts what changed; everything in a new session, for the controller may be another one. Ends with the

@@ -2,7 +2,7 @@
 //! health is behind authentication and authorization by the API server.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
+use crate::status::bridge;
 use crate::status::facts::{Identity, Reporter, compose};
 
 /// What the handlers show.
@@ -43,6 +44,8 @@ pub struct ApiState {
     pub identity: Identity,
     /// The node's network, once it is up.
     pub network: NetworkState,
+    /// Where ovs-vswitchd has its sockets.
+    pub ovs_run_dir: PathBuf,
     /// The log level's handle.
     pub log: LogHandle,
     /// Feature gates as they are.
@@ -57,7 +60,8 @@ pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Optio
         .merge(version::router(&format!("v{}", env!("CARGO_PKG_VERSION"))))
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
-        .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()));
+        .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
+        .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()));
     if let Some(metrics) = metrics {
         router = router.merge(metrics_router(metrics));
     }

@@ -67,6 +67,8 @@ pub struct Facts {
     pub flows: Health,
     /// Of peers' flows.
     pub peers: Health,
+    /// Of Services' flows.
+    pub services: Health,
     /// Of the host's links, routes, rules and settings.
     pub host: Health,
     /// Of egress policies that the host cannot hold.
@@ -119,6 +121,7 @@ impl Default for Facts {
             datapath_flows: Health::Good,
             flows: Health::Good,
             peers: Health::Good,
+            services: Health::Good,
             host: Health::Good,
             egress: Health::Good,
             controller: starting(),
@@ -187,14 +190,27 @@ pub fn overall(facts: &Facts) -> &Health {
         datapath_flows,
         flows,
         peers,
+        services,
         host,
         egress,
         objects,
         api,
         ..
     } = facts;
-    let chain =
-        [ovsdb, network, openflow, datapath, datapath_flows, flows, peers, host, egress, objects, api];
+    let chain = [
+        ovsdb,
+        network,
+        openflow,
+        datapath,
+        datapath_flows,
+        flows,
+        peers,
+        services,
+        host,
+        egress,
+        objects,
+        api,
+    ];
     chain.into_iter().find(|health| !health.is_good()).unwrap_or(&Health::Good)
 }
 

@@ -8,9 +8,13 @@ use antrea_runtime::trace;
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod packets;
 mod policy;
+mod proxy;
 
+pub use packets::PacketInMetrics;
 pub use policy::PolicyMetrics;
+pub use proxy::ProxyMetrics;
 
 /// Buckets for a comparison of flows: a few hundred flows take milliseconds, 100,000 a second.
 const VERIFICATION_SECONDS: &[f64] =
@@ -39,6 +43,8 @@ pub struct AgentMetrics {
     pub audit: AuditMetrics,
     /// Of connection tracking.
     pub conntrack: ConntrackMetrics,
+    /// Of packets that flows send up.
+    pub packet_ins: PacketInMetrics,
     conditions: IntGaugeVec,
 }
 
@@ -74,6 +80,8 @@ pub struct Registered {
     pub agent: AgentMetrics,
     /// Policy's.
     pub policy: PolicyMetrics,
+    /// AntreaProxy's.
+    pub proxy: ProxyMetrics,
     /// The API port's.
     pub server: ServerMetrics,
     /// Of the API port's certificate.
@@ -91,6 +99,7 @@ pub fn register() -> metrics::Result<Registered> {
     Ok(Registered {
         agent: AgentMetrics::new(&registry)?,
         policy: PolicyMetrics::new(&registry)?,
+        proxy: ProxyMetrics::new(&registry)?,
         server: ServerMetrics::new(&registry, [])?,
         certificate: CertificateExpiry::new(&registry, "antrea_agent")?,
         spans: trace::Counters::new(&registry)?,
@@ -183,6 +192,7 @@ impl AgentMetrics {
                     "Size of the conntrack table.",
                 )?,
             },
+            packet_ins: PacketInMetrics::new(metrics)?,
             conditions: metrics.gauge_vec(
                 "antrea_agent_condition",
                 "1 while the condition of the AntreaAgentInfo is True, by type.",

@@ -16,6 +16,7 @@ use sha1::{Digest, Sha1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::host::REPAIRED;
 use crate::status::facts::{Facts, Health, Identity, NetworkFacts, Reporter, compose, conditions, overall};
 use crate::status::metrics::AgentMetrics;
 
@@ -166,7 +167,7 @@ impl Writer {
 }
 
 /// Whether a change must be seen at once: a condition turned, or has another reason. Counts and messages can
-/// wait for the next heartbeat.
+/// wait for the next heartbeat, but for what is told of repairs, which is over before that.
 fn urgent(before: &Facts, after: &Facts) -> bool {
     local(before) != local(after)
         || before.controller.reason() != after.controller.reason()
@@ -174,10 +175,14 @@ fn urgent(before: &Facts, after: &Facts) -> bool {
 }
 
 /// What concerns this node alone.
-fn local(facts: &Facts) -> ([Option<&'static str>; 3], Option<&NetworkFacts>) {
+fn local(facts: &Facts) -> ([Option<&'static str>; 3], Option<&str>, Option<&NetworkFacts>) {
     // An outage is told by whoever writes, and no news to it.
     let overall = overall(facts).reason().filter(|reason| *reason != UNREACHABLE);
-    ([overall, facts.ovsdb.reason(), facts.openflow.reason()], facts.network_info.as_ref())
+    let repaired = match &facts.host {
+        Health::Bad { reason: REPAIRED, message } => Some(message.as_str()),
+        _ => None,
+    };
+    ([overall, facts.ovsdb.reason(), facts.openflow.reason()], repaired, facts.network_info.as_ref())
 }
 
 fn delay(before: &Facts, after: &Facts, share: f64) -> Duration {
@@ -214,6 +219,8 @@ mod tests {
         assert!(urgent(&before, &broken));
         let more = Facts { flows: Health::bad("FlowsDiffer", "3 flows"), ..healthy() };
         assert!(!urgent(&broken, &more), "the same failure in other words");
+        let repaired = |what| Facts { host: Health::bad(REPAIRED, what), ..healthy() };
+        assert!(urgent(&repaired("a route"), &repaired("a route; a link")), "more of the same mishap");
         let outage = Facts { api: Health::bad("APIServerUnreachable", "no answer"), ..healthy() };
         assert!(!urgent(&outage, &before), "the writer itself takes it back");
     }

@@ -7,12 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use antrea_policy::{Index, error::PolicyError, k8s};
+use antrea_policy::{Index, crd, error::PolicyError, k8s};
 use antrea_runtime::{
     client::{WATCH_PAUSE, WatchBackoff, describe_watch},
     health::{BlockReady, Readiness},
 };
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use kube::{
     Api, Client,
     runtime::{WatchStreamExt, watcher},
@@ -21,6 +21,7 @@ use kube::{
 use super::{
     PolicyHub,
     mistakes::Mistakes,
+    native::{ClusterGroup, ClusterPolicy, NamespacedGroup, NamespacedPolicy},
     source::{Source, Watched},
     trace::Batch,
     undecoded::{self, Key, Undecoded},
@@ -44,14 +45,40 @@ pub enum Feed {
     Namespaces,
     /// Kubernetes NetworkPolicies.
     NetworkPolicies,
+    /// Tiers.
+    Tiers,
+    /// ClusterNetworkPolicies.
+    ClusterNetworkPolicies,
+    /// NetworkPolicies of `crd.antrea.io`.
+    AntreaNetworkPolicies,
+    /// ClusterGroups.
+    ClusterGroups,
+    /// Groups.
+    Groups,
 }
 
 impl Feed {
     /// Number of inputs.
-    pub const COUNT: u8 = 3;
+    pub(super) const COUNT: usize = 8;
 
-    pub(super) const ALL: [Self; Self::COUNT as usize] =
-        [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
+    /// Those that Kubernetes policies need.
+    pub(super) const KUBERNETES: [Self; 3] = [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
+
+    pub(super) const ALL: [Self; Self::COUNT] = [
+        Self::Pods,
+        Self::Namespaces,
+        Self::NetworkPolicies,
+        Self::Tiers,
+        Self::ClusterNetworkPolicies,
+        Self::AntreaNetworkPolicies,
+        Self::ClusterGroups,
+        Self::Groups,
+    ];
+
+    /// A bit for each.
+    pub(super) fn bits(feeds: &[Self]) -> u8 {
+        feeds.iter().fold(0, |bits, feed| bits | 1 << *feed as u8)
+    }
 
     /// The resource's name in the Kubernetes API.
     pub(super) fn resource(self) -> &'static str {
@@ -59,6 +86,11 @@ impl Feed {
             Self::Pods => "pods",
             Self::Namespaces => "namespaces",
             Self::NetworkPolicies => "networkpolicies",
+            Self::Tiers => "tiers",
+            Self::ClusterNetworkPolicies => "clusternetworkpolicies",
+            Self::AntreaNetworkPolicies => "networkpolicies.crd.antrea.io",
+            Self::ClusterGroups => "clustergroups",
+            Self::Groups => "groups",
         }
     }
 
@@ -67,6 +99,11 @@ impl Feed {
             Self::Pods => "pod watch",
             Self::Namespaces => "namespace watch",
             Self::NetworkPolicies => "network policy watch",
+            Self::Tiers => "tier watch",
+            Self::ClusterNetworkPolicies => "cluster network policy watch",
+            Self::AntreaNetworkPolicies => "Antrea network policy watch",
+            Self::ClusterGroups => "cluster group watch",
+            Self::Groups => "group watch",
         }
     }
 }
@@ -84,7 +121,7 @@ pub(super) trait Input: Source {
     fn tell(_: &[&Self], _: Vec<PolicyError>, _: &Mistakes) {}
 }
 
-fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
     keys.iter().map(|(namespace, name)| (&**namespace, &**name))
 }
 
@@ -167,35 +204,55 @@ impl Input for k8s::NetworkPolicy {
     }
 }
 
-/// The three watches as tasks that never end. `ready` is held back until each has its first list;
-/// `problems` shows those that fail now, and `mistakes` is told of policies that are wrong.
+/// The watches as tasks that never end; with those of native policies if `native`. `ready` is held back until each has its
+/// first list; `problems` shows those that fail now, and `mistakes` is told of policies that are wrong.
 pub fn feeds(
     client: &Client,
     hub: &Arc<PolicyHub>,
+    native: bool,
     ready: &Readiness,
     problems: &Readiness,
     mistakes: &Mistakes,
-) -> [(&'static str, futures::future::BoxFuture<'static, ()>); Feed::COUNT as usize] {
-    [
-        (Feed::Namespaces.name(), Box::pin(watch::<k8s::Namespace>(client, hub, ready, problems, mistakes))),
-        (Feed::Pods.name(), Box::pin(watch::<k8s::Pod>(client, hub, ready, problems, mistakes))),
-        (
-            Feed::NetworkPolicies.name(),
-            Box::pin(watch::<k8s::NetworkPolicy>(client, hub, ready, problems, mistakes)),
-        ),
-    ]
+) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+    let inputs = Inputs { client, hub, ready, problems, mistakes };
+    let mut feeds = vec![
+        inputs.watch::<k8s::Namespace>(),
+        inputs.watch::<k8s::Pod>(),
+        inputs.watch::<k8s::NetworkPolicy>(),
+    ];
+    if native {
+        hub.update(|state, _| state.wanted = Feed::bits(&Feed::ALL));
+        feeds.extend([
+            inputs.watch::<crd::Tier>(),
+            inputs.watch::<ClusterGroup>(),
+            inputs.watch::<NamespacedGroup>(),
+            inputs.watch::<ClusterPolicy>(),
+            inputs.watch::<NamespacedPolicy>(),
+        ]);
+    }
+    feeds
 }
 
-fn watch<T: Input>(
-    client: &Client,
-    hub: &Arc<PolicyHub>,
-    ready: &Readiness,
-    problems: &Readiness,
-    mistakes: &Mistakes,
-) -> impl Future<Output = ()> + Send + use<T> {
-    let api = Api::<Watched<T>>::all(client.clone());
-    let events = watcher(api, watcher::Config::default().page_size(500)).backoff(WatchBackoff::default());
-    feed::<T>(events, Arc::clone(hub), ready.block(T::FEED.name()), problems.clone(), mistakes.clone())
+/// What every watch needs.
+struct Inputs<'a> {
+    client: &'a Client,
+    hub: &'a Arc<PolicyHub>,
+    ready: &'a Readiness,
+    problems: &'a Readiness,
+    mistakes: &'a Mistakes,
+}
+
+impl Inputs<'_> {
+    fn watch<T: Input>(&self) -> (&'static str, BoxFuture<'static, ()>) {
+        let Self { client, hub, ready, problems, mistakes } = *self;
+        let api = Api::<Watched<T>>::all(client.clone());
+        let events = watcher(api, watcher::Config::default().page_size(500)).backoff(WatchBackoff::default());
+        let starting = ready.block(T::FEED.name());
+        (
+            T::FEED.name(),
+            feed::<T>(events, Arc::clone(hub), starting, problems.clone(), mistakes.clone()).boxed(),
+        )
+    }
 }
 
 /// Takes events in. Errors change nothing in the index: what is computed stays until a complete list says

@@ -1,17 +1,20 @@
 //! NetworkPolicy: from watches through the index to the agents.
 //!
 //! ```text
-//!  watch (Pods, Namespaces, NetworkPolicies) ─ batches ─► Hub<State>: index.apply, index.drain
+//!  watch (Pods, Namespaces, policies, groups, Tiers) ─ batches ─► Hub<State>: index.apply, index.drain
 //!                                                           │ publish: one event, whoever needs it
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
-//!  networkpolicies/{name}/status ─► realization
+//!  networkpolicies/{name}/status ─► realization ─► status of native policies ◄─ native
 //!  /podselection ◄─ lookup                                 Events of NetworkPolicies ◄─ mistakes
+//!  /podaddresses ─► addresses ─► Hub<State>
 //! ```
 
+mod addresses;
 mod convert;
 mod feed;
 mod lookup;
 mod mistakes;
+mod native;
 mod publish;
 mod realization;
 mod resources;
@@ -36,9 +39,11 @@ use apiserver_kit::{
 };
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+pub use addresses::{Subnets, router as addresses};
 pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};
+pub use native::{keep_tiers, write_statuses};
 pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
 pub use scope::own_node;
 pub use storage::api;
@@ -58,10 +63,13 @@ pub struct State {
     index: Index,
     /// Bit per [`Feed`] whose first list has been taken in.
     synced: u8,
+    /// Of those that there are.
+    wanted: u8,
     /// AddressGroups that are being sent to somebody, so that a thousand agents that list at once share
     /// one copy.
     whole: HashMap<String, Weak<Item>>,
     realization: realization::Realization,
+    stale: native::Stale,
     metrics: PolicyMetrics,
     tracer: Tracer,
 }
@@ -70,7 +78,7 @@ impl State {
     /// Whether every input is known. Before that nothing is served: an agent would take an incomplete
     /// set for the complete one and stop enforcing.
     pub fn is_synced(&self) -> bool {
-        self.synced == (1 << Feed::COUNT) - 1
+        self.synced & self.wanted == self.wanted
     }
 
     fn counts(&self, routes: &Routes) -> Counts {
@@ -89,8 +97,10 @@ pub fn hub(metrics: PolicyMetrics, tracer: Tracer) -> Arc<PolicyHub> {
     let state = State {
         index: Index::new(),
         synced: 0,
+        wanted: Feed::bits(&Feed::KUBERNETES),
         whole: HashMap::new(),
         realization: realization::Realization::default(),
+        stale: native::Stale::default(),
         metrics,
         tracer,
     };
@@ -110,6 +120,8 @@ fn update(hub: &PolicyHub, batch: &trace::Batch<'_>, work: impl FnOnce(&mut Stat
         state.metrics.queues.iter().for_each(|queue| queue.set(size));
         work(state);
         publish::publish(state, routes, begin, |tracer| trace::Spans::begin(tracer, batch, computing));
+        let computed = state.index.take_computed();
+        state.stale.computed(computed);
         state.metrics.queues.iter().for_each(|queue| queue.set(0));
     });
 }
@@ -122,7 +134,9 @@ pub struct PolicyMetrics {
     duration: [Histogram; 3],
     queues: [IntGauge; 3],
     /// In the order of [`Feed`].
-    undecodable: [IntGauge; Feed::COUNT as usize],
+    undecodable: [IntGauge; Feed::COUNT],
+    /// Pods whose addresses agents told: believed, refused.
+    addresses: [IntCounter; 2],
 }
 
 impl PolicyMetrics {
@@ -151,7 +165,15 @@ impl PolicyMetrics {
             &["resource"],
         )?;
         let undecodable = Feed::ALL.map(|feed| undecodable.with_label_values(&[feed.resource()]));
+        let addresses = metrics.counter_vec(
+            "antrea_controller_told_pod_addresses_total",
+            "Pods without an address in their status of whose addresses agents told, by whether it was believed; a pod \
+             counts again each time.",
+            &["result"],
+        )?;
+        let addresses = ["believed", "refused"].map(|result| addresses.with_label_values(&[result]));
         Ok(Self {
+            addresses,
             processed: [counter(a)?, counter(b)?, counter(c)?],
             duration: [histogram(a)?, histogram(b)?, histogram(c)?],
             queues: [gauge(a)?, gauge(b)?, gauge(c)?],

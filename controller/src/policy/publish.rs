@@ -25,13 +25,14 @@ pub(super) fn publish(
     begin: Instant,
     spans: impl FnOnce(&Tracer) -> Option<Spans>,
 ) {
-    let State { index, whole, realization, metrics, tracer, .. } = state;
+    let State { index, whole, realization, stale, metrics, tracer, .. } = state;
     if routes.is_empty() {
         // Nothing need be kept of the changes; a watcher starts from the present state.
         index.drain_with(|change| {
             if let Change::Policy(name, policy) = &change {
                 realization.follow(name, policy);
             }
+            stale.follow(&change);
             count(&change, metrics, begin);
         });
         whole.clear();
@@ -45,6 +46,7 @@ pub(super) fn publish(
     let stamp = spans.as_ref().and_then(Spans::stamp);
     let stamp = stamp.as_deref();
     for change in changes {
+        stale.follow(&change);
         match &change {
             Change::AddressGroup(name, group) => {
                 let text = name.to_string();

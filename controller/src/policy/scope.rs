@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use antrea_api::{
+    addresses::{self, NodeQuery},
     controlplane::GROUP,
     selection::{PATH, PodQuery},
 };
@@ -44,6 +45,9 @@ fn concerns(node: &str, request: &Request) -> Result<(), Failure> {
         Some(meaning) => meaning.fields.get("nodeName").map(str::to_owned),
         None if request.uri().path() == PATH => {
             Query::<PodQuery>::try_from_uri(request.uri()).ok().map(|Query(query)| query.node)
+        }
+        None if request.uri().path() == addresses::PATH => {
+            Query::<NodeQuery>::try_from_uri(request.uri()).ok().map(|Query(query)| query.node)
         }
         None => return Ok(()),
     };

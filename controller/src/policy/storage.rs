@@ -101,6 +101,9 @@ impl Storage for View {
                         state.realization.report(&name, node.clone());
                     }
                 }
+                if let Some(policy) = state.index.network_policy(&create.name) {
+                    state.stale.reported(&policy.source);
+                }
                 true
             });
             if !known {

@@ -28,8 +28,10 @@ use super::{
     *,
 };
 
+mod addresses;
 mod converted;
 mod golden;
+mod native;
 mod scope;
 mod selection;
 mod traced;

@@ -37,8 +37,10 @@ enum Support {
     /// The configuration decides on what the feature needs, as the tables of the pipeline, but the feature itself is not
     /// there: nothing works differently, and it is reported as off.
     Prepared,
-    /// It is on or off as the configuration says.
-    Switch,
+    /// It is on where the configuration says so, and off where that says nothing, whatever upstream has there.
+    OptIn,
+    /// All of it is there: on where upstream has it on, unless the configuration says otherwise.
+    Full,
 }
 
 /// A feature gate of Antrea.
@@ -91,13 +93,16 @@ impl Gate {
 
     /// Whether the component has the feature on where the configuration says `wanted`.
     fn is_on(&self, component: Component, wanted: Option<bool>) -> bool {
-        let support = self.support(component);
-        matches!(support, Support::Switch | Support::Prepared) && wanted.unwrap_or(self.default)
+        match self.support(component) {
+            Support::Prepared | Support::Full => wanted.unwrap_or(self.default),
+            Support::OptIn => wanted.unwrap_or(false),
+            Support::None | Support::Missing => false,
+        }
     }
 
     /// Whether users of the feature find it there.
     fn works(&self, component: Component, wanted: Option<bool>) -> bool {
-        self.support(component) == Support::Switch && self.is_on(component, wanted)
+        matches!(self.support(component), Support::OptIn | Support::Full) && self.is_on(component, wanted)
     }
 }
 
@@ -111,7 +116,7 @@ pub fn check(name: &str, on: bool) -> Result<(), GateError> {
         return Err(GateError::Unknown { similar: similar.map(|gate| gate.name) });
     };
     let switch = [Component::Agent, Component::Controller].map(|component| gate.support(component));
-    let settable = switch.iter().any(|support| matches!(support, Support::Switch | Support::Prepared));
+    let settable = switch.iter().any(|support| !matches!(support, Support::None | Support::Missing));
     if on && !settable { Err(GateError::Missing) } else { Ok(()) }
 }
 
@@ -181,14 +186,14 @@ macro_rules! gates {
     (@ off) => { false };
 }
 
-// Name, stage, upstream's default, agent, controller. AntreaPolicy decides on the tables of the agent's pipeline; there
-// are no native policies yet.
+// Name, stage, upstream's default, agent, controller. AntreaPolicy decides on the tables of the agent's pipeline; the
+// controller computes native policies for whoever asks for them.
 gates! {
     "AdminNetworkPolicy"            Alpha off None    Missing;
     "AntreaIPAM"                    Alpha off Missing Missing;
     "AntreaNodeConfig"              Beta  on  Missing Missing;
-    "AntreaPolicy"                  Beta  on  Prepared Missing;
-    "AntreaProxy"                   Ga    on  Missing None;
+    "AntreaPolicy"                  Beta  on  Prepared OptIn;
+    "AntreaProxy"                   Ga    on  OptIn   None;
     "BGPPolicy"                     Alpha off Missing None;
     "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
     "ClusterNetworkPolicy"          Alpha off None    Missing;
@@ -216,7 +221,7 @@ gates! {
     "ServiceTrafficDistribution"    Ga    on  Missing None;
     "SupportBundleCollection"       Alpha off Missing Missing;
     "TopologyAwareHints"            Ga    on  Missing None;
-    "Traceflow"                     Beta  on  Missing Missing;
+    "Traceflow"                     Beta  on  Full    Full;
     "TrafficControl"                Alpha off Missing None;
 }
 
@@ -234,10 +239,12 @@ mod tests {
         assert_eq!(check("AntreaPolicy", false), Ok(()));
         assert_eq!(check("Egress", false), Ok(()));
         assert_eq!(check("Egress", true), Err(GateError::Missing));
+        assert_eq!(check("AntreaProxy", true), Ok(()));
         let error = check("antreapolicy", true).unwrap_err().to_string();
         assert_eq!(error, "there is no such feature gate; did you mean AntreaPolicy?");
         assert_eq!(check("Nonsense", false).unwrap_err().to_string(), "there is no such feature gate");
-        let wanted = wanted(&[("Nonsense", true), ("Egress", true), ("Newer", false), ("Traceflow", false)]);
+        let wanted =
+            wanted(&[("Nonsense", true), ("Egress", true), ("Newer", false), ("PacketCapture", false)]);
         let (unknown, ignored) = problems(&wanted);
         assert_eq!(unknown, ["Nonsense: there is no such feature gate"]);
         assert_eq!(ignored, ["Egress", "Newer"]);
@@ -247,7 +254,8 @@ mod tests {
     #[test]
     fn a_configuration_names_all_gates() {
         let agent = configured(Component::Agent, &BTreeMap::new());
-        for off in ["AntreaProxy", "EndpointSlice", "Egress", "Traceflow", "NodePortLocal"] {
+        assert_eq!(agent.get("Traceflow"), Some(&true));
+        for off in ["AntreaProxy", "EndpointSlice", "Egress", "NodePortLocal"] {
             assert_eq!(agent.get(off), Some(&false), "{off}");
         }
         assert_eq!(agent.get("AntreaPolicy"), Some(&true), "decides on tables");
@@ -279,9 +287,18 @@ mod tests {
         assert_eq!(find(Component::Agent, &asked, "AntreaPolicy"), Some("Disabled"));
         assert_eq!(find(Component::Agent, &asked, "Egress"), Some("Disabled"));
         assert!(!is_on(Component::Agent, "AntreaPolicy", &asked));
+        let asked = wanted(&[("AntreaPolicy", true)]);
+        assert!(!is_on(Component::Controller, "AntreaPolicy", &none), "only for whoever asks for it");
+        assert!(is_on(Component::Controller, "AntreaPolicy", &asked));
+        let asked = wanted(&[("AntreaProxy", true)]);
+        assert!(!is_on(Component::Agent, "AntreaProxy", &none), "only for whoever asks for it");
+        assert!(is_on(Component::Agent, "AntreaProxy", &asked));
+        assert_eq!(find(Component::Agent, &asked, "AntreaProxy"), Some("Enabled"));
         let all =
             [Component::Agent, Component::Controller].map(|component| report(component, &none)).concat();
-        assert!(all.iter().all(|gate| gate.status == "Disabled"), "nothing of it works yet");
+        let on: Vec<&str> =
+            all.iter().filter(|gate| gate.status == "Enabled").map(|gate| gate.name).collect();
+        assert_eq!(on, ["Traceflow", "Traceflow"], "of agent and controller; nothing else works unasked");
         let version = |name: &str| all.iter().find(|gate| gate.name == name).map(|gate| gate.version);
         assert_eq!(
             ["AntreaProxy", "Egress", "BGPPolicy"].map(version),

@@ -1,5 +1,7 @@
 //! Messages that the components exchange.
 
+#[cfg(feature = "apis")]
+pub mod addresses;
 #[cfg(feature = "cni")]
 pub mod cni;
 

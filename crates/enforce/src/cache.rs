@@ -9,10 +9,11 @@ use std::sync::Arc;
 use antrea_api::controlplane::{self, ObjectReference};
 use antrea_api::k8s::{DecodeError, Object, ObjectMeta};
 use antrea_api::selection::PodSelection;
+use antrea_flows::policy::Direction;
 
 use self::intake::Staged;
 use crate::groups::{Group, Groups};
-use crate::spec::{Member, MemberKey, Policy};
+use crate::spec::{Member, MemberKey, Policy, RuleSpec, Standing};
 
 /// A watched resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,6 +132,8 @@ pub struct Cache {
     staged: HashMap<Kind, Staged>,
     /// Objects whose last form did not decode.
     damaged: BTreeMap<(Kind, String), DecodeError>,
+    /// AddressGroups of which only a part could be read.
+    partial: HashSet<String>,
     /// Lists that became what is known.
     commits: u64,
     changes: Changes,
@@ -182,9 +185,40 @@ impl Cache {
             && selection.policies.iter().all(|name| self.realizable(name).is_some())
     }
 
+    /// Whether a Kubernetes policy in force selects the pod for this direction.
+    pub fn isolates(&self, pod: &ObjectReference, direction: Direction) -> bool {
+        self.has_rule(pod, direction, |rule| rule.standing == Standing::K8s)
+    }
+
+    /// Whether a native rule in force denies something of what the pod is sent or sends.
+    pub fn denies(&self, pod: &ObjectReference, direction: Direction) -> bool {
+        self.has_rule(pod, direction, RuleSpec::denies)
+    }
+
+    fn has_rule(
+        &self,
+        pod: &ObjectReference,
+        direction: Direction,
+        is_such: impl Fn(&RuleSpec) -> bool,
+    ) -> bool {
+        let groups = self.pod_groups.get(pod).into_iter().flatten();
+        groups.flat_map(|group| self.applied_to.users(group).map(move |name| (group, name))).any(
+            |(group, name)| {
+                let rules = self.policy(name).into_iter().flat_map(|policy| &policy.rules);
+                let mut rules = rules.filter(|rule| rule.direction == direction && is_such(rule));
+                rules.any(|rule| rule.applied_to.contains(group))
+            },
+        )
+    }
+
     /// Objects whose last form did not decode, and why.
     pub fn damaged(&self) -> &BTreeMap<(Kind, String), DecodeError> {
         &self.damaged
+    }
+
+    /// Whether an AddressGroup may have members that nobody knows: it did not decode, and was never known whole.
+    pub fn is_partial(&self, address_group: &str) -> bool {
+        self.partial.contains(address_group)
     }
 
     /// How often a list became what is known; 0: nothing was heard of a controller yet.
@@ -230,6 +264,9 @@ impl Cache {
         self.groups(kind).by_name.insert(name.clone(), group);
         if !was_there || !left.is_empty() || !joined.is_empty() {
             self.group_changed(kind, &name, &left, &joined, touched);
+        }
+        if kind == Kind::AddressGroups && self.partial.remove(&*name) {
+            self.changes.policies.extend(self.address.users(&name).cloned());
         }
         if !was_there {
             self.promote(kind, &name);
@@ -315,6 +352,10 @@ impl Cache {
             Some(entry) if entry.live == policy => Entry { live: policy, next: None },
             Some(entry) if !self.is_complete(&policy) => {
                 Entry { live: entry.live.clone(), next: Some(policy) }
+            }
+            // A rule that denies whom nobody knows yet denies nobody, and one after it would decide.
+            None if policy.native && !self.is_complete(&policy) => {
+                Entry { live: Arc::new(policy.without_rules()), next: Some(policy) }
             }
             _ => Entry { live: policy, next: None },
         };

@@ -2,13 +2,21 @@
 //!
 //! A pod is known to the controller as long as the API server has its object and has not heard that it ended; it can
 //! send for as long as its sandbox is there, which may be longer: deleted by force, evicted, its phase told too early.
-//! What is taken from a pod therefore stays until it is known that the pod was meant: until the controller, asked after
-//! that, still knows the pod, or its interface is gone.
+//! What isolates a pod is therefore not taken from it until it is known that the pod was meant: until the controller,
+//! asked after that, still knows the pod, or its interface is gone.
+//!
+//! Only what nothing else isolates keeps a policy. Policies allow in union: beside another one, what is kept would
+//! only let through what nobody allows any more. Without another one everything would be let through, so that a policy
+//! that is kept, whatever it allows, never allows more than is meant.
+//!
+//! Native policies deny, whatever else selects a pod: each is kept as a whole, in its place in the order. Whether the pod
+//! has lost it is asked rule by rule, for rules of one policy may apply to different pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use antrea_api::controlplane::ObjectReference;
+use antrea_flows::policy::Direction;
 
 use crate::pods::PortOwner;
 
@@ -28,23 +36,32 @@ struct Lost {
     at: u64,
 }
 
-/// Ports that policies keep, by policy.
+/// A port, and which of its traffic.
+pub type Way = (u32, Direction);
+
+/// What policies keep, by policy.
 #[derive(Debug, Default)]
 pub struct Kept {
-    by_policy: BTreeMap<Arc<str>, BTreeMap<u32, Lost>>,
+    by_policy: BTreeMap<Arc<str>, BTreeMap<Way, Lost>>,
     /// Counts reconciliations in which something was lost.
     now: u64,
 }
 
 impl Kept {
-    /// Owners of the ports that a policy keeps.
-    pub fn of(&self, policy: &str) -> impl Iterator<Item = (u32, &Arc<PortOwner>)> {
-        self.by_policy.get(policy).into_iter().flatten().map(|(ofport, lost)| (*ofport, &lost.owner))
+    /// Owners of the ports whose traffic in a direction a policy keeps isolated.
+    pub fn of(&self, policy: &str, direction: Direction) -> impl Iterator<Item = (u32, &Arc<PortOwner>)> {
+        let ways = self.by_policy.get(policy).into_iter().flatten();
+        ways.filter(move |((_, of), _)| *of == direction).map(|((ofport, _), lost)| (*ofport, &lost.owner))
     }
 
-    /// Forgets ports that have another owner or none; returns the policies that kept one.
-    pub fn retain(&mut self, ports: &BTreeMap<u32, Arc<PortOwner>>) -> BTreeSet<Arc<str>> {
-        self.remove(|_, ofport, lost| ports.get(&ofport) != Some(&lost.owner)).into_keys().collect()
+    /// Ports that a policy keeps.
+    pub fn ports(&self, policy: &str) -> BTreeSet<u32> {
+        self.by_policy.get(policy).into_iter().flatten().map(|((ofport, _), _)| *ofport).collect()
+    }
+
+    /// Forgets what need not be kept; returns the policies that kept it.
+    pub fn retain(&mut self, stays: impl Fn(&str, Way, &Arc<PortOwner>) -> bool) -> BTreeSet<Arc<str>> {
+        self.remove(|policy, way, lost| !stays(policy, way, &lost.owner)).into_keys().collect()
     }
 
     /// Begins with what one reconciliation loses.
@@ -52,19 +69,19 @@ impl Kept {
         self.now += 1;
     }
 
-    /// A policy selects these ports, and lost those.
+    /// A policy selects these ports, and is to be kept for those ways.
     pub fn note(
         &mut self,
         policy: &Arc<str>,
         selected: impl Fn(u32) -> bool,
-        lost: BTreeMap<u32, Arc<PortOwner>>,
+        lost: BTreeMap<Way, Arc<PortOwner>>,
     ) {
-        let ports = self.by_policy.entry(policy.clone()).or_default();
-        ports.retain(|ofport, _| !selected(*ofport));
-        for (ofport, owner) in lost {
-            ports.entry(ofport).or_insert(Lost { owner, at: self.now });
+        let ways = self.by_policy.entry(policy.clone()).or_default();
+        ways.retain(|(ofport, _), _| !selected(*ofport));
+        for (way, owner) in lost {
+            ways.entry(way).or_insert(Lost { owner, at: self.now });
         }
-        if ports.is_empty() {
+        if ways.is_empty() {
             self.by_policy.remove(policy);
         }
     }
@@ -76,36 +93,22 @@ impl Kept {
         lost.map(|lost| (doubt(&lost.owner), self.now)).collect()
     }
 
-    /// The pod is alive: what it lost up to `at` was meant, unless the controller says that it is about to get it back.
-    /// Returns its ports, by the policies that kept them.
-    pub fn release(
-        &mut self,
-        doubt: &Doubt,
-        at: u64,
-        selecting: &[String],
-    ) -> BTreeMap<Arc<str>, BTreeSet<u32>> {
-        self.remove(|policy, _, lost| {
-            lost.at <= at
-                && lost.owner.pod == doubt.pod
-                && lost.owner.uid == doubt.uid
-                && !selecting.iter().any(|name| **name == **policy)
-        })
+    /// The pod is alive: what it lost up to `at` was meant. Returns its ports, by the policies that kept them.
+    pub fn release(&mut self, doubt: &Doubt, at: u64) -> BTreeMap<Arc<str>, BTreeSet<u32>> {
+        self.remove(|_, _, lost| lost.at <= at && lost.owner.pod == doubt.pod && lost.owner.uid == doubt.uid)
     }
 
-    fn remove(
-        &mut self,
-        unwanted: impl Fn(&Arc<str>, u32, &Lost) -> bool,
-    ) -> BTreeMap<Arc<str>, BTreeSet<u32>> {
+    fn remove(&mut self, unwanted: impl Fn(&str, Way, &Lost) -> bool) -> BTreeMap<Arc<str>, BTreeSet<u32>> {
         let mut removed: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
-        self.by_policy.retain(|policy, ports| {
-            ports.retain(|ofport, lost| {
-                let goes = unwanted(policy, *ofport, lost);
+        self.by_policy.retain(|policy, ways| {
+            ways.retain(|way, lost| {
+                let goes = unwanted(policy, *way, lost);
                 if goes {
-                    removed.entry(policy.clone()).or_default().insert(*ofport);
+                    removed.entry(policy.clone()).or_default().insert(way.0);
                 }
                 !goes
             });
-            !ports.is_empty()
+            !ways.is_empty()
         });
         removed
     }

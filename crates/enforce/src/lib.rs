@@ -12,8 +12,8 @@
 //!   in force names it: the three watches are not ordered among each other.
 //! - Rules are a function of the cache and the pods, in whatever order events came. Ids are not: a rule keeps its own.
 //! - A pod that is still here keeps a policy that is taken from it until the controller, asked after that, still knows the
-//!   pod: policy ends with the sandbox, not with the pod's object ([`kept`]).
-//! - What cannot be read allows nothing, and the policy isolates all the same.
+//!   pod: policy ends with the sandbox, not with the pod's object ([`kept`]), and not with this process ([`isolation`]).
+//! - What cannot be read allows nothing, and the policy isolates, or if it is native denies, all the same ([`spec`]).
 //!
 //! Nothing here waits, reads a clock or does input or output; the agent's room `policy` does.
 
@@ -21,7 +21,10 @@ pub mod cache;
 pub mod egress;
 mod groups;
 mod ids;
+pub mod isolation;
 pub mod kept;
+pub mod order;
+mod placing;
 pub mod pods;
 pub mod reconciler;
 mod rules;

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::PodIps;
 
+/// Container id and name of the interface in it.
+pub type Attachment = (String, String);
+
 /// An attachment of a pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
@@ -18,15 +21,15 @@ pub struct LocalPod {
     pub ips: Vec<IpAddr>,
     /// The pod's UID, empty where the runtime did not tell.
     pub uid: String,
-    /// Container id and name of the interface in it.
-    pub attachment: (String, String),
+    /// Which of the pod's it is.
+    pub attachment: Attachment,
 }
 
 /// Whose port it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOwner {
     /// The attachment.
-    attachment: (String, String),
+    pub(crate) attachment: Attachment,
     /// Namespace and name.
     pub pod: ObjectReference,
     /// The pod's UID, empty where the runtime did not tell.
@@ -44,6 +47,11 @@ impl LocalPods {
     /// The interfaces of a pod: OpenFlow port → addresses.
     pub fn get(&self, pod: &ObjectReference) -> impl Iterator<Item = (u32, &PodIps)> {
         self.by_pod.get(pod).into_iter().flatten().map(|(ofport, ips)| (*ofport, ips))
+    }
+
+    /// Pods that have this port: one, but see [`Self::set`].
+    pub fn on(&self, ofport: u32) -> impl Iterator<Item = &ObjectReference> {
+        self.by_pod.iter().filter(move |(_, ports)| ports.contains_key(&ofport)).map(|(pod, _)| pod)
     }
 
     /// Whose port each is.

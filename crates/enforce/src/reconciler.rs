@@ -7,35 +7,41 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antrea_flows::policy::{Direction, MemberChange, PodIps, Realizer, Rule, RuleChange, RuleError, Service};
-use antrea_flows::{Diff, Network};
+use antrea_api::selection::PodSelection;
+use antrea_flows::policy::{
+    Action, Direction, MemberChange, Peers, Realizer, Rule, RuleChange, RuleError, Service,
+};
+use antrea_flows::{Diff, EncapMode, Network, Table};
 use ipnet::IpNet;
 use openflow::Flow;
 
 use crate::cache::Cache;
 use crate::ids::Ids;
-use crate::kept::{Doubt, Kept};
+use crate::isolation::Isolation;
+use crate::kept::{Doubt, Kept, Way};
+use crate::order::Orders;
+use crate::placing::Putting;
 use crate::pods::{LocalPod, LocalPods, PortOwner};
 use crate::rules::{self, Facts, Variant};
-use crate::spec::{Policy, RuleSpec};
+use crate::spec::Policy;
 
 /// Ids of a rule's variants, by what they say.
-type Slot = HashMap<Vec<Service>, u32>;
+pub(crate) type Slot = HashMap<Vec<Service>, u32>;
 
 /// A policy whose rules have ids.
 #[derive(Debug)]
-struct Realised {
-    policy: Arc<Policy>,
+pub(crate) struct Realised {
+    pub(crate) policy: Arc<Policy>,
     /// One for each rule of the policy.
-    slots: Vec<Slot>,
+    pub(crate) slots: Vec<Slot>,
 }
 
 impl Realised {
-    /// Ports of this node that its rules apply to.
-    fn ports(&self, realizer: &Realizer, replaced: &HashMap<u32, Rule>) -> BTreeSet<u32> {
+    /// Traffic of this node's ports that its rules isolate.
+    fn ways(&self, realizer: &Realizer, replaced: &HashMap<u32, Rule>) -> BTreeSet<Way> {
         let ids = self.slots.iter().flat_map(HashMap::values);
         let rules = ids.filter_map(|id| realizer.rule(*id).or_else(|| replaced.get(id)));
-        rules.flat_map(|rule| rule.pods.keys().copied()).collect()
+        rules.flat_map(|rule| rule.pods.keys().map(|ofport| (*ofport, rule.direction))).collect()
     }
 }
 
@@ -57,18 +63,28 @@ pub struct Reconciled {
 pub struct Reconciler {
     /// What the controller said.
     pub cache: Cache,
-    pods: LocalPods,
+    pub(crate) pods: LocalPods,
     /// Whose ports were those of the rules that there are.
     owners: BTreeMap<u32, Arc<PortOwner>>,
-    kept: Kept,
-    ids: Ids,
-    policies: HashMap<Arc<str>, Realised>,
+    pub(crate) kept: Kept,
+    /// Who was isolated in the last life, until it is looked at.
+    pub(crate) recalled: Isolation,
+    pub(crate) ids: Ids,
+    /// Priorities of native rules.
+    pub(crate) orders: Orders,
+    /// Native policies with rules for which there is no priority: they are done again with the next changes.
+    pub(crate) unplaced: BTreeSet<Arc<str>>,
+    /// The pipeline has tables for native rules.
+    pub(crate) takes_native: bool,
+    pub(crate) policies: HashMap<Arc<str>, Realised>,
     /// None until the pipeline is known.
-    realizer: Option<Realizer>,
+    pub(crate) realizer: Option<Realizer>,
+    /// Some nodes are reached without a tunnel.
+    routed: bool,
     /// The realizer has no rules yet, whatever changed.
     fresh: bool,
     /// Rules of the realizer that was replaced, until the new one has rules: what a pod loses by then it had by them.
-    replaced: HashMap<u32, Rule>,
+    pub(crate) replaced: HashMap<u32, Rule>,
     /// Ports that policies no longer keep.
     released: BTreeMap<Arc<str>, BTreeSet<u32>>,
     /// Policies with rules that the realizer has refused: they are done again with the next changes.
@@ -88,8 +104,15 @@ impl Reconciler {
             self.replaced.insert(rule.id, rule.clone());
         }
         self.realizer = Some(Realizer::new(network));
+        self.routed = network.node.encap_mode != EncapMode::Encap;
+        self.takes_native = network.pipeline.number(Table::AntreaPolicyIngressRule).is_some();
         self.fresh = true;
         self.refused.clear();
+    }
+
+    /// Whether packets to pods of some nodes leave without coming to the bridge.
+    pub(crate) fn is_routed(&self) -> bool {
+        self.routed
     }
 
     /// All flows.
@@ -102,11 +125,16 @@ impl Reconciler {
         self.refused.contains(policy)
     }
 
-    /// The controller knows a pod, which these policies select: what it lost up to the time of the question was meant.
-    pub fn release(&mut self, doubt: &Doubt, at: u64, selecting: &[String]) {
-        for (policy, ports) in self.kept.release(doubt, at, selecting) {
+    /// The controller knows a pod, and what selects it: what it lost up to the time of the question was meant. False: not
+    /// all of what selects it has arrived, so the question has to be asked again.
+    pub fn release(&mut self, doubt: &Doubt, at: u64, selection: &PodSelection) -> bool {
+        if !self.cache.holds(&doubt.pod, selection) {
+            return false;
+        }
+        for (policy, ports) in self.kept.release(doubt, at) {
             self.released.entry(policy).or_default().extend(ports);
         }
+        true
     }
 
     /// Pods to ask about.
@@ -121,17 +149,11 @@ impl Reconciler {
         [Direction::In, Direction::Out].map(|direction| rules().filter(|r| r.direction == direction).count())
     }
 
-    /// Rules of policies, with the addresses of the pods of this node that they apply to.
-    pub(crate) fn rules_in_force(
-        &self,
-        direction: Direction,
-    ) -> impl Iterator<Item = (&RuleSpec, impl Iterator<Item = &PodIps>)> {
-        let rules =
-            self.policies.values().flat_map(|realised| realised.policy.rules.iter().zip(&realised.slots));
-        rules.filter(move |(spec, _)| spec.direction == direction).map(|(spec, slot)| {
-            let rules = slot.values().filter_map(|id| self.realizer.as_ref()?.rule(*id));
-            (spec, rules.flat_map(|rule| rule.pods.values()))
-        })
+    /// The policy that a rule in force comes from, for people.
+    pub fn source_of(&self, rule: u32) -> Option<&Arc<str>> {
+        let has =
+            |realised: &&Realised| realised.slots.iter().flat_map(HashMap::values).any(|id| *id == rule);
+        self.policies.values().find(has).map(|realised| &realised.policy.source)
     }
 
     /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.
@@ -140,14 +162,26 @@ impl Reconciler {
         let changes = self.cache.take_changes();
         let mut whole = changes.policies;
         whole.append(&mut self.refused);
+        whole.append(&mut self.unplaced);
         let released = std::mem::take(&mut self.released);
         whole.extend(released.keys().cloned());
-        whole.append(&mut self.kept.retain(self.pods.owners()));
+        let (cache, pods) = (&self.cache, &self.pods);
+        let policies = &self.policies;
+        let unneeded = self.kept.retain(|policy, way, owner| {
+            let native = policies.get(policy).is_some_and(|realised| realised.policy.native);
+            pods.owners().get(&way.0) == Some(owner) && (native || !isolates(cache, pods, way))
+        });
+        whole.extend(unneeded);
         if std::mem::take(&mut self.fresh) {
             // With those that the cache does not know any more, for pods that keep them.
             whole.extend(self.cache.policies().chain(self.policies.keys()).cloned());
         }
-        let doubts = self.keep(whole.iter().chain(&changes.pods), &released, &realizer);
+        let recalled = self.note_recalled();
+        let mut doubts = self.keep(whole.iter().chain(&changes.pods), &released, &realizer);
+        if recalled {
+            whole.retain(|name| !Self::is_last_life(name));
+            doubts = self.kept.doubts();
+        }
         let mut looked_at = whole.clone();
         let mut rule_changes = Vec::new();
         for name in changes.pods {
@@ -159,7 +193,9 @@ impl Reconciler {
         for (group, touched) in changes.addresses {
             let users: Vec<Arc<str>> = self.cache.users_of(&group).cloned().collect();
             for name in users {
-                if !whole.contains(&name) && !self.change_peers(&name, &group, &touched, &mut rule_changes) {
+                if !whole.contains(&name)
+                    && !self.change_peers(&name, &group, &touched, &realizer, &mut rule_changes)
+                {
                     whole.insert(name.clone());
                 }
                 looked_at.insert(name);
@@ -168,6 +204,12 @@ impl Reconciler {
         for name in &whole {
             self.change_policy(name, &realizer, now, &mut rule_changes);
         }
+        if recalled {
+            self.isolate_recalled(now, &mut rule_changes);
+        }
+        // After what changes the same rules, for that may name priorities from before the last of these moves.
+        let moved = self.orders.take_moved().into_iter();
+        rule_changes.extend(moved.map(|(id, class)| RuleChange::Class(id, class)));
         // The realizer takes all or nothing, and what has changed will not be told again.
         let (rule_changes, error, ids) = takeable(&realizer, rule_changes);
         let diff = realizer.apply(rule_changes);
@@ -193,8 +235,8 @@ impl Reconciler {
         Facts { cache: &self.cache, local: &self.pods, kept: Some((policy, &self.kept)) }
     }
 
-    /// Finds the pods that these policies are about to lose although they are still here, and has them keep the
-    /// policies. Returns the pods to ask about.
+    /// Finds the pods that these policies are about to lose although they are still here and nothing else isolates them,
+    /// and has them keep the policies. Returns the pods to ask about.
     fn keep<'a>(
         &mut self,
         policies: impl Iterator<Item = &'a Arc<str>>,
@@ -205,22 +247,35 @@ impl Reconciler {
         let mut any = false;
         for name in policies {
             let Some(realised) = self.policies.get(name) else { continue };
-            let had = realised.ports(realizer, &self.replaced);
+            let had = realised.ways(realizer, &self.replaced);
             if had.is_empty() {
                 continue;
             }
             let facts = Facts { kept: None, ..self.facts(name) };
             let specs = self.cache.policy(name).into_iter().flat_map(|policy| &policy.rules);
             let has: BTreeSet<u32> = specs.flat_map(|spec| rules::pods(spec, facts).into_keys()).collect();
-            let stayed = |ofport: &u32| {
-                let owner = self.pods.owners().get(ofport)?;
-                (self.owners.get(ofport) == Some(owner)).then(|| (*ofport, owner.clone()))
+            let mut known = self.kept.ports(name);
+            known.extend(released.get(name).into_iter().flatten());
+            let open = |way: Way| {
+                let owner = self.pods.owners().get(&way.0)?;
+                let stayed = self.owners.get(&way.0) == Some(owner);
+                (stayed && !isolates(&self.cache, &self.pods, way)).then(|| (way, owner.clone()))
             };
-            let held = self.kept.of(name).map(|(ofport, _)| ofport);
-            let known: BTreeSet<u32> =
-                held.chain(released.get(name).into_iter().flatten().copied()).collect();
-            let lost: BTreeMap<_, _> =
-                had.difference(&has).filter(|ofport| !known.contains(ofport)).filter_map(stayed).collect();
+            if realised.policy.native {
+                // Beside others it decides all the same, and each of its rules may apply to other pods.
+                let stayed = |way: Way| {
+                    let owner = self.pods.owners().get(&way.0)?;
+                    (self.owners.get(&way.0) == Some(owner)).then(|| (way, owner.clone()))
+                };
+                let gone = self.lost(realised, realizer).into_iter();
+                let lost: BTreeMap<_, _> =
+                    gone.filter(|(ofport, _)| !known.contains(ofport)).filter_map(stayed).collect();
+                any |= !lost.is_empty();
+                self.kept.note(name, |_| false, lost);
+                continue;
+            }
+            let gone = had.into_iter().filter(|(ofport, _)| !has.contains(ofport) && !known.contains(ofport));
+            let lost: BTreeMap<_, _> = gone.filter_map(open).collect();
             any |= !lost.is_empty();
             self.kept.note(name, |ofport| has.contains(&ofport), lost);
         }
@@ -238,23 +293,32 @@ impl Reconciler {
         changes: &mut Vec<RuleChange>,
     ) -> Option<Realised> {
         let Realised { policy, mut slots } = old;
-        let keeps: BTreeSet<u32> = self.kept.of(name).map(|(ofport, _)| ofport).collect();
+        let keeps: BTreeSet<Way> = [Direction::In, Direction::Out]
+            .into_iter()
+            .flat_map(|direction| self.kept.of(name, direction).map(move |(ofport, _)| (ofport, direction)))
+            .collect();
+        let mut free = Vec::new();
         for slot in &mut slots {
             slot.retain(|_, id| {
                 let known = realizer.rule(*id);
                 let rule = known.or_else(|| self.replaced.get(id));
-                let Some(rule) = rule.filter(|rule| rule.pods.keys().any(|port| keeps.contains(port))) else {
+                let keeps = |rule: &Rule, ofport: &u32| keeps.contains(&(*ofport, rule.direction));
+                let Some(rule) = rule.filter(|rule| rule.pods.keys().any(|ofport| keeps(rule, ofport)))
+                else {
                     changes.push(RuleChange::Remove(*id));
-                    self.ids.release(*id, now);
+                    free.push(*id);
                     return false;
                 };
-                if known.is_none() || rule.pods.keys().any(|ofport| !keeps.contains(ofport)) {
-                    let mut rule = rule.clone();
-                    rule.pods.retain(|ofport, _| keeps.contains(ofport));
-                    changes.push(RuleChange::Upsert(rule));
+                if known.is_none() || rule.pods.keys().any(|ofport| !keeps(rule, ofport)) {
+                    let mut left = rule.clone();
+                    left.pods.retain(|ofport, _| keeps(rule, ofport));
+                    changes.push(RuleChange::Upsert(left));
                 }
                 true
             });
+        }
+        for id in free {
+            self.release_id(id, now);
         }
         slots.iter().any(|slot| !slot.is_empty()).then_some(Realised { policy, slots })
     }
@@ -298,6 +362,7 @@ impl Reconciler {
         name: &str,
         group: &Arc<str>,
         touched: &HashSet<IpAddr>,
+        realizer: &Realizer,
         changes: &mut Vec<RuleChange>,
     ) -> bool {
         let Some(realised) = self.policies.get(name) else { return false };
@@ -306,7 +371,10 @@ impl Reconciler {
             if slot.is_empty() || !spec.groups.contains(group) {
                 continue;
             }
-            if spec.has_named_ports() {
+            // Everybody takes the place of members that nobody knows, until they are known.
+            let unknown = |id| realizer.rule(id).is_none_or(|rule| rule.peers == Peers::Any);
+            let becomes_known = spec.action != Action::Allow && slot.values().any(|id| unknown(*id));
+            if spec.has_named_ports() || becomes_known {
                 return false;
             }
             let (added_peers, removed_peers) = touched
@@ -335,15 +403,19 @@ impl Reconciler {
             return;
         };
         let (mut slots, mut spare) = pair(old, &policy);
+        let mut to = Putting { policy: name, realizer, now, changes };
         for (spec, slot) in policy.rules.iter().zip(&mut slots) {
-            let variants = rules::variants(spec, self.facts(name));
+            let variants = if policy.native && !self.takes_native {
+                Vec::new()
+            } else {
+                rules::variants(spec, self.facts(name))
+            };
             let mut ids = std::mem::take(slot);
             let (known, new): (Vec<Variant>, Vec<Variant>) =
                 variants.into_iter().partition(|variant| ids.contains_key(&variant.services));
             for variant in known {
                 if let Some(id) = ids.remove(&variant.services) {
-                    slot.insert(variant.services.clone(), id);
-                    put(variant, id, spec.direction, realizer, changes);
+                    self.put(&mut to, spec, variant, id, slot);
                 }
             }
             // A rule that says something else now keeps its id where it can.
@@ -353,18 +425,22 @@ impl Reconciler {
                     tracing::error!(policy = &**name, "out of rule ids");
                     continue;
                 };
-                slot.insert(variant.services.clone(), id);
-                put(variant, id, spec.direction, realizer, changes);
+                self.put(&mut to, spec, variant, id, slot);
             }
             spare.extend(left);
         }
         // Last, so that what replaces them comes first.
         for id in spare {
             changes.push(RuleChange::Remove(id));
-            self.ids.release(id, now);
+            self.release_id(id, now);
         }
         self.policies.insert(name.clone(), Realised { policy, slots });
     }
+}
+
+/// Whether a policy that the controller knows selects a pod with this port, for this direction.
+pub(crate) fn isolates(cache: &Cache, pods: &LocalPods, (ofport, direction): Way) -> bool {
+    pods.on(ofport).any(|pod| cache.isolates(pod, direction))
 }
 
 /// The changes that the realizer can take, why it cannot take the others, and the ids of their rules.
@@ -379,13 +455,6 @@ fn takeable(
         first.get_or_insert(error);
     }
     (changes, first, ids)
-}
-
-fn put(variant: Variant, id: u32, direction: Direction, realizer: &Realizer, changes: &mut Vec<RuleChange>) {
-    let rule = variant.rule(id, direction);
-    if realizer.rule(id) != Some(&rule) {
-        changes.push(RuleChange::Upsert(rule));
-    }
 }
 
 /// Slots for a policy's rules with the ids that they have, and ids of rules that are gone. What begins and
@@ -427,3 +496,7 @@ fn pair(old: Option<Realised>, policy: &Policy) -> (Vec<Slot>, BTreeSet<u32>) {
 #[cfg(test)]
 #[path = "reconciler_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "native_tests.rs"]
+mod native_tests;

@@ -5,8 +5,8 @@ use antrea_api::controlplane::{
     self, AddressGroup, AppliedToGroup, Event, GroupEvent, GroupMember, IpBlock, NamedPort, NetworkPolicy,
 };
 use antrea_api::k8s::{IntOrString, ObjectMeta};
-use antrea_flows::policy::{Peers, Rule};
-use antrea_flows::{Entry, Key};
+use antrea_flows::policy::{Class, Peers, Rule};
+use antrea_flows::{EncapMode, Entry, Key};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,23 +14,23 @@ use crate::cache::Kind;
 use crate::testing::*;
 
 /// A reconciler, and a bridge that gets its differences.
-struct Node {
-    reconciler: Reconciler,
-    flows: HashMap<Key, Entry>,
+pub(super) struct Node {
+    pub(super) reconciler: Reconciler,
+    pub(super) flows: HashMap<Key, Entry>,
     now: Instant,
     /// Pods that the controller knows no more when it is asked about them.
-    gone: BTreeSet<&'static str>,
+    pub(super) gone: BTreeSet<&'static str>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut reconciler = Reconciler::default();
         reconciler.attach(&network());
         Self { reconciler, flows: HashMap::new(), now: Instant::now(), gone: BTreeSet::new() }
     }
 
     /// Brings the rules up to date, and asks about pods that lost some.
-    fn settle(&mut self) -> Diff {
+    pub(super) fn settle(&mut self) -> Diff {
         let mut all = self.reconcile();
         loop {
             let doubts = self.reconciler.doubts().into_iter();
@@ -39,7 +39,7 @@ impl Node {
                 return all;
             }
             for (doubt, at) in alive {
-                self.reconciler.release(&doubt, at, &[]);
+                assert!(self.reconciler.release(&doubt, at, &PodSelection::default()));
             }
             let Diff { adds, mods, deletes } = self.reconcile();
             all.adds.extend(adds);
@@ -61,18 +61,18 @@ impl Node {
         diff
     }
 
-    fn event(&mut self, event: Event) -> Diff {
+    pub(super) fn event(&mut self, event: Event) -> Diff {
         self.reconciler.cache.apply(kind_of(&event), event).unwrap();
         self.settle()
     }
 
-    fn pods(&mut self, pods: &[(&str, u32, &str)]) -> Diff {
+    pub(super) fn pods(&mut self, pods: &[(&str, u32, &str)]) -> Diff {
         let list = pods.iter().map(|(name, ofport, ip)| local_pod(name, *ofport, ip)).collect();
         self.reconciler.set_pods(list);
         self.settle()
     }
 
-    fn rules(&self) -> Vec<Rule> {
+    pub(super) fn rules(&self) -> Vec<Rule> {
         let mut rules: Vec<_> = self.reconciler.realizer.as_ref().unwrap().rules().cloned().collect();
         rules.sort_by_key(|rule| rule.id);
         rules
@@ -518,7 +518,9 @@ fn expected(reconciler: &Reconciler) -> Vec<Rule> {
         .policies()
         .flat_map(|name| &cache.policy(name).unwrap().rules)
         .flat_map(|spec| {
-            rules::variants(spec, facts).into_iter().map(|variant| variant.rule(1, spec.direction))
+            rules::variants(spec, facts)
+                .into_iter()
+                .map(|variant| variant.rule(1, spec.direction, Class::K8s, spec.action))
         })
         .collect()
 }
@@ -610,6 +612,18 @@ proptest! {
                 .filter(|(port, _)| gone(port))
                 .filter_map(|way| Some((*way, owners.get(&way.0)?.clone())))
                 .collect();
+            // What isolates a port all the same says what it may.
+            for (ofport, ingress) in &now {
+                let direction = if *ingress { Direction::In } else { Direction::Out };
+                let of = |rules: Vec<Rule>| {
+                    let rules = rules.into_iter().filter(|rule| rule.direction == direction).collect();
+                    about(rules, |port| port == ofport)
+                };
+                let meant = of(expected(&node.reconciler));
+                if !meant.is_empty() {
+                    prop_assert_eq!(sayings(of(node.rules())), sayings(meant));
+                }
+            }
             let alive = |rules| sayings(about(rules, |port| !gone(port)));
             prop_assert_eq!(alive(node.rules()), alive(expected(&node.reconciler)));
             let flows: HashMap<_, _> = node.reconciler.flows().into_iter().map(Entry::Flow).map(|e| (e.key(), e)).collect();
@@ -648,33 +662,60 @@ fn a_pod_keeps_its_policy_until_its_interface_is_gone() {
     }
 }
 
-/// An answer says nothing of what a pod loses after the question, nor of what the controller is about to say.
+/// An answer says nothing of what a pod loses after the question, nor counts before all that it names has arrived.
 #[test]
 fn an_answer_is_about_what_was_lost_before_the_question() {
+    let egress = |name: &str, group: &str| {
+        let mut policy = policy(name, 1, group, &[]);
+        policy.rules[0].direction = "Out".into();
+        policy
+    };
     let mut node = Node::new();
     node.gone.insert("p");
     node.pods(&[("p", 7, "10.0.0.7")]);
     node.event(applied_to_group("a", &["p"]));
     node.event(applied_to_group("b", &["p"]));
     node.event(Event::Policy(policy("P", 1, "a", &[])));
-    node.event(Event::Policy(policy("Q", 1, "b", &[])));
+    node.event(Event::Policy(egress("Q", "b")));
     node.event(applied_to_patch("a", vec![member("p", &[])], vec![]));
     let question = node.reconciler.doubts();
     let [(doubt, at)] = &question.into_iter().collect::<Vec<_>>()[..] else { panic!("one pod") };
     node.event(applied_to_patch("b", vec![member("p", &[])], vec![]));
     assert_eq!(node.rules().len(), 2);
-    node.reconciler.release(doubt, *at, &["P".to_owned()]);
+    let selection = PodSelection { policies: vec!["P".into()], applied_to_groups: vec!["a".into()] };
+    assert!(!node.reconciler.release(doubt, *at, &selection));
     node.settle();
     assert_eq!(node.rules().len(), 2, "P is about to select it again");
-    node.reconciler.release(doubt, *at, &[]);
+    assert!(node.reconciler.release(doubt, *at, &PodSelection::default()));
     node.settle();
-    assert_eq!(node.rules().len(), 1);
-    assert!(node.isolates(7), "Q was lost after the question");
+    assert!(!node.isolates(7) && node.rules().len() == 1, "Q was lost after the question");
     // Selected again, it is like any other.
     node.gone.clear();
     node.event(applied_to_patch("b", vec![], vec![member("p", &[])]));
     node.event(applied_to_patch("b", vec![member("p", &[])], vec![]));
     assert!(node.rules().is_empty());
+}
+
+/// Policies allow in union: what is kept beside another one would let through what nobody allows any more.
+#[test]
+fn nothing_is_kept_of_what_another_policy_isolates() {
+    let mut node = Node::new();
+    node.gone.insert("p");
+    node.pods(&[("p", 7, "10.0.0.7")]);
+    for (policy_name, group, address) in [("P", "a", "10.0.1.1"), ("Q", "b", "10.0.1.2")] {
+        node.event(applied_to_group(group, &["p"]));
+        node.event(address_group(policy_name, vec![member("x", &[address])]));
+        node.event(Event::Policy(policy(policy_name, 1, group, &[policy_name])));
+    }
+    node.event(applied_to_patch("a", vec![member("p", &[])], vec![]));
+    assert!(node.isolates(7) && node.allows(7, "10.0.1.2") && !node.allows(7, "10.0.1.1"));
+    assert!(node.reconciler.doubts().is_empty(), "there is nothing to ask about");
+    node.event(Event::PolicyDeleted("Q".into()));
+    assert!(node.isolates(7) && node.allows(7, "10.0.1.2"), "the last one is kept");
+    // Another one comes instead.
+    node.event(applied_to_patch("a", vec![], vec![member("p", &[])]));
+    assert!(node.allows(7, "10.0.1.1") && !node.allows(7, "10.0.1.2"));
+    assert!(node.reconciler.doubts().is_empty());
 }
 
 #[test]
@@ -703,6 +744,7 @@ fn many_policies_on_one_node_are_quick() {
 #[test]
 fn the_host_learns_whom_egress_policy_isolates_and_which_blocks_it_allows() {
     let mut node = Node::new();
+    node.reconciler.attach(&network_of(EncapMode::Encap));
     node.pods(&[("p", 1, "10.0.0.1"), ("q", 2, "10.0.0.2"), ("r", 3, "10.0.0.3")]);
     node.event(applied_to_group("a", &["p"]));
     node.event(applied_to_group("b", &["q"]));
@@ -738,7 +780,82 @@ fn the_host_learns_whom_egress_policy_isolates_and_which_blocks_it_allows() {
     node.event(Event::Policy(named));
     let found = node.reconciler.host_egress();
     assert!(found.isolated.len() == 2 && found.allowed.is_empty(), "{found:?}");
+
+    // Where other nodes are reached without a tunnel, their pods are the host's matter too.
+    node.reconciler.attach(&network_of(EncapMode::Hybrid));
+    let mut served = member("served", &["10.0.1.2"]);
+    served.ports = vec![NamedPort { name: "web".into(), port: 8080, protocol: "TCP".into() }];
+    node.event(address_patch("g", vec![], vec![served]));
+    let found = node.reconciler.host_egress();
+    assert_eq!(found.groups["g"], ["10.0.1.1", "10.0.1.2"].map(|ip| ip.parse().unwrap()).into());
+    let [by_name, by_group] = &found.allowed[..] else { panic!("{found:?}") };
+    assert_eq!(by_group.groups, ["g".into()].into());
+    assert_eq!(by_group.pods, ["10.0.0.2".parse().unwrap()].into());
+    assert_eq!(by_name.nets, ["10.0.1.2/32".parse().unwrap()].into(), "to others the name means nothing");
+    assert_eq!(by_name.services.len(), 1);
+    assert_eq!(by_name.pods, ["10.0.0.1".parse().unwrap()].into());
     node.event(Event::PolicyDeleted("P".into()));
     node.event(Event::PolicyDeleted("Q".into()));
     assert_eq!(node.reconciler.host_egress(), Default::default());
+}
+
+/// A process that starts anew does not know why a pod was isolated; that it was is enough.
+#[test]
+fn who_was_isolated_in_the_last_life_stays_so_until_the_pod_is_known_or_gone() {
+    let mut last = Node::new();
+    last.pods(&[("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8"), ("r", 9, "10.0.0.9"), ("s", 10, "10.0.0.10")]);
+    last.event(applied_to_group("a", &["p", "q", "r"]));
+    last.event(address_group("g", vec![member("x", &["10.0.1.1"])]));
+    last.event(Event::Policy(policy("P", 1, "a", &["g"])));
+    // One keeps it already.
+    last.gone.insert("p");
+    last.event(applied_to_patch("a", vec![member("p", &[])], vec![]));
+    let isolation = last.reconciler.isolation();
+    assert_eq!(isolation.len(), 3, "{isolation:?}");
+
+    let begin = || {
+        let mut node = Node::new();
+        node.gone.extend(["p", "q"]);
+        node.reconciler.recall(isolation.clone());
+        node.pods(&[
+            ("p", 7, "10.0.0.7"),
+            ("q", 8, "10.0.0.8"),
+            ("r", 9, "10.0.0.9"),
+            ("s", 10, "10.0.0.10"),
+        ]);
+        assert!(node.isolates(7) && node.isolates(8) && !node.isolates(9) && !node.isolates(10));
+        assert!(!node.allows(7, "10.0.1.1") && !node.allows(8, "10.0.1.1"));
+        assert!(node.rules().iter().all(|rule| rule.direction == Direction::In), "egress was free");
+        assert_eq!(node.reconciler.isolation().len(), 2);
+        node
+    };
+    // The interface goes, and another pod gets the port.
+    let mut node = begin();
+    node.pods(&[("t", 7, "10.0.0.7"), ("q", 8, "10.0.0.8")]);
+    assert!(!node.isolates(7) && node.isolates(8));
+    node.pods(&[]);
+    assert!(node.rules().is_empty() && node.flows.is_empty());
+    // The pod is known after all.
+    let mut node = begin();
+    node.gone.clear();
+    node.settle();
+    assert!(node.rules().is_empty() && node.flows.is_empty());
+    // Policy isolates it: what was is no matter then, nor later.
+    let mut node = begin();
+    node.event(applied_to_group("a", &["p", "q"]));
+    node.event(address_group("g", vec![member("x", &["10.0.1.1"])]));
+    node.event(Event::Policy(policy("P", 1, "a", &["g"])));
+    assert!(node.allows(7, "10.0.1.1") && node.allows(8, "10.0.1.1"));
+    node.gone.clear();
+    node.event(Event::PolicyDeleted("P".into()));
+    assert!(node.rules().is_empty() && node.flows.is_empty());
+    // The pipeline is replaced, and what was is told again.
+    let mut node = begin();
+    node.reconciler.attach(&network());
+    node.reconciler.recall(isolation);
+    node.flows.clear();
+    node.settle();
+    assert!(node.isolates(7) && node.isolates(8) && !node.isolates(9));
+    node.pods(&[]);
+    assert!(node.rules().is_empty() && node.flows.is_empty());
 }

@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use crate::cache::Cache;
 use crate::kept::Kept;
 use crate::pods::LocalPods;
-use crate::spec::{MemberKey, RuleSpec};
+use crate::spec::{MemberKey, RuleSpec, Standing};
 
 /// What a rule says to some of its members. A rule without named ports has one variant; with named ports
-/// one for each meaning of the names, and one that only isolates the pods to which they mean nothing.
+/// one for each meaning of the names, and one that does no more than isolate the pods to which they mean nothing. A native
+/// rule has nothing to say to those, but for pods that only keep it: there one that denies denies everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Variant {
     /// Alternatives; empty is all traffic.
@@ -27,9 +28,9 @@ pub(crate) struct Variant {
 
 impl Variant {
     /// The rule with an id.
-    pub(crate) fn rule(self, id: u32, direction: Direction) -> Rule {
+    pub(crate) fn rule(self, id: u32, direction: Direction, class: Class, action: Action) -> Rule {
         let Self { services, pods, peers } = self;
-        Rule { id, direction, class: Class::K8s, action: Action::Allow, pods, peers, services }
+        Rule { id, direction, class, action, pods, peers, services }
     }
 }
 
@@ -49,27 +50,30 @@ pub(crate) fn pods(spec: &RuleSpec, facts: Facts<'_>) -> BTreeMap<u32, PodIps> {
     applied(spec, facts).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
 }
 
-type Applied<'a> = BTreeMap<u32, (&'a PodIps, &'a [NamedPort])>;
+/// What is known of named ports: nothing of a pod that only keeps the policy.
+type Applied<'a> = BTreeMap<u32, (&'a PodIps, Option<&'a [NamedPort]>)>;
 
 /// Should two pods have one port (see [`LocalPods::set`]), the first by name decides what named ports mean. To a pod that
 /// only keeps the policy they mean nothing any more.
 fn applied<'a>(spec: &RuleSpec, facts: Facts<'a>) -> Applied<'a> {
     let Facts { cache, local, kept } = facts;
-    let mut applied: BTreeMap<u32, (&'a ObjectReference, &'a PodIps, &'a [NamedPort])> = BTreeMap::new();
+    let mut applied: BTreeMap<u32, (&'a ObjectReference, &'a PodIps, Option<&'a [NamedPort]>)> =
+        BTreeMap::new();
     for group in spec.applied_to.iter().filter_map(|name| cache.applied_to_group(name)) {
         for (key, member) in group.members() {
             let MemberKey::Pod(pod) = key else { continue };
             for (ofport, ips) in local.get(pod) {
-                let known = applied.entry(ofport).or_insert((pod, ips, &member.ports));
+                let known = applied.entry(ofport).or_insert((pod, ips, Some(&member.ports)));
                 if pod < known.0 {
-                    *known = (pod, ips, &member.ports);
+                    *known = (pod, ips, Some(&member.ports));
                 }
             }
         }
     }
-    for (ofport, owner) in kept.into_iter().flat_map(|(policy, kept)| kept.of(policy)) {
+    let kept = kept.filter(|_| spec.keeps);
+    for (ofport, owner) in kept.into_iter().flat_map(|(policy, kept)| kept.of(policy, spec.direction)) {
         if let Some((_, ips)) = local.get(&owner.pod).find(|(known, _)| *known == ofport) {
-            applied.entry(ofport).or_insert((&owner.pod, ips, &[]));
+            applied.entry(ofport).or_insert((&owner.pod, ips, None));
         }
     }
     applied.into_iter().map(|(ofport, (_, ips, ports))| (ofport, (ips, ports))).collect()
@@ -101,7 +105,9 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
     let mut unheard = all();
     match spec.direction {
         Direction::In => {
-            let members = applied.iter().map(|(ofport, (_, ports))| (*ofport, *ports));
+            let known =
+                applied.iter().filter(|(_, (_, ports))| ports.is_some() || spec.standing == Standing::K8s);
+            let members = known.map(|(ofport, (_, ports))| (*ofport, ports.unwrap_or_default()));
             let peers = peers(spec, cache);
             for (services, ofports) in resolve_named_ports(&spec.services, members) {
                 let pods = ofports.iter().filter_map(|ofport| unheard.remove_entry(ofport));
@@ -135,6 +141,17 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
             }
         }
     }
+    if spec.standing != Standing::K8s {
+        unheard.retain(|ofport, _| {
+            spec.denies() && applied.get(ofport).is_some_and(|(_, ports)| ports.is_none())
+        });
+        if !unheard.is_empty() {
+            let at = place(&Vec::new());
+            let peers = peers(spec, cache);
+            by_services
+                .insert(at, Variant { services: Vec::new(), pods: std::mem::take(&mut unheard), peers });
+        }
+    }
     let mut variants: Vec<Variant> = by_services.into_values().collect();
     if !unheard.is_empty() {
         let peers = Peers::Of(BTreeSet::new());
@@ -144,6 +161,9 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
 }
 
 fn peers(spec: &RuleSpec, cache: &Cache) -> Peers {
+    if spec.action != Action::Allow && spec.groups.iter().any(|name| cache.is_partial(name)) {
+        return Peers::Any;
+    }
     let mut nets = spec.nets.clone();
     for group in spec.groups.iter().filter_map(|name| cache.address_group(name)) {
         nets.extend(group.ips().map(|ip| IpNet::from(*ip)));

@@ -1,21 +1,29 @@
 //! Policies and members as the agent keeps them, read from the controller's messages.
 //!
-//! A mistake in a message never opens anything: what cannot be read is left out of what a rule allows, and
-//! the rule goes on to isolate. So does a rule that is larger than a node can be asked to hold
-//! ([`antrea_policy::limits`]).
+//! A mistake in a message never opens anything. What cannot be read is left out of what a rule allows, and a Kubernetes
+//! rule goes on to isolate. A native rule that denies is not left without a part of what it denies: what cannot be read of
+//! its peers stands for everybody, of its services for all traffic. A rule that passes could let something through either
+//! by what it skips or by what it does not; where it cannot be read, or stands in the baseline tier, it denies. So it is
+//! with rules that are larger than a node can be asked to hold ([`antrea_policy::limits`]), with unknown actions, and
+//! with policies that do not say where they stand, whose rules that deny come first and whose others are left out. All of
+//! it is told ([`Policy::problems`]).
+
+mod reader;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use antrea_api::controlplane::{self, GroupMember, NetworkPolicyRule, ObjectReference};
-use antrea_flows::policy::{Direction, NamedPort, NamedService, PodIps, PortRange, Protocol, Service};
-use antrea_policy::cidr::{self, CidrError};
-use antrea_policy::limits::{Budget, TooLarge};
+use antrea_api::controlplane::{self, GroupMember, ObjectReference};
+use antrea_flows::policy::{Action, Direction, NamedPort, NamedService, PodIps, Protocol};
+use antrea_policy::cidr;
 use ipnet::IpNet;
 
-/// Problems that are kept of a policy; of more only the number is told.
-const PROBLEMS: usize = 16;
+use self::reader::Reader;
+use crate::order::Rank;
+
+/// Types of native policies.
+const NATIVE: [&str; 2] = [controlplane::ANTREA_CLUSTER_NETWORK_POLICY, controlplane::ANTREA_NETWORK_POLICY];
 
 /// A policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +32,10 @@ pub struct Policy {
     pub name: Arc<str>,
     /// Generation of the source.
     pub generation: i64,
+    /// The source for people: type, namespace and name, as Traceflow tells it.
+    pub source: Arc<str>,
+    /// Whether it is Antrea-native: it isolates nobody, and its rules have an order.
+    pub native: bool,
     /// Rules.
     pub rules: Vec<RuleSpec>,
     /// What could not be read or is not supported.
@@ -35,6 +47,12 @@ pub struct Policy {
 pub struct RuleSpec {
     /// Seen from the pods that the rule applies to.
     pub direction: Direction,
+    /// Where it stands.
+    pub standing: Standing,
+    /// What happens to what it matches.
+    pub action: Action,
+    /// Whether pods that keep the policy ([`crate::kept`]) have the rule.
+    pub keeps: bool,
     /// AppliedToGroups.
     pub applied_to: Vec<Arc<str>>,
     /// AddressGroups whose members are peers.
@@ -43,6 +61,17 @@ pub struct RuleSpec {
     pub nets: BTreeSet<IpNet>,
     /// Alternatives; empty is all traffic.
     pub services: Vec<NamedService>,
+}
+
+/// Where a rule stands among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Of a Kubernetes policy.
+    K8s,
+    /// Of a native policy, before those.
+    Native(Rank),
+    /// Of a native policy of the baseline tier, after those.
+    Baseline(Rank),
 }
 
 /// Identity of a group's member.
@@ -69,45 +98,40 @@ pub struct Member {
     pub ports: Box<[NamedPort]>,
 }
 
+fn source(message: &controlplane::NetworkPolicy) -> String {
+    match &message.source_ref {
+        Some(source) if source.namespace.is_empty() => format!("{}:{}", source.type_, source.name),
+        Some(source) => format!("{}:{}/{}", source.type_, source.namespace, source.name),
+        None => message.metadata.name.clone(),
+    }
+}
+
 impl Policy {
     /// Reads a message.
     pub fn read(message: &controlplane::NetworkPolicy) -> Self {
+        let kind = message.source_ref.as_ref().map_or("", |source| source.type_.as_str());
+        let native = NATIVE.contains(&kind);
         let mut policy = Self {
             name: message.metadata.name.as_str().into(),
             generation: message.metadata.generation,
+            source: source(message).into(),
+            native,
             rules: Vec::new(),
             problems: Vec::new(),
         };
-        let kind = message.source_ref.as_ref().map_or("", |source| source.type_.as_str());
-        if kind != controlplane::K8S_NETWORK_POLICY {
+        if !native && kind != controlplane::K8S_NETWORK_POLICY {
             policy.problems.push(format!("policies of type {kind:?} are not supported"));
             return policy;
         }
-        let mut isolating = Vec::new();
-        let mut reader = Reader { at: 0, problems: Vec::new(), more: 0, budget: Budget::default() };
-        for (i, rule) in message.rules.iter().enumerate() {
-            reader.at = i;
-            let applied_to = if rule.applied_to_groups.is_empty() {
-                &message.applied_to_groups
-            } else {
-                &rule.applied_to_groups
-            };
-            for rule in reader.rule(rule, applied_to) {
-                if rule.allows_nothing() {
-                    // One does what many do, and there is no other limit to their number.
-                    if isolating.contains(&rule) {
-                        continue;
-                    }
-                    isolating.push(rule.clone());
-                }
-                policy.rules.push(rule);
-            }
-        }
-        policy.problems = reader.problems;
-        if reader.more > 0 {
-            policy.problems.push(format!("{} more", reader.more));
-        }
+        let mut reader = Reader::default();
+        policy.rules = if native { reader.native(message) } else { reader.k8s(message) };
+        policy.problems = reader.into_problems();
         policy
+    }
+
+    /// The policy before it is in force.
+    pub fn without_rules(&self) -> Self {
+        Self { rules: Vec::new(), problems: Vec::new(), ..self.clone() }
     }
 
     /// Names of its AddressGroups, with repetitions.
@@ -121,160 +145,45 @@ impl Policy {
     }
 }
 
+impl Standing {
+    /// Its place among native rules.
+    pub fn rank(self) -> Option<Rank> {
+        match self {
+            Self::K8s => None,
+            Self::Native(rank) | Self::Baseline(rank) => Some(rank),
+        }
+    }
+}
+
 impl RuleSpec {
+    /// A Kubernetes rule that isolates and allows nothing.
+    pub(crate) fn isolating(direction: Direction, applied_to: Vec<Arc<str>>) -> Self {
+        Self {
+            direction,
+            standing: Standing::K8s,
+            action: Action::Allow,
+            keeps: true,
+            applied_to,
+            groups: Vec::new(),
+            nets: BTreeSet::new(),
+            services: Vec::new(),
+        }
+    }
+
     /// Whether it does no more than isolate.
-    fn allows_nothing(&self) -> bool {
+    fn says_nothing(&self) -> bool {
         self.groups.is_empty() && self.nets.is_empty() && self.services.is_empty()
+    }
+
+    /// Whether what it matches is not let through.
+    pub fn denies(&self) -> bool {
+        matches!(self.action, Action::Drop | Action::Reject)
     }
 
     /// Whether a service has a name that members resolve.
     pub fn has_named_ports(&self) -> bool {
         self.services.iter().any(|service| matches!(service, NamedService::Named { .. }))
     }
-}
-
-/// What a rule allows: services and addresses.
-type Contents = (Vec<NamedService>, BTreeSet<IpNet>);
-
-struct Reader {
-    at: usize,
-    problems: Vec<String>,
-    more: usize,
-    budget: Budget,
-}
-
-impl Reader {
-    fn problem(&mut self, text: impl std::fmt::Display) {
-        let at = self.at;
-        if self.problems.len() < PROBLEMS {
-            self.problems.push(format!("rule {at}: {text}"));
-        } else {
-            self.more += 1;
-        }
-    }
-
-    fn rule(&mut self, rule: &NetworkPolicyRule, applied_to: &[String]) -> Vec<RuleSpec> {
-        let applied_to: Vec<Arc<str>> = applied_to.iter().map(|name| name.as_str().into()).collect();
-        let isolate = |direction| RuleSpec {
-            direction,
-            applied_to: applied_to.clone(),
-            groups: Vec::new(),
-            nets: BTreeSet::new(),
-            services: Vec::new(),
-        };
-        let (direction, peer) = match rule.direction.as_str() {
-            "In" => (Direction::In, &rule.from),
-            "Out" => (Direction::Out, &rule.to),
-            other => {
-                self.problem(format_args!("direction {other:?}, isolating both"));
-                return vec![isolate(Direction::In), isolate(Direction::Out)];
-            }
-        };
-        if let Some(action) = rule.action.as_deref().filter(|action| *action != "Allow") {
-            self.problem(format_args!("action {action:?} in a Kubernetes policy"));
-            return vec![isolate(direction)];
-        }
-        if !(peer.fqdns.is_empty() && peer.to_services.is_empty() && peer.label_identities.is_empty()) {
-            self.problem("peers of a kind that Kubernetes policies do not have");
-        }
-        match self.contents(rule, peer) {
-            Ok(Some((services, nets))) => {
-                let groups = peer.address_groups.iter().map(|name| name.as_str().into()).collect();
-                vec![RuleSpec { direction, applied_to, groups, nets, services }]
-            }
-            Ok(None) => vec![isolate(direction)],
-            Err(error) => {
-                self.problem(error);
-                vec![isolate(direction)]
-            }
-        }
-    }
-
-    /// What a rule allows of services and addresses; `None` if all of its services are unreadable.
-    fn contents(
-        &mut self,
-        rule: &NetworkPolicyRule,
-        peer: &controlplane::NetworkPolicyPeer,
-    ) -> Result<Option<Contents>, TooLarge> {
-        self.budget.begin_rule();
-        let mut services = Vec::new();
-        for service in &rule.services {
-            match read_service(service) {
-                Ok(service) => {
-                    self.budget.take(matches(&service))?;
-                    services.push(service);
-                }
-                Err(error) => self.problem(error),
-            }
-        }
-        if services.is_empty() && !rule.services.is_empty() {
-            return Ok(None);
-        }
-        self.budget.take(peer.address_groups.len())?;
-        let mut nets = BTreeSet::new();
-        for block in &peer.ip_blocks {
-            nets.extend(self.block(block)?);
-        }
-        self.budget.end_rule()?;
-        Ok(Some((services, nets)))
-    }
-
-    fn block(&mut self, block: &controlplane::IpBlock) -> Result<Vec<IpNet>, TooLarge> {
-        let left = self.budget.left();
-        let read = || {
-            let cidr = net(&block.cidr)?;
-            let except = block.except.iter().map(net).collect::<Option<Vec<_>>>()?;
-            Some(cidr::subtract(cidr, &except, left))
-        };
-        match read() {
-            Some(Ok(nets)) => {
-                self.budget.take(nets.len())?;
-                Ok(nets)
-            }
-            Some(Err(CidrError::TooMany { .. })) => self.budget.take(left + 1).map(|()| Vec::new()),
-            Some(Err(CidrError::Outside { .. })) | None => {
-                self.problem("malformed ipBlock");
-                Ok(Vec::new())
-            }
-        }
-    }
-}
-
-/// Matches that a service needs.
-fn matches(service: &NamedService) -> usize {
-    let NamedService::Plain(service) = service else { return 1 };
-    let masks = |range: Option<PortRange>| range.map_or(1, |range| range.masks().len());
-    masks(service.ports) * masks(service.src_ports)
-}
-
-fn read_service(service: &controlplane::Service) -> Result<NamedService, String> {
-    let name = service.protocol.as_deref().unwrap_or("TCP");
-    let protocol = match name {
-        "ICMP" => Protocol::Icmp,
-        "IGMP" => Protocol::Igmp,
-        name => Protocol::transport(name).ok_or_else(|| format!("protocol {name:?}"))?,
-    };
-    let number = |value: i32| u16::try_from(value).map_err(|_| format!("port {value}"));
-    let octet = |value: i32| u8::try_from(value).map_err(|_| format!("ICMP type or code {value}"));
-    let range = |first: Option<i32>, last: Option<i32>| -> Result<Option<PortRange>, String> {
-        let Some(first) = first else { return Ok(None) };
-        let (first, last) = (number(first)?, last.map(number).transpose()?);
-        PortRange::new(first, last.unwrap_or(first)).map(Some).map_err(|error| error.to_string())
-    };
-    let port = match &service.port {
-        Some(port) if port.kind == 1 => {
-            return Ok(NamedService::Named { protocol, name: port.str_val.as_str().into() });
-        }
-        Some(port) => Some(port.int_val),
-        None => None,
-    };
-    Ok(NamedService::Plain(Service {
-        protocol,
-        ports: range(port, service.end_port)?,
-        src_ports: range(service.src_port, service.src_end_port)?,
-        icmp_type: service.icmp_type.map(octet).transpose()?,
-        icmp_code: service.icmp_code.map(octet).transpose()?,
-    }))
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -1,5 +1,7 @@
-use antrea_api::controlplane::{IpBlock, NetworkPolicyPeer, NetworkPolicyReference};
+use antrea_api::controlplane::{IpBlock, NetworkPolicyPeer, NetworkPolicyReference, NetworkPolicyRule};
 use antrea_api::k8s::{IntOrString, ObjectMeta};
+
+use antrea_flows::policy::{PortRange, Service};
 
 use super::*;
 
@@ -188,7 +190,7 @@ fn a_rule_that_is_too_large_isolates_and_is_named() {
     });
     for large in [rule(blocks, vec![]), rule(block("10.0.0.0/8", &[]), ranges.collect())] {
         let policy = read(large);
-        assert!(policy.rules[0].allows_nothing(), "{:?}", policy.rules[0].nets.len());
+        assert!(policy.rules[0].says_nothing(), "{:?}", policy.rules[0].nets.len());
         assert_eq!(policy.problems, [expected]);
     }
     // As many as there may be.
@@ -216,10 +218,10 @@ fn a_policy_has_a_limit_too() {
     let policy = Policy::read(&message);
     // One rule stands for all that only isolate.
     assert_eq!(policy.rules.len(), 16_385);
-    assert!(policy.rules[16_384].allows_nothing());
-    assert_eq!(policy.problems.len(), PROBLEMS + 1);
+    assert!(policy.rules[16_384].says_nothing());
+    assert_eq!(policy.problems.len(), reader::PROBLEMS + 1);
     assert!(policy.problems[0].starts_with("rule 16384: the policy needs more than 16384 matches"));
-    assert_eq!(policy.problems[PROBLEMS], "3600 more");
+    assert_eq!(policy.problems[reader::PROBLEMS], "3600 more");
 }
 
 #[test]
@@ -238,4 +240,134 @@ fn members_keep_what_matters() {
     assert_eq!(ips, ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(member.ports.len(), 1);
     assert_eq!(Member::read(&member.write(&key)), (key, member));
+}
+
+fn native(rule: NetworkPolicyRule) -> Policy {
+    Policy::read(&crate::testing::native("acnp", (250, 5.0), "a", vec![rule]))
+}
+
+#[test]
+fn reads_native_rules() {
+    let to_web = controlplane::Service {
+        port: Some(IntOrString::string("web")),
+        src_port: Some(1000),
+        src_end_port: Some(1999),
+        ..Default::default()
+    };
+    let ping = controlplane::Service {
+        protocol: Some("ICMP".into()),
+        icmp_type: Some(8),
+        icmp_code: Some(0),
+        ..Default::default()
+    };
+    for (text, action) in [
+        (Some("Allow"), Action::Allow),
+        (Some("Drop"), Action::Drop),
+        (Some("Pass"), Action::Pass),
+        (None, Action::Allow),
+    ] {
+        let of_rule = NetworkPolicyRule {
+            action: text.map(Into::into),
+            applied_to_groups: vec!["b".into()],
+            ..rule(block("10.0.0.0/24", &[]), vec![to_web.clone(), ping.clone()])
+        };
+        let policy = native(of_rule);
+        assert!(policy.problems.is_empty() && policy.native, "{:?}", policy.problems);
+        let [spec] = &policy.rules[..] else { panic!("{:?}", policy.rules) };
+        assert_eq!((spec.action, &*spec.applied_to[0]), (action, "b"));
+        assert_eq!(spec.standing, Standing::Native(Rank::new(250, 5.0, 0, action)));
+        let src_ports = Some(PortRange::new(1000, 1999).unwrap());
+        let web = NamedService::Named { protocol: Protocol::Tcp, name: "web".into(), src_ports };
+        let ping = Service { icmp_type: Some(8), icmp_code: Some(0), ..Service::all(Protocol::Icmp) };
+        assert_eq!(spec.services, [web, NamedService::Plain(ping)]);
+    }
+    let baseline = crate::testing::native("b", (253, 5.0), "a", vec![rule(block("0.0.0.0/0", &[]), vec![])]);
+    assert!(matches!(Policy::read(&baseline).rules[0].standing, Standing::Baseline(_)));
+}
+
+/// What cannot be read is nobody's to allow, and everybody's to deny. Each is told.
+#[test]
+fn mistakes_in_native_rules_never_open_anything() {
+    let service =
+        |protocol: &str| controlplane::Service { protocol: Some(protocol.into()), ..Default::default() };
+    let good = || rule(block("10.0.0.0/24", &[]), vec![service("UDP")]);
+    let is_everybody =
+        |spec: &RuleSpec| spec.nets.len() == 2 && spec.nets.iter().all(|net| net.prefix_len() == 0);
+    type Damage = fn(&mut NetworkPolicyRule);
+    let many = || IpBlock {
+        cidr: cidr("10.0.0.0/8"),
+        except: (0..5000u32).map(|i| cidr(&format!("10.{}.{}.1/32", i / 250, i % 250))).collect(),
+    };
+    let damages: [(&str, Damage); 6] = [
+        ("FQDN", |rule| rule.from.fqdns.push("example.org".into())),
+        ("toServices", |rule| rule.from.to_services.push(controlplane::ObjectReference::default())),
+        ("label identities", |rule| rule.from.label_identities.push(7)),
+        ("ipBlock", |rule| rule.from.ip_blocks[0].cidr.prefix_length = 99),
+        ("XTP", |rule| rule.services[0].protocol = Some("XTP".into())),
+        ("port 70000", |rule| rule.services[0].port = Some(IntOrString::int(70_000))),
+    ];
+    let mut too_large = good();
+    too_large.from.ip_blocks = vec![many()];
+    let cases = damages.into_iter().map(|(text, damage)| {
+        let mut rule = good();
+        damage(&mut rule);
+        (text, rule)
+    });
+    for (text, rule) in cases.chain([("4096", too_large)]) {
+        let of = |action: &str| native(NetworkPolicyRule { action: Some(action.into()), ..rule.clone() });
+        let told = |policy: &Policy| policy.problems.iter().any(|problem| problem.contains(text));
+        let allow = of("Allow");
+        assert!(told(&allow), "{text}: {:?}", allow.problems);
+        for spec in &allow.rules {
+            assert!(!is_everybody(spec) && spec.services.len() == 1, "{text}: {spec:?}");
+        }
+        for action in ["Drop", "Pass", "Sing"] {
+            let policy = of(action);
+            assert!(told(&policy), "{text}: {:?}", policy.problems);
+            let [spec] = &policy.rules[..] else { panic!("{text}: {:?}", policy.rules) };
+            assert_eq!(spec.action, Action::Drop, "{text}: {action}");
+            assert!(is_everybody(spec) || spec.services.is_empty(), "{text}: {spec:?}");
+            assert!(spec.groups.is_empty() || !is_everybody(spec));
+        }
+    }
+
+    // IGMP as a whole stands for a part of it.
+    let igmp = |action: &str| {
+        native(NetworkPolicyRule {
+            action: Some(action.into()),
+            ..rule(block("224.0.0.0/4", &[]), vec![service("IGMP")])
+        })
+    };
+    assert!(igmp("Allow").rules.is_empty() && !igmp("Allow").problems.is_empty());
+    assert_eq!(igmp("Drop").rules[0].services, [NamedService::Plain(Service::all(Protocol::Igmp))]);
+
+    let up = |action: &str| {
+        native(NetworkPolicyRule { action: Some(action.into()), direction: "Up".into(), ..good() })
+    };
+    assert!(up("Allow").rules.is_empty());
+    assert_eq!(up("Drop").rules.len(), 2);
+    assert!(up("Drop").rules.iter().all(is_everybody));
+
+    // Who does not say where he stands denies before all others, and does nothing else.
+    let nowhere = |action: &str| {
+        let rule = NetworkPolicyRule { action: Some(action.into()), ..good() };
+        let message = crate::testing::native("n", (250, f64::NAN), "a", vec![rule]);
+        Policy::read(&message)
+    };
+    assert!(nowhere("Allow").rules.is_empty() && nowhere("Allow").problems.len() == 1);
+    for action in ["Drop", "Pass"] {
+        let policy = nowhere(action);
+        assert_eq!(
+            (policy.rules[0].action, policy.rules[0].standing),
+            (Action::Drop, Standing::Native(Rank::first(0)))
+        );
+    }
+    let last = crate::testing::native(
+        "b",
+        (253, 1.0),
+        "a",
+        vec![NetworkPolicyRule { action: Some("Pass".into()), ..good() }],
+    );
+    assert_eq!(Policy::read(&last).rules[0].action, Action::Drop);
+    assert!(Policy::read(&last).problems[0].contains("baseline"));
 }

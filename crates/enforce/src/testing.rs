@@ -34,6 +34,33 @@ pub fn policy(name: &str, generation: i64, applied_to: &str, groups: &[&str]) ->
     }
 }
 
+/// A cluster-wide native policy; its rules have the order in which they stand.
+pub fn native(
+    name: &str,
+    (tier, priority): (i32, f64),
+    applied_to: &str,
+    rules: Vec<NetworkPolicyRule>,
+) -> controlplane::NetworkPolicy {
+    let rules = (0..).zip(rules).map(|(i, rule)| NetworkPolicyRule { priority: i, ..rule }).collect();
+    controlplane::NetworkPolicy {
+        metadata: ObjectMeta { generation: 1, ..ObjectMeta::named(name) },
+        rules,
+        applied_to_groups: vec![applied_to.to_owned()],
+        priority: Some(priority),
+        tier_priority: Some(tier),
+        source_ref: Some(NetworkPolicyReference {
+            type_: controlplane::ANTREA_CLUSTER_NETWORK_POLICY.into(),
+            name: name.into(),
+            ..NetworkPolicyReference::default()
+        }),
+    }
+}
+
+/// An ingress rule about these groups.
+pub fn native_rule(action: &str, groups: &[&str]) -> NetworkPolicyRule {
+    NetworkPolicyRule { action: Some(action.into()), ..policy("", 0, "", groups).rules.remove(0) }
+}
+
 pub fn member(pod: &str, ips: &[&str]) -> GroupMember {
     GroupMember {
         pod: Some(ObjectReference { name: pod.into(), namespace: "ns".into() }),
@@ -103,9 +130,14 @@ pub fn local_pod(name: &str, ofport: u32, ip: &str) -> LocalPod {
 
 /// The pipeline of a node without tunnels.
 pub fn network() -> Network {
+    network_of(EncapMode::NoEncap)
+}
+
+/// The pipeline of a node without a tunnel port.
+pub fn network_of(encap_mode: EncapMode) -> Network {
     let config = NodeConfig {
         datapath: Datapath::Kernel,
-        encap_mode: EncapMode::NoEncap,
+        encap_mode,
         gateway: Gateway {
             ofport: 2,
             mac: [2, 0, 0, 0, 0, 9].into(),
@@ -115,6 +147,7 @@ pub fn network() -> Network {
         pod_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
         service_cidrs: Vec::new(),
         antrea_policy: true,
+        services: false,
     };
     Network::new(config, Round::FIRST)
 }

@@ -87,13 +87,20 @@ pub struct NodeConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Antrea-native policies are enabled.
     pub antrea_policy: bool,
+    /// The bridge serves Services to pods.
+    pub services: bool,
 }
 
 impl NodeConfig {
     /// The optional parts of the pipeline that this node needs: a family exists if there is a pod CIDR of it.
     pub fn features(&self) -> Features {
         let has = |v6: bool| self.pod_cidrs.iter().any(|c| matches!(c, IpNet::V6(_)) == v6);
-        Features { ipv4: has(false), ipv6: has(true), antrea_policy: self.antrea_policy }
+        Features {
+            ipv4: has(false),
+            ipv6: has(true),
+            antrea_policy: self.antrea_policy,
+            services: self.services,
+        }
     }
 }
 

@@ -25,8 +25,8 @@ impl Round {
     }
 
     /// A cookie that, under [`Round::MASK`], selects all flows of this round.
-    pub fn bits(self) -> u64 {
-        u64::from(self.0) << 48
+    pub const fn bits(self) -> u64 {
+        (self.0 as u64) << 48
     }
 }
 
@@ -42,11 +42,13 @@ pub enum Category {
     NetworkPolicy = 2,
     /// Services.
     Service = 3,
+    /// Traceflow.
+    Traceflow = 7,
 }
 
 /// The cookie of a flow. `object` is 0 where a flow belongs to no numbered object.
-pub fn cookie(round: Round, category: Category, object: u32) -> u64 {
-    round.bits() | u64::from(category as u8) << 40 | u64::from(object)
+pub const fn cookie(round: Round, category: Category, object: u32) -> u64 {
+    round.bits() | (category as u64) << 40 | object as u64
 }
 
 /// The round of a flow with this cookie.

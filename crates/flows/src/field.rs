@@ -71,6 +71,36 @@ pub fn deny_rule() -> SubField {
     SubField::whole(Field::Reg3)
 }
 
+/// `reg3`: the IPv4 endpoint that a client of a Service keeps.
+pub fn affinity_v4() -> SubField {
+    SubField::whole(Field::Reg3)
+}
+
+/// `xxreg3`: the IPv6 endpoint that a client of a Service keeps.
+pub fn affinity_v6() -> SubField {
+    SubField::whole(Field::Xxreg3)
+}
+
+/// `reg4[0..15]`: its port.
+pub fn affinity_port() -> SubField {
+    SubField::reg(4, 0, 15)
+}
+
+/// `reg4[17]`: an endpoint of a Service was chosen (state 2 of upstream's `reg4[16..18]`).
+pub fn has_endpoint() -> SubField {
+    SubField::reg(4, 17, 17)
+}
+
+/// `reg4[31]`: on its way back to the pod that sent it.
+pub fn hairpin() -> SubField {
+    SubField::reg(4, 31, 31)
+}
+
+/// `reg7`: the group of a Service.
+pub fn service_group() -> SubField {
+    SubField::whole(Field::Reg7)
+}
+
 /// `reg5`: id of the egress rule that allowed the packet.
 pub fn egress_rule() -> SubField {
     SubField::whole(Field::Reg5)
@@ -84,6 +114,11 @@ pub fn ingress_rule() -> SubField {
 /// `ct_mark[0..3]`: [`Source`] of the connection's first packet.
 pub fn ct_source() -> SubField {
     SubField::range(Field::CtMark, 0, 3)
+}
+
+/// `ct_mark[4]`: the bridge gave the connection's destination an endpoint's address.
+pub fn ct_service() -> SubField {
+    SubField::range(Field::CtMark, 4, 4)
 }
 
 /// `ct_label[0..31]`: the ingress rule that allowed the connection.
@@ -124,3 +159,11 @@ pub const HIGHEST_POD_PORT: u32 = 0x3fff;
 pub const ZONE_V4: u16 = 65520;
 /// Connection-tracking zone of pods' IPv6 connections.
 pub const ZONE_V6: u16 = 65510;
+/// Connection-tracking zone of IPv4 connections that a Service brings back to the pod that began them.
+pub const HAIRPIN_ZONE_V4: u16 = 65521;
+/// Connection-tracking zone of IPv6 connections that a Service brings back to the pod that began them.
+pub const HAIRPIN_ZONE_V6: u16 = 65511;
+/// Connection-tracking zone of pods' IPv4 connections to Services, between frontend and endpoint.
+pub const SERVICE_ZONE_V4: u16 = 65522;
+/// Connection-tracking zone of pods' IPv6 connections to Services, between frontend and endpoint.
+pub const SERVICE_ZONE_V6: u16 = 65512;

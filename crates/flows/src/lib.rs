@@ -8,7 +8,7 @@
 //!
 //!  PipelineRootClassifier
 //!   ├ arp ─► ARPSpoofGuard ─► ARPResponder
-//!   └ ip ──► Classifier ─► SpoofGuard ─► [IPv6] ─► ConntrackZone ─ct─► ConntrackState ─► DNAT
+//!   └ ip ──► Classifier ─► SpoofGuard ─► [IPv6] ─► [PreRoutingClassifier … SNAT: Services] ─► ConntrackZone ─ct─► ConntrackState ─► DNAT
 //!            ─► AntreaPolicyEgressRule ─► EgressRule ─► EgressDefaultRule ─► EgressMetric
 //!            ─► L3Forwarding ─► L3DecTTL ─► L2ForwardingCalc ─► IngressSecurityClassifier
 //!            ─► AntreaPolicyIngressRule ─► IngressRule ─► IngressDefaultRule ─► IngressMetric
@@ -38,13 +38,15 @@ pub use config::{
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
-    Family, SELF_TEST_ETHERTYPE, base, conntrack, gateway, peer, pod, security, service_cidrs, tunnel,
+    AFFINITY_COOKIE, Family, SELF_TEST_ETHERTYPE, ServiceBackend, TRACE_PACKET_IN, Trace, Traced, Transport,
+    VIRTUAL_V4, VIRTUAL_V6, base, conntrack, gateway, peer, pod, proxy, security, service_backend,
+    service_cidrs, trace, traced, tunnel,
 };
 pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};
 
 /// The flows of the node itself, that is everything but pods, peers and policy.
 pub fn node(net: &Network) -> Vec<openflow::Flow> {
-    let parts = [base, conntrack, gateway, tunnel, service_cidrs, security];
+    let parts = [base, conntrack, gateway, tunnel, proxy, service_cidrs, security];
     parts.into_iter().flat_map(|part| part(net)).collect()
 }

@@ -24,6 +24,8 @@ pub enum Stage {
     Classifier,
     /// Drops packets with a forged source.
     Validation,
+    /// Gives packets to Services an endpoint's address.
+    Translation,
     /// Looks the connection up.
     ConntrackState,
     /// Picks what has to be translated before routing.
@@ -63,6 +65,8 @@ pub struct Features {
     /// Antrea-native policies (feature gate `AntreaPolicy`): tables evaluated before those of Kubernetes
     /// policies.
     pub antrea_policy: bool,
+    /// The bridge serves Services to pods (feature gate `AntreaProxy`).
+    pub services: bool,
 }
 
 impl Features {
@@ -124,6 +128,18 @@ tables! {
     SpoofGuard             Ip   Validation      Drop Features::any;
     /// Switches neighbour discovery that passed the spoof guard.
     IPv6                   Ip   Validation      Drop |f| f.ipv6;
+    /// Picks what pods send to Services.
+    PreRoutingClassifier   Ip   Translation     Next |f| f.any() && f.services;
+    /// Tells known connections from new ones.
+    ServiceState           Ip   Translation     Next |f| f.any() && f.services;
+    /// The endpoints that clients keep; the switch learns them.
+    SessionAffinity        Ip   Translation     Drop |f| f.any() && f.services;
+    /// Finds the Service of a new connection.
+    ServiceLB              Ip   Translation     Next |f| f.any() && f.services;
+    /// Takes an endpoint that the client keeps, if it still is one; else chooses.
+    EndpointDNAT           Ip   Translation     Next |f| f.any() && f.services;
+    /// Brings back to a pod what it sent to itself.
+    SNAT                   Ip   Translation     Next |f| f.any() && f.services;
     /// Sends packets through the connection tracker.
     ConntrackZone          Ip   ConntrackState  Next Features::any;
     /// Acts on the connection's state.
@@ -224,8 +240,8 @@ impl Pipeline {
 mod tests {
     use super::*;
 
-    const V4: Features = Features { ipv4: true, ipv6: false, antrea_policy: false };
-    const ALL: Features = Features { ipv4: true, ipv6: true, antrea_policy: true };
+    const V4: Features = Features { ipv4: true, ipv6: false, antrea_policy: false, services: false };
+    const ALL: Features = Features { ipv4: true, ipv6: true, antrea_policy: true, services: true };
 
     #[test]
     fn numbers_are_dense_and_follow_the_features() {
@@ -234,14 +250,14 @@ mod tests {
         assert_eq!(all.number(Table::PipelineRootClassifier), Some(0));
 
         let v4 = Pipeline::new(V4);
-        assert_eq!(v4.tables().len(), Table::ALL.len() - 3);
+        assert_eq!(v4.tables().len(), Table::ALL.len() - 9);
         assert_eq!(v4.number(Table::IPv6), None);
         assert_eq!(v4.names().last(), Some(&(v4.tables().len() as u8 - 1, "Output")));
         for (number, name) in v4.names() {
             assert_eq!(v4.table(number).unwrap().name(), name);
             assert_eq!(v4.by_name(name).and_then(|t| v4.number(t)), Some(number));
         }
-        let v6 = Pipeline::new(Features { ipv4: false, ipv6: true, antrea_policy: false });
+        let v6 = Pipeline::new(Features { ipv6: true, ipv4: false, ..V4 });
         assert_eq!(v6.number(Table::ARPSpoofGuard), None);
         assert_eq!(v6.number(Table::Classifier), Some(1));
     }

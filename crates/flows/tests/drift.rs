@@ -81,7 +81,16 @@ impl Session {
             }
             _ => None,
         })?;
-        Ok(Found { flows, ..Found::default() })
+        self.send(&Message::MultipartRequest(MultipartRequest::GroupDesc(None)))?;
+        let mut groups = Vec::new();
+        self.wait(|m| match m {
+            Message::MultipartReply { more, body: MultipartReply::GroupDesc(part) } => {
+                groups.extend(part);
+                (!more).then_some(())
+            }
+            _ => None,
+        })?;
+        Ok(Found { flows, groups, ..Found::default() })
     }
 }
 
@@ -168,5 +177,64 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
         session.send(&FlowMod::delete_by_cookie(Round(7).bits(), Round::MASK).into())?;
         assert_eq!(session.installed()?.len(), store.of(&Owner::Node).len());
     }
+    Ok(())
+}
+
+/// Services with groups of every shape, and what the switch learns for them.
+#[test]
+fn services_are_reported_as_they_were_asked_for() -> Result<()> {
+    let sw = switch()?;
+    let mut session = Session::open(&sw.bridge_socket())?;
+    let mut config = support::node(Datapath::Kernel, TunnelKind::FlowBased);
+    config.services = true;
+    let net = antrea_flows::Network::new(config, Round(7));
+    let mut store = BridgeStore::new();
+    let mut flows = antrea_flows::node(&net);
+    flows.extend(antrea_flows::pod(&net, &pod(1)));
+    session.carry_out(set(&mut store, Owner::Node, flows)?)?;
+    let mut group = 0;
+    for (frontend, pods) in
+        [("10.96.0.1", "10.244.2.0"), ("192.0.2.1", "10.244.2.0"), ("fd00:96::1", "fd00:2::0")]
+    {
+        for (count, affinity) in
+            [(1, None), (250, None), (251, None), (600, Some(10_800)), (3, Some(100_000))]
+        {
+            group += 256;
+            let transport =
+                [antrea_flows::Transport::Tcp, antrea_flows::Transport::Udp, antrea_flows::Transport::Sctp];
+            let backend = antrea_flows::ServiceBackend {
+                group,
+                transport: transport[group as usize / 256 % 3],
+                frontends: vec![(support::ip(frontend), (group / 256) as u16).into()],
+                endpoints: (0..count).map(|n| (support::ip(pods), 2000 + n).into()).collect(),
+                affinity,
+            };
+            let change = Change::Whole(antrea_flows::service_backend(&net, &backend));
+            let owner = Owner::Service(format!("default/{group}").into());
+            session.carry_out(store.stage([(&owner, &change)])?.diff)?;
+        }
+    }
+    let diff = store.compare(&session.installed()?).diff;
+    assert!(diff.is_empty(), "{diff:#?}");
+    // One endpoint more is one group's change; nothing else is sent.
+    let backend = antrea_flows::ServiceBackend {
+        group: 256,
+        transport: antrea_flows::Transport::Udp,
+        frontends: vec![(support::ip("10.96.0.1"), 1).into()],
+        endpoints: vec![(support::ip("10.244.2.0"), 2000).into(), (support::ip("10.244.2.1"), 2000).into()],
+        affinity: None,
+    };
+    let change = Change::Whole(antrea_flows::service_backend(&net, &backend));
+    let diff = store.stage([(&Owner::Service("default/256".into()), &change)])?.diff;
+    assert_eq!(counts(&diff), (0, 1, 0), "{diff:#?}");
+    session.carry_out(diff)?;
+    assert!(store.compare(&session.installed()?).diff.is_empty());
+    let all: Vec<Owner> =
+        store.owners().filter(|owner| matches!(owner, Owner::Service(_))).cloned().collect();
+    for owner in all {
+        session.carry_out(store.stage([(&owner, &Change::nothing())])?.diff)?;
+    }
+    let installed = session.installed()?;
+    assert_eq!((installed.groups.len(), store.compare(&installed).diff.len()), (0, 0));
     Ok(())
 }

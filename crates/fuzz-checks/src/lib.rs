@@ -9,4 +9,5 @@ pub mod cidr_subtract;
 pub mod openflow_decode;
 pub mod openflow_text;
 pub mod ovsdb_frames;
+pub mod traced_packet;
 pub mod watch_events;

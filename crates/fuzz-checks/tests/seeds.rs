@@ -42,6 +42,11 @@ fn ovsdb_frames() -> Result<()> {
 }
 
 #[test]
+fn traced_packet() -> Result<()> {
+    replay("traced_packet", fuzz_checks::traced_packet::check)
+}
+
+#[test]
 fn watch_events() -> Result<()> {
     replay("watch_events", fuzz_checks::watch_events::check)
 }

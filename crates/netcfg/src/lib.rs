@@ -12,6 +12,7 @@
 //!   bulk by the restore tools, through the backend (nft or legacy) that the node uses.
 //! - [`sysctl`] – kernel parameters, read before they are written.
 //! - [`FrameSocket`] – frames of a protocol of our own on a link.
+//! - [`conntrack`] – forgetting tracked connections of an address.
 //! - [`garp`] – gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! Invariants:
@@ -23,6 +24,7 @@
 //!
 //! This crate knows nothing of Pods, Nodes or policies, and touches nothing it was not told to.
 
+pub mod conntrack;
 mod error;
 mod family;
 mod frames;
@@ -31,6 +33,7 @@ pub mod ipset;
 pub mod iptables;
 mod mac;
 mod netns;
+mod nfnetlink;
 pub mod nft;
 pub mod nl;
 mod process;

@@ -4,21 +4,14 @@
 //! names of table and chain and the rule's expressions, and last a `NFT_MSG_NEWGEN` that says who committed it
 //! (nf_tables_api.c, `nf_tables_commit_notify`).
 
-use std::os::{
-    fd::{AsRawFd, OwnedFd},
-    unix::net,
-};
+use std::os::{fd::OwnedFd, unix::net};
 
-use nix::sys::socket::{NetlinkAddr, bind};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Socket, Type};
 use tokio::net::UnixDatagram;
 
+use crate::nfnetlink::{self, GENERIC, attributes, message};
 use crate::{Error, Netns, Result};
 
-/// `NETLINK_NETFILTER` (netlink.h).
-const NETLINK_NETFILTER: i32 = 12;
-/// `AF_NETLINK` (socket.h).
-const AF_NETLINK: i32 = 16;
 /// `NFNLGRP_NFTABLES` (nfnetlink.h).
 const NFNLGRP_NFTABLES: u32 = 7;
 /// Subsystem 10, `NFT_MSG_NEWGEN` 15 (nf_tables.h).
@@ -31,11 +24,6 @@ const PROC_NAME: u16 = 3;
 const BUFFER: usize = 32 << 10;
 /// Socket receive buffer: a flush of many thousand rules is one transaction.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// `struct nlmsghdr`, `struct nfgenmsg`, `struct nlattr` (netlink.h, nfnetlink.h).
-const HEADER: usize = 16;
-const GENERIC: usize = 4;
-const ATTRIBUTE: usize = 4;
-
 /// A stream of transactions that touch something whose name contains a given text.
 #[derive(Debug)]
 pub struct NftMonitor {
@@ -97,11 +85,10 @@ impl NftMonitor {
 }
 
 fn open() -> std::io::Result<Socket> {
-    let kind = Type::RAW.nonblocking().cloexec();
-    let socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_NETFILTER)))?;
+    let groups = 1 << (NFNLGRP_NFTABLES - 1);
+    let socket = nfnetlink::socket(Type::RAW.nonblocking().cloexec(), groups)?;
     // Limited by net.core.rmem_max for the unprivileged; the default works, only with more losses.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 1 << (NFNLGRP_NFTABLES - 1)))?;
     Ok(socket)
 }
 
@@ -124,24 +111,10 @@ impl Transaction {
     }
 }
 
-/// The first message of a datagram: type, what is after its header, and what is after it.
-fn message(datagram: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(datagram.get(..4)?.try_into().ok()?);
-    let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
-    let length = usize::try_from(length).ok().filter(|length| *length >= HEADER)?;
-    // The last message may be cut by the buffer.
-    let end = length.min(datagram.len());
-    let after = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, datagram.get(HEADER..end)?, after))
-}
-
 fn committer(body: &[u8]) -> Option<Committer> {
     let (mut program, mut pid) = (None, None);
-    let mut attributes = body.get(GENERIC..)?;
-    while let [l0, l1, t0, t1, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = attributes.get(ATTRIBUTE..length)?;
-        match u16::from_ne_bytes([t0, t1]) & 0x3fff {
+    for (kind, value) in attributes(body.get(GENERIC..)?) {
+        match kind {
             PROC_PID => pid = value.try_into().ok().map(u32::from_be_bytes),
             PROC_NAME => {
                 let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -149,7 +122,6 @@ fn committer(body: &[u8]) -> Option<Committer> {
             }
             _ => {}
         }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(Committer { program: program?, pid: pid? })
 }
@@ -157,23 +129,10 @@ fn committer(body: &[u8]) -> Option<Committer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(ATTRIBUTE + value.len()).unwrap();
-        let mut octets = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        octets.extend_from_slice(value);
-        octets.resize(octets.len().next_multiple_of(4), 0);
-        octets
-    }
+    use crate::nfnetlink::{attribute, request};
 
     fn message_of(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
-        let body: Vec<u8> = [vec![0; GENERIC], attributes.concat()].concat();
-        let length = u32::try_from(HEADER + body.len()).unwrap();
-        let mut octets = length.to_ne_bytes().to_vec();
-        octets.extend_from_slice(&kind.to_ne_bytes());
-        octets.resize(HEADER, 0);
-        octets.extend(body);
-        octets
+        request(kind, 0, 0, &attributes.concat())
     }
 
     fn end() -> Vec<u8> {

@@ -532,3 +532,37 @@ async fn announcements_reach_the_neighbours() {
     let down = garp::announce(&host.ns, "gw", &[ip("10.10.0.1")]).await.unwrap_err();
     assert_eq!(down.errno(), Some(Errno::ENETDOWN), "{down}");
 }
+
+/// Those of the address, begun by it, sent to it and translated to it, and no others: neither of another address nor of a
+/// zone, which another program uses.
+#[tokio::test]
+async fn connections_of_an_address_are_forgotten() {
+    let host = Host::new().await;
+    let insert = |from: &str, to: &str, answers: &str, more: &str| {
+        format!(
+            "conntrack -I -p udp -t 600 -s {from} -d {to} -r {answers} -q {from} --sport 5000 --dport 53 \
+             --reply-port-src 53 --reply-port-dst 5000 {more}"
+        )
+    };
+    let (client, node, pod, other) = ("192.0.2.9", "192.0.2.1", "10.10.0.7", "10.10.0.8");
+    for line in [
+        insert(pod, client, client, ""),
+        insert(client, pod, pod, ""),
+        insert("192.0.2.12", node, pod, ""),
+        insert(other, client, client, ""),
+        insert("192.0.2.10", node, other, ""),
+        insert(pod, "192.0.2.11", "192.0.2.11", "-w 65520"),
+        insert("fd00:10::7", "2001:db8::9", "2001:db8::9", ""),
+        insert("fd00:10::8", "2001:db8::9", "2001:db8::9", ""),
+    ] {
+        host.sh(&line).await;
+    }
+    let gone = netcfg::conntrack::forget(&host.ns, &[ip(pod), ip("fd00:10::7")]).await.unwrap();
+    let left = host.sh("conntrack -L 2>/dev/null").await;
+    assert_eq!(gone, 4, "{left}");
+    let sources = |line: &str| line.split(' ').find_map(|word| word.strip_prefix("src=")).map(str::to_owned);
+    let mut left: Vec<_> = left.lines().filter_map(sources).collect();
+    left.sort();
+    assert_eq!(left, ["10.10.0.7", "10.10.0.8", "192.0.2.10", "fd00:10::8"], "the first is of a zone");
+    assert_eq!(netcfg::conntrack::forget(&host.ns, &[ip(pod)]).await.unwrap(), 0);
+}

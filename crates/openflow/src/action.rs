@@ -435,11 +435,6 @@ impl Learn {
         self.spec(LearnSpec { src: LearnSrc::Immediate(value & dst.max_value()), dst: LearnDst::Load(dst) })
     }
 
-    /// The learned flow loads what this packet has in `src`. Both must be of one width.
-    pub fn load_field(self, dst: SubField, src: SubField) -> Learn {
-        self.spec(LearnSpec { src: LearnSrc::Field(src), dst: LearnDst::Load(dst) })
-    }
-
     /// Adds a spec.
     pub fn spec(mut self, spec: LearnSpec) -> Learn {
         self.specs.push(spec);

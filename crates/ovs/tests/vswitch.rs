@@ -100,16 +100,28 @@ async fn port_life() {
 
     // Again: nothing is written. With other ids: the same rows, the same number.
     let mut changes = vswitch.subscribe();
+    assert!(!vswitch.differs(&spec));
     vswitch.add_port(&spec).await.unwrap();
     assert!(changes.try_recv().is_err());
     spec.external_ids = map(&[("antrea-type", "host"), ("a\"b", "\\")]);
     spec.tag = None;
+    assert!(vswitch.differs(&spec));
     vswitch.add_port(&spec).await.unwrap();
     let changed = vswitch.port("p1").unwrap();
     assert_eq!((changed.uuid, changed.ofport, changed.tag), (port.uuid, Some(0x8001), None));
     assert_eq!(changed.external_ids, spec.external_ids);
-    vswitch.set_port_external_ids("p1", &map(&[("x", "y")])).await.unwrap();
-    assert_eq!(vswitch.port("p1").unwrap().external_ids, map(&[("x", "y")]));
+    let set = async |value: Option<&str>| {
+        let value = value.map(str::to_owned);
+        let values = [("p1".to_owned(), value.clone()), ("absent".to_owned(), value)].into();
+        vswitch.set_ports_external_id("x", &values).await.unwrap();
+        let mut ids = vswitch.port("p1").unwrap().external_ids;
+        let found = ids.remove("x");
+        assert_eq!(ids, spec.external_ids, "the others stay");
+        found
+    };
+    assert_eq!(set(Some("y")).await.as_deref(), Some("y"));
+    assert_eq!(set(Some("z")).await.as_deref(), Some("z"));
+    assert_eq!(set(None).await, None);
 
     // Another number: the port is replaced.
     spec.ofport_request = Some(0x8002);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{k8s, limits::TooLarge};
+use crate::{crd, k8s, limits::TooLarge};
 
 /// A field of a policy that cannot be honoured. The policy stays in force without it; see [`crate::k8s`] for
 /// what that means.
@@ -81,6 +81,57 @@ pub enum Problem {
     /// Not a direction.
     #[error("{0:?} is not one of Ingress, Egress")]
     PolicyType(Box<str>),
+    /// A field that this version does not enforce.
+    #[error("is not enforced by this version; what needs it is left out")]
+    Unsupported,
+    /// Not an action.
+    #[error("{0:?} is not one of Allow, Drop, Reject, Pass")]
+    Action(Box<str>),
+    /// There is no such tier.
+    #[error("there is no Tier {0:?}: only Drop and Reject rules are in force, in the Tier application")]
+    NoTier(Box<str>),
+    /// There is no such group.
+    #[error("there is no group {0:?}: until there is it has no members")]
+    NoGroup(Box<str>),
+    /// A group in a group has groups itself.
+    #[error("{0:?} has childGroups and cannot be in childGroups itself")]
+    NestedGroup(Box<str>),
+    /// A group of addresses where Pods are needed.
+    #[error("a policy applies to Pods, not to the ipBlocks of a group")]
+    AddressesAppliedTo,
+    /// An appliedTo that selects nothing.
+    #[error("needs podSelector, namespaceSelector or group")]
+    EmptyAppliedTo,
+    /// An appliedTo with a group and a selector.
+    #[error("group excludes podSelector and namespaceSelector")]
+    MixedAppliedTo,
+    /// A field that a policy of a namespace cannot have.
+    #[error("is for ClusterNetworkPolicies only")]
+    ClusterOnly,
+    /// A native peer that names nothing.
+    #[error("a peer needs podSelector, namespaceSelector, namespaces, group or ipBlock")]
+    EmptyNativePeer,
+    /// A native peer of several kinds.
+    #[error("ipBlock, group and selectors exclude each other")]
+    MixedNativePeer,
+    /// A peer with namespaces in two ways.
+    #[error("excludes namespaceSelector")]
+    MixedNamespaces,
+    /// A peer's namespaces by neither or both ways.
+    #[error("needs either match: Self or sameLabels")]
+    PeerNamespaces,
+    /// A list of the other direction.
+    #[error("belongs to rules of the other direction; the rule is left out")]
+    Misplaced,
+    /// Not an ICMP type or code.
+    #[error("{0} is not 0 to 255")]
+    Icmp(i64),
+    /// A code without a type.
+    #[error("needs an icmpType")]
+    IcmpCodeAlone,
+    /// Not one protocol.
+    #[error("needs one of icmp and igmp")]
+    ProtocolMatch,
     /// The UID is missing, or another policy has it.
     #[error("UID {0:?} is missing or in use by another policy; a name of its own is derived")]
     Uid(Box<str>),
@@ -93,6 +144,15 @@ impl PolicyError {
     /// How mistakes name this policy in [`Self::object`].
     #[must_use]
     pub fn object_of(policy: &k8s::NetworkPolicy) -> Box<str> {
+        format!("NetworkPolicy {}/{}", policy.namespace, policy.name).into()
+    }
+
+    /// As [`Self::object_of`].
+    #[must_use]
+    pub fn object_of_native(policy: &crd::Policy) -> Box<str> {
+        if policy.namespace.is_empty() {
+            return format!("ClusterNetworkPolicy {}", policy.name).into();
+        }
         format!("NetworkPolicy {}/{}", policy.namespace, policy.name).into()
     }
 }

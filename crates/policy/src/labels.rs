@@ -145,6 +145,21 @@ impl Selector {
         Self::default()
     }
 
+    /// The selector that asks for these labels too.
+    #[must_use]
+    pub(crate) fn and_equals<'a>(&self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut requirements = self.0.clone();
+        for (key, value) in pairs {
+            let wanted =
+                Requirement { key: key.into(), operator: Operator::Equals, values: vec![value.into()] };
+            if !requirements.contains(&wanted) {
+                requirements.insert(0, wanted);
+            }
+        }
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Self(requirements)
+    }
+
     /// The requirements, ascending by key.
     #[must_use]
     pub fn requirements(&self) -> &[Requirement] {

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!  k8s::NetworkPolicy ─ translate ─► PolicyDraft ─┐
-//!  (other kinds later)                            │ selectors become groups, shared by normalised text
-//!                                                 ▼
+//!  crd::Policy ─ native ───────────► PolicyDraft ─┤ selectors become groups, shared by normalised text
+//!  crd::Tier, crd::Group ──┘                      ▼
 //!  k8s::Pod ──► class ─────────────────────────► Index ─ drain ─► Change: AddressGroup, AppliedToGroup, Policy
 //!  k8s::Namespace   (namespace, label set)                        with patches of members and of spans
 //! ```
@@ -27,7 +27,8 @@
 //!
 //! Invariants
 //! - The state depends on the objects that are there, not on the events that led to it: applying, deleting and
-//!   resetting in any order ends in the same policies, groups and spans. `tests/convergence.rs` checks it against
+//!   resetting in any order ends in the same policies, groups and spans (but for addresses that agents tell, which
+//!   count until the status of their Pod has one). `tests/convergence.rs` checks it against
 //!   a recomputation from scratch, and that the drained changes lead a replica to the same state.
 //! - The cost of an event is that of what it changes. Selectors are matched against classes (Pods of a namespace
 //!   with equal labels), found through inverted indexes; Pods, members and spans are only listed when handed out.
@@ -42,6 +43,7 @@
 //!   ignored.
 
 pub mod cidr;
+pub mod crd;
 pub mod draft;
 pub mod error;
 mod index;
@@ -49,7 +51,10 @@ pub mod k8s;
 pub mod labels;
 pub mod limits;
 pub mod model;
+mod native;
 pub mod ports;
 pub mod translate;
 
-pub use index::{AddressGroup, AppliedToGroup, Effective, Index, NodeView, Peering, Selection, Sizes};
+pub use index::{
+    AddressGroup, AppliedToGroup, Effective, Index, NativeView, NodeView, Peering, Selection, Sizes, Told,
+};

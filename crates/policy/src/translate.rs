@@ -112,7 +112,7 @@ fn directions(spec: &k8s::NetworkPolicySpec, place: &mut Place<'_>) -> [bool; 2]
 }
 
 /// The selector, or what is left of it without its malformed requirements.
-fn parse_strictly(selector: &LabelSelector, place: &mut Place<'_>) -> Result<Selector, Selector> {
+pub(crate) fn parse_strictly(selector: &LabelSelector, place: &mut Place<'_>) -> Result<Selector, Selector> {
     let parsed = Selector::parse(selector, place);
     let written = selector.match_labels.len() + selector.match_expressions.len();
     if parsed.requirements().len() == written { Ok(parsed) } else { Err(parsed) }
@@ -226,7 +226,7 @@ fn matches(service: &Service) -> usize {
 }
 
 /// Prefixes that a block needs, as far as `limit`; beyond it the answer is that and one.
-fn prefixes(block: &IpBlock, limit: usize) -> usize {
+pub(crate) fn prefixes(block: &IpBlock, limit: usize) -> usize {
     match cidr::subtract(block.cidr, &block.except, limit) {
         Ok(prefixes) => prefixes.len(),
         Err(CidrError::TooMany { .. }) => limit + 1,
@@ -238,7 +238,7 @@ fn parse_cidr(text: &str) -> Result<IpNet, Problem> {
     cidr::parse(text).ok_or_else(|| Problem::Cidr(shorten(text)))
 }
 
-fn ip_block(block: &k8s::IpBlock, place: &mut Place<'_>) -> Option<IpBlock> {
+pub(crate) fn ip_block(block: &k8s::IpBlock, place: &mut Place<'_>) -> Option<IpBlock> {
     let cidr = place.field("cidr").check(parse_cidr(&block.cidr));
     let mut except = Vec::with_capacity(block.except.len());
     for (i, text) in block.except.iter().enumerate() {
@@ -252,7 +252,7 @@ fn ip_block(block: &k8s::IpBlock, place: &mut Place<'_>) -> Option<IpBlock> {
     Some(IpBlock { cidr: cidr.filter(|_| good)?, except: except.into() })
 }
 
-fn service(written: &NetworkPolicyPort, place: &mut Place<'_>) -> Option<Service> {
+pub(crate) fn service(written: &NetworkPolicyPort, place: &mut Place<'_>) -> Option<Service> {
     let protocol = match written.protocol.as_deref() {
         None => Ok(Protocol::Tcp),
         Some(text) => Protocol::transport(text).ok_or_else(|| Problem::Protocol(shorten(text))),
@@ -275,7 +275,7 @@ fn service(written: &NetworkPolicyPort, place: &mut Place<'_>) -> Option<Service
     Some(Service { port: port?, end_port: end_port?, ..Service::protocol(protocol?) })
 }
 
-fn port_number(number: i64) -> Result<u16, Problem> {
+pub(crate) fn port_number(number: i64) -> Result<u16, Problem> {
     u16::try_from(number).ok().filter(|n| *n > 0).ok_or(Problem::Port(number))
 }
 

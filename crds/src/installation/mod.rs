@@ -13,6 +13,7 @@ mod gates;
 mod images;
 mod monitoring;
 mod network;
+mod rollout;
 mod status;
 mod tls;
 mod tracing;
@@ -21,9 +22,11 @@ mod workloads;
 pub use gates::{IMPLEMENTED_GATES, KNOWN_GATES};
 pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
 pub use monitoring::Monitoring;
-pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, TrafficEncapMode, TunnelType};
+pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, Proxy, ProxyMode, TrafficEncapMode, TunnelType};
+pub use rollout::{Amount, Canary, Day, RolloutPolicy, Window};
 pub use status::{
-    AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition, NodeCounts, PendingChange,
+    AntreaInstallationStatus, ConditionType, FailingNode, FieldChange, HeldChange, InstallationCondition,
+    NodeCounts, PendingChange, PlannedWave, RolloutFailure, RolloutStatus, Turn,
 };
 pub use tls::{CipherSuite, TlsSettings, TlsVersion};
 pub use tracing::Tracing;
@@ -100,6 +103,10 @@ pub struct AntreaInstallationSpec {
     #[schemars(with = "ManagementState")]
     pub management_state: Option<ManagementState>,
 
+    /// How changes that restart Pods reach the Nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutPolicy>,
+
     /// Where container images come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Images>,
@@ -146,8 +153,7 @@ pub struct AntreaInstallationSpec {
 
     /// Ranges from which the cluster takes the addresses of Services, in CIDR form; the first of each IP family is
     /// the primary one. None may contain a Node's address or meet a Pod range. Default: what the API server's
-    /// ServiceCIDR objects say, that called "kubernetes" first; a change of them is noticed within five minutes
-    /// and restarts the agents one by one.
+    /// ServiceCIDR objects say, that called "kubernetes" first; a change of them restarts the agents one by one.
     #[serde(rename = "serviceCIDRs", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 43)))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.serviceCIDRs: each entry must be a CIDR such as 10.96.0.0/12"))]
@@ -189,6 +195,10 @@ pub struct AntreaInstallationSpec {
             .message("spec.featureGates: this version does not implement the feature; it can only be off"),
     )]
     pub feature_gates: BTreeMap<String, bool>,
+
+    /// Who serves Services: kube-proxy or Open vSwitch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
 
     /// The agent's Pods: one on every Node, which tolerate every taint unless told otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -59,6 +59,32 @@ pub enum PodCidrSource {
     NodeSpec,
 }
 
+/// Who serves Services.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    /// "KubeProxy" (default): kube-proxy, for everybody. "Services": Open vSwitch gives what Pods send to cluster, load
+    /// balancer and external IPs an endpoint; kube-proxy has to run for Nodes, node ports and whatever has no endpoint.
+    /// "All", without kube-proxy, is not implemented.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProxyMode")]
+    #[x_kube(validation = Rule::new("self != 'All'").message("spec.proxy.mode: this version does not implement All; choose Services and run kube-proxy"))]
+    pub mode: Option<ProxyMode>,
+}
+
+/// What Open vSwitch serves of Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum ProxyMode {
+    /// Nothing.
+    #[default]
+    KubeProxy,
+    /// What Pods send to Services.
+    Services,
+    /// Everything.
+    All,
+}
+
 /// Open vSwitch on each Node.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,7 @@
 //! What the operator tells about an installation.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::AntreaInstallationSpec;
@@ -49,6 +49,105 @@ pub struct AntreaInstallationStatus {
     /// refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_changes: Vec<PendingChange>,
+
+    /// Waves in which Nodes would be changed, at most 20, if pending changes restart Pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned_waves: Vec<PlannedWave>,
+
+    /// How far the last change that was asked for is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+}
+
+/// How far a change is. The operator goes by it after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// Hash of the configuration that is being brought to the Nodes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub target: String,
+
+    /// Whether that configuration is everywhere.
+    #[serde(default)]
+    pub done: bool,
+
+    /// Newest version that an agent may run. Until a change to an older version is done, it is still the newer one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub newest_version: String,
+
+    /// Wave that is being changed: "canary", "<label>=<value>", or "others".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+
+    /// When every Node of that wave was changed, if others are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave_ended: Option<Time>,
+
+    /// Since when Nodes have been without the agent that worked, by Node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["node"]))]
+    pub turns: Vec<Turn>,
+
+    /// What ran on every Node before that configuration, which the operator goes back to if it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub stable: Option<Box<AntreaInstallationSpec>>,
+
+    /// A change that failed. It is kept until the spec changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<RolloutFailure>,
+
+    /// A disruptive change that waits for spec.rollout.acknowledge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldChange>,
+}
+
+/// A copy of a spec that was checked when it was new.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// A Node whose agent was taken away, or is about to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Turn {
+    /// Name of the Node.
+    pub node: String,
+    /// Since when.
+    pub since: Time,
+}
+
+/// A change that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutFailure {
+    /// Hash of the spec that asked for it.
+    pub spec: String,
+    /// Version that it was to bring.
+    pub version: String,
+    /// Whether it failed among the Nodes that are changed first.
+    #[serde(default)]
+    pub canary: bool,
+    /// Name of the Node, or "antrea-controller".
+    pub node: String,
+    /// What did not hold there: a cause in CamelCase.
+    pub check: String,
+    /// The same for people.
+    pub message: String,
+    /// When that was found.
+    pub at: Time,
+    /// Whether the Nodes go back to what they had.
+    pub rolled_back: bool,
+}
+
+/// A disruptive change that waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldChange {
+    /// metadata.generation to acknowledge.
+    pub generation: i64,
+    /// Hash of the configuration.
+    pub target: String,
 }
 
 /// One condition, of the shape of metav1.Condition.
@@ -135,4 +234,36 @@ pub struct PendingChange {
     /// Paths of the fields that would change, at most 5.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
+    /// Fields that would change, with their values, at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
+}
+
+/// Nodes that would be changed one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedWave {
+    /// "canary", "<label>=<value>", or "others".
+    pub name: String,
+    /// How many Nodes there are.
+    pub nodes: i32,
+    /// The first of them, at most 5, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<String>,
+    /// Why they are here in the order.
+    pub reason: String,
+}
+
+/// A field that would change.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldChange {
+    /// Where it is.
+    pub path: String,
+    /// Its value as JSON, or those lines of a longer text that differ; at most 512 characters. Absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The value that it would have, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }

@@ -13,7 +13,7 @@ use kube::{
     core::{ApiResource, DynamicObject},
 };
 
-use super::{Context, Error, api_error};
+use super::{Context, Error, api_error, course::Going};
 use crate::{
     NAMESPACE,
     apply::{self, Applier, Planned},
@@ -21,10 +21,14 @@ use crate::{
     effective::Effective,
     events::Severity,
     object::{Key, Object, Stage},
-    plan::{self, Class, Direction, Plan, Progress, class_of_config},
+    plan::{self, Class, Plan, Progress, class_of_config},
     preflight::Preflight,
     render::{self, AGENT, CONTROLLER, PREFLIGHT},
-    rollout::{MAX_UNAVAILABLE, Rollout, Step},
+    rollout::{
+        Step,
+        decide::{Decision, Input, decide},
+        policy::Waves,
+    },
 };
 
 /// What came of carrying out a plan.
@@ -67,9 +71,11 @@ impl Context {
         config: &Effective,
         objects: &[Object],
         planned: Vec<Planned<'_>>,
-        direction: Direction,
         applier: &mut Applier,
+        going: &Going,
     ) -> Result<Outcome, Error> {
+        let direction = going.direction(cr, config);
+        let may_start = going.back || going.policy.opens_in(Timestamp::now()).is_none();
         let preflight = self.preflight(config, objects);
         let preflight = preflight.as_ref();
         let mut waiting = None;
@@ -79,8 +85,9 @@ impl Context {
             let progress = Progress {
                 direction,
                 controller_done: self.controller_done(objects),
-                agents_done: self.agents_done(cr, config, objects, preflight),
+                agents_done: self.agents_done(cr, config, objects, preflight, going),
                 preflight,
+                may_start,
             };
             if plan::must_wait(change, &progress) || waiting == Some(change.stage) {
                 waiting = Some(change.stage);
@@ -100,7 +107,7 @@ impl Context {
                 });
             }
         }
-        let rolled = self.roll(cr, config, objects, preflight).await?;
+        let rolled = self.roll(cr, config, objects, preflight, going).await?;
         Ok(Outcome { held, controller_updated: self.controller_done(objects), rolled })
     }
 
@@ -124,38 +131,49 @@ impl Context {
         config: &Effective,
         objects: &[Object],
         preflight: Option<&Preflight>,
+        going: &Going,
     ) -> bool {
         let Some(revision) = revision_of(objects, AGENT) else { return false };
-        let nodes = self.agents(config);
-        self.daemon_set_is(revision)
-            && self.decide(cr, config, &nodes, revision, preflight, |rollout| rollout.next()) == Step::Done
+        self.daemon_set_is(revision) && self.decide(cr, config, revision, preflight, going).step == Step::Done
     }
 
-    /// Asks something of the rollout as it stands.
-    fn decide<T>(
+    /// What is next for the agents.
+    fn decide(
         &self,
         cr: &AntreaInstallation,
         config: &Effective,
-        nodes: &[AgentNode],
         revision: &str,
         preflight: Option<&Preflight>,
-        ask: impl FnOnce(&Rollout<'_>) -> T,
-    ) -> T {
+        going: &Going,
+    ) -> Decision {
+        let nodes = self.agents(config);
+        let waves = self.waves(&nodes, going);
         let taken = taken(cr);
         self.memory(|memory| {
-            let rollout = Rollout {
-                nodes,
+            let decision = decide(&Input {
+                policy: &going.policy,
+                waves: &waves,
+                nodes: &nodes,
                 revision,
+                record: &going.record,
                 taken: &taken,
                 proven: &memory.proven,
+                since: memory.since,
                 has_images: &|node| has_images(node, &config.agent_image, preflight),
-                max_unavailable: MAX_UNAVAILABLE,
+                back: going.back,
                 now: Timestamp::now(),
-            };
-            let answer = ask(&rollout);
-            let proven = rollout.now_proven();
-            memory.proven = proven;
-            answer
+            });
+            memory.proven.clone_from(&decision.proven);
+            decision
+        })
+    }
+
+    /// The order in which Nodes are changed.
+    pub(super) fn waves(&self, nodes: &[AgentNode], going: &Going) -> Waves {
+        self.shared.with(|state| {
+            let known = &state.cluster.nodes;
+            let labels = nodes.iter().filter_map(|node| Some((&*node.name, &known.get(&node.name)?.labels)));
+            Waves::new(&going.policy, labels)
         })
     }
 
@@ -192,6 +210,7 @@ impl Context {
         config: &Effective,
         objects: &[Object],
         preflight: Option<&Preflight>,
+        going: &Going,
     ) -> Result<Option<Rolled>, Error> {
         // Agents follow the DaemonSet as it is, which may be behind what is wanted.
         let Some(revision) = self.shared.with(|state| state.cluster.agent_revision.clone()) else {
@@ -202,21 +221,17 @@ impl Context {
         else {
             return Ok(None);
         };
-        let agents = self.agents(config);
-        let (mut step, mut taken) = self.decide(cr, config, &agents, &revision, preflight, |rollout| {
-            (rollout.next(), rollout.still_taken())
-        });
+        let mut decision = self.decide(cr, config, &revision, preflight, going);
         let mut refused = None;
-        match &step {
-            Step::Announce { node } => {
-                taken.insert(node.clone());
-            }
+        match &decision.step {
+            Step::Announce { .. } => {}
             Step::Replace { node, pod, uid } => {
                 refused = self.admission(daemon_set, node).await?;
                 if refused.is_none() {
                     self.take_away(cr, node, pod, uid).await?;
                 } else {
-                    step = Step::Wait { node: node.clone(), again: Some(ADMISSION_AGAIN) };
+                    let node = node.clone();
+                    decision.step = Step::Wait { node, again: Some(ADMISSION_AGAIN) };
                 }
             }
             // Why is there no Pod?
@@ -225,12 +240,12 @@ impl Context {
                 let vacant = |node: &&AgentNode| {
                     node.pod.is_none() && node.failing(now, self.settings.grace).is_some()
                 };
-                if let Some(node) = agents.iter().find(vacant) {
+                if let Some(node) = self.agents(config).iter().find(vacant) {
                     refused = self.admission(daemon_set, &node.name).await?;
                 }
             }
         }
-        Ok(Some(Rolled { step, taken, refused }))
+        Ok(Some(Rolled { decision, refused }))
     }
 
     /// Why the API server would not admit another agent for a Node, asked of it without making one.
@@ -289,12 +304,12 @@ impl Context {
         config: &Effective,
         objects: &[Object],
         paused: bool,
-        running: Option<&str>,
         previous: Option<&AntreaInstallationSpec>,
+        going: &Going,
     ) -> Result<Outcome, Error> {
         let mut owned = self.shared.with(|state| state.owned.clone());
         owned.retain(|key, _| !render::monitoring::is_monitoring(key));
-        let direction = plan::direction(running, &config.version);
+        let direction = going.direction(cr, config);
         let class = class_of_config(previous, &config.to_spec()).max(Class::Restart);
         let mut applier = self.applier.lock().await;
         let mut planned = applier.compare(objects, &owned, class).await?;
@@ -305,15 +320,13 @@ impl Context {
         }
         let order: Vec<Key> = plan.changes.iter().map(|change| change.key.clone()).collect();
         planned.sort_by_key(|item| order.iter().position(|key| *key == item.change.key));
-        self.carry_out(cr, config, objects, planned, direction, &mut applier).await
+        self.carry_out(cr, config, objects, planned, &mut applier, going).await
     }
 }
 
 /// What the rollout did.
 pub(super) struct Rolled {
-    pub(super) step: Step,
-    /// Nodes whose working agent is away.
-    pub(super) taken: BTreeSet<String>,
+    pub(super) decision: Decision,
     /// Why the API server would not admit another agent.
     pub(super) refused: Option<String>,
 }
@@ -341,6 +354,7 @@ pub(super) fn revision_of<'a>(objects: &'a [Object], name: &str) -> Option<&'a s
 
 #[cfg(test)]
 mod tests {
+    use antrea_crds::installation::RolloutStatus;
     use serde_json::{Value, json};
 
     use super::*;
@@ -348,6 +362,7 @@ mod tests {
         cluster::{Node, Pod as Seen},
         controller::testing::{Answer, Kube, context, installation},
         effective::{Facts, effective},
+        rollout::policy::Policy,
     };
 
     const PODS: &str = "/api/v1/namespaces/kube-system/pods";
@@ -392,9 +407,19 @@ mod tests {
         (context, cr, config, objects)
     }
 
+    fn going() -> Going {
+        Going {
+            policy: Policy::new(None),
+            record: RolloutStatus::default(),
+            back: false,
+            waiting: None,
+            asked: None,
+        }
+    }
+
     async fn roll(kube: &Kube, taken: &[&str]) -> (Rolled, Vec<String>) {
         let (context, cr, config, objects) = world(kube, taken, "old");
-        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        let rolled = context.roll(&cr, &config, &objects, None, &going()).await.unwrap().unwrap();
         let written = kube.written().into_iter().map(|(what, _)| what);
         (rolled, written.filter(|what| !what.contains("/events")).collect())
     }
@@ -404,8 +429,8 @@ mod tests {
     async fn whose_turn_it_is_is_noted_before_anything_is_deleted() {
         let kube = Kube::default();
         let (rolled, written) = roll(&kube, &[]).await;
-        assert_eq!(rolled.step, Step::Announce { node: "node1".into() });
-        assert_eq!(rolled.taken, ["node1".to_owned()].into());
+        assert_eq!(rolled.decision.step, Step::Announce { node: "node1".into() });
+        assert_eq!(rolled.decision.taken, ["node1".to_owned()].into());
         assert!(written.is_empty(), "{written:?}");
     }
 
@@ -420,7 +445,7 @@ mod tests {
         );
         let (rolled, written) = roll(&kube, &["node1"]).await;
         assert_eq!(written, [format!("POST {PODS} (dry)"), format!("DELETE {PODS}/old")]);
-        assert_eq!((rolled.refused, rolled.taken), (None, ["node1".to_owned()].into()));
+        assert_eq!((rolled.refused, rolled.decision.taken), (None, ["node1".to_owned()].into()));
         let body: Value = kube.written().remove(0).1;
         assert_eq!(body["spec"]["containers"][0]["name"], "antrea-agent");
         let wanted = body.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0");
@@ -434,7 +459,7 @@ mod tests {
         let (rolled, written) = roll(&kube, &["node1"]).await;
         assert_eq!(written, [format!("POST {PODS} (dry)")]);
         assert!(rolled.refused.unwrap().contains("exceeded quota: q"));
-        assert_eq!(rolled.step, Step::Wait { node: "node1".into(), again: Some(ADMISSION_AGAIN) });
+        assert_eq!(rolled.decision.step, Step::Wait { node: "node1".into(), again: Some(ADMISSION_AGAIN) });
     }
 
     /// A server that cannot say has not said yes.
@@ -443,7 +468,12 @@ mod tests {
         let kube = Kube::default();
         kube.on(PODS, Answer::Fail(503, "no"));
         let (context, cr, config, objects) = world(&kube, &["node1"], "old");
-        assert!(context.roll(&cr, &config, &objects, None).await.is_err_and(|error| error.is_transient()));
+        assert!(
+            context
+                .roll(&cr, &config, &objects, None, &going())
+                .await
+                .is_err_and(|error| error.is_transient())
+        );
         assert!(!kube.written().iter().any(|(what, _)| what.starts_with("DELETE")));
     }
 
@@ -454,10 +484,10 @@ mod tests {
         kube.on(PODS, Answer::Fail(403, "exceeded quota: q"));
         let (context, cr, config, objects) = world(&kube, &[], "old");
         context.shared.with(|state| state.cluster.agent_pods.clear());
-        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        let rolled = context.roll(&cr, &config, &objects, None, &going()).await.unwrap().unwrap();
         assert_eq!(rolled.refused, None, "not yet");
         context.shared.with(|state| state.cluster.started = Timestamp::UNIX_EPOCH);
-        let rolled = context.roll(&cr, &config, &objects, None).await.unwrap().unwrap();
+        let rolled = context.roll(&cr, &config, &objects, None, &going()).await.unwrap().unwrap();
         assert_eq!(rolled.refused.as_deref(), Some("exceeded quota: q"));
     }
 }

@@ -2,7 +2,7 @@
 //! cluster. What cannot be read is an error and never an empty answer: nothing is planned from a guess.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     watches::NOT_SERVED,
 };
 
-/// The API server's Service ranges are read again after this long.
+/// The API server's Service ranges are read again after this long, even if the watch tells of no change.
 const FACTS_TTL: Duration = Duration::from_secs(300);
 
 /// What agents say of their Nodes is waited for this long after a start, before it is told that one waits.
@@ -33,6 +33,7 @@ const INFOS_WAIT: SignedDuration = SignedDuration::from_secs(10);
 const PRIMARY_SERVICE_CIDR: &str = "kubernetes";
 
 /// What is to be in effect.
+#[derive(Clone)]
 pub(super) struct Wanted {
     /// The configuration; none if there never was a good one.
     pub(super) config: Option<Effective>,
@@ -40,6 +41,15 @@ pub(super) struct Wanted {
     pub(super) refused: Option<Trouble>,
     /// Where the operator runs.
     pub(super) around: Surroundings,
+}
+
+/// Service ranges, as last read.
+#[derive(Clone, Debug)]
+pub(super) struct KnownRanges {
+    at: Instant,
+    /// What the watch knew of the objects before they were read.
+    revision: BTreeMap<String, String>,
+    ranges: Vec<ServiceRange>,
 }
 
 /// Whether what agents say of their Nodes is known.
@@ -80,10 +90,12 @@ impl Context {
     /// The ranges of the ServiceCIDR objects, as last read.
     async fn service_ranges(&self) -> Result<Vec<ServiceRange>, Error> {
         let known = self.memory(|memory| memory.service_cidrs.clone());
-        if let Some((at, ranges)) = &known
-            && at.elapsed() < FACTS_TTL
+        let revision = self.shared.with(|state| state.service_cidrs.clone());
+        if let Some(known) = &known
+            && known.at.elapsed() < FACTS_TTL
+            && known.revision == revision
         {
-            return Ok(ranges.clone());
+            return Ok(known.ranges.clone());
         }
         let read = match Api::<ServiceCIDR>::all(self.client.clone()).list(&ListParams::default()).await {
             Ok(list) => ranges(list.items).map_err(Error::Unknown),
@@ -95,12 +107,13 @@ impl Context {
         };
         match (read, known) {
             (Ok(ranges), _) => {
-                self.memory(|memory| memory.service_cidrs = Some((Instant::now(), ranges.clone())));
+                let known = KnownRanges { at: Instant::now(), revision, ranges: ranges.clone() };
+                self.memory(|memory| memory.service_cidrs = Some(known));
                 Ok(ranges)
             }
-            (Err(error), Some((_, ranges))) => {
+            (Err(error), Some(known)) => {
                 tracing::warn!(%error, "Service ranges are those that were read before");
-                Ok(ranges)
+                Ok(known.ranges)
             }
             (Err(error), None) => Err(error),
         }
@@ -227,10 +240,30 @@ mod tests {
         services_of(&context).await.unwrap();
         let long_ago = Instant::now().checked_sub(FACTS_TTL);
         for code in [500, 403, 404] {
-            context.memory(|memory| memory.service_cidrs.as_mut().unwrap().0 = long_ago.unwrap());
+            context.memory(|memory| memory.service_cidrs.as_mut().unwrap().at = long_ago.unwrap());
             kube.on(LIST, Answer::Fail(code, "no"));
             assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12"], "{code}");
         }
+    }
+
+    /// A Service of a new range is reached as soon as there is the range, and not minutes later.
+    #[tokio::test]
+    async fn ranges_are_read_again_when_the_watch_tells_of_a_change() {
+        let kube = Kube::default();
+        kube.on(LIST, list(&[("kubernetes", &["10.96.0.0/12"])]));
+        let context = context(&kube);
+        services_of(&context).await.unwrap();
+        let both = || list(&[("kubernetes", &["10.96.0.0/12"]), ("more", &["10.112.0.0/16"])]);
+        kube.on(LIST, both());
+        assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12"], "nothing is told of");
+        context.shared.with(|state| state.service_cidrs.insert("more".into(), "1".into()));
+        assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12", "10.112.0.0/16"]);
+        // A change that could not be read is not forgotten.
+        context.shared.with(|state| state.service_cidrs.remove("more"));
+        kube.on(LIST, Answer::Fail(500, "no"));
+        assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12", "10.112.0.0/16"]);
+        kube.on(LIST, list(&[("kubernetes", &["10.96.0.0/12"])]));
+        assert_eq!(services_of(&context).await.unwrap(), ["10.96.0.0/12"]);
     }
 
     #[tokio::test]

@@ -65,6 +65,15 @@ fn contradictions_name_their_path() {
         (json!({"serviceCIDRs": ["fd00::/112"], "mtu": 1200}), "spec.mtu:"),
         (json!({"featureGates": {"Nonsense": true}}), "spec.featureGates.Nonsense:"),
         (json!({"featureGates": {"Egress": true}}), "spec.featureGates.Egress:"),
+        (json!({"proxy": {"mode": "All"}}), "spec.proxy.mode: this version does not implement All"),
+        (
+            json!({"proxy": {"mode": "KubeProxy"}, "featureGates": {"AntreaProxy": true}}),
+            "spec.proxy.mode: contradicts",
+        ),
+        (
+            json!({"proxy": {"mode": "Services"}, "featureGates": {"AntreaProxy": false}}),
+            "spec.proxy.mode: contradicts",
+        ),
         (
             json!({"transportInterface": "eth1", "transportInterfaceCIDRs": ["192.0.2.0/24"]}),
             "spec.transportInterfaceCIDRs: may not",

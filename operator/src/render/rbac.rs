@@ -1,7 +1,7 @@
 //! ServiceAccounts, roles and bindings: what each component may do, by name where a name will do. Where the
 //! name depends on who asks, [`super::admission`] adds what a role cannot say.
 
-use antrea_crds::installation::DEFINITION;
+use antrea_crds::installation::{DEFINITION, ProxyMode};
 use serde_json::{Value, json};
 
 use super::{AGENT, AGGREGATED_APIS, CONTROLLER, managed};
@@ -17,10 +17,10 @@ const ANTCTL: &str = "antctl";
 
 const READ: &[&str] = &["get", "list", "watch"];
 
-pub(super) fn objects(_: &Effective) -> Vec<Object> {
+pub(super) fn objects(config: &Effective) -> Vec<Object> {
     let mut objects = Vec::new();
     for (component, cluster, local) in [
-        (AGENT, agent_cluster_rules(), agent_rules()),
+        (AGENT, agent_cluster_rules(config), agent_rules()),
         (CONTROLLER, controller_cluster_rules(), controller_rules()),
     ] {
         objects.push(managed(&object::SERVICE_ACCOUNT, component, json!({})));
@@ -43,6 +43,21 @@ pub(super) fn objects(_: &Effective) -> Vec<Object> {
     objects.push(managed(&object::SERVICE_ACCOUNT, ANTCTL, json!({})));
     objects.push(managed(&object::CLUSTER_ROLE, ANTCTL, json!({"rules": antctl_rules()})));
     objects.push(managed(&object::CLUSTER_ROLE_BINDING, ANTCTL, binding("ClusterRole", ANTCTL, ANTCTL)));
+    // Added to the roles that clusters give to their users. Policies of a namespace are its editors' to write; whoever
+    // reads those sees the order that they are in too.
+    const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
+    const ORDER: &[&str] = &["networkpolicies", "groups", "clusternetworkpolicies", "clustergroups", "tiers"];
+    for (name, role, kinds, verbs) in [
+        ("antrea-traceflow-view", "view", &["traceflows"][..], READ),
+        ("antrea-traceflow-edit", "edit", &["traceflows"], WRITE),
+        ("antrea-policies-view", "view", ORDER, READ),
+        ("antrea-policies-edit", "edit", &["networkpolicies", "groups"], WRITE),
+    ] {
+        let body = json!({"rules": [rule("crd.antrea.io", kinds, verbs)]});
+        let role_of = |user: &str| format!("rbac.authorization.k8s.io/aggregate-to-{user}");
+        let role_object = managed(&object::CLUSTER_ROLE, name, body).label(&role_of(role), "true");
+        objects.push(if role == "edit" { role_object.label(&role_of("admin"), "true") } else { role_object });
+    }
     objects
 }
 
@@ -69,7 +84,7 @@ fn delegation() -> [Value; 2] {
     ]
 }
 
-fn agent_cluster_rules() -> Vec<Value> {
+fn agent_cluster_rules(config: &Effective) -> Vec<Value> {
     let mut rules = vec![
         rule("", &["nodes"], READ),
         // The controller creates and deletes them, one per Node; which one an agent may change is for an
@@ -78,8 +93,22 @@ fn agent_cluster_rules() -> Vec<Value> {
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], READ),
         rule("controlplane.antrea.io", &["networkpolicies/status", "nodestatssummaries"], &["create"]),
     ];
+    // What was put back on the node stays to be read when its condition has turned back.
+    rules.push(rule("events.k8s.io", &["events"], &["create"]));
+    if config.proxy != ProxyMode::KubeProxy {
+        rules.push(rule("", &["services"], READ));
+        rules.push(rule("discovery.k8s.io", &["endpointslices"], READ));
+    }
+    if config.traceflow() {
+        rules.push(rule("crd.antrea.io", &["traceflows"], READ));
+        rules.push(rule("crd.antrea.io", &["traceflows/status"], &["update", "patch"]));
+        // Where the packet of a trace goes.
+        rules.push(rule("", &["pods", "services"], &["get"]));
+    }
     // Asked of the controller before a pod is connected.
     rules.push(json!({"nonResourceURLs": ["/podselection"], "verbs": ["get"]}));
+    // Told to it before kubelet writes it.
+    rules.push(json!({"nonResourceURLs": ["/podaddresses"], "verbs": ["put"]}));
     rules.extend(delegation());
     rules
 }
@@ -89,6 +118,7 @@ fn antctl_rules() -> Vec<Value> {
     vec![
         rule("", &["nodes"], read),
         rule("crd.antrea.io", &["antreaagentinfos", "antreacontrollerinfos"], read),
+        rule("crd.antrea.io", &["traceflows"], &["get", "list", "watch", "create", "delete"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),
         json!({
             "nonResourceURLs": ["/agentinfo", "/featuregates", "/loglevel", "/podinterfaces", "/version"],
@@ -119,6 +149,22 @@ fn controller_cluster_rules() -> Vec<Value> {
             &["antreaagentinfos", "antreacontrollerinfos"],
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
+        rule("crd.antrea.io", &["traceflows"], READ),
+        rule("crd.antrea.io", &["traceflows/status"], &["update", "patch"]),
+        // Policies with an order; the Tiers that always exist are the controller's to make.
+        rule(
+            "crd.antrea.io",
+            &["clusternetworkpolicies", "networkpolicies", "clustergroups", "groups"],
+            READ,
+        ),
+        rule(
+            "crd.antrea.io",
+            &["clusternetworkpolicies/status", "networkpolicies/status"],
+            &["update", "patch"],
+        ),
+        rule("crd.antrea.io", &["tiers"], &["get", "list", "watch", "create", "update", "patch"]),
+        // Whether the ends of a trace exist.
+        rule("", &["services"], &["get"]),
         // Publishes the CA of its serving certificate.
         named(
             "apiregistration.k8s.io",

@@ -45,8 +45,29 @@ fn next_with(
     proven: &Proven,
     has_images: &dyn Fn(&AgentNode) -> bool,
 ) -> Step {
-    let taken = taken.iter().map(|name| (*name).to_owned()).collect();
-    Rollout { nodes, revision: "2", taken: &taken, proven, has_images, max_unavailable: 1, now: at(0) }.next()
+    let taken: BTreeSet<String> = taken.iter().map(|name| (*name).to_owned()).collect();
+    rollout(nodes, &taken, proven, has_images, 0).next()
+}
+
+fn rollout<'a>(
+    nodes: &'a [AgentNode],
+    taken: &'a BTreeSet<String>,
+    proven: &'a Proven,
+    has_images: &'a dyn Fn(&AgentNode) -> bool,
+    now: i64,
+) -> Rollout<'a> {
+    Rollout {
+        nodes,
+        revision: "2",
+        taken,
+        proven,
+        has_images,
+        turn: &|_| Some(0),
+        max_unavailable: 1,
+        min_ready: SignedDuration::from_secs(3),
+        since: Timestamp::UNIX_EPOCH,
+        now: at(now),
+    }
 }
 
 fn wait(node: &str) -> Step {
@@ -126,7 +147,9 @@ fn sick_agents_go_first_and_nobody_waits_for_them() {
 #[test]
 fn an_agent_that_is_unready_for_a_moment_is_not_sick() {
     let mut nodes = [agent_since("a", "1", false, -10), agent("b", "1", true)];
-    assert_eq!(next(&nodes, &[]), announce("b"));
+    let again = Some(SignedDuration::from_secs(20));
+    assert_eq!(next(&nodes, &[]), Step::Wait { node: "a".into(), again }, "two would be without an agent");
+    assert_eq!(next(&nodes, &["b"]), Step::Wait { node: "a".into(), again }, "nor when its turn is noted");
     nodes[1] = agent_since("b", "1", false, -5);
     let again = Some(SignedDuration::from_secs(20));
     assert_eq!(next(&nodes, &[]), Step::Wait { node: "a".into(), again });
@@ -168,6 +191,51 @@ fn a_lost_node_does_not_hold_up_the_others() {
     nodes[0].reachable = true;
     assert_eq!(replaces(&next(&nodes, &[])), Some("a"));
     assert_eq!(next(&nodes[1..], &["a"]), Step::Done, "a Node that is removed is waited for by nobody");
+}
+
+/// An operator that starts anew knows of no agent whether it has worked.
+#[test]
+fn what_is_not_known_counts_for_a_while() {
+    let nodes = [agent("a", "2", false), agent("b", "1", true)];
+    let (taken, proven) = (BTreeSet::new(), Proven::new());
+    let mut rollout = rollout(&nodes, &taken, &proven, &|_| true, 0);
+    rollout.since = at(-10);
+    assert!(matches!(rollout.next(), Step::Wait { .. }));
+    rollout.since = at(-30);
+    assert_eq!(rollout.next(), announce("b"));
+}
+
+/// What goes back must not forget whom it made wait.
+#[test]
+fn an_agent_that_the_change_broke_counts_whatever_images_are_there() {
+    let nodes = [agent("a", "1", false), agent("b", "1", true)];
+    let (taken, proven) = (BTreeSet::from(["a".to_owned()]), Proven::new());
+    assert!(rollout(&nodes, &taken, &proven, &|node| node.name != "a", 0).still_taken().contains("a"));
+    assert_eq!(next_with(&nodes, &["a"], &proven, &|node| node.name != "a"), wait("a"));
+}
+
+#[test]
+fn a_node_has_its_time_and_then_the_change_has_failed() {
+    let deadline = SignedDuration::from_secs(300);
+    let failed = |nodes: &[AgentNode], taken: &[&str], began: i64, proven: &Proven| {
+        let taken: BTreeSet<String> = taken.iter().map(|name| (*name).to_owned()).collect();
+        rollout(nodes, &taken, proven, &|_| true, 0)
+            .failed(|_| Some(at(began)), deadline)
+            .map(|(node, trouble)| (node.to_owned(), trouble.reason))
+    };
+    let none = Proven::new();
+    let mut nodes = [agent("a", "2", false), agent("b", "1", true)];
+    assert_eq!(failed(&nodes, &["a"], -299, &none), None);
+    assert_eq!(failed(&nodes, &["a"], -300, &none), Some(("a".into(), "PodNotReady".into())));
+    assert_eq!(failed(&nodes, &["b"], -300, &none), None, "its agent was never taken away");
+    assert_eq!(failed(&nodes, &[], -300, &none), None, "it did not work before");
+    let worked = Proven::from([("a".to_owned(), "uid-a-2".to_owned())]);
+    assert_eq!(failed(&nodes, &[], 0, &worked), None);
+    nodes[0] = agent_since("a", "2", false, -301);
+    assert_eq!(failed(&nodes, &[], 0, &worked), Some(("a".into(), "PodNotReady".into())));
+    nodes[0] = AgentNode { reachable: false, ..agent("a", "2", true) };
+    nodes[0].pod.as_mut().unwrap().deleting = true;
+    assert_eq!(failed(&nodes, &["a"], -300, &none), Some(("a".into(), "NodeLost".into())));
 }
 
 /// How a Node of the simulation behaves.
@@ -224,15 +292,7 @@ impl World {
                     _ => true,
                 }
             };
-            let rollout = Rollout {
-                nodes: &self.nodes,
-                revision: "2",
-                taken: &self.taken,
-                proven: &self.proven,
-                has_images: &has_images,
-                max_unavailable: MAX_UNAVAILABLE,
-                now: at(self.now),
-            };
+            let rollout = rollout(&self.nodes, &self.taken, &self.proven, &has_images, self.now);
             let (step, mut taken, proven) = (rollout.next(), rollout.still_taken(), rollout.now_proven());
             if let Step::Announce { node } = &step {
                 taken.insert(node.clone());
@@ -292,7 +352,7 @@ proptest! {
                 world.proven.clear();
             }
             step = world.act();
-            prop_assert!(world.away() <= MAX_UNAVAILABLE, "{} away: {step:?}", world.away());
+            prop_assert!(world.away() <= 1, "{} away: {step:?}", world.away());
             world.tick();
         }
         for (kind, node) in world.kinds.iter().zip(&world.nodes) {
@@ -313,9 +373,11 @@ proptest! {
                 world.proven.clear();
             }
             world.act();
-            prop_assert!(world.away() <= MAX_UNAVAILABLE);
+            prop_assert!(world.away() <= 1);
             world.tick();
         }
-        prop_assert_eq!(world.away(), MAX_UNAVAILABLE);
+        prop_assert_eq!(world.away(), 1);
     }
 }
+
+mod story;

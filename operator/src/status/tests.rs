@@ -51,6 +51,7 @@ struct World {
     taken: BTreeSet<String>,
     not_admitted: Option<String>,
     preflight: Option<Preflight>,
+    waiting: Option<Waiting>,
     status: Option<AntreaInstallationStatus>,
 }
 
@@ -69,6 +70,7 @@ impl World {
             taken: BTreeSet::new(),
             not_admitted: None,
             preflight: None,
+            waiting: None,
             status: None,
         }
     }
@@ -81,7 +83,10 @@ impl World {
             taken: &self.taken,
             proven: &Proven::new(),
             has_images: &|_| true,
+            turn: &|_| Some(0),
             max_unavailable: 1,
+            min_ready: SignedDuration::from_secs(3),
+            since: Timestamp::UNIX_EPOCH,
             now: at(seconds),
         };
         let (rollout, mut taken) = (rollout.next(), rollout.still_taken());
@@ -111,6 +116,11 @@ impl World {
             taken: &self.taken,
             not_admitted: self.not_admitted.clone(),
             preflight: self.preflight.as_ref(),
+            planned_waves: Vec::new(),
+            record: self.status.as_ref().and_then(|status| status.rollout.clone()).unwrap_or_default(),
+            waiting: self.waiting.as_ref(),
+            hold: None,
+            stuck: None,
             grace: GRACE,
             now: at(seconds),
         };
@@ -382,6 +392,11 @@ fn grace_periods_set_the_next_look() {
         taken: &BTreeSet::new(),
         not_admitted: None,
         preflight: None,
+        planned_waves: Vec::new(),
+        record: RolloutStatus::default(),
+        waiting: None,
+        hold: None,
+        stuck: None,
         grace: GRACE,
         now: at(12),
     };
@@ -436,3 +451,5 @@ fn monitoring_objects_degrade_and_hold_up_nothing() {
     assert_eq!(degraded.reason, "MonitoringFailed");
     assert!(degraded.message.contains("PrometheusRule kube-system/antrea"), "{}", degraded.message);
 }
+
+mod change;

@@ -178,8 +178,10 @@ impl Lab {
         let mut config = json!({
             "apiPort": CONTROLLER_PORT, "clientConnection": {"kubeconfig": file}, "logLevel": level,
         });
-        if let Some(tracing) = self.config.get("tracing") {
-            config["tracing"] = tracing.clone();
+        for name in ["tracing", "featureGates"] {
+            if let Some(value) = self.config.get(name) {
+                config[name] = value.clone();
+            }
         }
         let file = dir.join("antrea-controller.conf");
         std::fs::write(&file, config.to_string()).unwrap();
@@ -315,7 +317,7 @@ impl Lab {
     }
 }
 
-fn sum(text: &str, parts: &[&str]) -> f64 {
+pub(super) fn sum(text: &str, parts: &[&str]) -> f64 {
     let wanted = |line: &&str| line.starts_with(parts[0]) && parts.iter().all(|part| line.contains(part));
     let samples = text.lines().filter(wanted);
     samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()

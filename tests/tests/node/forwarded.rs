@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use antrea_tests::lab::{Lab, eventually, sh};
-use antrea_tests::station::{Arrived, Station};
+use antrea_tests::station::{Arrived, Station, until_isolated};
 use serde_json::json;
 
 /// The probes' ports, kept by every translation.
@@ -102,12 +102,7 @@ async fn node_ports_host_ports_and_external_addresses_meet_ingress_policy() {
     let spec = json!({"podSelector": {"matchLabels": {"name": "server"}}, "policyTypes": ["Ingress"]});
     lab.put_policy("isolate", &spec);
     near.aim([server.ip]);
-    eventually("the server is isolated", LIMIT, || {
-        receiver.forget();
-        std::thread::sleep(Duration::from_millis(300));
-        receiver.leaked(|_| true) == Arrived::default()
-    })
-    .await;
+    until_isolated(&[&near, &receiver], || receiver.leaked(|_| true) != Arrived::default()).await;
     let mut leaks = Vec::new();
     for (what, from, to) in ways {
         receiver.forget();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use antrea_tests::lab::{Lab, NETWORK_POLICIES, Pod, eventually};
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, PODS, Pod, eventually, sh};
+use antrea_tests::traffic::quick_ping;
 use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -116,14 +117,30 @@ async fn client(to: SocketAddr, sent: Arc<AtomicU64>) {
     tokio::join!(datagrams, connections);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_isolated_pod_inherits_no_connection_with_its_address() {
-    let _guard = crate::ONE_AT_A_TIME.lock().await;
+/// Two nodes, of which the first has five addresses for pods: one that is freed is given out again at once when four
+/// others are taken.
+async fn few_addresses() -> Lab {
     let mut lab = Lab::without_agents(2, &[]).await;
-    // Five addresses for pods: the freed one is given out again at once.
     lab.nodes[0].pod_cidr = "10.244.1.0/29".into();
     lab.publish_node(0);
     lab.start_agents().await;
+    lab
+}
+
+/// Attaches whoever gets the freed address.
+fn add_heir(lab: &mut Lab, netns: String) -> Pod {
+    let id = "heir-0123456789abcdef";
+    let (output, text) = lab.nodes[0].cni("ADD", id, &netns, "1.0.0", None);
+    assert!(output.status.success(), "{text}");
+    let heir = Pod::of("heir", id, netns, serde_json::from_str(&text).unwrap());
+    lab.report_pod_ip("heir", heir.ip);
+    heir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolated_pod_inherits_no_connection_with_its_address() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = few_addresses().await;
     lab.put_policy(
         "isolate",
         &json!({"podSelector": {"matchLabels": {"name": "heir"}}, "policyTypes": ["Ingress"]}),
@@ -150,11 +167,7 @@ async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     let forbidden = Counts::default();
     let counts = forbidden.clone();
     let _listener = Inside::start(&netns, move || counts.listen());
-    let id = "heir-0123456789abcdef";
-    let (output, text) = lab.nodes[0].cni("ADD", id, &netns, "1.0.0", None);
-    assert!(output.status.success(), "{text}");
-    let heir = Pod::of("heir", id, netns, serde_json::from_str(&text).unwrap());
-    lab.report_pod_ip("heir", heir.ip);
+    let heir = add_heir(&mut lab, netns);
     assert_eq!(heir.ip, first.ip, "the address changed hands");
     let before = sent.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -163,4 +176,124 @@ async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     assert_eq!(forbidden.get(), (0, 0), "datagrams and connections that policy forbids");
     lab.api.delete(NETWORK_POLICIES, Some("default"), "isolate");
     eventually("nothing but policy keeps them away", LIMIT, || forbidden.get().0 > 50).await;
+}
+
+/// The limit of that: nobody tells a peer that a pod is gone rather than relabelled, so its own egress policy lets on what
+/// it had begun. What it begins after that is judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_goes_on_with_what_it_had_begun_and_begins_nothing() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = few_addresses().await;
+    lab.put_policy(
+        "only-first",
+        &json!({
+            "podSelector": {"matchLabels": {"name": "sender"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"name": "first"}}}]}],
+        }),
+    );
+    let sender = lab.add_pod(1, "sender");
+    let first = lab.add_pod(0, "first");
+    for name in ["w", "x", "y", "z"] {
+        lab.add_pod(0, name);
+    }
+    let to = SocketAddr::from((first.ip, PORT));
+    let _sender = Inside::start(&sender.netns, move || client(to, Arc::default()));
+    let allowed = Counts::default();
+    let counts = allowed.clone();
+    let listener = Inside::start(&first.netns, move || counts.listen());
+    let arrives = || allowed.get().0 > 50 && allowed.get().1 > 0;
+    eventually("what is allowed", LIMIT, arrives).await;
+    assert!(quick_ping(&sender.netns, first.ip), "the first owner may be reached");
+    lab.api.delete(PODS, Some("default"), "first");
+    lab.delete_pod(0, &first);
+    drop(listener);
+
+    let netns = lab.pod_netns(0, "heir");
+    let inherited = Counts::default();
+    let counts = inherited.clone();
+    let _listener = Inside::start(&netns, move || counts.listen());
+    let heir = add_heir(&mut lab, netns);
+    assert_eq!(heir.ip, first.ip, "the address changed hands");
+    eventually("datagrams of before go on", LIMIT, || inherited.get().0 > 50).await;
+    eventually("what is new is judged", LIMIT, || !quick_ping(&sender.netns, heir.ip)).await;
+}
+
+/// The host tracks what it translates: a client that keeps sending to a hostPort is with whoever has the port now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_port_is_its_next_owners_at_once() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let pod = lab.add_pod(0, "pod");
+    let node = lab.nodes[0].netns.clone();
+    // As portmap has it for a hostPort, and takes it away again before the agent is called.
+    let rules = |verb: &str| {
+        for protocol in ["tcp", "udp"] {
+            sh(&format!(
+                "ip netns exec {node} iptables -w -t nat -{verb} PREROUTING -m addrtype --dst-type LOCAL \
+                 -p {protocol} --dport {PORT} -j DNAT --to-destination {}",
+                pod.ip
+            ));
+        }
+    };
+    rules("A");
+    let sent = Arc::new(AtomicU64::new(0));
+    let (to, counted) = (SocketAddr::from((lab.nodes[0].ip, PORT)), sent.clone());
+    let _client = Inside::start(&lab.outside(), move || client(to, counted));
+    let of_pod = Counts::default();
+    let counts = of_pod.clone();
+    let listener = Inside::start(&pod.netns, move || counts.listen());
+    let arrives = |counts: &Counts| counts.get().0 > 50 && counts.get().1 > 0;
+    eventually("the pod has the port", LIMIT, || arrives(&of_pod)).await;
+    // A pod of the host's network is to have it.
+    let of_host = Counts::default();
+    let counts = of_host.clone();
+    let _host = Inside::start(&node, move || counts.listen());
+    rules("D");
+    lab.delete_pod(0, &pod);
+    drop(listener);
+    eventually("the host has the port", LIMIT, || arrives(&of_host)).await;
+}
+
+/// The host judges first packets of isolated pods alone, so what it tracks of an address must not be inherited either.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_isolated_pod_inherits_no_connection_that_the_host_translates() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = few_addresses().await;
+    let spec = json!({"podSelector": {"matchLabels": {"name": "heir"}}, "policyTypes": ["Egress"]});
+    lab.put_policy("isolate", &spec);
+    let first = lab.add_pod(0, "first");
+    for name in ["w", "x", "y", "z"] {
+        lab.add_pod(0, name);
+    }
+    // A Service whose endpoint is no pod, as kube-proxy has it.
+    let (node, outside) = (lab.nodes[0].netns.clone(), lab.outside_ip());
+    let service = SocketAddr::from(([10, 96, 0, 10], PORT));
+    sh(&format!(
+        "ip netns exec {node} iptables -w -t nat -A PREROUTING -d {} -p udp --dport {PORT} -j DNAT --to-destination {outside}",
+        service.ip()
+    ));
+    let counts = Counts::default();
+    let counted = counts.clone();
+    let _server = Inside::start(&lab.outside(), move || counted.listen());
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
+    let sender = Inside::start(&first.netns, move || client(service, counted));
+    let arrived = || counts.get().0;
+    eventually("what is allowed", LIMIT, || arrived() > 50).await;
+    drop(sender);
+    lab.delete_pod(0, &first);
+
+    let netns = lab.pod_netns(0, "heir");
+    let heir = add_heir(&mut lab, netns);
+    assert_eq!(heir.ip, first.ip, "the address changed hands");
+    let (before, sent_before) = (arrived(), sent.load(Ordering::Relaxed));
+    let counted = sent.clone();
+    let _sender = Inside::start(&heir.netns, move || client(service, counted));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let probes = sent.load(Ordering::Relaxed) - sent_before;
+    assert!(probes > 150, "only {probes} datagrams could have arrived");
+    assert_eq!(arrived(), before, "datagrams that policy forbids");
+    lab.api.delete(NETWORK_POLICIES, Some("default"), "isolate");
+    eventually("nothing but policy keeps them away", LIMIT, || arrived() > before + 50).await;
 }

@@ -25,7 +25,10 @@ const REPAIRED: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn condition(lab: &Lab, index: usize, kind: &str) -> Option<(String, String, String)> {
-    let object = lab.api.get(AGENT_INFOS, None, &lab.nodes[index].name)?;
+    condition_of(&lab.api.get(AGENT_INFOS, None, &lab.nodes[index].name)?, kind)
+}
+
+fn condition_of(object: &Value, kind: &str) -> Option<(String, String, String)> {
     let conditions = object["agentConditions"].as_array()?;
     let found = conditions.iter().find(|condition| condition["type"] == kind)?;
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
@@ -44,6 +47,23 @@ async fn turns_within(limit: Duration, lab: &Lab, kind: &str, reason: &str) -> S
     condition(lab, 0, kind).unwrap().2
 }
 
+/// Waits until a condition of the first node has been False for `reason` since `version`, with `word` in its message;
+/// returns all such messages, for a condition may have turned back before anybody looks.
+pub(crate) async fn told_since(version: u64, lab: &Lab, kind: &str, reason: &str, word: &str) -> Vec<String> {
+    let begin = Instant::now();
+    loop {
+        let history = lab.api.history(AGENT_INFOS, &lab.nodes[0].name, version).into_iter();
+        let told = history.filter_map(|info| condition_of(&info, kind));
+        let told = told.filter(|(status, why, _)| status == "False" && why == reason);
+        let messages: Vec<_> = told.map(|(.., message)| message).collect();
+        if messages.iter().any(|message| message.contains(word)) {
+            return messages;
+        }
+        assert!(begin.elapsed() < LIMIT, "{kind}, {reason}: nothing of {word:?} in {messages:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 pub(crate) async fn turns_back(lab: &Lab, kind: &str) {
     let good = || condition(lab, 0, kind).is_some_and(|(status, ..)| status == "True");
     let took = eventually(&format!("{kind} is True"), LIMIT, good).await;
@@ -51,7 +71,11 @@ pub(crate) async fn turns_back(lab: &Lab, kind: &str) {
 }
 
 pub(crate) async fn lab_with_status(nodes: usize) -> Lab {
-    let lab = Lab::start(nodes, &[]).await;
+    configured_lab_with_status(nodes, &[]).await
+}
+
+pub(crate) async fn configured_lab_with_status(nodes: usize, config: &[(&str, Value)]) -> Lab {
+    let lab = Lab::start(nodes, config).await;
     for kind in ["AgentHealthy", "ControllerConnectionUp", "OVSDBConnectionUp", "OpenflowConnectionUp"] {
         turns_back(&lab, kind).await;
     }

@@ -1,4 +1,4 @@
-//! Whoever reaches the ports of agent and controller holds thousands of connections without being allowed anything, from
+//! Whoever reaches the ports of agent, controller and operator holds thousands of connections without being allowed anything, from
 //! one address and from many. Probes, scrapes, watches and ADDs go on, and memory stays bounded.
 //!
 //! `ANTREA_TEST_CONNECTIONS` (2,000) says how many to each port.
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use antrea_tests::crowd::{Crowd, Manner};
 use antrea_tests::https::{self, Endpoint};
+use antrea_tests::lab::operator::Operator;
 use antrea_tests::lab::{AGENT_INFOS, Lab, eventually, sh};
 use serde_json::json;
 
@@ -19,6 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// What a crowd may cost, in MiB: what the ports' limits allow, and what a process takes for its own work meanwhile.
 const AGENT_MEMORY: u64 = 9 + 40;
 const CONTROLLER_MEMORY: u64 = 110 + 60;
+const OPERATOR_MEMORY: u64 = 9 + 40;
 
 fn connections() -> usize {
     let text = std::env::var("ANTREA_TEST_CONNECTIONS");
@@ -170,4 +172,51 @@ async fn a_crowd_keeps_nobody_from_being_answered() {
         let grown = peak[at].saturating_sub(before[at].0);
         assert!(grown <= most, "{who}: {grown} MiB more than before, {most} allowed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_keeps_nobody_from_the_operator() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let lab = Lab::without_agents(2, &[]).await;
+    let operator = Operator::start(&lab).await;
+    let (node1, node2) = (lab.nodes[0].netns.clone(), lab.nodes[1].netns.clone());
+    let sources = many_addresses(&node2, "eth0", [203, 0, 113], 200, &lab.outside(), lab.nodes[1].ip);
+    let own = Operator::endpoint(&lab, None).unwrap();
+    let scrape = Operator::endpoint(&lab, Some("lab-scraper")).unwrap();
+    // Another host: known as soon as it was allowed, and a stranger until then.
+    let scrape_from_afar = Endpoint { netns: node1, ..scrape.clone() };
+
+    let before = memory(operator.pid()).0;
+    let crowds = crowds(&Endpoint { netns: node2, ..own.clone() }, &sources);
+    let begin = Instant::now();
+    let (mut probe, mut asked, mut round, mut peak) = (Duration::ZERO, Duration::ZERO, 0, before);
+    while round < 3 || !crowds.iter().all(|(.., crowd)| crowd.is_over()) {
+        for path in ["/livez", "/readyz"] {
+            ask(&own, path, &mut probe).await;
+        }
+        for endpoint in [&scrape, &scrape_from_afar] {
+            ask(endpoint, "/metrics", &mut asked).await;
+        }
+        peak = peak.max(memory(operator.pid()).0);
+        // It has one thread for everything: a Lease that nobody renews for 15 s is another's.
+        let leads = Operator::metric(&lab, "antrea_operator_leader").await;
+        assert!(leads > 0.0, "it leads no more, in round {round}");
+        round += 1;
+        assert!(begin.elapsed() < Duration::from_secs(900), "the crowds do not end");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let tried = crowds.iter().map(|(.., crowd)| crowd.tried());
+    let (opened, refused) =
+        tried.fold((0, 0), |(all, none), (opened, refused)| (all + opened, none + refused));
+    println!(
+        "{opened} hostile connections opened and {refused} cut in their handshake, in {:?}; {round} rounds; at most: probe \
+         {probe:?}, scrape {asked:?}; memory in MiB, before and most: {before} {peak}",
+        begin.elapsed()
+    );
+    assert!(opened > 0 && opened + refused == 6 * (connections() / 6), "not all tried");
+    let made_room = Operator::metric(&lab, "antrea_api_connections_ended_total{reason=\"room\"}").await;
+    println!("{made_room} connections had to make room");
+    assert!(made_room > 0.0, "the crowd never filled the port");
+    let grown = peak.saturating_sub(before);
+    assert!(grown <= OPERATOR_MEMORY, "{grown} MiB more than before, {OPERATOR_MEMORY} allowed");
 }

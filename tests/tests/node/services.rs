@@ -1,4 +1,5 @@
-//! Egress policy holds for endpoints of Services that are no pods. kube-proxy is played by its translations.
+//! Egress policy holds for endpoints of Services that the bridge does not see: those that are no pods, and without a tunnel
+//! pods of other nodes. kube-proxy is played by its translations.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use antrea_tests::lab::{Lab, NETWORK_POLICIES, eventually, sh};
 use antrea_tests::station::{Arrived, Station};
 use antrea_tests::traffic::ping;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Services of the pods' own node, of another node (as `kubernetes` is), of an address outside, of a pod.
@@ -31,8 +32,17 @@ async fn reach(from: &Station, to: IpAddr, at: &Station) -> (Arrived, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
+    egress_policy_holds(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn egress_policy_holds_for_endpoints_on_nodes_that_are_reached_without_a_tunnel() {
+    egress_policy_holds(&[("trafficEncapMode", json!("noEncap"))]).await;
+}
+
+async fn egress_policy_holds(config: &[(&str, Value)]) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::start(2, &[]).await;
+    let mut lab = Lab::start(2, config).await;
     let mut pod = |index: usize, name: &str, app: &str| {
         lab.put_pod(index, name, &[("app", app)], None);
         let pod = lab.add_pod(index, name);
@@ -40,7 +50,7 @@ async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
         (pod, station)
     };
     let (iso, blocks, free) = (pod(0, "iso", "iso"), pod(0, "blocks", "blocks"), pod(0, "free", "free"));
-    let target = pod(1, "target", "target");
+    let (groups, target) = (pod(0, "groups", "groups"), pod(1, "target", "target"));
     let nodes: [IpAddr; 2] = [0, 1].map(|index| lab.nodes[index].ip.into());
     let endpoints = [nodes[0], nodes[1], lab.outside_ip().into(), target.0.ip];
     for (service, endpoint) in SERVICES.iter().zip(endpoints) {
@@ -86,10 +96,20 @@ async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
             ],
         }),
     );
+    // A pod by TCP on one port.
+    lab.put_policy(
+        "groups",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "groups"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "target"}}}], "ports": [{"port": 7000}]}],
+        }),
+    );
     for (pod, service, station) in [
         (&iso, services[3], stations[3]),
         (&iso, services[2], stations[2]),
         (&blocks, services[2], stations[2]),
+        (&groups, services[2], stations[2]),
     ] {
         let start = std::time::Instant::now();
         while reach(&pod.1, service, station).await.0 != Arrived::default() {
@@ -116,6 +136,7 @@ async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
         ("made later", &late, [no, no, no, no]),
         // nodes[0] and nodes[1] end in 11 and 12, the world outside in 1: the first 16 are excepted.
         ("with blocks", &blocks.1, [no, (true, false), no, no]),
+        ("with a pod", &groups.1, [no, no, no, (true, false)]),
         ("free", &free.1, [all; 4]),
     ] {
         for ((service, at), (tcp, udp)) in services.into_iter().zip(stations).zip(expected) {

@@ -100,8 +100,8 @@ fn annotations(root: &Path, release: &Release) -> Result<Value> {
         ("cni", true),
         ("csi", false),
     ];
-    let internal: Vec<String> =
-        antrea_crds::operand().into_iter().filter_map(|crd| crd.metadata.name).collect();
+    let internal = antrea_crds::operand().into_iter().filter(|crd| !is_peoples(crd));
+    let internal: Vec<String> = internal.filter_map(|crd| crd.metadata.name).collect();
     let mut annotations = json!({
         "alm-examples": format!("{:#}", Value::from(examples(root)?)),
         // Deploys and configures: yes; upgrades with the operator, older versions by spec.version: yes; backup
@@ -129,10 +129,18 @@ fn annotations(root: &Path, release: &Release) -> Result<Value> {
 
 const SAMPLE: &str = "config/samples/antreainstallation.yaml";
 
+/// Whether people make objects of the kind: what of agents and controller nobody else writes has no spec.
+fn is_peoples(crd: &CustomResourceDefinition) -> bool {
+    !crd.spec.names.kind.ends_with("Info")
+}
+
 /// One of each kind that the bundle defines. Those of agents and controller are written by them only.
 fn examples(root: &Path) -> Result<Vec<Value>> {
     let mut examples = crate::files::documents(&root.join(SAMPLE))?;
-    for crd in antrea_crds::operand() {
+    for sample in ["traceflow.yaml", "policies.yaml"] {
+        examples.extend(crate::files::documents(&root.join("config/samples").join(sample))?);
+    }
+    for crd in antrea_crds::operand().iter().filter(|crd| !is_peoples(crd)) {
         let version = crd.spec.versions.first().context("a CRD must have a version")?;
         examples.push(json!({
             "apiVersion": format!("{}/{}", crd.spec.group, version.name),

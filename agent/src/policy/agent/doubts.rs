@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use antrea_api::selection::PodSelection;
 use antrea_enforce::kept::Doubt;
 use tokio::task::JoinSet;
 
@@ -16,8 +17,8 @@ pub(super) struct Known {
     pub(super) doubt: Doubt,
     /// See [`antrea_enforce::reconciler::Reconciler::release`].
     pub(super) at: u64,
-    /// Policies that select it.
-    pub(super) selecting: Vec<String>,
+    /// What selects it.
+    pub(super) selection: PodSelection,
 }
 
 /// Open questions and those under way; bounded by the node's pods.
@@ -45,6 +46,11 @@ impl Doubts {
         }
     }
 
+    /// Asks again, later.
+    pub(super) fn reopen(&mut self, doubt: Doubt, at: u64) {
+        self.open.entry(doubt).or_insert(at);
+    }
+
     /// Asks as many open questions as may be under way.
     pub(super) fn ask(&mut self) {
         while self.asked.len() < AT_ONCE
@@ -64,7 +70,7 @@ impl Doubts {
         let Some(answered) = self.asked.join_next().await else { return std::future::pending().await };
         let (doubt, at, life) = answered.ok()?;
         let known = match life {
-            Life::Known(selection) => Some(Known { doubt, at, selecting: selection.policies }),
+            Life::Known(selection) => Some(Known { doubt, at, selection }),
             Life::Unknown => {
                 let (namespace, pod) = (&doubt.pod.namespace, &doubt.pod.name);
                 tracing::info!(
@@ -75,7 +81,7 @@ impl Doubts {
                 None
             }
             Life::Silence => {
-                self.open.entry(doubt).or_insert(at);
+                self.reopen(doubt, at);
                 return None;
             }
         };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use antrea_flows::{Change, Diff, Owner};
 use antrea_runtime::{trace, trace_child};
 use openflow::Flow;
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use super::{Ended, State};
@@ -37,7 +38,7 @@ impl State {
             pods::arrange(self.prepared.pods.lock().values().cloned().collect(), connected)
         });
         let all = self.behind;
-        let (done, outcome, everything, egress) = self
+        let (done, outcome, everything, told) = self
             .with_reconciler(move |reconciler| {
                 let done = work(reconciler);
                 if let Some(interfaces) = interfaces {
@@ -45,18 +46,16 @@ impl State {
                 }
                 let outcome = reconciler.reconcile(Instant::now());
                 let everything = all.then(|| reconciler.flows());
-                let egress = (all || !outcome.policies.is_empty()).then(|| reconciler.host_egress());
-                (done, outcome, everything, egress)
+                let told = (all || !outcome.policies.is_empty() || !outcome.diff.is_empty())
+                    .then(|| (reconciler.host_egress(), reconciler.isolation()));
+                (done, outcome, everything, told)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
         self.doubts.add(outcome.doubts);
-        if let Some(egress) = egress {
-            self.egress.send_if_modified(|known| {
-                let differs = *known != egress;
-                *known = egress;
-                differs
-            });
+        if let Some((egress, isolation)) = told {
+            set(&self.egress, egress);
+            set(&self.isolation, Some(isolation));
         }
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };
@@ -114,7 +113,13 @@ impl State {
         }
         let found = policies.into_iter().filter_map(|name| {
             match (reconciler.cache.policy(&name), reconciler.cache.realizable(&name)) {
-                (_, Some(policy)) => Some((name, Some(policy.clone()))),
+                (_, Some(policy)) => {
+                    let mut policy = policy.clone();
+                    if let Some(problem) = reconciler.problem(&policy) {
+                        Arc::make_mut(&mut policy).problems.push(problem.to_owned());
+                    }
+                    Some((name, Some(policy)))
+                }
                 (None, None) => Some((name, None)),
                 // The last report stands until the new form is in force.
                 (Some(_), None) => None,
@@ -122,4 +127,12 @@ impl State {
         });
         self.board.update(found);
     }
+}
+
+fn set<T: PartialEq>(told: &watch::Sender<T>, now: T) {
+    told.send_if_modified(|known| {
+        let differs = *known != now;
+        *known = now;
+        differs
+    });
 }

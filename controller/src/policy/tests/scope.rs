@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn user(account: &str, node: Option<&str>) -> User {
+pub(super) fn user(account: &str, node: Option<&str>) -> User {
     let node = node.map(|node| ("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()]));
     User {
         name: format!("system:serviceaccount:kube-system:{account}"),

@@ -26,6 +26,10 @@ pub const API_VERSION: &str = "controlplane.antrea.io/v1beta2";
 
 /// `NetworkPolicyReference.type` of a Kubernetes NetworkPolicy.
 pub const K8S_NETWORK_POLICY: &str = "K8sNetworkPolicy";
+/// Type of [`NetworkPolicyReference`]s to ClusterNetworkPolicies.
+pub const ANTREA_CLUSTER_NETWORK_POLICY: &str = "AntreaClusterNetworkPolicy";
+/// Type of [`NetworkPolicyReference`]s to native NetworkPolicies.
+pub const ANTREA_NETWORK_POLICY: &str = "AntreaNetworkPolicy";
 
 macro_rules! objects {
     ($($kind:ident),* $(,)?) => {

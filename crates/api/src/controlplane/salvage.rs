@@ -80,8 +80,8 @@ fn policy(metadata: ObjectMeta, raw: Bytes) -> NetworkPolicy {
     let unknown = || NetworkPolicyReference { type_: K8S_NETWORK_POLICY.to_owned(), ..Default::default() };
     NetworkPolicy {
         metadata,
-        // Of no direction, which isolates both.
-        rules: vec![NetworkPolicyRule::default()],
+        // Of no direction, which isolates both, and of no action, which native policies take for Drop.
+        rules: vec![NetworkPolicyRule { action: Some(String::new()), ..NetworkPolicyRule::default() }],
         applied_to_groups: groups.into_iter().collect(),
         source_ref: Some(source.unwrap_or_else(unknown)),
         ..NetworkPolicy::default()
@@ -140,7 +140,8 @@ mod tests {
         assert_eq!(name, "p");
         let Some(Event::Policy(rest)) = rest else { panic!("{rest:?}") };
         assert_eq!((rest.metadata.name.as_str(), rest.applied_to_groups.join(" ").as_str()), ("p", "a b"));
-        assert_eq!(rest.rules, [NetworkPolicyRule::default()]);
+        let [rule] = &rest.rules[..] else { panic!("{:?}", rest.rules) };
+        assert_eq!((rule.direction.as_str(), rule.action.as_deref()), ("", Some("")));
         assert_eq!(rest.source_ref.unwrap().type_, K8S_NETWORK_POLICY);
     }
 

@@ -137,6 +137,9 @@ impl Cache {
         };
         if !known {
             self.apply(kind, *rest)?;
+            if kind == Kind::AddressGroups && !self.staged.contains_key(&kind) {
+                self.partial.insert(name.clone());
+            }
         }
         match self.staged.get_mut(&kind) {
             Some(staged) => {
@@ -162,15 +165,20 @@ impl Cache {
             let damaged = std::mem::take(&mut staged.damaged);
             self.damaged.extend(damaged.into_iter().map(|(name, error)| ((*kind, name), error)));
         }
-        let mut stale_groups = Vec::new();
+        let (mut stale_groups, mut partial) = (Vec::new(), Vec::new());
         for kind in [Kind::AppliedToGroups, Kind::AddressGroups] {
             let Some(staged) = lists.remove(&kind) else { continue };
             let stale = self.groups(kind).by_name.keys().filter(|name| !staged.has(name));
             stale_groups.extend(stale.cloned().map(|name| (kind, name)));
             for (name, members) in staged.groups {
-                self.put_group(kind, &name, members);
+                let key = (kind, name);
+                self.put_group(kind, &key.1, members);
+                if kind == Kind::AddressGroups && self.damaged.contains_key(&key) {
+                    partial.push(key.1);
+                }
             }
         }
+        self.partial.extend(partial);
         if let Some(staged) = lists.remove(&Kind::Policies) {
             let stale: Vec<_> = self.policies.keys().filter(|name| !staged.has(name)).cloned().collect();
             for policy in staged.policies.values() {

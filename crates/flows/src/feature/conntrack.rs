@@ -9,12 +9,15 @@ use openflow::{Action, Ct, CtState, CtZone, Flow, SubField};
 
 use super::{
     established,
-    priority::{LOW, NORMAL},
+    priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
     config::Network,
     cookie::Category,
-    field::{ct_egress_rule, ct_ingress_rule, ct_source, egress_rule, ingress_rule, source},
+    field::{
+        ct_egress_rule, ct_ingress_rule, ct_service, ct_source, egress_rule, has_endpoint, ingress_rule,
+        source,
+    },
     table::{Stage, Table},
 };
 
@@ -41,6 +44,12 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
                 ],
                 ..Ct::default()
             };
+            let served = net.pipeline.features().services.then(|| {
+                let mut commit = commit.clone();
+                commit.exec.push(ct_service().load(1));
+                let matches = family.packets().ct_state(new).bits(has_endpoint(), 1);
+                flow(Table::ConntrackCommit, HIGH, matches).action(commit).action(net.goto(Table::Output))
+            });
             [
                 flow(Table::ConntrackZone, NORMAL, family.packets()).action(look_up),
                 flow(Table::ConntrackState, NORMAL, family.packets().ct_state(invalid)),
@@ -51,6 +60,8 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
                     .action(commit)
                     .action(net.goto(Table::Output)),
             ]
+            .into_iter()
+            .chain(served)
         })
         .collect()
 }

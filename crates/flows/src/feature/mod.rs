@@ -5,8 +5,10 @@ mod conntrack;
 mod gateway;
 mod peer;
 mod pod;
+mod proxy;
 mod security;
 mod service;
+mod trace;
 mod tunnel;
 
 pub use base::base;
@@ -14,8 +16,10 @@ pub use conntrack::conntrack;
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;
+pub use proxy::{AFFINITY_COOKIE, ServiceBackend, Transport, VIRTUAL_V4, VIRTUAL_V6, proxy, service_backend};
 pub use security::security;
 pub use service::service_cidrs;
+pub use trace::{TRACE_PACKET_IN, Trace, Traced, trace, traced};
 pub use tunnel::tunnel;
 
 use openflow::{Action, CtState, Flow, Match};
@@ -23,8 +27,7 @@ use openflow::{Action, CtState, Flow, Match};
 use crate::{
     config::Network,
     cookie::Category,
-    field::ZONE_V4,
-    field::ZONE_V6,
+    field::{HAIRPIN_ZONE_V4, HAIRPIN_ZONE_V6, SERVICE_ZONE_V4, SERVICE_ZONE_V6, ZONE_V4, ZONE_V6},
     table::{Pipeline, Table},
 };
 
@@ -63,6 +66,22 @@ impl Family {
             Family::V6 => ZONE_V6,
         }
     }
+
+    /// The zone in which the family's Services are translated.
+    pub const fn service_zone(self) -> u16 {
+        match self {
+            Family::V4 => SERVICE_ZONE_V4,
+            Family::V6 => SERVICE_ZONE_V6,
+        }
+    }
+
+    /// The zone of what a Service brings back to its sender.
+    pub const fn hairpin_zone(self) -> u16 {
+        match self {
+            Family::V4 => HAIRPIN_ZONE_V4,
+            Family::V6 => HAIRPIN_ZONE_V6,
+        }
+    }
 }
 
 impl Pipeline {
@@ -72,6 +91,11 @@ impl Pipeline {
         [(f.ipv4, Family::V4), (f.ipv6, Family::V6)]
             .into_iter()
             .filter_map(|(on, family)| on.then_some(family))
+    }
+
+    /// Whether pods have the family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        self.families().any(|own| own == family)
     }
 }
 

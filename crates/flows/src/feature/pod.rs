@@ -10,12 +10,13 @@ use super::{
     base::to_local,
     nd,
     priority::{HIGH, LOW, NORMAL},
+    proxy::to_itself,
 };
 use crate::{
     config::{Datapath, Network, PodInterface},
     cookie::Category,
     field::{HIGHEST_POD_PORT, Source, destination, output, service_client, source, target_port, to_service},
-    table::Table,
+    table::{Stage, Table},
 };
 
 /// Flows of one pod.
@@ -31,8 +32,10 @@ pub fn pod(net: &Network, pod: &PodInterface) -> Vec<Flow> {
             .action(output().load(1))
             .action(net.goto(Table::IngressSecurityClassifier)),
     ];
+    let validated = net.pipeline.entry(Stage::Translation).unwrap_or(Table::ConntrackZone);
     for &ip in &pod.ips {
-        flows.push(flow(Table::SpoofGuard, NORMAL, from().nw_src(ip)).action(net.goto(Table::ConntrackZone)));
+        flows.push(flow(Table::SpoofGuard, NORMAL, from().nw_src(ip)).action(net.goto(validated)));
+        flows.extend(to_itself(net, pod, ip));
         flows.push(
             flow(Table::L3Forwarding, NORMAL, Match::new().nw_dst(ip))
                 .action(Action::set_eth_dst(pod.mac))

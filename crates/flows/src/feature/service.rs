@@ -16,9 +16,9 @@ use crate::{
 
 /// Flows that hand pods' traffic to Service addresses to the host.
 ///
-/// A Service whose endpoints are not pods (`kubernetes`, host-network pods) leaves the host without coming
-/// back, so egress policy does not apply to it. Without a known Service CIDR egress policy applies to the
-/// Service address itself.
+/// What the host translates to something that is no pod (`kubernetes`, host-network pods) leaves it without coming
+/// back: there the host's rules judge it. Without a known Service CIDR egress policy applies to the Service address
+/// itself.
 ///
 /// On the kernel datapath the host passes a packet's mark on, so that a pod's connection to itself is known
 /// when it comes back with the gateway's address (see [`super::pod`]).

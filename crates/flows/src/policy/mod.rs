@@ -150,6 +150,8 @@ pub enum RuleChange {
     Remove(u32),
     /// Changes members of a rule.
     Members(u32, MemberChange),
+    /// Moves a rule in the order of evaluation.
+    Class(u32, Class),
 }
 
 impl RuleChange {
@@ -157,7 +159,7 @@ impl RuleChange {
     pub fn id(&self) -> u32 {
         match self {
             RuleChange::Upsert(rule) => rule.id,
-            RuleChange::Remove(id) | RuleChange::Members(id, _) => *id,
+            RuleChange::Remove(id) | RuleChange::Members(id, _) | RuleChange::Class(id, _) => *id,
         }
     }
 }

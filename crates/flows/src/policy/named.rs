@@ -15,6 +15,8 @@ pub enum NamedService {
         protocol: Protocol,
         /// The name.
         name: Box<str>,
+        /// Source ports; `None` is all.
+        src_ports: Option<PortRange>,
     },
 }
 
@@ -30,7 +32,7 @@ pub fn resolve_named_ports<'a, M>(
     for (member, ports) in members {
         let numbers = services.iter().filter_map(|service| match service {
             NamedService::Plain(_) => None,
-            NamedService::Named { protocol, name } => {
+            NamedService::Named { protocol, name, .. } => {
                 Some(ports.iter().find(|p| p.protocol == *protocol && p.name == *name).map(|p| p.port))
             }
         });
@@ -44,9 +46,9 @@ pub fn resolve_named_ports<'a, M>(
                 .iter()
                 .filter_map(|service| match service {
                     NamedService::Plain(service) => Some(*service),
-                    NamedService::Named { protocol, .. } => {
-                        numbers.next().flatten().map(|n| Service::to(*protocol, PortRange::single(n)))
-                    }
+                    NamedService::Named { protocol, src_ports, .. } => numbers.next().flatten().map(|n| {
+                        Service { src_ports: *src_ports, ..Service::to(*protocol, PortRange::single(n)) }
+                    }),
                 })
                 .collect();
             // An empty list of services would mean all traffic.
@@ -64,7 +66,7 @@ mod tests {
         let port = |name: &str, port, protocol| NamedPort { name: name.into(), port, protocol };
         let (a, b) = ([port("web", 80, Protocol::Tcp)], [port("web", 8080, Protocol::Tcp)]);
         let udp = [port("web", 80, Protocol::Udp)];
-        let web = NamedService::Named { protocol: Protocol::Tcp, name: "web".into() };
+        let web = NamedService::Named { protocol: Protocol::Tcp, name: "web".into(), src_ports: None };
         let members = || [(1, &a[..]), (2, &b[..]), (3, &a[..]), (4, &udp[..])];
         let tcp = |n| Service::to(Protocol::Tcp, PortRange::single(n));
 

@@ -112,15 +112,7 @@ impl Realizer {
         self.check(&changes)?;
         for change in changes {
             match change {
-                RuleChange::Upsert(rule) => {
-                    // New before old: what both have is then never without a member.
-                    self.realize(&rule, true);
-                    if let Some(old) = self.rules.remove(&rule.id) {
-                        self.realize(&old, false);
-                        self.refresh(&old, &rule);
-                    }
-                    self.rules.insert(rule.id, rule);
-                }
+                RuleChange::Upsert(rule) => self.put(rule),
                 RuleChange::Remove(id) => {
                     if let Some(old) = self.rules.remove(&id) {
                         self.realize(&old, false);
@@ -132,9 +124,24 @@ impl Realizer {
                         self.rules.insert(id, rule);
                     }
                 }
+                RuleChange::Class(id, class) => {
+                    if let Some(rule) = self.rules.get(&id) {
+                        self.put(Rule { class, ..rule.clone() });
+                    }
+                }
             }
         }
         Ok(self.commit())
+    }
+
+    fn put(&mut self, rule: Rule) {
+        // New before old: what both have is then never without a member.
+        self.realize(&rule, true);
+        if let Some(old) = self.rules.remove(&rule.id) {
+            self.realize(&old, false);
+            self.refresh(&old, &rule);
+        }
+        self.rules.insert(rule.id, rule);
     }
 
     /// Whether [`Self::apply`] would take these changes.
@@ -142,20 +149,21 @@ impl Realizer {
     /// # Errors
     /// The first that it would not.
     pub fn check(&self, changes: &[RuleChange]) -> Result<(), RuleError> {
-        let mut known: HashMap<u32, bool, RandomState> = HashMap::default();
+        let mut known: HashMap<u32, Option<&Rule>, RandomState> = HashMap::default();
         for change in changes {
             match change {
                 RuleChange::Upsert(rule) => {
-                    self.check_rule(rule)?;
-                    known.insert(rule.id, true);
+                    self.check_rule(rule, rule.class)?;
+                    known.insert(rule.id, Some(rule));
                 }
                 RuleChange::Remove(id) => {
-                    known.insert(*id, false);
+                    known.insert(*id, None);
                 }
-                RuleChange::Members(id, _) => {
-                    let there = known.get(id).copied().unwrap_or_else(|| self.rules.contains_key(id));
-                    if !there {
-                        return Err(RuleError::Unknown { id: *id });
+                RuleChange::Members(id, _) | RuleChange::Class(id, _) => {
+                    let rule = known.get(id).copied().unwrap_or_else(|| self.rules.get(id));
+                    let rule = rule.ok_or(RuleError::Unknown { id: *id })?;
+                    if let RuleChange::Class(_, class) = change {
+                        self.check_rule(rule, *class)?;
                     }
                 }
             }
@@ -163,12 +171,13 @@ impl Realizer {
         Ok(())
     }
 
-    fn check_rule(&self, rule: &Rule) -> Result<(), RuleError> {
+    /// Whether a rule can have a place.
+    fn check_rule(&self, rule: &Rule, class: Class) -> Result<(), RuleError> {
         let id = rule.id;
         if id == 0 {
             return Err(RuleError::ReservedId);
         }
-        match (rule.class, rule.action) {
+        match (class, rule.action) {
             (Class::K8s, Action::Drop | Action::Reject | Action::Pass) => {
                 return Err(RuleError::NotAllow { id });
             }
@@ -181,7 +190,7 @@ impl Realizer {
             }
             _ => {}
         }
-        let table = rule_table(rule);
+        let table = class_table(class, rule.direction);
         if self.net.pipeline.number(table).is_none() {
             return Err(RuleError::NoTable { id, table });
         }
@@ -478,7 +487,11 @@ fn is_active(rule: &Rule) -> bool {
 }
 
 fn rule_table(rule: &Rule) -> Table {
-    match (rule.class, rule.direction) {
+    class_table(rule.class, rule.direction)
+}
+
+fn class_table(class: Class, direction: Direction) -> Table {
+    match (class, direction) {
         (Class::K8s, Direction::In) => Table::IngressRule,
         (Class::K8s, Direction::Out) => Table::EgressRule,
         (Class::Native { .. }, Direction::In) => Table::AntreaPolicyIngressRule,

@@ -40,6 +40,7 @@ impl Entry {
         let mut see = |action: &Action| match action {
             Action::Group(id) => found.push(Key::Group(*id)),
             Action::Meter(id) => found.push(Key::Meter(*id)),
+            Action::Controller(up) => found.extend(up.meter_id.map(Key::Meter)),
             _ => {}
         };
         match self {

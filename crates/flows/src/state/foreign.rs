@@ -38,10 +38,15 @@ pub struct Comparison {
 
 /// Flows that are not in the store and are left alone all the same: those that the bridge makes by itself because
 /// an entry of the store has it learn. They are known by table and cookie.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Learned(HashSet<(u8, u64), RandomState>);
 
 impl Learned {
+    /// With these alone.
+    pub(super) fn of(known: &[(u8, u64)]) -> Self {
+        Self(known.iter().copied().collect())
+    }
+
     /// Notes the `learn` actions among these.
     pub(super) fn note(&mut self, actions: &[Action]) {
         visit(actions, &mut |action| {

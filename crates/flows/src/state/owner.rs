@@ -11,6 +11,10 @@ pub enum Owner {
     Pod(Arc<str>),
     /// Another node, by name.
     Peer(Arc<str>),
+    /// A Service, by namespace and name.
+    Service(Arc<str>),
+    /// A Traceflow, by its tag.
+    Trace(u8),
 }
 
 impl Owner {
@@ -27,6 +31,8 @@ impl fmt::Display for Owner {
             Owner::Policy => f.write_str("policy"),
             Owner::Pod(name) => write!(f, "pod {name}"),
             Owner::Peer(name) => write!(f, "peer {name}"),
+            Owner::Service(name) => write!(f, "Service {name}"),
+            Owner::Trace(tag) => write!(f, "trace {tag}"),
         }
     }
 }

@@ -181,12 +181,22 @@ pub struct BridgeStore {
     owned: HashMap<Owner, HashSet<Arc<Key>, RandomState>, RandomState>,
     /// Flows by table.
     counts: BTreeMap<u8, usize>,
+    /// Table and cookie of flows that the bridge may have learned at some time.
+    learns: Vec<(u8, u64)>,
 }
 
 impl BridgeStore {
     /// A store without entries.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Leaves flows of this table and cookie alone also when no entry has the bridge learn them any more: they go by
+    /// their own timeouts.
+    #[must_use]
+    pub fn learning(mut self, table: u8, cookie: u64) -> Self {
+        self.learns.push((table, cookie));
+        self
     }
 
     /// Number of entries.
@@ -423,7 +433,7 @@ impl BridgeStore {
 
     /// What the bridge makes by itself on behalf of these entries.
     fn learned(&self) -> Learned {
-        let mut learned = Learned::default();
+        let mut learned = Learned::of(&self.learns);
         for held in self.entries.values() {
             match &held.body {
                 Body::Flow(body) => learned.note(&body.actions),

@@ -42,6 +42,7 @@ pub fn node(datapath: Datapath, kind: TunnelKind) -> NodeConfig {
         pod_cidrs: vec!["10.244.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
         antrea_policy: true,
+        services: false,
     }
 }
 

@@ -10,6 +10,8 @@ pub struct Packet {
     pub eth_src: MacAddr,
     pub eth_dst: MacAddr,
     pub body: Body,
+    /// Source and destination port of TCP, UDP and SCTP.
+    pub ports: Option<(u16, u16)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +34,15 @@ impl Packet {
             0x0806 => Body::Arp { op: word(20)?, sha: mac(22)?, spa: v4(28)?, tha: mac(32)?, tpa: v4(38)? },
             other => Body::Other(other),
         };
-        Ok(Self { eth_dst: mac(0)?, eth_src: mac(6)?, body })
+        let transport = match body {
+            Body::Ip { src: IpAddr::V4(_), proto: 6 | 17 | 132, .. } => {
+                Some(14 + 4 * usize::from(bytes(14, 1)?[0] & 0xf))
+            }
+            Body::Ip { proto: 6 | 17 | 132, .. } => Some(54),
+            _ => None,
+        };
+        let ports = transport.map(|at| Ok::<_, anyhow::Error>((word(at)?, word(at + 2)?))).transpose()?;
+        Ok(Self { eth_dst: mac(0)?, eth_src: mac(6)?, body, ports })
     }
 }
 

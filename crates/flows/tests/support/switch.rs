@@ -179,6 +179,37 @@ impl Switch {
         self.settle()
     }
 
+    /// Sets groups and flows in one bundle, each line in ovs-ofctl's syntax.
+    pub fn add_entries<S: AsRef<str>>(&self, groups: &[S], flows: &[S]) -> Result<()> {
+        let mut text = String::new();
+        for (kind, entry) in
+            groups.iter().map(|g| ("group add", g)).chain(flows.iter().map(|f| ("flow add", f)))
+        {
+            text.push_str(kind);
+            text.push(' ');
+            text.push_str(entry.as_ref());
+            text.push('\n');
+        }
+        let file = self.dir.path().join("bundle.txt");
+        fs::write(&file, text)?;
+        self.ofctl(&["bundle", &self.bridge(), &file.display().to_string()])?;
+        self.settle()
+    }
+
+    /// Replaces groups under their ids.
+    pub fn set_groups<S: AsRef<str>>(&self, groups: &[S]) -> Result<()> {
+        for group in groups {
+            self.ofctl(&["mod-group", &self.bridge(), group.as_ref()])?;
+        }
+        self.settle()
+    }
+
+    /// Removes all groups, and the flows that name them.
+    pub fn remove_groups(&self) -> Result<()> {
+        self.ofctl(&["del-groups", &self.bridge()])?;
+        self.settle()
+    }
+
     /// Makes the datapath forget what it cached, so that the next packet sees the current flows.
     pub fn settle(&self) -> Result<()> {
         self.appctl(&["revalidator/purge"]).map(drop)

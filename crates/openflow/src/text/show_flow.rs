@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::show_action::{NO_NAMES, show_all};
 use super::{TableNames, show_match};
+use crate::multipart::{FlowEntry, FlowStats};
 use crate::{
     BandType, BucketPos, Flow, FlowCommand, FlowFlags, FlowKey, FlowMod, Group, GroupCommand, GroupMod,
     GroupType, Message, Meter, MeterCommand, MeterFlags,
@@ -31,6 +32,13 @@ impl Flow {
     }
 }
 
+impl FlowEntry {
+    /// To be written with its counters, as `ovs-ofctl dump-flows` does, and with names of tables in place of numbers.
+    pub fn named<'a>(&'a self, names: &'a TableNames) -> Named<'a, FlowEntry> {
+        Named { value: self, names }
+    }
+}
+
 impl FlowKey {
     /// To be written with names of tables in place of numbers.
     pub fn named<'a>(&'a self, names: &'a TableNames) -> Named<'a, FlowKey> {
@@ -47,28 +55,52 @@ impl Group {
 
 impl Display for Named<'_, Flow> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let flow = self.value;
-        write!(f, "cookie={:#x}, table=", flow.cookie)?;
-        self.names.show(f, flow.table)?;
-        f.write_str(", ")?;
-        for (word, n) in [("idle_timeout", flow.idle_timeout), ("hard_timeout", flow.hard_timeout)] {
-            if n != 0 {
-                write!(f, "{word}={n}, ")?;
-            }
-        }
-        for (flag, word) in FLAGS {
-            if flow.flags.contains(flag) {
-                write!(f, "{word} ")?;
-            }
-        }
-        if flow.importance != 0 {
-            write!(f, "importance={}, ", flow.importance)?;
-        }
-        write!(f, "priority={}", flow.priority)?;
-        show_match::show(f, &flow.matches)?;
-        f.write_str(" actions=")?;
-        show_all(f, &flow.actions, self.names)
+        show_flow(f, self.value, None, self.names)
     }
+}
+
+impl Display for Named<'_, FlowEntry> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        show_flow(f, &self.value.flow, Some(&self.value.stats), self.names)
+    }
+}
+
+fn show_flow(
+    f: &mut Formatter<'_>,
+    flow: &Flow,
+    stats: Option<&FlowStats>,
+    names: &TableNames,
+) -> fmt::Result {
+    write!(f, "cookie={:#x}, ", flow.cookie)?;
+    if let Some((seconds, nanoseconds)) = stats.and_then(|stats| stats.duration) {
+        write!(f, "duration={seconds}.{:03}s, ", nanoseconds / 1_000_000)?;
+    }
+    f.write_str("table=")?;
+    names.show(f, flow.table)?;
+    f.write_str(", ")?;
+    let counters = stats.into_iter().flat_map(|s| [("n_packets", s.packets), ("n_bytes", s.bytes)]);
+    for (word, count) in counters {
+        if let Some(count) = count {
+            write!(f, "{word}={count}, ")?;
+        }
+    }
+    for (word, n) in [("idle_timeout", flow.idle_timeout), ("hard_timeout", flow.hard_timeout)] {
+        if n != 0 {
+            write!(f, "{word}={n}, ")?;
+        }
+    }
+    for (flag, word) in FLAGS {
+        if flow.flags.contains(flag) {
+            write!(f, "{word} ")?;
+        }
+    }
+    if flow.importance != 0 {
+        write!(f, "importance={}, ", flow.importance)?;
+    }
+    write!(f, "priority={}", flow.priority)?;
+    show_match::show(f, &flow.matches)?;
+    f.write_str(" actions=")?;
+    show_all(f, &flow.actions, names)
 }
 
 impl Display for Named<'_, FlowKey> {

@@ -8,7 +8,9 @@ use std::{
 use openflow::MacAddr;
 use tokio::time::Instant;
 
-use super::{InterfaceKind, PortInfo, PortSpec, Vswitch, VswitchError, about, bridge::bridge_row};
+use super::{
+    InterfaceKind, PortInfo, PortSpec, Vswitch, VswitchError, about, bridge::bridge_row, config::set_pairs,
+};
 use crate::db::{Cache, Datum, Mutator, Row, Transaction, Where};
 
 /// ovs-vswitchd writes a failed interface's `ofport` and `error` in that order, mostly together.
@@ -23,6 +25,12 @@ impl Vswitch {
     pub async fn add_port(&self, spec: &PortSpec) -> Result<(), VswitchError> {
         self.reconcile(&format!("port {}", spec.name), |cache, attempt| plan_add(cache, spec, attempt == 0))
             .await
+    }
+
+    /// Whether [`Self::add_port`] would change anything. No, where there is no bridge.
+    #[must_use]
+    pub fn differs(&self, spec: &PortSpec) -> bool {
+        self.session.read(|cache| plan_add(cache, spec, false).is_ok_and(|txn| !txn.is_empty()))
     }
 
     /// Removes a port from a bridge, if it is there.
@@ -48,23 +56,21 @@ impl Vswitch {
         .await
     }
 
-    /// Replaces the external ids of a port.
+    /// Sets one external id of many ports, by the ports' names; `None` removes it. Ports that are not there are left out.
     ///
     /// # Errors
-    /// [`VswitchError::NoPort`], [`VswitchError::Ovsdb`].
-    pub async fn set_port_external_ids(
+    /// [`VswitchError::Ovsdb`].
+    pub async fn set_ports_external_id(
         &self,
-        name: &str,
-        external_ids: &BTreeMap<String, String>,
+        key: &str,
+        values: &BTreeMap<String, Option<String>>,
     ) -> Result<(), VswitchError> {
-        let wanted = Datum::map(external_ids.clone());
-        self.reconcile(&format!("port {name}"), |cache, _| {
-            let port =
-                cache.table("Port").named(name).ok_or_else(|| VswitchError::NoPort(name.to_owned()))?;
+        self.reconcile(&format!("{key} of {} ports", values.len()), |cache, _| {
             let mut txn = Transaction::new();
-            if port.get("external_ids") != Some(&wanted) {
-                txn.wait_exists("Port", port.uuid());
-                txn.update("Port", Where::row(port.uuid()), [("external_ids", wanted.clone())]);
+            for (name, value) in values {
+                if let Some(row) = cache.table("Port").named(name) {
+                    set_pairs(&mut txn, "Port", row, "external_ids", [(key, value.as_deref())]);
+                }
             }
             Ok(txn)
         })

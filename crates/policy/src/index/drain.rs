@@ -25,6 +25,7 @@ impl Index {
     ///
     /// A large change (the first one) need not be held in memory as a whole that way.
     pub fn drain_with(&mut self, mut emit: impl FnMut(Change)) {
+        self.settle();
         let sets = std::mem::take(&mut self.dirty_sets);
         for set in &sets {
             if self.sets[*set].policies.is_empty() {

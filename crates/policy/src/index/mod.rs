@@ -2,6 +2,7 @@
 
 mod drain;
 mod matching;
+mod native;
 mod policy;
 mod query;
 mod records;
@@ -10,18 +11,21 @@ mod slab;
 mod span;
 mod symbols;
 mod table;
+mod told;
 
 use std::{hash::Hash, sync::Arc};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
 
+pub use native::NativeView;
 pub use query::{AddressGroup, AppliedToGroup, Effective, NodeView, Peering, Selection, Sizes};
 use records::{ApplySet, Class, Group, Namespace, Node, Pod, Policy};
 use selectors::{CarrierIndex, SelectorIndex};
 use slab::{Id, NONE, Slab};
 use symbols::LabelSets;
 use table::{Hashed, Table};
+pub use told::Told;
 
 use crate::{
     k8s,
@@ -84,6 +88,7 @@ pub struct Index {
     /// By the name of the internal policy.
     policy_names: Table,
     dirty_policies: Vec<Id>,
+    natives: Box<native::Natives>,
 }
 
 impl Default for Index {
@@ -135,6 +140,7 @@ impl Index {
             policy_table: Table::default(),
             policy_names: Table::default(),
             dirty_policies: Vec::new(),
+            natives: Box::default(),
         }
     }
 
@@ -158,6 +164,7 @@ impl Index {
         }
         self.namespace_index.insert(id, self.labels.labels(labels));
         self.rematch_namespace(id);
+        self.natives.namespaces_changed();
         if let Some(before) = before {
             self.labels.release(before);
         }
@@ -169,6 +176,7 @@ impl Index {
         let Some(labels) = self.namespaces[id].labels.take() else { return };
         self.namespace_index.remove(id, self.labels.labels(labels));
         self.rematch_namespace(id);
+        self.natives.namespaces_changed();
         self.labels.release(labels);
         self.idle_namespaces.push(id);
     }
@@ -250,6 +258,7 @@ impl Index {
                 uid: pod.uid,
                 member,
                 ips: pod.ips,
+                told: false,
                 namespace,
                 class: NONE,
                 node: NONE,
@@ -259,25 +268,33 @@ impl Index {
             self.pod_table.insert(self.hash((namespace, &*pod.name)), id);
             self.touch_groups(id, class);
             self.place_pod(id, class, node);
+            self.take_from_told(id);
             return;
         };
 
-        self.pods[id].uid = pod.uid;
-        let record = &self.pods[id];
+        let record = &mut self.pods[id];
+        let same = record.uid == pod.uid && record.node == node && record.class != NONE;
+        record.uid = pod.uid;
+        let told = record.told && same && pod.ips.is_empty();
+        let ips = if told { record.ips } else { pod.ips };
         let ports_same = *record.member.ports == *pod.ports;
-        if record.class == class && record.node == node && record.ips == pod.ips && ports_same {
+        if record.class == class && record.node == node && record.ips == ips && ports_same {
+            record.told = told;
             return;
         }
-        if record.class != NONE {
-            self.touch_groups(id, record.class);
+        let before = record.class;
+        if before != NONE {
+            self.touch_groups(id, before);
         }
         self.touch_groups(id, class);
         self.displace_pod(id);
         if !ports_same || self.pods[id].member.node.as_deref() != pod.node.as_deref() {
             self.pods[id].member = self.member(pod, namespace, class, node);
         }
-        self.pods[id].ips = pod.ips;
+        self.pods[id].ips = ips;
+        self.pods[id].told = told;
         self.place_pod(id, class, node);
+        self.take_from_told(id);
     }
 
     /// Takes in that a Pod is gone.

@@ -172,7 +172,7 @@ impl Index {
         }
     }
 
-    fn find_policy(&self, wanted: Key<'_>) -> Option<Id> {
+    pub(super) fn find_policy(&self, wanted: Key<'_>) -> Option<Id> {
         let policies = &self.policies;
         self.policy_table.find(self.hash(wanted), |id| key(&policies[id].object.source) == wanted)
     }

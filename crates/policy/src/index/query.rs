@@ -272,6 +272,7 @@ impl Index {
             && self.groups.len() == 0
             && self.sets.len() == 0
             && self.policies.len() == 0
+            && self.natives.is_empty()
     }
 
     fn groups_of_pod(&self, namespace: &str, pod: &str) -> Option<&[Id]> {

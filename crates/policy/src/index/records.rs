@@ -52,6 +52,8 @@ pub(super) struct Pod {
     pub(super) uid: Option<Uid>,
     pub(super) member: Arc<PodMember>,
     pub(super) ips: PodIps,
+    /// Whether the addresses are not the API server's but what the agent of the Pod's node told.
+    pub(super) told: bool,
     pub(super) namespace: Id,
     /// None if the Pod is gone; it then keeps its id until the changes are drained.
     pub(super) class: Id,

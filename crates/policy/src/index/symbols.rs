@@ -147,6 +147,11 @@ impl LabelSets {
         &self.sets[id].labels
     }
 
+    /// The label set in full.
+    pub(super) fn texts(&self, id: Id) -> Labels {
+        self.labels(id).iter().map(|label| self.symbols.text(*label)).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.sets.len() == 0 && self.symbols.is_empty()
     }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use proptest::{collection, option, prelude::*, sample::select};
 
+use super::natives::{self, GROUPS, Group, Native, TIERS};
 use super::world::{Expression, Key, Labels, Peer, Pod, Policy, Requirement, Rule, Space};
 
 #[derive(Clone, Debug)]
@@ -11,10 +12,16 @@ pub(crate) enum Event {
     Pod(Key, Option<Pod>),
     Namespace(&'static str, Option<Labels>),
     Policy(Key, Option<Policy>),
-    Native(Key, Option<Policy>),
+    Native(Key, Option<Native>),
+    Tier(&'static str, Option<i64>),
+    Group(Key, Option<Group>),
     ResetPods(u32, Vec<(Key, Pod)>),
     ResetNamespaces(u32, Vec<(&'static str, Labels)>),
     ResetPolicies(u32, Vec<(Key, Policy)>),
+    /// Of the cluster, or of namespaces.
+    ResetNatives(bool, u32),
+    ResetGroups(bool, u32),
+    ResetTiers(u32),
     /// Compares what can be looked up, and leaves the changes undrained.
     Peek,
     /// Drains and compares everything.
@@ -44,13 +51,18 @@ fn event() -> impl Strategy<Value = Event> {
         10 => (key(PODS), option::weighted(0.75, pod())).prop_map(|(key, pod)| Event::Pod(key, pod)),
         4 => (select(&NAMESPACES), option::weighted(0.8, labels())).prop_map(|(n, l)| Event::Namespace(n, l)),
         6 => (key(POLICIES), option::weighted(0.7, policy())).prop_map(|(key, p)| Event::Policy(key, p)),
-        4 => (key(POLICIES), option::weighted(0.7, native())).prop_map(|(key, p)| Event::Native(key, p)),
+        6 => (native_key(POLICIES), option::weighted(0.7, natives::native())).prop_map(|(key, p)| Event::Native(key, p)),
+        2 => (select(&TIERS[..]), option::weighted(0.7, 0i64..20)).prop_map(|(name, p)| Event::Tier(name, p)),
+        4 => (native_key(GROUPS), option::weighted(0.7, natives::group())).prop_map(|(key, g)| Event::Group(key, g)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((key(PODS), pod()), 0..4))
             .prop_map(|(a, b, changed)| Event::ResetPods(a & b, changed)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((select(&NAMESPACES[..]), labels()), 0..2))
             .prop_map(|(a, b, changed)| Event::ResetNamespaces(a & b, changed)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((key(POLICIES), policy()), 0..3))
             .prop_map(|(a, b, changed)| Event::ResetPolicies(a & b, changed)),
+        1 => (any::<bool>(), any::<u32>(), any::<u32>()).prop_map(|(cluster, a, b)| Event::ResetNatives(cluster, a & b)),
+        1 => (any::<bool>(), any::<u32>(), any::<u32>()).prop_map(|(cluster, a, b)| Event::ResetGroups(cluster, a & b)),
+        1 => any::<u32>().prop_map(Event::ResetTiers),
         1 => Just(Event::Peek),
         8 => Just(Event::Drain),
     ]
@@ -58,6 +70,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn key<const N: usize>(names: [&'static str; N]) -> impl Strategy<Value = Key> {
     (select(&NAMESPACES[..]), select(names.to_vec()))
+}
+
+/// Mostly of the cluster.
+fn native_key(names: [&'static str; 3]) -> impl Strategy<Value = Key> {
+    (select(&["", "", "n0", "n1"][..]), select(names.to_vec()))
 }
 
 fn labels() -> impl Strategy<Value = Labels> {
@@ -95,7 +112,7 @@ fn requirement(invalid: bool) -> impl Strategy<Value = Requirement> {
 }
 
 /// At most one equality per key, as `matchLabels` is a map.
-fn expression(invalid: bool) -> impl Strategy<Value = Expression> {
+pub(crate) fn expression(invalid: bool) -> impl Strategy<Value = Expression> {
     collection::vec(requirement(invalid), 0..3).prop_map(|mut list| {
         let mut seen = Vec::new();
         list.retain(|(key, operator, _)| {
@@ -117,8 +134,9 @@ fn space(invalid: bool) -> impl Strategy<Value = Space> {
     ]
 }
 
-fn peer(invalid: bool) -> impl Strategy<Value = Peer> {
-    let blocks = if invalid { 0..BLOCKS.len() } else { 0..1 };
+fn peer() -> impl Strategy<Value = Peer> {
+    let invalid = true;
+    let blocks = 0..BLOCKS.len();
     prop_oneof![
         4 => (space(invalid), option::weighted(0.8, expression(invalid))).prop_map(|(space, pods)| {
             // Nothing at all would be an empty peer, which is refused and tested elsewhere.
@@ -130,8 +148,8 @@ fn peer(invalid: bool) -> impl Strategy<Value = Peer> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    let rule = (any::<bool>(), collection::vec(peer(true), 0..3), option::weighted(0.3, Just("web")));
-    let rule = rule.prop_map(|(ingress, peers, port)| Rule { ingress, peers, port, applied_to: vec![] });
+    let rule = (any::<bool>(), collection::vec(peer(), 0..3), option::weighted(0.3, Just("web")));
+    let rule = rule.prop_map(|(ingress, peers, port)| Rule { ingress, peers, port });
     let types = select(vec![vec![], vec!["Ingress"], vec!["Egress"], vec!["Ingress", "Egress"], vec!["Odd"]]);
     let rules = collection::vec(rule, 0..3);
     (0u8..2, 0i64..3, types, prop_oneof![9 => expression(false), 1 => expression(true)], rules).prop_map(
@@ -139,25 +157,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             incarnation,
             generation,
             types,
-            applied_to: vec![(Space::Own, Some(pods))],
-            rules,
-        },
-    )
-}
-
-fn native() -> impl Strategy<Value = Policy> {
-    let applied_to = || {
-        let selector = (space(false), option::weighted(0.8, expression(false)));
-        collection::vec(selector, 0..3)
-    };
-    let rule = (any::<bool>(), collection::vec(peer(false), 0..3), applied_to())
-        .prop_map(|(ingress, peers, applied_to)| Rule { ingress, peers, port: None, applied_to });
-    (0u8..2, 0i64..3, applied_to(), collection::vec(rule, 0..3)).prop_map(
-        |(incarnation, generation, applied_to, rules)| Policy {
-            incarnation,
-            generation,
-            types: vec![],
-            applied_to,
+            pods,
             rules,
         },
     )

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use super::natives;
 use super::world::{Expression, Key, Labels, Peer, Pod, Policy, Space, World, uid};
 
 pub(crate) type Names = BTreeSet<String>;
@@ -19,24 +20,24 @@ pub(crate) struct State {
     pub applied_to_groups: BTreeMap<String, (Names, Names)>,
 }
 
-type Selector = (Space, Option<Expression>);
+pub(crate) type Selector = (Space, Option<Expression>);
 
 /// A rule with its groups in the form of selectors.
-struct Described {
-    ingress: bool,
-    peers: Vec<Selector>,
-    blocks: Vec<String>,
-    port: Option<&'static str>,
-    applied_to: Vec<Selector>,
-    priority: i32,
-    action: &'static str,
+pub(crate) struct Described {
+    pub ingress: bool,
+    pub peers: Vec<Selector>,
+    pub blocks: Vec<String>,
+    pub port: Option<&'static str>,
+    pub applied_to: Vec<Selector>,
+    pub priority: i32,
+    pub action: &'static str,
 }
 
 fn valid(expression: &Expression) -> bool {
     expression.iter().all(|(_, operator, _)| *operator != "Near")
 }
 
-fn matches(expression: &Expression, labels: &Labels) -> bool {
+pub(crate) fn matches(expression: &Expression, labels: &Labels) -> bool {
     expression.iter().all(|(key, operator, values)| {
         let value = labels.get(key);
         match *operator {
@@ -74,10 +75,11 @@ fn text(expression: &Expression) -> String {
     parts.into_iter().map(|(_, _, text)| text).collect::<Vec<_>>().join(",")
 }
 
-fn name(key: Key, (space, pods): &Selector) -> String {
+pub(crate) fn name(key: Key, (space, pods): &Selector) -> String {
     let mut parts = Vec::new();
     match space {
         Space::Own => parts.push(format!("namespace={}", key.0)),
+        Space::Named(namespace) => parts.push(format!("namespace={namespace}")),
         Space::Selected(expression) => parts.push(format!("namespaceSelector={}", text(expression))),
         Space::All => {}
     }
@@ -90,6 +92,7 @@ fn pods<'a>(world: &'a World, key: Key, selector: &Selector) -> Vec<(&'a Key, &'
     let selected = |at: &Key, pod: &Pod| {
         let space = match &selector.0 {
             Space::Own => at.0 == key.0,
+            Space::Named(namespace) => at.0 == *namespace,
             Space::Selected(expression) => {
                 world.namespaces.get(at.0).is_some_and(|labels| matches(expression, labels))
             }
@@ -113,7 +116,7 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
     let has_egress = policy.rules.iter().any(|rule| !rule.ingress);
     let ingress = policy.types.is_empty() || odd || policy.types.contains(&"Ingress");
     let egress = odd || policy.types.contains(&"Egress") || (policy.types.is_empty() && has_egress);
-    let written = policy.applied_to[0].1.clone().unwrap();
+    let written = policy.pods.clone();
     let certain = valid(&written);
     let kept = written.into_iter().filter(|(_, operator, _)| *operator != "Near").collect();
     let mut rules = Vec::new();
@@ -177,54 +180,41 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
     ((Space::Own, Some(kept)), rules)
 }
 
-fn native(policy: &Policy) -> Vec<Described> {
-    let describe = |(rule, priority): (&super::world::Rule, i32)| Described {
-        ingress: rule.ingress,
-        peers: rule
-            .peers
-            .iter()
-            .filter_map(|peer| match peer {
-                Peer::Pods(space, pods) => Some((space.clone(), pods.clone())),
-                Peer::Block(..) => None,
-            })
-            .collect(),
-        blocks: rule
-            .peers
-            .iter()
-            .filter_map(|peer| match peer {
-                Peer::Block(cidr, _) => Some(format!("{cidr}-")),
-                Peer::Pods(..) => None,
-            })
-            .collect(),
-        port: rule.port,
-        applied_to: rule.applied_to.clone(),
-        priority,
-        action: "Drop",
-    };
-    policy.rules.iter().zip(0..).map(describe).collect()
-}
-
 pub(crate) fn state(world: &World) -> State {
     let mut state = State::default();
     for (key, policy) in &world.policies {
         let (applied_to, rules) = kubernetes(policy);
-        add(&mut state, world, *key, policy, false, &[applied_to], &rules);
+        let head = Head {
+            uid: uid(*key, policy),
+            kind: "K8sNetworkPolicy",
+            generation: policy.generation,
+            order: "None None".into(),
+        };
+        add(&mut state, world, *key, head, &[applied_to], &rules);
     }
-    for (key, policy) in &world.natives {
-        add(&mut state, world, *key, policy, true, &policy.applied_to, &native(policy));
+    for (key, native) in &world.natives {
+        let (tier, applied_to, rules) = natives::described(world, *key, native);
+        let kind = if key.0.is_empty() { "AntreaClusterNetworkPolicy" } else { "AntreaNetworkPolicy" };
+        let head = Head {
+            uid: natives::uid(*key, native),
+            kind,
+            generation: native.generation,
+            order: format!("Some(5.0) Some({tier})"),
+        };
+        add(&mut state, world, *key, head, &applied_to, &rules);
     }
     state
 }
 
-fn add(
-    state: &mut State,
-    world: &World,
-    key: Key,
-    policy: &Policy,
-    is_native: bool,
-    applied_to: &[Selector],
-    rules: &[Described],
-) {
+/// What an internal policy says of itself.
+struct Head {
+    uid: String,
+    kind: &'static str,
+    generation: i64,
+    order: String,
+}
+
+fn add(state: &mut State, world: &World, key: Key, head: Head, applied_to: &[Selector], rules: &[Described]) {
     let names = |selectors: &[Selector]| selectors.iter().map(|s| name(key, s)).collect::<Vec<_>>().join(" ");
     let mut span = Names::new();
     for selector in applied_to.iter().chain(rules.iter().flat_map(|rule| &rule.applied_to)) {
@@ -255,13 +245,11 @@ fn add(
         entry.0 = members;
         entry.1.extend(span.clone());
     }
-    let kind = if is_native { "AntreaNetworkPolicy" } else { "K8sNetworkPolicy" };
-    let order = if is_native { "Some(5.0) Some(250)" } else { "None None" };
+    let Head { uid, kind, generation, order } = head;
     let mut text = format!(
-        "{kind} {}/{} generation {} order {order} to [{}]",
+        "{kind} {}/{} generation {generation} order {order} to [{}]",
         key.0,
         key.1,
-        policy.generation,
         names(applied_to)
     );
     for rule in rules {
@@ -276,5 +264,5 @@ fn add(
             names(&rule.applied_to),
         );
     }
-    state.policies.insert(uid(key, policy, is_native), (text, span));
+    state.policies.insert(uid, (text, span));
 }

@@ -44,7 +44,7 @@ fn policy(policy: &NetworkPolicy) -> String {
     let mut text = format!(
         "{} {}/{} generation {} order {:?} {:?} to [{}]",
         policy.source.kind.as_str(),
-        policy.source.namespace.as_ref().unwrap(),
+        policy.source.namespace.as_deref().unwrap_or_default(),
         policy.source.name,
         policy.generation,
         policy.priority,

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use antrea_policy::{
-    Index,
-    draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
-    k8s,
-    labels::{LabelSelector, LabelSelectorRequirement, Selector},
-    model::{Action, Direction, PolicyKind, PolicyReference, Port, Protocol, Service},
+    Index, crd, k8s,
+    labels::{LabelSelector, LabelSelectorRequirement},
+    model::Protocol,
 };
 
-use super::events::Event;
+use super::{
+    events::Event,
+    natives::{Group, Native, group_object, policy_object},
+};
 
 pub(crate) type Labels = BTreeMap<&'static str, &'static str>;
 
@@ -34,6 +35,7 @@ pub(crate) type Expression = Vec<Requirement>;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Space {
     Own,
+    Named(&'static str),
     Selected(Expression),
     All,
 }
@@ -51,18 +53,15 @@ pub(crate) struct Rule {
     pub peers: Vec<Peer>,
     /// A port name, or nothing for all traffic.
     pub port: Option<&'static str>,
-    /// Only for native policies.
-    pub applied_to: Vec<(Space, Option<Expression>)>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub incarnation: u8,
     pub generation: i64,
-    /// Only for Kubernetes policies: `policyTypes`.
+    /// `policyTypes`
     pub(crate) types: Vec<&'static str>,
-    /// One with an own space for Kubernetes policies.
-    pub applied_to: Vec<(Space, Option<Expression>)>,
+    pub pods: Expression,
     pub rules: Vec<Rule>,
 }
 
@@ -74,12 +73,15 @@ pub(crate) struct World {
     pub pods: BTreeMap<Key, Pod>,
     pub namespaces: BTreeMap<&'static str, Labels>,
     pub policies: BTreeMap<Key, Policy>,
-    /// Policies of another kind, in a namespace.
-    pub natives: BTreeMap<Key, Policy>,
+    /// The namespace is empty for ClusterNetworkPolicies.
+    pub natives: BTreeMap<Key, Native>,
+    pub tiers: BTreeMap<&'static str, i64>,
+    /// The namespace is empty for ClusterGroups.
+    pub groups: BTreeMap<Key, Group>,
 }
 
-pub(crate) fn uid(key: Key, policy: &Policy, native: bool) -> String {
-    format!("{}/{}/{}/{native}", key.0, key.1, policy.incarnation)
+pub(crate) fn uid(key: Key, policy: &Policy) -> String {
+    format!("{}/{}/{}/false", key.0, key.1, policy.incarnation)
 }
 
 pub(crate) fn pod(key: Key, pod: &Pod) -> k8s::Pod {
@@ -108,7 +110,7 @@ fn namespace(name: &str, labels: &Labels) -> k8s::Namespace {
     k8s::Namespace { name: name.into(), labels: labels.iter().map(|(k, v)| (*k, *v)).collect() }
 }
 
-fn label_selector(expression: &Expression) -> LabelSelector {
+pub(crate) fn label_selector(expression: &Expression) -> LabelSelector {
     // Equality goes into matchLabels where the key is not there yet.
     let mut match_labels = BTreeMap::new();
     let mut match_expressions = Vec::new();
@@ -128,7 +130,7 @@ fn label_selector(expression: &Expression) -> LabelSelector {
 
 pub(crate) fn network_policy(key: Key, policy: &Policy) -> k8s::NetworkPolicy {
     let mut spec = k8s::NetworkPolicySpec {
-        pod_selector: label_selector(policy.applied_to[0].1.as_ref().unwrap()),
+        pod_selector: label_selector(&policy.pods),
         policy_types: policy.types.iter().map(|t| (*t).into()).collect(),
         ..Default::default()
     };
@@ -140,7 +142,7 @@ pub(crate) fn network_policy(key: Key, policy: &Policy) -> k8s::NetworkPolicy {
                 Peer::Pods(space, pods) => k8s::NetworkPolicyPeer {
                     pod_selector: pods.as_ref().map(label_selector),
                     namespace_selector: match space {
-                        Space::Own => None,
+                        Space::Own | Space::Named(_) => None,
                         Space::Selected(expression) => Some(label_selector(expression)),
                         Space::All => Some(LabelSelector::default()),
                     },
@@ -173,66 +175,9 @@ pub(crate) fn network_policy(key: Key, policy: &Policy) -> k8s::NetworkPolicy {
     k8s::NetworkPolicy {
         namespace: key.0.into(),
         name: key.1.into(),
-        uid: uid(key, policy, false).into(),
+        uid: uid(key, policy).into(),
         generation: policy.generation,
         spec,
-    }
-}
-
-fn group(key: Key, selector: &(Space, Option<Expression>)) -> GroupSelector {
-    let check = |e: &Expression| Selector::check(&label_selector(e), "test", "x").unwrap();
-    GroupSelector {
-        scope: match &selector.0 {
-            Space::Own => Scope::Namespace(key.0.into()),
-            Space::Selected(expression) => Scope::NamespaceSelector(check(expression)),
-            Space::All => Scope::All,
-        },
-        pods: selector.1.as_ref().map(check),
-    }
-}
-
-pub(crate) fn native(key: Key, policy: &Policy) -> PolicyDraft {
-    let rules = policy.rules.iter().zip(0..).map(|(rule, priority)| {
-        let mut peer = PeerDraft::default();
-        for p in &rule.peers {
-            match p {
-                Peer::Pods(space, pods) => peer.groups.push(group(key, &(space.clone(), pods.clone()))),
-                Peer::Block(cidr, _) => peer
-                    .ip_blocks
-                    .push(antrea_policy::model::IpBlock { cidr: cidr.parse().unwrap(), except: [].into() }),
-            }
-        }
-        RuleDraft {
-            direction: if rule.ingress { Direction::In } else { Direction::Out },
-            peer,
-            services: rule
-                .port
-                .map(|name| Service {
-                    port: Some(Port::Name(name.into())),
-                    ..Service::protocol(Protocol::Tcp)
-                })
-                .into_iter()
-                .collect(),
-            priority,
-            action: Action::Drop,
-            enable_logging: false,
-            applied_to: rule.applied_to.iter().map(|s| group(key, s)).collect(),
-            name: None,
-            log_label: None,
-        }
-    });
-    PolicyDraft {
-        source: PolicyReference {
-            kind: PolicyKind::AntreaNetworkPolicy,
-            namespace: Some(key.0.into()),
-            name: key.1.into(),
-            uid: uid(key, policy, true).into(),
-        },
-        generation: policy.generation,
-        priority: Some(5.0),
-        tier_priority: Some(250),
-        applied_to: policy.applied_to.iter().map(|s| group(key, s)).collect(),
-        rules: rules.collect(),
     }
 }
 
@@ -264,13 +209,29 @@ impl World {
                 index.delete_network_policy(key.0, key.1);
                 self.policies.remove(key);
             }
-            Event::Native(key, Some(policy)) => {
-                assert_eq!(index.apply_policy(native(*key, policy)), None);
-                self.natives.insert(*key, policy.clone());
+            Event::Native(key, Some(native)) => {
+                index.apply_native(&policy_object(*key, native));
+                self.natives.insert(*key, native.clone());
             }
             Event::Native(key, None) => {
-                index.delete_policy(PolicyKind::AntreaNetworkPolicy, Some(key.0), key.1);
+                index.delete_native(key.0, key.1);
                 self.natives.remove(key);
+            }
+            Event::Tier(name, Some(priority)) => {
+                index.apply_tier(&crd::Tier { name: (*name).into(), priority: *priority });
+                self.tiers.insert(name, *priority);
+            }
+            Event::Tier(name, None) => {
+                index.delete_tier(name);
+                self.tiers.remove(name);
+            }
+            Event::Group(key, Some(group)) => {
+                index.apply_group(&group_object(*key, group));
+                self.groups.insert(*key, group.clone());
+            }
+            Event::Group(key, None) => {
+                index.delete_group(key.0, key.1);
+                self.groups.remove(key);
             }
             // A watch that starts over: some objects have gone meanwhile, others have changed.
             Event::ResetPods(gone, changed) => {
@@ -303,6 +264,37 @@ impl World {
                 let list: Vec<_> = self.policies.iter().map(|(key, p)| network_policy(*key, p)).collect();
                 let _ = index.reset_network_policies(&list, []);
             }
+            Event::ResetNatives(cluster, gone) => {
+                let mut i = 0;
+                self.natives.retain(|key, _| {
+                    i += 1;
+                    key.0.is_empty() != *cluster || gone & (1 << i) == 0
+                });
+                let of_kind = self.natives.iter().filter(|(key, _)| key.0.is_empty() == *cluster);
+                let list: Vec<_> = of_kind.map(|(key, native)| policy_object(*key, native)).collect();
+                index.reset_natives(*cluster, &list, []);
+            }
+            Event::ResetGroups(cluster, gone) => {
+                let mut i = 0;
+                self.groups.retain(|key, _| {
+                    i += 1;
+                    key.0.is_empty() != *cluster || gone & (1 << i) == 0
+                });
+                let of_kind = self.groups.iter().filter(|(key, _)| key.0.is_empty() == *cluster);
+                let list: Vec<_> = of_kind.map(|(key, group)| group_object(*key, group)).collect();
+                index.reset_groups(*cluster, &list, []);
+            }
+            Event::ResetTiers(gone) => {
+                let mut i = 0;
+                self.tiers.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                let tier =
+                    |(name, priority): (&&str, &i64)| crd::Tier { name: (*name).into(), priority: *priority };
+                let list: Vec<_> = self.tiers.iter().map(tier).collect();
+                index.reset_tiers(&list, []);
+            }
             Event::Drain | Event::Peek => {}
         }
     }
@@ -318,7 +310,13 @@ impl World {
             index.delete_network_policy(key.0, key.1);
         }
         for key in std::mem::take(&mut self.natives).into_keys() {
-            index.delete_policy(PolicyKind::AntreaNetworkPolicy, Some(key.0), key.1);
+            index.delete_native(key.0, key.1);
+        }
+        for name in std::mem::take(&mut self.tiers).into_keys() {
+            index.delete_tier(name);
+        }
+        for key in std::mem::take(&mut self.groups).into_keys() {
+            index.delete_group(key.0, key.1);
         }
     }
 }

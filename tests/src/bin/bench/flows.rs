@@ -42,6 +42,7 @@ fn network() -> anyhow::Result<Network> {
         pod_cidrs: vec!["10.244.1.0/24".parse()?],
         service_cidrs: vec!["10.96.0.0/12".parse()?],
         antrea_policy: true,
+        services: false,
     };
     Ok(Network::new(node, Round(1)))
 }

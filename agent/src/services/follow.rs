@@ -1,0 +1,350 @@
+//! The task that keeps the bridge in step with Services.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend, Transport};
+use antrea_proxy::{Drained, Here, Name, Problem, Protocol, Served, Services};
+use antrea_runtime::tolerant::Undecoded;
+use futures::{FutureExt, Stream, StreamExt};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
+use crate::dataplane::Batch;
+use crate::peers::watch::Nodes;
+use crate::pods::network::NodeNetwork;
+use crate::status::facts::{Health, Reporter};
+use crate::status::metrics::ProxyMetrics;
+
+/// How long a node that comes up waits for all Services, so that its first flows have them.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// What changes together goes to the bridge together.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// Events that are taken in before the bridge hears of them.
+const MOST_EVENTS: usize = 1_000;
+
+/// Pause before what the bridge refused is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+type Events<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
+
+/// Objects that a list under way has not shown.
+#[derive(Debug, Default)]
+struct Listed {
+    seen: Option<HashSet<Name>>,
+    complete: bool,
+}
+
+/// Follows Services and EndpointSlices.
+pub struct Follower {
+    network: Arc<NodeNetwork>,
+    client: Client,
+    reporter: Reporter,
+    metrics: ProxyMetrics,
+    here: Here,
+    known: Services,
+    /// Service of each EndpointSlice.
+    slices: HashMap<Name, Name>,
+    services_listed: Listed,
+    slices_listed: Listed,
+    service_events: Events<TolerantService>,
+    slice_events: Events<TolerantSlice>,
+    refused: BTreeSet<Name>,
+}
+
+impl Follower {
+    /// Begins both watches.
+    pub fn new(
+        network: Arc<NodeNetwork>,
+        client: Client,
+        zone: String,
+        reporter: Reporter,
+        metrics: ProxyMetrics,
+    ) -> Self {
+        let here = Here { node: network.node_name.clone(), zone };
+        Self {
+            service_events: services(&client),
+            slice_events: slices(&client),
+            network,
+            client,
+            reporter,
+            metrics,
+            here,
+            known: Services::new(),
+            slices: HashMap::new(),
+            services_listed: Listed::default(),
+            slices_listed: Listed::default(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what there is before the bridge goes live; without an API server it goes live without Services.
+    pub async fn first(&mut self) {
+        let listed = async {
+            while !(self.services_listed.complete && self.slices_listed.complete) {
+                self.event().await;
+            }
+        };
+        if tokio::time::timeout(FIRST, listed).await.is_err() {
+            tracing::warn!("Services are not listed yet; kube-proxy serves them meanwhile");
+        }
+        self.flush().await;
+    }
+
+    /// Follows changes until `shutdown`.
+    pub async fn run(mut self, mut nodes: watch::Receiver<Option<Nodes>>, shutdown: CancellationToken) {
+        let mut retry_at = tokio::time::Instant::now();
+        loop {
+            if self.refused.is_empty() {
+                retry_at = tokio::time::Instant::now() + RETRY;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = nodes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_zone(nodes.borrow_and_update().as_ref());
+                    continue;
+                }
+                () = self.event() => {
+                    tokio::time::sleep(GATHER).await;
+                    for _ in 0..MOST_EVENTS {
+                        if self.event().now_or_never().is_none() {
+                            break;
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(retry_at), if !self.refused.is_empty() => {
+                    retry_at = tokio::time::Instant::now() + RETRY;
+                    std::mem::take(&mut self.refused).iter().for_each(|name| self.known.again(name));
+                }
+            }
+            // A list under way hides nothing, and what it does not show is not known before its end.
+            if self.services_listed.seen.is_none() && self.slices_listed.seen.is_none() {
+                self.flush().await;
+            }
+        }
+    }
+
+    /// What slices say about a zone is not kept, so they are read again for another.
+    fn follow_zone(&mut self, nodes: Option<&Nodes>) {
+        let zone = nodes.and_then(|nodes| nodes.get(&self.here.node)).map(|node| node.zone.clone());
+        if let Some(zone) = zone.filter(|zone| *zone != self.here.zone) {
+            tracing::info!(zone, "this node is in another zone, its endpoints are chosen anew");
+            self.here.zone = zone;
+            self.slice_events = slices(&self.client);
+        }
+    }
+
+    /// Takes one event in. Nothing is lost if it is dropped before it is done.
+    async fn event(&mut self) {
+        tokio::select! {
+            event = self.service_events.next() => match event {
+                Some(Ok(event)) => self.service(event),
+                Some(Err(error)) => tracing::warn!(%error, "watch on Services"),
+                None => self.service_events = services(&self.client),
+            },
+            event = self.slice_events.next() => match event {
+                Some(Ok(event)) => self.slice(event),
+                Some(Err(error)) => tracing::warn!(%error, "watch on EndpointSlices"),
+                None => self.slice_events = slices(&self.client),
+            },
+        }
+    }
+
+    fn service(&mut self, event: Event<TolerantService>) {
+        match event {
+            Event::Init => self.services_listed.seen = Some(HashSet::new()),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let name = full_name(&object.key());
+                if let Some(seen) = &mut self.services_listed.seen {
+                    seen.insert(name.clone());
+                }
+                self.metrics.service_update();
+                match object.object {
+                    Ok(service) => {
+                        let (service, problems) = service.read(&name);
+                        tell(&problems);
+                        self.known.set_service(&name, service);
+                    }
+                    Err(error) => undecoded("Service", &name, &error),
+                }
+            }
+            Event::Delete(object) => {
+                self.metrics.service_update();
+                self.known.set_service(&full_name(&object.key()), None);
+            }
+            Event::InitDone => {
+                let seen = self.services_listed.seen.take().unwrap_or_default();
+                let gone: Vec<Name> =
+                    self.known.names().filter(|name| !seen.contains(*name)).cloned().collect();
+                gone.iter().for_each(|name| self.known.set_service(name, None));
+                self.services_listed.complete = true;
+            }
+        }
+    }
+
+    fn slice(&mut self, event: Event<TolerantSlice>) {
+        match event {
+            Event::Init => self.slices_listed.seen = Some(HashSet::new()),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = object.key();
+                let name = full_name(&key);
+                if let Some(seen) = &mut self.slices_listed.seen {
+                    seen.insert(name.clone());
+                }
+                self.metrics.endpoints_update();
+                let slice = match object.object {
+                    Ok(slice) => slice,
+                    Err(error) => return undecoded("EndpointSlice", &name, &error),
+                };
+                let service = slice.service().map(|service| full_name(&(key.0, service.to_owned())));
+                if self.slices.get(&name) != service.as_ref() {
+                    self.forget_slice(&name);
+                }
+                if let Some(service) = service {
+                    let (content, problems) = slice.read(&name, &self.here);
+                    tell(&problems);
+                    self.known.set_slice(&service, &name, content);
+                    self.slices.insert(name, service);
+                }
+            }
+            Event::Delete(object) => {
+                self.metrics.endpoints_update();
+                self.forget_slice(&full_name(&object.key()));
+            }
+            Event::InitDone => {
+                let seen = self.slices_listed.seen.take().unwrap_or_default();
+                let gone: Vec<Name> =
+                    self.slices.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+                gone.iter().for_each(|name| self.forget_slice(name));
+                self.slices_listed.complete = true;
+            }
+        }
+    }
+
+    fn forget_slice(&mut self, name: &Name) {
+        if let Some(service) = self.slices.remove(name) {
+            self.known.set_slice(&service, name, None);
+        }
+    }
+
+    /// Has the bridge hold what changed.
+    async fn flush(&mut self) {
+        let start = Instant::now();
+        let Drained { services, problems, stale } = self.known.drain();
+        if services.is_empty() {
+            return;
+        }
+        tell(&problems);
+        let mut batch = Batch::default();
+        let mut names = Vec::with_capacity(services.len());
+        for (name, served) in services {
+            batch =
+                batch.with(Owner::Service(name.clone()), change(self.network.dataplane.network(), &served));
+            names.push(name);
+        }
+        let health = match self.network.dataplane.apply(batch).await {
+            Ok(failures) => {
+                let refused = failures.iter().filter_map(|(owner, _)| match owner {
+                    Owner::Service(name) => Some(name.clone()),
+                    _ => None,
+                });
+                self.refused.extend(refused);
+                match failures.first() {
+                    None => Health::Good,
+                    Some((owner, error)) => {
+                        failures
+                            .iter()
+                            .for_each(|(owner, error)| tracing::error!(%owner, %error, "not served"));
+                        Health::bad(
+                            "ServiceFlowsFailed",
+                            format!(
+                                "{} Services are not served as they should; {owner}: {error}",
+                                failures.len()
+                            ),
+                        )
+                    }
+                }
+            }
+            Err(error) => {
+                self.refused.extend(names);
+                Health::bad("ServiceFlowsFailed", format!("Services are not served as they should: {error}"))
+            }
+        };
+        self.reporter.update(|facts| facts.services = health);
+        self.metrics.synced(start.elapsed(), self.known.totals());
+        if !stale.is_empty() {
+            let stale: Vec<(SocketAddr, SocketAddr)> = stale
+                .into_iter()
+                .map(|(frontend, endpoint)| (SocketAddr::new(frontend.ip, frontend.port), endpoint))
+                .collect();
+            if let Err(error) = self.network.connections.forget_datagrams(&stale).await {
+                tracing::warn!(%error, "connections of UDP to endpoints that are gone stay until they time out");
+            }
+        }
+    }
+}
+
+fn services(client: &Client) -> Events<TolerantService> {
+    let api: Api<TolerantService> = Api::all(client.clone());
+    let config = watcher::Config::default().labels(SERVICES).page_size(500);
+    Box::pin(watcher(api, config).default_backoff())
+}
+
+fn slices(client: &Client) -> Events<TolerantSlice> {
+    let api: Api<TolerantSlice> = Api::all(client.clone());
+    let config = watcher::Config::default().labels(SLICES).page_size(500);
+    Box::pin(watcher(api, config).default_backoff())
+}
+
+fn full_name((namespace, name): &(String, String)) -> Name {
+    format!("{namespace}/{name}").into()
+}
+
+/// What does not decode stays as it was last known.
+fn undecoded(kind: &str, name: &dyn Display, error: &Undecoded) {
+    tracing::error!("{kind} {name} does not decode, what was known of it stays: {error}");
+}
+
+fn tell(problems: &[Problem]) {
+    for problem in problems {
+        tracing::warn!(%problem, "not served");
+    }
+}
+
+fn change(network: &Network, served: &Served) -> Change {
+    let entries: Vec<Entry> = served
+        .backends
+        .iter()
+        .flat_map(|backend| {
+            let transport = match backend.frontends.first().map(|frontend| frontend.protocol) {
+                Some(Protocol::Udp) => Transport::Udp,
+                Some(Protocol::Sctp) => Transport::Sctp,
+                Some(Protocol::Tcp) | None => Transport::Tcp,
+            };
+            let frontends =
+                backend.frontends.iter().map(|frontend| SocketAddr::new(frontend.ip, frontend.port));
+            let backend = ServiceBackend {
+                group: backend.group,
+                transport,
+                frontends: frontends.collect(),
+                endpoints: backend.endpoints.clone(),
+                affinity: backend.affinity,
+            };
+            antrea_flows::service_backend(network, &backend)
+        })
+        .collect();
+    Change::Whole(entries)
+}

@@ -1,0 +1,302 @@
+//! `antctl traceflow`: makes a Traceflow, waits for its end and shows the way of the packet.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use antrea_crds::traceflow::{
+    Destination, Icmp, IpHeader, Ipv6Header, Observation, Packet, Phase, Source, Status, Tcp, Traceflow,
+    TraceflowSpec, TransportHeader, Udp,
+};
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
+
+use crate::cli::Trace;
+use crate::connect::{Clients, Server};
+use crate::output::Output;
+
+/// How often the trace is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Longest trace that there can be, in seconds.
+const LONGEST: u64 = 300;
+
+/// Runs a trace and returns what is to be printed.
+pub(crate) async fn run(clients: &Clients, asked: &Trace, limit: Duration) -> anyhow::Result<String> {
+    let cluster = clients.cluster().await?;
+    let mut wanted = spec(asked, limit)?;
+    if let Some(destination) = &mut wanted.destination {
+        find_service(&cluster, destination).await?;
+    }
+    let traces: Api<Traceflow> = Api::all(cluster.client.clone());
+    let mut trace = Traceflow::new("", wanted);
+    trace.metadata.name = None;
+    trace.metadata.generate_name = Some(prefix(asked));
+    let made = traces.create(&PostParams::default(), &trace).await;
+    let made = made.map_err(|error| cluster.explain(&error, "create a Traceflow"))?;
+    let name = made.metadata.name.clone().context("the API server has given the Traceflow no name")?;
+    if asked.nowait {
+        return Ok(format!("{name}\n"));
+    }
+    let ended = wait(&cluster, &traces, &name).await;
+    // Whoever waited has seen it. One that stays has its end and harms nobody.
+    if let Err(error) = traces.delete(&name, &DeleteParams::default()).await {
+        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete Traceflow {name}")));
+    }
+    let ended = ended?;
+    let status = ended.status.clone().unwrap_or_default();
+    let text = output(&name, &ended, asked).render(asked.output)?;
+    if status.phase == Some(Phase::Failed) {
+        eprint!("{text}");
+        bail!("Traceflow {name} failed: {}", status.reason);
+    }
+    Ok(text)
+}
+
+async fn wait(cluster: &Server, traces: &Api<Traceflow>, name: &str) -> anyhow::Result<Traceflow> {
+    loop {
+        let found = traces.get(name).await;
+        let found = found.map_err(|error| cluster.explain(&error, &format!("Traceflow {name}")))?;
+        let phase = found.status.as_ref().and_then(|status| status.phase);
+        if matches!(phase, Some(Phase::Succeeded | Phase::Failed)) {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A name that is no Pod's is a Service's.
+async fn find_service(cluster: &Server, destination: &mut Destination) -> anyhow::Result<()> {
+    let Some(name) = destination.pod.clone() else { return Ok(()) };
+    let namespace = destination.namespace.as_deref().unwrap_or("default");
+    let found = Api::<Pod>::namespaced(cluster.client.clone(), namespace).get_opt(&name).await;
+    match found {
+        Ok(Some(_)) => {}
+        Ok(None) => destination.service = destination.pod.take(),
+        // Whoever may not look at Pods means one.
+        Err(kube::Error::Api(status)) if status.code == 403 => {}
+        Err(error) => return Err(cluster.explain(&error, &format!("Pod {namespace}/{name}"))),
+    }
+    Ok(())
+}
+
+/// Beginning of the object's name.
+fn prefix(asked: &Trace) -> String {
+    let end = |text: &str| {
+        let name = text.rsplit('/').next().unwrap_or_default().to_lowercase();
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let name: String = name.trim_matches('-').chars().take(24).collect();
+        if name.is_empty() { "any".to_owned() } else { name }
+    };
+    format!("{}-to-{}-", end(&asked.source), end(&asked.destination))
+}
+
+/// The spec that the command line asks for.
+pub(crate) fn spec(asked: &Trace, limit: Duration) -> anyhow::Result<TraceflowSpec> {
+    let named = |text: &str| match text.split_once('/') {
+        Some((namespace, name)) => (Some(namespace.to_owned()), Some(name.to_owned())),
+        None => (None, Some(text.to_owned())),
+    };
+    let source = match asked.source.as_str() {
+        "" => None,
+        text if text.parse::<IpAddr>().is_ok() => {
+            Some(Source { ip: Some(text.to_owned()), ..Source::default() })
+        }
+        text => {
+            let (namespace, pod) = named(text);
+            Some(Source { namespace, pod, ip: None })
+        }
+    };
+    let destination = match asked.destination.as_str() {
+        "" => None,
+        text if text.parse::<IpAddr>().is_ok() => {
+            Some(Destination { ip: Some(text.to_owned()), ..Destination::default() })
+        }
+        text => {
+            let (namespace, pod) = named(text);
+            Some(Destination { namespace, pod, ..Destination::default() })
+        }
+    };
+    if !asked.live_traffic && source.as_ref().is_none_or(|source| source.pod.is_none()) {
+        bail!("--source: name the Pod that sends the packet, or watch traffic with --live-traffic");
+    }
+    if !asked.live_traffic && destination.is_none() {
+        bail!("--destination: name a Pod, a Service or an address, or watch traffic with --live-traffic");
+    }
+    if asked.dropped_only && !asked.live_traffic {
+        bail!("--dropped-only: applies to --live-traffic only");
+    }
+    let seconds = limit.as_secs().clamp(1, LONGEST);
+    Ok(TraceflowSpec {
+        source,
+        destination,
+        packet: packet(&asked.flow)?,
+        live_traffic: asked.live_traffic,
+        dropped_only: asked.dropped_only,
+        timeout: Some(i64::try_from(seconds)?),
+    })
+}
+
+/// A packet in the words of `ovs-ofctl`, such as `tcp,tcp_dst=80`.
+fn packet(flow: &str) -> anyhow::Result<Option<Packet>> {
+    let (mut v6, mut protocol) = (false, None);
+    let (mut tcp, mut udp, mut icmp) = (Tcp::default(), Udp::default(), Icmp::default());
+    for word in flow.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let Some((key, value)) = word.split_once('=') else {
+            match word {
+                "ip" => {}
+                "ipv6" => v6 = true,
+                "icmp" => protocol = Some(1),
+                "icmp6" => (v6, protocol) = (true, Some(58)),
+                "tcp" => protocol = Some(6),
+                "tcp6" => (v6, protocol) = (true, Some(6)),
+                "udp" => protocol = Some(17),
+                "udp6" => (v6, protocol) = (true, Some(17)),
+                _ => bail!("--flow: {word} is no protocol; there are ip, ipv6, icmp, tcp and udp"),
+            }
+            continue;
+        };
+        let text = value.strip_prefix("0x").map(|hex| i64::from_str_radix(hex, 16));
+        let number = text.unwrap_or_else(|| value.parse());
+        let number = number.ok().filter(|n| (0..=65_535).contains(n));
+        let number = number.with_context(|| format!("--flow: {key}: {value} is no number up to 65535"))?;
+        match key {
+            "tcp_src" => tcp.src_port = Some(number),
+            "tcp_dst" => tcp.dst_port = Some(number),
+            "tcp_flags" => tcp.flags = Some(number),
+            "udp_src" => udp.src_port = Some(number),
+            "udp_dst" => udp.dst_port = Some(number),
+            "icmp_id" => icmp.id = Some(number),
+            "icmp_seq" => icmp.sequence = Some(number),
+            "nw_proto" => protocol = Some(number),
+            _ => bail!(
+                "--flow: {key} is not known; there are tcp_src, tcp_dst, tcp_flags, udp_src, udp_dst, icmp_id, \
+                 icmp_seq and nw_proto"
+            ),
+        }
+    }
+    if !v6 && protocol.is_none() {
+        return Ok(None);
+    }
+    let transport = match protocol {
+        Some(6) => Some(TransportHeader { tcp: Some(tcp), ..TransportHeader::default() }),
+        Some(17) => Some(TransportHeader { udp: Some(udp), ..TransportHeader::default() }),
+        Some(1 | 58) => Some(TransportHeader { icmp: Some(icmp), ..TransportHeader::default() }),
+        _ => None,
+    };
+    Ok(Some(Packet {
+        ip_header: (!v6).then(|| IpHeader { protocol, ..IpHeader::default() }),
+        ipv6_header: v6.then(|| Ipv6Header { next_header: protocol, ..Ipv6Header::default() }),
+        transport_header: transport,
+        ..Packet::default()
+    }))
+}
+
+/// What else an observation says.
+fn detail(seen: &Observation) -> String {
+    let parts = [
+        ("policy", &seen.network_policy),
+        ("rule", &seen.network_policy_rule),
+        ("pod", &seen.pod),
+        ("to", &seen.translated_dst_ip),
+        ("from", &seen.translated_src_ip),
+        ("tunnel", &seen.tunnel_dst_ip),
+    ];
+    let told = parts.iter().filter(|(_, value)| !value.is_empty());
+    told.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+}
+
+fn output(name: &str, trace: &Traceflow, asked: &Trace) -> Output {
+    let status = trace.status.clone().unwrap_or_default();
+    let mut value = json!({
+        "name": name, "phase": status.phase, "source": asked.source, "destination": asked.destination,
+        "results": status.results,
+    });
+    if !status.reason.is_empty() {
+        value["reason"] = status.reason.clone().into();
+    }
+    if let Some(packet) = &status.captured_packet {
+        value["capturedPacket"] = json!(packet);
+    }
+    Output {
+        columns: &["NODE", "ROLE", "COMPONENT", "TABLE", "ACTION", "DETAIL"],
+        rows: rows(&status),
+        value,
+    }
+}
+
+/// The sender's first.
+pub(crate) fn rows(status: &Status) -> Vec<Vec<String>> {
+    let mut results: Vec<_> = status.results.iter().collect();
+    results.sort_by_key(|result| result.role != "sender");
+    let of = |result: &antrea_crds::traceflow::NodeResult| {
+        let (node, role) = (result.node.clone(), result.role.clone());
+        let row = move |seen: &Observation| {
+            let cells = [&node, &role, &seen.component, &seen.component_info, &seen.action, &detail(seen)];
+            cells.into_iter().cloned().collect()
+        };
+        result.observations.iter().map(row).collect::<Vec<Vec<String>>>()
+    };
+    results.into_iter().flat_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Format;
+
+    fn asked(source: &str, destination: &str, flow: &str) -> Trace {
+        Trace {
+            source: source.into(),
+            destination: destination.into(),
+            flow: flow.into(),
+            live_traffic: false,
+            dropped_only: false,
+            nowait: false,
+            output: Format::Yaml,
+        }
+    }
+
+    fn json_of(asked: &Trace) -> serde_json::Value {
+        serde_json::to_value(spec(asked, Duration::from_secs(10)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_spec_of_a_command_line() {
+        assert_eq!(
+            json_of(&asked("shop/web", "db", "tcp,tcp_dst=80,tcp_flags=0x2")),
+            json!({
+                "source": {"namespace": "shop", "pod": "web"}, "destination": {"pod": "db"}, "timeout": 10,
+                "packet": {"ipHeader": {"protocol": 6}, "transportHeader": {"tcp": {"dstPort": 80, "flags": 2}}},
+            })
+        );
+        assert_eq!(
+            json_of(&asked("a", "fd00::1", "ipv6,udp,udp_dst=53"))["packet"],
+            json!({"ipv6Header": {"nextHeader": 17}, "transportHeader": {"udp": {"dstPort": 53}}})
+        );
+        let live = Trace { live_traffic: true, dropped_only: true, ..asked("", "b", "") };
+        assert_eq!(
+            json_of(&live),
+            json!({"destination": {"pod": "b"}, "liveTraffic": true, "droppedOnly": true, "timeout": 10})
+        );
+        assert_eq!(prefix(&asked("shop/web", "192.0.2.1", "")), "web-to-192-0-2-1-");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (asked, named) in [
+            (asked("", "b", ""), "--source"),
+            (asked("192.0.2.1", "b", ""), "--source"),
+            (asked("a", "", ""), "--destination"),
+            (Trace { dropped_only: true, ..asked("a", "b", "") }, "--dropped-only"),
+            (asked("a", "b", "gre"), "--flow: gre"),
+            (asked("a", "b", "tcp,tcp_dst=x"), "--flow: tcp_dst: x"),
+            (asked("a", "b", "tcp,port=1"), "--flow: port"),
+        ] {
+            let error = spec(&asked, Duration::from_secs(1)).unwrap_err().to_string();
+            assert!(error.starts_with(named), "{error}");
+        }
+    }
+}

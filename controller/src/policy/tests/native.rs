@@ -1,0 +1,103 @@
+//! Native policies from their watch to agents, and back to their status.
+
+use antrea_crds::policy::Phase;
+use antrea_policy::crd;
+
+use super::*;
+use crate::policy::native::{ClusterPolicy, NamespacedPolicy, Told, told};
+
+fn native<T: Input>(namespace: Option<&str>, generation: i64, spec: Value) -> Watched<T> {
+    let mut object = json!({
+        "metadata": { "name": "guard", "uid": "uid-guard", "generation": generation, "resourceVersion": "1" },
+        "spec": spec,
+    });
+    object["metadata"]["namespace"] = namespace.into();
+    watched(object)
+}
+
+/// What a status is to say; none while the policy is not computed.
+fn status(hub: &Arc<PolicyHub>, namespace: &str) -> Option<Told> {
+    let (told, _) = hub
+        .read(|state, _| state.index.native(namespace, "guard").map(|view| told(&view, &state.realization)));
+    told
+}
+
+async fn report(hub: &Arc<PolicyHub>, node: &str, generation: i64, failure: bool) {
+    let status = json!({
+        "metadata": { "name": "uid-guard" },
+        "nodes": [{ "nodeName": node, "generation": generation, "realizationFailure": failure, "message": "m" }],
+    });
+    let (code, _) = call(
+        hub,
+        Method::POST,
+        "networkpolicies/uid-guard/status",
+        "application/json",
+        status.to_string().into(),
+    )
+    .await;
+    assert_eq!(code, StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_policy_is_served_and_its_status_follows_the_reports() {
+    let inputs = Inputs::shop().await;
+    let hub = &inputs.hub;
+    let (tell, _told) = mistakes();
+    let tiers = start::<crd::Tier>(hub, &inputs.ready, &inputs.problems, &tell);
+    let policies = start::<ClusterPolicy>(hub, &inputs.ready, &inputs.problems, &tell);
+    list(&tiers, vec![watched(json!({ "metadata": { "name": "mine" }, "spec": { "priority": 20 } }))]);
+    let spec = |rules: Value| {
+        json!({ "tier": "mine", "priority": 7.5, "appliedTo": [{ "podSelector": { "matchLabels": { "app": "web" } } }],
+            "ingress": rules })
+    };
+    let drop = json!({ "action": "Drop", "name": "all", "enableLogging": true });
+    list(&policies, vec![native(None, 1, spec(json!([drop])))]);
+    until(|| inputs.ready.is_ready()).await;
+
+    let (_, served) = get(hub, "networkpolicies/uid-guard").await;
+    assert_eq!(served["sourceRef"]["type"], "AntreaClusterNetworkPolicy");
+    assert_eq!((&served["tierPriority"], &served["priority"]), (&json!(20), &json!(7.5)));
+    let rule = &served["rules"][0];
+    assert_eq!(
+        (&rule["action"], &rule["name"], &rule["enableLogging"]),
+        (&json!("Drop"), &json!("all"), &json!(true))
+    );
+
+    let told = status(hub, "").unwrap();
+    assert_eq!((told.phase, told.current, told.desired), (Phase::Realizing, 0, 2));
+    report(hub, "n0", 1, false).await;
+    report(hub, "n1", 0, false).await;
+    assert_eq!(status(hub, "").unwrap().current, 1, "of another generation");
+    report(hub, "n1", 1, true).await;
+    let told = status(hub, "").unwrap();
+    assert_eq!((told.phase, &*told.failures), (Phase::Failed, "n1: m"));
+    report(hub, "n1", 1, false).await;
+    assert_eq!(status(hub, "").unwrap().phase, Phase::Realized);
+    let (stale, _) = hub.read(|state, _| state.stale.names());
+    assert_eq!(stale, ["guard"], "its status is to be written");
+
+    // What cannot be enforced is told, and the rest of the policy stays in force.
+    let l7 = json!({ "action": "Allow", "l7Protocols": [{ "http": {} }] });
+    apply(&policies, native(None, 2, spec(json!([l7, drop]))));
+    until(|| status(hub, "").is_some_and(|told| told.generation == 2)).await;
+    let told = status(hub, "").unwrap();
+    assert_eq!(told.phase, Phase::Failed);
+    assert!(told.errors.starts_with("spec.ingress[0].l7Protocols: is not enforced"), "{}", told.errors);
+    let (_, served) = get(hub, "networkpolicies/uid-guard").await;
+    assert_eq!((served["rules"].as_array().unwrap().len(), &served["rules"][0]["priority"]), (1, &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_native_policy_holds_up_nobody() {
+    let inputs = Inputs::shop().await;
+    let (tell, _told) = mistakes();
+    let policies = start::<NamespacedPolicy>(&inputs.hub, &inputs.ready, &inputs.problems, &tell);
+    let good =
+        json!({ "priority": 1, "appliedTo": [{ "podSelector": {} }], "ingress": [{ "action": "Drop" }] });
+    let mut bad = json!({ "metadata": { "name": "bad", "namespace": "shop" }, "spec": good });
+    bad["spec"]["ingress"] = json!(7);
+    list(&policies, vec![watched(bad), native(Some("shop"), 1, good)]);
+    until(|| inputs.ready.is_ready()).await;
+    assert_eq!(status(&inputs.hub, "shop").unwrap().desired, 2);
+    until(|| !inputs.problems.is_ready()).await;
+}

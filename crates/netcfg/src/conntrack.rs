@@ -1,0 +1,213 @@
+//! Forgetting connections that the kernel tracks for a namespace.
+//!
+//! Entries are read, where the kernel can filter (IPv4, since Linux 5.8) only those of the address, and each is deleted by
+//! its tuple and id (ctnetlink, nf_conntrack_netlink.c). Those of a zone are somebody else's, such as Open vSwitch's.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::{Socket, Type};
+
+use crate::nfnetlink::{GENERIC, attribute, attributes, message, request, socket, value};
+use crate::{Error, Netns, Result};
+
+/// Longest wait for a message. The kernel answers within the request's system call.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// More than the kernel puts into one datagram of a dump.
+const BUFFER: usize = 64 << 10;
+
+/// `NLM_F_REQUEST`, with `NLM_F_DUMP` or `NLM_F_ACK` (netlink.h).
+const DUMP: u16 = 0x301;
+const ACKNOWLEDGED: u16 = 0x5;
+/// `NLMSG_ERROR`, `NLMSG_DONE`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Subsystem 1: `IPCTNL_MSG_CT_NEW`, `_GET`, `_DELETE` (nfnetlink_conntrack.h).
+const NEW: u16 = 1 << 8;
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 1 << 15;
+/// `CTA_*`.
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+/// `CTA_TUPLE_IP`, and `CTA_FILTER_F_CTA_IP_SRC` for one of the two tuples (nf_internals.h).
+const TUPLE_IP: u16 = 1;
+const FILTER_IP_SRC: u32 = 1;
+/// `AF_INET`, `AF_INET6`; `CTA_IP_V4_SRC`, `CTA_IP_V6_SRC`.
+const V4: (u8, u16) = (2, 1);
+const V6: (u8, u16) = (10, 3);
+
+/// Forgets the connections that one of these addresses began, whatever its packets were translated to, and those that
+/// it answers, whatever address they were sent to. Returns how many there were.
+///
+/// # Errors
+/// The kernel has no ctnetlink or refused; what was done before stays done.
+pub async fn forget(netns: &Netns, ips: &[IpAddr]) -> Result<usize> {
+    let what = format!("forget connections of {ips:?} in {netns}");
+    let ips = ips.to_vec();
+    let forgotten = netns.run(move || {
+        let (dumps, deletes) = (open()?, open()?);
+        let mut count = 0;
+        for ip in ips {
+            for dump in dumps_of(ip) {
+                count += forget_one(&dumps, &deletes, &dump, ip)?;
+            }
+        }
+        Ok(count)
+    });
+    forgotten.await?.map_err(|error: io::Error| match error.raw_os_error() {
+        Some(errno) => Error::errno_of(what, Errno::from_raw(errno)),
+        None => Error::io(what, error),
+    })
+}
+
+fn open() -> io::Result<Socket> {
+    let socket = socket(Type::RAW.cloexec(), 0)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok(socket)
+}
+
+/// Deletes on another socket than that of the dump, which goes on meanwhile: a table may be large, and only a datagram of
+/// it is held.
+fn forget_one(dumps: &Socket, deletes: &Socket, dump: &[u8], ip: IpAddr) -> io::Result<usize> {
+    let mut count = 0;
+    let mut buffer = vec![0; BUFFER];
+    dumps.send(dump)?;
+    loop {
+        let length = receive(dumps, &mut buffer)?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while let Some((kind, body, after)) = message(rest) {
+            match kind {
+                DONE => return answer(body).map(|()| count),
+                ERROR => {
+                    answer(body)?;
+                    return Ok(count);
+                }
+                NEW => {
+                    if let Some(deletion) = deletion(body, ip) {
+                        count += usize::from(delete(deletes, &deletion)?);
+                    }
+                }
+                _ => {}
+            }
+            rest = after;
+        }
+    }
+}
+
+/// What asks for the entries of an address, and maybe for others. Linux up to 6.18 at least compares IPv6 addresses of a
+/// filter the wrong way round and sends all entries but those (`ctnetlink_filter_match_tuple`), so there it gets none.
+fn dumps_of(ip: IpAddr) -> Vec<Vec<u8>> {
+    let ((family, source), octets) = address(ip);
+    if ip.is_ipv6() {
+        return vec![request(GET, DUMP, family, &[])];
+    }
+    let filtered = |tuple| {
+        let ip = attribute(NESTED | TUPLE_IP, &attribute(source, &octets));
+        // CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS have the numbers of the tuples that they are about.
+        let flags = [TUPLE_ORIG, TUPLE_REPLY].map(|of| {
+            let flags = if of == tuple { FILTER_IP_SRC } else { 0 };
+            attribute(of, &flags.to_ne_bytes())
+        });
+        let filter = attribute(NESTED | FILTER, &flags.concat());
+        request(GET, DUMP, family, &[attribute(NESTED | tuple, &ip), filter].concat())
+    };
+    [TUPLE_ORIG, TUPLE_REPLY].map(filtered).into()
+}
+
+fn address(ip: IpAddr) -> ((u8, u16), Vec<u8>) {
+    match ip {
+        IpAddr::V4(ip) => (V4, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (V6, ip.octets().to_vec()),
+    }
+}
+
+/// What deletes an entry, if it is one of the address: begun by it, or answered by it.
+fn deletion(entry: &[u8], ip: IpAddr) -> Option<Vec<u8>> {
+    let entry = entry.get(GENERIC..)?;
+    let ((family, source), octets) = address(ip);
+    let source = |tuple| value(value(value(entry, tuple)?, TUPLE_IP)?, source);
+    let of_address = [TUPLE_ORIG, TUPLE_REPLY].into_iter().any(|tuple| source(tuple) == Some(&octets[..]));
+    let in_zone = attributes(entry).any(|(kind, _)| kind == ZONE);
+    if !of_address || in_zone {
+        return None;
+    }
+    let original = attribute(NESTED | TUPLE_ORIG, value(entry, TUPLE_ORIG)?);
+    Some(request(DELETE, ACKNOWLEDGED, family, &[original, attribute(ID, value(entry, ID)?)].concat()))
+}
+
+/// Whether the entry was still there.
+fn delete(socket: &Socket, deletion: &[u8]) -> io::Result<bool> {
+    socket.send(deletion)?;
+    let mut buffer = [0; 1024];
+    let length = receive(socket, &mut buffer)?;
+    let (_, body, _) = message(buffer.get(..length).unwrap_or_default())
+        .filter(|(kind, ..)| *kind == ERROR)
+        .ok_or_else(|| io::Error::other("the kernel's answer is no acknowledgement"))?;
+    match answer(body) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the first four octets of an acknowledgement, or of the end of a dump, say.
+fn answer(body: &[u8]) -> io::Result<()> {
+    let code = body.get(..4).and_then(|octets| octets.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    if code < 0 { Err(io::Error::from_raw_os_error(code.saturating_neg())) } else { Ok(()) }
+}
+
+fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match io::Read::read(&mut socket, buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(from: IpAddr, answers: IpAddr, more: &[u8]) -> Vec<u8> {
+        let tuple = |of, ip| {
+            let ((_, kind), octets) = address(ip);
+            attribute(NESTED | of, &attribute(NESTED | TUPLE_IP, &attribute(kind, &octets)))
+        };
+        let tuples = [tuple(TUPLE_ORIG, from), tuple(TUPLE_REPLY, answers)].concat();
+        [&[0; GENERIC][..], &tuples, &attribute(ID, &[1, 2, 3, 4]), more].concat()
+    }
+
+    #[test]
+    fn only_entries_of_the_address_and_of_no_zone_are_deleted() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let (pod, other) = (ip("10.244.1.5"), ip("10.244.1.6"));
+        for (from, answers) in [(pod, other), (other, pod)] {
+            let own = deletion(&entry(from, answers, &[]), pod).unwrap();
+            let (kind, body, after) = message(&own).unwrap();
+            assert_eq!((kind, after.len()), (DELETE, 0));
+            assert_eq!(value(&body[GENERIC..], ID), Some(&[1, 2, 3, 4][..]));
+        }
+        assert_eq!(deletion(&entry(other, other, &[]), pod), None);
+        assert_eq!(deletion(&entry(ip("fd00::5"), ip("fd00::6"), &[]), pod), None);
+        assert_eq!(deletion(&entry(pod, other, &attribute(ZONE, &[255, 240])), pod), None);
+    }
+
+    #[test]
+    fn any_octets_are_borne() {
+        let pod = "fd00::5".parse().unwrap();
+        let whole = entry(pod, pod, &[]);
+        for length in 0..whole.len() {
+            assert_eq!(deletion(&whole[..length], pod), None);
+        }
+        assert!(deletion(&[255; 64], pod).is_none());
+        assert!(answer(&[]).is_ok() && answer(&i32::MIN.to_ne_bytes()).is_err());
+    }
+}

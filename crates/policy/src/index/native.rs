@@ -1,0 +1,252 @@
+//! Native policies: what they refer to, and which have to be computed anew when that changes.
+//!
+//! A draft is a function of the policy, the tiers, the groups and, where a rule asks for them, the namespaces; so all
+//! that has to be known is which policies to make a draft of again. Kubernetes policies have no part in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Index, slab::NONE};
+use crate::{
+    crd,
+    error::PolicyError,
+    labels::Labels,
+    model::{NetworkPolicy, Nodes},
+    native::{self, Context, Key, Uses},
+};
+
+#[derive(Debug)]
+struct Entry {
+    policy: crd::Policy,
+    uses: Uses,
+    errors: Vec<PolicyError>,
+}
+
+/// A native policy as it was computed.
+#[derive(Clone, Debug)]
+pub struct NativeView<'a> {
+    /// The internal policy.
+    pub policy: &'a Arc<NetworkPolicy>,
+    /// Nodes that need it.
+    pub span: Nodes,
+    /// What of the policy as it was written is not in force.
+    pub errors: &'a [PolicyError],
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Natives {
+    tiers: BTreeMap<Box<str>, i64>,
+    groups: BTreeMap<Key, crd::GroupSpec>,
+    policies: BTreeMap<Key, Entry>,
+    /// To be computed before changes are handed out.
+    dirty: BTreeSet<Key>,
+    /// Computed since somebody asked.
+    computed: BTreeSet<Key>,
+}
+
+fn key(namespace: &str, name: &str) -> Key {
+    (namespace.into(), name.into())
+}
+
+impl Natives {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tiers.is_empty() && self.groups.is_empty() && self.policies.is_empty()
+    }
+
+    fn mark(&mut self, concerned: impl Fn(&Entry) -> bool) {
+        let concerned = self.policies.iter().filter(|(_, entry)| concerned(entry));
+        self.dirty.extend(concerned.map(|(key, _)| key.clone()));
+    }
+
+    /// Namespaces or their labels changed.
+    pub(super) fn namespaces_changed(&mut self) {
+        self.mark(|entry| entry.uses.namespaces);
+    }
+}
+
+impl Index {
+    // === tiers ===
+
+    /// Takes in a Tier that was added or changed.
+    pub fn apply_tier(&mut self, tier: &crd::Tier) {
+        if self.natives.tiers.insert(tier.name.clone(), tier.priority) != Some(tier.priority) {
+            self.natives.mark(|entry| entry.policy.spec.tier == tier.name);
+        }
+    }
+
+    /// Takes in that a Tier is gone.
+    pub fn delete_tier(&mut self, name: &str) {
+        if self.natives.tiers.remove(name).is_some() {
+            self.natives.mark(|entry| &*entry.policy.spec.tier == name);
+        }
+    }
+
+    /// Whether the Tier is known.
+    #[must_use]
+    pub fn has_tier(&self, name: &str) -> bool {
+        self.natives.tiers.contains_key(name)
+    }
+
+    /// Takes in the complete list of Tiers. Those of `kept` are in the list too and stay as they are known.
+    pub fn reset_tiers<'a>(
+        &mut self,
+        tiers: impl IntoIterator<Item = &'a crd::Tier>,
+        kept: impl IntoIterator<Item = &'a str>,
+    ) {
+        let mut listed: BTreeSet<&str> = kept.into_iter().collect();
+        for tier in tiers {
+            self.apply_tier(tier);
+            listed.insert(&tier.name);
+        }
+        let gone = self.natives.tiers.keys().filter(|name| !listed.contains(&***name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            self.delete_tier(&name);
+        }
+    }
+
+    // === groups ===
+
+    /// Takes in a ClusterGroup or Group that was added or changed.
+    pub fn apply_group(&mut self, group: &crd::Group) {
+        let key = key(&group.namespace, &group.name);
+        if self.natives.groups.get(&key) != Some(&group.spec) {
+            self.natives.groups.insert(key.clone(), group.spec.clone());
+            self.natives.mark(|entry| entry.uses.groups.contains(&key));
+        }
+    }
+
+    /// Takes in that a ClusterGroup (without a namespace) or Group is gone.
+    pub fn delete_group(&mut self, namespace: &str, name: &str) {
+        let key = key(namespace, name);
+        if self.natives.groups.remove(&key).is_some() {
+            self.natives.mark(|entry| entry.uses.groups.contains(&key));
+        }
+    }
+
+    /// Whether the ClusterGroup or Group is known.
+    #[must_use]
+    pub fn has_group(&self, namespace: &str, name: &str) -> bool {
+        self.natives.groups.contains_key(&key(namespace, name))
+    }
+
+    /// Takes in the complete list of ClusterGroups, or of Groups. Those of `kept` are in the list too and stay as they
+    /// are known.
+    pub fn reset_groups<'a>(
+        &mut self,
+        cluster: bool,
+        groups: impl IntoIterator<Item = &'a crd::Group>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        let mut listed: BTreeSet<Key> =
+            kept.into_iter().map(|(namespace, name)| key(namespace, name)).collect();
+        for group in groups {
+            self.apply_group(group);
+            listed.insert(key(&group.namespace, &group.name));
+        }
+        for (namespace, name) in unlisted(&self.natives.groups, cluster, &listed) {
+            self.delete_group(&namespace, &name);
+        }
+    }
+
+    // === policies ===
+
+    /// Takes in a ClusterNetworkPolicy or NetworkPolicy of `crd.antrea.io` that was added or changed. It is computed
+    /// with the next drain.
+    pub fn apply_native(&mut self, policy: &crd::Policy) {
+        let key = key(&policy.namespace, &policy.name);
+        match self.natives.policies.get_mut(&key) {
+            Some(entry) if entry.policy == *policy => return,
+            Some(entry) => entry.policy = policy.clone(),
+            None => {
+                let entry = Entry { policy: policy.clone(), uses: Uses::default(), errors: Vec::new() };
+                self.natives.policies.insert(key.clone(), entry);
+            }
+        }
+        self.natives.dirty.insert(key);
+    }
+
+    /// Takes in that a ClusterNetworkPolicy (without a namespace) or NetworkPolicy of `crd.antrea.io` is gone.
+    pub fn delete_native(&mut self, namespace: &str, name: &str) {
+        let key = key(namespace, name);
+        self.natives.dirty.remove(&key);
+        self.natives.computed.remove(&key);
+        if self.natives.policies.remove(&key).is_some() {
+            let own = Some(namespace).filter(|namespace| !namespace.is_empty());
+            self.delete_policy(crd::kind(namespace), own, name);
+        }
+    }
+
+    /// Whether the ClusterNetworkPolicy or NetworkPolicy of `crd.antrea.io` is known.
+    #[must_use]
+    pub fn has_native(&self, namespace: &str, name: &str) -> bool {
+        self.natives.policies.contains_key(&key(namespace, name))
+    }
+
+    /// Takes in the complete list of ClusterNetworkPolicies, or of NetworkPolicies of `crd.antrea.io`. Those of `kept`
+    /// are in the list too and stay as they are known.
+    pub fn reset_natives<'a>(
+        &mut self,
+        cluster: bool,
+        policies: impl IntoIterator<Item = &'a crd::Policy>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        let mut listed: BTreeSet<Key> =
+            kept.into_iter().map(|(namespace, name)| key(namespace, name)).collect();
+        for policy in policies {
+            self.apply_native(policy);
+            listed.insert(key(&policy.namespace, &policy.name));
+        }
+        for (namespace, name) in unlisted(&self.natives.policies, cluster, &listed) {
+            self.delete_native(&namespace, &name);
+        }
+    }
+
+    /// A native policy as it was last computed. None if it is not known, or not computed yet.
+    #[must_use]
+    pub fn native(&self, namespace: &str, name: &str) -> Option<NativeView<'_>> {
+        let entry = self.natives.policies.get(&key(namespace, name))?;
+        let own = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let id = self.find_policy((crd::kind(namespace), own, name))?;
+        let policy = &self.policies[id];
+        let span = (policy.set != NONE).then(|| self.node_names(self.set_nodes(policy.set)))?;
+        Some(NativeView { policy: &policy.object, span, errors: &entry.errors })
+    }
+
+    /// Namespace (empty where there is none) and name of native policies that were computed since this was last asked.
+    pub fn take_computed(&mut self) -> BTreeSet<(Box<str>, Box<str>)> {
+        std::mem::take(&mut self.natives.computed)
+    }
+
+    /// Computes the native policies that have to be.
+    pub(super) fn settle(&mut self) {
+        if self.natives.dirty.is_empty() {
+            return;
+        }
+        for key in std::mem::take(&mut self.natives.dirty) {
+            let Some(entry) = self.natives.policies.get(&key) else { continue };
+            let namespaces = || {
+                let known = self.namespaces.iter().map(|(_, namespace)| namespace);
+                let labels = |id| -> Labels { self.labels.texts(id) };
+                known
+                    .filter_map(|namespace| Some((namespace.name.clone(), labels(namespace.labels?))))
+                    .collect()
+            };
+            let context =
+                Context { tiers: &self.natives.tiers, groups: &self.natives.groups, namespaces: &namespaces };
+            let (draft, mut errors, uses) = native::policy(&entry.policy, &context);
+            errors.extend(self.apply_policy(draft));
+            if let Some(entry) = self.natives.policies.get_mut(&key) {
+                (entry.uses, entry.errors) = (uses, errors);
+            }
+            self.natives.computed.insert(key);
+        }
+    }
+}
+
+/// What of the objects of the cluster, or of namespaces, is not listed.
+fn unlisted<T>(known: &BTreeMap<Key, T>, cluster: bool, listed: &BTreeSet<Key>) -> Vec<Key> {
+    let gone = known.keys().filter(|key| key.0.is_empty() == cluster && !listed.contains(*key));
+    gone.cloned().collect()
+}

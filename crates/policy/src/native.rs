@@ -1,0 +1,534 @@
+//! Native policies to [`PolicyDraft`]: tiers, groups and namespaces are looked up, every field is checked.
+//!
+//! A rule may deny, so that "when in doubt match nothing", which makes a Kubernetes policy stricter, and "match
+//! everything" can both open what was meant to be shut. What is done instead:
+//!
+//! - nothing is ever sent as something wider than what is written: a peer, a port, an `appliedTo` that cannot be used
+//!   is left out, and so is a rule of which no peer, no port or no `appliedTo` is left;
+//! - each of them is told by object and field, and the policy's status is Failed. Where the API server sees that a
+//!   denying rule cannot be enforced it refuses the policy to begin with (`crds/src/policy`);
+//! - a reference to a group that is not there matches nothing until it is;
+//! - a policy whose tier is not there goes by the default tier, with its Drop and Reject rules alone: it keeps denying,
+//!   and what it allowed is not allowed at a place where others did not expect it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::{
+    crd::{self, AppliedTo, DEFAULT_TIER, STATIC_TIERS},
+    draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
+    error::{Issues, Place, PolicyError, Problem},
+    k8s,
+    labels::{LabelSelector, Labels, Selector, shorten},
+    limits::{Budget, TooLarge},
+    model::{Action, Direction, Peer, PolicyReference, Port, Protocol, Service},
+    ports::PortRange,
+    translate::{ip_block, parse_strictly, port_number, prefixes, service},
+};
+
+/// Namespace (empty where there is none) and name.
+pub(crate) type Key = (Box<str>, Box<str>);
+
+/// What a policy may refer to.
+pub(crate) struct Context<'a> {
+    pub(crate) tiers: &'a BTreeMap<Box<str>, i64>,
+    pub(crate) groups: &'a BTreeMap<Key, crd::GroupSpec>,
+    /// Namespaces and their labels.
+    pub(crate) namespaces: &'a dyn Fn() -> Vec<(Arc<str>, Labels)>,
+}
+
+/// What a policy was found to refer to, whether it is there or not.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    pub(crate) groups: BTreeSet<Key>,
+    /// Whether what is sent depends on which namespaces there are.
+    pub(crate) namespaces: bool,
+}
+
+/// The draft of a policy, what is wrong with the policy, and what it depends on.
+pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraft, Vec<PolicyError>, Uses) {
+    let mut issues = Issues::new(PolicyError::object_of_native(policy));
+    let spec = &policy.spec;
+    let own = (!policy.namespace.is_empty()).then(|| k8s::shared(&policy.namespace));
+    let mut native = Native {
+        context,
+        own: own.clone(),
+        uses: Uses::default(),
+        namespaces: None,
+        budget: Budget::default(),
+        rules: Vec::new(),
+    };
+    let mut top = issues.top();
+    let mut place = top.field("spec");
+
+    let tier = if spec.tier.is_empty() { DEFAULT_TIER } else { &spec.tier };
+    let tier = tier_priority(tier, context.tiers);
+    if tier.is_none() {
+        place.field("tier").add(Problem::NoTier(shorten(&spec.tier)));
+    }
+    let applied_to = native.applied_to(&spec.applied_to, &mut place);
+    for (direction, field, rules) in
+        [(Direction::In, "ingress", &spec.ingress), (Direction::Out, "egress", &spec.egress)]
+    {
+        for (i, rule) in rules.iter().enumerate() {
+            let priority = i32::try_from(i).unwrap_or(i32::MAX);
+            native.rule(direction, priority, rule, &applied_to, &mut place.index(field, i));
+        }
+    }
+    drop(place);
+    drop(top);
+
+    let Native { mut rules, uses, .. } = native;
+    if tier.is_none() {
+        rules.retain(|rule| matches!(rule.action, Action::Drop | Action::Reject));
+    }
+    let draft = PolicyDraft {
+        source: PolicyReference {
+            kind: policy.kind(),
+            namespace: own,
+            name: k8s::shared(&policy.name),
+            uid: k8s::shared(&policy.uid),
+        },
+        generation: policy.generation,
+        priority: Some(spec.priority),
+        tier_priority: Some(tier.unwrap_or(250)),
+        applied_to,
+        rules,
+    };
+    (draft, issues.into_errors(), uses)
+}
+
+/// The static tiers are what they are, whatever their objects say. Others come before the default one.
+fn tier_priority(name: &str, tiers: &BTreeMap<Box<str>, i64>) -> Option<i32> {
+    let fixed = STATIC_TIERS.iter().find(|(tier, _)| *tier == name).map(|(_, priority)| *priority);
+    fixed.or_else(|| {
+        let priority = i32::try_from(*tiers.get(name)?).ok()?;
+        (0..=250).contains(&priority).then_some(priority)
+    })
+}
+
+struct Native<'a> {
+    context: &'a Context<'a>,
+    /// The policy's namespace.
+    own: Option<Arc<str>>,
+    uses: Uses,
+    namespaces: Option<Vec<(Arc<str>, Labels)>>,
+    budget: Budget,
+    rules: Vec<RuleDraft>,
+}
+
+/// A peer that means other Pods for each namespace, or for each combination of labels of namespaces.
+struct PerNamespace {
+    /// Keys of labels; empty for the same namespace.
+    keys: Vec<Box<str>>,
+    pods: Option<Selector>,
+}
+
+impl<'a> Native<'a> {
+    fn scope(&self, namespaces: Option<Selector>) -> Scope {
+        match (namespaces, &self.own) {
+            (Some(selector), _) => Scope::NamespaceSelector(selector),
+            (None, Some(own)) => Scope::Namespace(own.clone()),
+            (None, None) => Scope::All,
+        }
+    }
+
+    /// What of `appliedTo` can be used.
+    fn applied_to(&mut self, written: &[AppliedTo], place: &mut Place<'_>) -> Vec<GroupSelector> {
+        let mut selectors = Vec::with_capacity(written.len());
+        for (i, target) in written.iter().enumerate() {
+            let place = &mut place.index("appliedTo", i);
+            let unsupported = [
+                ("externalEntitySelector", target.external_entity_selector.is_some()),
+                ("serviceAccount", target.service_account.is_some()),
+                ("service", target.service.is_some()),
+                ("nodeSelector", target.node_selector.is_some()),
+            ];
+            if refuse(&unsupported, place) {
+                continue;
+            }
+            let selects = target.pod_selector.is_some() || target.namespace_selector.is_some();
+            match &target.group {
+                Some(_) if selects => place.add(Problem::MixedAppliedTo),
+                None if !selects => place.add(Problem::EmptyAppliedTo),
+                None if self.own.is_some() && target.namespace_selector.is_some() => {
+                    place.field("namespaceSelector").add(Problem::ClusterOnly);
+                }
+                None => {
+                    selectors.extend(self.selector(&target.pod_selector, &target.namespace_selector, place))
+                }
+                Some(group) => {
+                    let place = &mut place.field("group");
+                    let mut members = PeerDraft::default();
+                    self.group(group, &mut members, place);
+                    if !members.ip_blocks.is_empty() {
+                        place.add(Problem::AddressesAppliedTo);
+                    }
+                    selectors.extend(members.groups);
+                }
+            }
+        }
+        selectors
+    }
+
+    /// Pods by labels, in the policy's namespace or wherever the policy looks.
+    fn selector(
+        &self,
+        pods: &Option<LabelSelector>,
+        namespaces: &Option<LabelSelector>,
+        place: &mut Place<'_>,
+    ) -> Option<GroupSelector> {
+        let mut parse = |selector: &Option<LabelSelector>, field: &'static str| match selector {
+            Some(selector) => parse_strictly(selector, &mut place.field(field)).map(Some),
+            None => Ok(None),
+        };
+        let pods = parse(pods, "podSelector");
+        let namespaces = parse(namespaces, "namespaceSelector");
+        let (Ok(pods), Ok(namespaces)) = (pods, namespaces) else { return None };
+        Some(GroupSelector { scope: self.scope(namespaces), pods })
+    }
+
+    /// Adds the members of a group. What of it cannot be used is reported at the place that names the group.
+    fn group(&mut self, name: &str, to: &mut PeerDraft, place: &mut Place<'_>) {
+        let Some(spec) = self.find_group(name, place) else { return };
+        self.members(spec, to, place);
+        for name in &spec.child_groups {
+            let Some(child) = self.find_group(name, place) else { continue };
+            if child.child_groups.is_empty() {
+                self.members(child, to, place);
+            } else {
+                place.add(Problem::NestedGroup(shorten(name)));
+            }
+        }
+    }
+
+    fn find_group(&mut self, name: &str, place: &mut Place<'_>) -> Option<&'a crd::GroupSpec> {
+        let key = (self.own.as_deref().unwrap_or_default().into(), name.into());
+        let found = self.context.groups.get(&key);
+        self.uses.groups.insert(key);
+        if found.is_none() {
+            place.add(Problem::NoGroup(shorten(name)));
+        }
+        found
+    }
+
+    fn members(&self, spec: &crd::GroupSpec, to: &mut PeerDraft, place: &mut Place<'_>) {
+        let unsupported = [
+            ("serviceReference", spec.service_reference.is_some()),
+            ("externalEntitySelector", spec.external_entity_selector.is_some()),
+            ("nodeSelector", spec.node_selector.is_some()),
+        ];
+        if refuse(&unsupported, place) {
+            return;
+        }
+        if spec.pod_selector.is_some() || spec.namespace_selector.is_some() {
+            to.groups.extend(self.selector(&spec.pod_selector, &spec.namespace_selector, place));
+        }
+        for (i, block) in spec.ip_blocks.iter().enumerate() {
+            to.ip_blocks.extend(ip_block(block, &mut place.index("ipBlocks", i)));
+        }
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        priority: i32,
+        rule: &crd::Rule,
+        policy_applied_to: &[GroupSelector],
+        place: &mut Place<'_>,
+    ) {
+        let own_applied_to = self.applied_to(&rule.applied_to, place);
+        let applied_to = if rule.applied_to.is_empty() { policy_applied_to } else { &own_applied_to };
+        if applied_to.is_empty() {
+            return;
+        }
+        let action = match &*rule.action {
+            "Allow" => Action::Allow,
+            "Drop" => Action::Drop,
+            "Reject" => Action::Reject,
+            "Pass" => Action::Pass,
+            other => return place.field("action").add(Problem::Action(shorten(other))),
+        };
+        let unsupported =
+            [("l7Protocols", !rule.l7_protocols.is_empty()), ("toServices", !rule.to_services.is_empty())];
+        if refuse(&unsupported, place) {
+            return;
+        }
+        let services = services(rule, place);
+        let (written, other, list, misplaced) = match direction {
+            Direction::In => (&rule.from, &rule.to, "from", "to"),
+            Direction::Out => (&rule.to, &rule.from, "to", "from"),
+        };
+        if !other.is_empty() {
+            return place.field(misplaced).add(Problem::Misplaced);
+        }
+        let mut peer = PeerDraft::default();
+        let mut relative = Vec::new();
+        for (i, written) in written.iter().enumerate() {
+            relative.extend(self.peer(written, &mut peer, &mut place.index(list, i)));
+        }
+        if written.is_empty() {
+            peer.ip_blocks = Peer::anywhere().ip_blocks.into_vec();
+            // A named port has to be looked up on the destination, which here is any Pod at all.
+            if direction == Direction::Out && services.iter().any(|s| matches!(s.port, Some(Port::Name(_)))) {
+                let scope = Scope::NamespaceSelector(Selector::everything());
+                peer.groups.push(GroupSelector { scope, pods: None });
+            }
+        }
+        let hollow = services.is_empty() && !(rule.ports.is_empty() && rule.protocols.is_empty());
+        if hollow {
+            return;
+        }
+        let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        let make = |peer, applied_to| RuleDraft {
+            direction,
+            peer,
+            services: services.clone(),
+            priority,
+            action,
+            enable_logging: rule.enable_logging,
+            applied_to,
+            name: text(&rule.name),
+            log_label: text(&rule.log_label),
+        };
+        let mut drafts = Vec::new();
+        if peer != PeerDraft::default() {
+            drafts.push(make(peer, own_applied_to.clone()));
+        }
+        for peer in relative {
+            for (peer, applied_to) in self.expand(&peer, applied_to) {
+                let peer = PeerDraft { groups: vec![peer], ip_blocks: Vec::new() };
+                drafts.push(make(peer, applied_to));
+            }
+        }
+        // All that becomes of a rule, or nothing: a part would depend on the order of namespaces.
+        let before = self.rules.len();
+        for draft in drafts {
+            match self.take(&draft) {
+                Ok(()) => self.rules.push(draft),
+                Err(error) => {
+                    self.rules.truncate(before);
+                    return place.add(error.into());
+                }
+            }
+        }
+    }
+
+    /// Adds what is written to `peer`; what depends on the namespace is returned. A mistake is reported and adds
+    /// nothing.
+    fn peer(
+        &mut self,
+        written: &crd::Peer,
+        peer: &mut PeerDraft,
+        place: &mut Place<'_>,
+    ) -> Option<PerNamespace> {
+        let unsupported = [
+            ("fqdn", written.fqdn.is_some()),
+            ("serviceAccount", written.service_account.is_some()),
+            ("nodeSelector", written.node_selector.is_some()),
+            ("externalEntitySelector", written.external_entity_selector.is_some()),
+            ("scope", !matches!(&*written.scope, "" | "Cluster")),
+        ];
+        if refuse(&unsupported, place) {
+            return None;
+        }
+        let selects = written.pod_selector.is_some()
+            || written.namespace_selector.is_some()
+            || written.namespaces.is_some();
+        match (&written.ip_block, &written.group) {
+            (None, None) if !selects => place.add(Problem::EmptyNativePeer),
+            (Some(block), None) if !selects => {
+                peer.ip_blocks.extend(ip_block(block, &mut place.field("ipBlock")));
+            }
+            (None, Some(group)) if !selects => self.group(group, peer, &mut place.field("group")),
+            (None, None) => {
+                let Some(namespaces) = &written.namespaces else {
+                    peer.groups.extend(self.selector(
+                        &written.pod_selector,
+                        &written.namespace_selector,
+                        place,
+                    ));
+                    return None;
+                };
+                let selector = self.selector(&written.pod_selector, &None, place)?;
+                let place = &mut place.field("namespaces");
+                if self.own.is_some() {
+                    place.add(Problem::ClusterOnly);
+                } else if written.namespace_selector.is_some() {
+                    place.add(Problem::MixedNamespaces);
+                } else if (&*namespaces.match_ == "Self") != namespaces.same_labels.is_empty()
+                    || !matches!(&*namespaces.match_, "" | "Self")
+                {
+                    place.add(Problem::PeerNamespaces);
+                } else {
+                    self.uses.namespaces = true;
+                    return Some(PerNamespace { keys: namespaces.same_labels.clone(), pods: selector.pods });
+                }
+            }
+            _ => place.add(Problem::MixedNativePeer),
+        }
+        None
+    }
+
+    /// For each namespace, or combination of labels, that `applied_to` reaches: the peer, and what the rule applies to
+    /// there.
+    fn expand(
+        &mut self,
+        peer: &PerNamespace,
+        applied_to: &[GroupSelector],
+    ) -> Vec<(GroupSelector, Vec<GroupSelector>)> {
+        let known = self.namespaces.get_or_insert_with(self.context.namespaces);
+        // In order, so that the draft does not depend on that of events.
+        let mut found: BTreeMap<Vec<Box<str>>, Vec<GroupSelector>> = BTreeMap::new();
+        for target in applied_to {
+            for (name, labels) in known.iter() {
+                let reached = match &target.scope {
+                    Scope::All => true,
+                    Scope::Namespace(namespace) => namespace == name,
+                    Scope::NamespaceSelector(selector) => selector.matches(labels),
+                };
+                if !reached {
+                    continue;
+                }
+                let values: Option<Vec<Box<str>>> =
+                    peer.keys.iter().map(|key| labels.get(key).map(Into::into)).collect();
+                let Some(values) = values else { continue };
+                let (class, scope) = if peer.keys.is_empty() {
+                    (vec![(**name).into()], Scope::Namespace(name.clone()))
+                } else {
+                    let pairs = peer.keys.iter().zip(&values).map(|(key, value)| (&**key, &**value));
+                    let narrowed = match &target.scope {
+                        Scope::NamespaceSelector(selector) => selector.and_equals(pairs),
+                        _ => Selector::everything().and_equals(pairs),
+                    };
+                    (values, Scope::NamespaceSelector(narrowed))
+                };
+                let selector = GroupSelector { scope, pods: target.pods.clone() };
+                let targets = found.entry(class).or_default();
+                if !targets.contains(&selector) {
+                    targets.push(selector);
+                }
+            }
+        }
+        let expanded = found.into_iter().map(|(class, targets)| {
+            let scope = if peer.keys.is_empty() {
+                Scope::Namespace(class.first().map_or_else(|| k8s::shared(""), |name| k8s::shared(name)))
+            } else {
+                let pairs = peer.keys.iter().zip(&class).map(|(key, value)| (&**key, &**value));
+                Scope::NamespaceSelector(Selector::everything().and_equals(pairs))
+            };
+            (GroupSelector { scope, pods: peer.pods.clone() }, targets)
+        });
+        expanded.collect()
+    }
+
+    /// Takes what a rule needs from the policy's limits.
+    fn take(&mut self, rule: &RuleDraft) -> Result<(), TooLarge> {
+        let budget = &mut self.budget;
+        budget.begin_rule();
+        for service in &rule.services {
+            budget.take(matches(service))?;
+        }
+        budget.take(rule.peer.groups.len())?;
+        for block in &rule.peer.ip_blocks {
+            budget.take(prefixes(block, budget.left()))?;
+        }
+        budget.end_rule()
+    }
+}
+
+/// Reports which of these are there though this version cannot enforce them; whether any is.
+fn refuse(fields: &[(&'static str, bool)], place: &mut Place<'_>) -> bool {
+    let mut any = false;
+    for (field, there) in fields {
+        if *there {
+            place.field(field).add(Problem::Unsupported);
+            any = true;
+        }
+    }
+    any
+}
+
+/// Matches that a service needs.
+fn matches(service: &Service) -> usize {
+    let masks = |first, last| PortRange::new(first, last).map_or(1, |range| range.masks().len());
+    let destination = match (&service.port, service.end_port) {
+        (Some(Port::Number(first)), Some(last)) => masks(*first, last),
+        _ => 1,
+    };
+    let source = match (service.src_port, service.src_end_port) {
+        (Some(first), Some(last)) => masks(first, last),
+        _ => 1,
+    };
+    destination * source
+}
+
+fn services(rule: &crd::Rule, place: &mut Place<'_>) -> Vec<Service> {
+    let mut services = Vec::with_capacity(rule.ports.len() + rule.protocols.len());
+    for (i, port) in rule.ports.iter().enumerate() {
+        services.extend(port_service(port, &mut place.index("ports", i)));
+    }
+    for (i, protocol) in rule.protocols.iter().enumerate() {
+        services.extend(protocol_service(protocol, &mut place.index("protocols", i)));
+    }
+    services
+}
+
+fn port_service(port: &crd::Port, place: &mut Place<'_>) -> Option<Service> {
+    let destination = k8s::NetworkPolicyPort {
+        protocol: port.protocol.clone(),
+        port: port.port.clone(),
+        end_port: port.end_port,
+    };
+    let destination = service(&destination, place);
+    let mut number = |field: &'static str, value: Option<i64>| match value {
+        None => Some(None),
+        Some(value) => place.field(field).check(port_number(value)).map(Some),
+    };
+    let src_port = number("sourcePort", port.source_port);
+    let src_end_port = number("sourceEndPort", port.source_end_port);
+    let (src_port, src_end_port) = (src_port?, src_end_port?);
+    match (src_port, src_end_port) {
+        (None, Some(_)) => {
+            place.field("sourceEndPort").add(Problem::EndPortAlone);
+            None
+        }
+        (Some(port), Some(end)) if end < port => {
+            place.field("sourceEndPort").add(Problem::EndPort { end: end.into(), port });
+            None
+        }
+        _ => Some(Service { src_port, src_end_port, ..destination? }),
+    }
+}
+
+fn protocol_service(written: &crd::ProtocolMatch, place: &mut Place<'_>) -> Option<Service> {
+    match (&written.icmp, &written.igmp) {
+        (Some(icmp), None) => {
+            let mut byte = |field: &'static str, value: Option<i64>| match value.map(u8::try_from) {
+                None => Some(None),
+                Some(Ok(value)) => Some(Some(value)),
+                Some(Err(_)) => {
+                    place.field(field).add(Problem::Icmp(value.unwrap_or_default()));
+                    None
+                }
+            };
+            let icmp_type = byte("icmpType", icmp.icmp_type);
+            let icmp_code = byte("icmpCode", icmp.icmp_code);
+            let service =
+                Service { icmp_type: icmp_type?, icmp_code: icmp_code?, ..Service::protocol(Protocol::Icmp) };
+            if service.icmp_code.is_some() && service.icmp_type.is_none() {
+                place.field("icmpCode").add(Problem::IcmpCodeAlone);
+                return None;
+            }
+            Some(service)
+        }
+        (None, Some(_)) => {
+            place.field("igmp").add(Problem::Unsupported);
+            None
+        }
+        _ => {
+            place.add(Problem::ProtocolMatch);
+            None
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Native policies from the API server's JSON: what is sent, and what is told of what cannot be.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::Arc;
+
+use antrea_policy::{
+    Index, crd, k8s,
+    model::{Action, Direction, NetworkPolicy, Port, Protocol},
+};
+use serde_json::{Value, json};
+
+fn policy(namespace: &str, spec: Value) -> crd::Policy {
+    let mut metadata = json!({"name": "p", "uid": "u", "generation": 3});
+    if !namespace.is_empty() {
+        metadata["namespace"] = namespace.into();
+    }
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+}
+
+/// The internal policy, and what is wrong with the policy.
+fn computed(index: &mut Index, policy: &crd::Policy) -> (Arc<NetworkPolicy>, Vec<String>) {
+    index.apply_native(policy);
+    index.drain();
+    let view = index.native(&policy.namespace, &policy.name).unwrap();
+    (Arc::clone(view.policy), view.errors.iter().map(ToString::to_string).collect())
+}
+
+/// A ClusterNetworkPolicy with these egress rules, which applies to all Pods.
+fn egress(rules: Value) -> crd::Policy {
+    policy("", json!({"priority": 5, "appliedTo": [{"podSelector": {}}], "egress": rules}))
+}
+
+#[test]
+fn order_actions_and_services_are_upstreams() {
+    let rules = json!([
+        {"action": "Allow", "name": "a", "enableLogging": true, "logLabel": "l",
+         "ports": [{"port": 80, "endPort": 90, "sourcePort": 5, "sourceEndPort": 6}, {"protocol": "UDP", "port": "dns"}]},
+        {"action": "Reject", "protocols": [{"icmp": {"icmpType": 8, "icmpCode": 0}}]},
+        {"action": "Pass", "to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]},
+    ]);
+    let (policy, errors) = computed(&mut Index::new(), &egress(rules));
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!((policy.priority, policy.tier_priority, policy.generation), (Some(5.0), Some(250), 3));
+    let actions: Vec<_> =
+        policy.rules.iter().map(|rule| (rule.action, rule.priority, rule.direction)).collect();
+    let out = Direction::Out;
+    assert_eq!(actions, [(Action::Allow, 0, out), (Action::Reject, 1, out), (Action::Pass, 2, out)]);
+    let service = &policy.rules[0].services[0];
+    assert_eq!((service.port.clone(), service.end_port), (Some(Port::Number(80)), Some(90)));
+    assert_eq!((service.src_port, service.src_end_port), (Some(5), Some(6)));
+    assert_eq!(policy.rules[0].services[1].protocol, Protocol::Udp);
+    let icmp = &policy.rules[1].services[0];
+    assert_eq!((icmp.protocol, icmp.icmp_type, icmp.icmp_code), (Protocol::Icmp, Some(8), Some(0)));
+    assert_eq!(policy.rules[2].peer.ip_blocks[0].except.len(), 1);
+    assert_eq!((policy.rules[0].enable_logging, policy.rules[0].log_label.as_deref()), (true, Some("l")));
+}
+
+#[test]
+fn what_cannot_be_expressed_is_left_out_and_named() {
+    let good = json!({"podSelector": {}});
+    let cases = [
+        (json!({"action": "Allow", "to": [{"fqdn": "x"}]}), "spec.egress[0].to[0].fqdn: is not enforced"),
+        (
+            json!({"action": "Drop", "toServices": [{"name": "s"}]}),
+            "spec.egress[0].toServices: is not enforced",
+        ),
+        (
+            json!({"action": "Allow", "to": [good], "l7Protocols": [{"http": {}}]}),
+            "spec.egress[0].l7Protocols: is not",
+        ),
+        (
+            json!({"action": "Drop", "protocols": [{"igmp": {}}]}),
+            "spec.egress[0].protocols[0].igmp: is not enforced",
+        ),
+        (json!({"action": "Drop", "to": [{"nodeSelector": {}}]}), "spec.egress[0].to[0].nodeSelector"),
+        (
+            json!({"action": "Drop", "to": [{"podSelector": {}, "scope": "ClusterSet"}]}),
+            "spec.egress[0].to[0].scope",
+        ),
+        (
+            json!({"action": "Drop", "to": [{"group": "none"}]}),
+            "spec.egress[0].to[0].group: there is no group \"none\"",
+        ),
+        (
+            json!({"action": "Drop", "to": [{"group": "g", "ipBlock": {"cidr": "::/0"}}]}),
+            "spec.egress[0].to[0]: ipBlock, group",
+        ),
+        (json!({"action": "Drop", "to": [{}]}), "spec.egress[0].to[0]: a peer needs"),
+        (
+            json!({"action": "Drop", "to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}),
+            "spec.egress[0].to[0].ipBlock.cidr",
+        ),
+        (
+            json!({"action": "Drop", "to": [{"namespaces": {}}]}),
+            "spec.egress[0].to[0].namespaces: needs either",
+        ),
+        (
+            json!({"action": "Allow", "ports": [{"port": 90, "endPort": 80}]}),
+            "spec.egress[0].ports[0].endPort",
+        ),
+        (
+            json!({"action": "Allow", "ports": [{"sourceEndPort": 80}]}),
+            "spec.egress[0].ports[0].sourceEndPort",
+        ),
+        (json!({"action": "Allow", "ports": [{"sourcePort": 0}]}), "spec.egress[0].ports[0].sourcePort"),
+        (
+            json!({"action": "Allow", "protocols": [{"icmp": {"icmpType": 256}}]}),
+            "spec.egress[0].protocols[0].icmpType",
+        ),
+        (json!({"action": "Halt"}), "spec.egress[0].action: \"Halt\""),
+        (json!({"action": "Allow", "from": [good]}), "spec.egress[0].from: belongs"),
+    ];
+    for (rule, told) in cases {
+        let (policy, errors) = computed(&mut Index::new(), &egress(json!([rule])));
+        assert!(policy.rules.is_empty(), "{rule} became {:?}", policy.rules);
+        assert!(errors.len() == 1 && errors[0].contains(told), "{rule} gave {errors:?}");
+        assert!(errors[0].starts_with("ClusterNetworkPolicy p: "), "{errors:?}");
+    }
+    // What can be of a rule is sent: it is narrower than what was meant.
+    let rule = json!({"action": "Drop", "to": [{"fqdn": "x"}, {"podSelector": {}}]});
+    let (policy, errors) = computed(&mut Index::new(), &egress(json!([rule])));
+    assert_eq!((policy.rules.len(), policy.rules[0].peer.address_groups.len(), errors.len()), (1, 1, 1));
+    assert!(policy.rules[0].peer.ip_blocks.is_empty());
+}
+
+#[test]
+fn a_rule_never_applies_to_more_than_it_says() {
+    let rule = json!({"action": "Allow", "appliedTo": [{"group": "none"}]});
+    let spec = json!({"priority": 1, "appliedTo": [{"podSelector": {}}], "ingress": [rule]});
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("", spec));
+    assert!(computed_policy.rules.is_empty(), "those of the policy are not meant");
+    assert_eq!(
+        errors,
+        [
+            "ClusterNetworkPolicy p: spec.ingress[0].appliedTo[0].group: there is no group \"none\": until there is it has no members"
+        ]
+    );
+    let target = |target: Value| {
+        let spec = json!({"priority": 1, "appliedTo": [target], "ingress": [{"action": "Drop"}]});
+        computed(&mut Index::new(), &policy("shop", spec))
+    };
+    for bad in [
+        json!({"namespaceSelector": {}}),
+        json!({"nodeSelector": {}}),
+        json!({}),
+        json!({"serviceAccount": {}}),
+    ] {
+        let (policy, errors) = target(bad.clone());
+        assert!(policy.applied_to.is_empty() && policy.rules.is_empty(), "{bad}");
+        assert!(errors[0].starts_with("NetworkPolicy shop/p: spec.appliedTo[0]"), "{errors:?}");
+    }
+    // A malformed selector would select more without what is malformed.
+    let bad =
+        json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "Near", "values": ["b"]}]}});
+    assert!(target(bad).0.applied_to.is_empty());
+}
+
+#[test]
+fn a_policy_whose_tier_is_away_keeps_denying_only() {
+    let rules = json!([{"action": "Allow"}, {"action": "Pass"}, {"action": "Drop"}, {"action": "Reject"}]);
+    let spec = json!({"tier": "mine", "priority": 1, "appliedTo": [{"podSelector": {}}], "ingress": rules});
+    let mut index = Index::new();
+    let (without, errors) = computed(&mut index, &policy("", spec.clone()));
+    let actions = |policy: &NetworkPolicy| policy.rules.iter().map(|rule| rule.action).collect::<Vec<_>>();
+    assert_eq!((actions(&without), without.tier_priority), (vec![Action::Drop, Action::Reject], Some(250)));
+    assert!(errors[0].contains("spec.tier: there is no Tier \"mine\""), "{errors:?}");
+    index.apply_tier(&crd::Tier { name: "mine".into(), priority: 20 });
+    let (with, errors) = computed(&mut index, &policy("", spec.clone()));
+    assert_eq!((actions(&with).len(), with.tier_priority, errors.len()), (4, Some(20), 0));
+    // Not even an object of theirs moves the tiers that always exist.
+    index.apply_tier(&crd::Tier { name: "baseline".into(), priority: 1 });
+    let mut spec = spec;
+    spec["tier"] = "baseline".into();
+    assert_eq!(computed(&mut index, &policy("", spec)).0.tier_priority, Some(253));
+}
+
+#[test]
+fn groups_are_what_they_hold() {
+    let group = |name: &str, spec: Value| -> crd::Group {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
+    };
+    let mut index = Index::new();
+    index.apply_group(&group("pods", json!({"podSelector": {"matchLabels": {"a": "b"}}})));
+    index.apply_group(&group("blocks", json!({"ipBlocks": [{"cidr": "10.0.0.0/8"}, {"cidr": "bad"}]})));
+    index.apply_group(&group("both", json!({"childGroups": ["pods", "blocks", "nested"]})));
+    index.apply_group(&group("nested", json!({"childGroups": ["pods"]})));
+    let rules = json!([{"action": "Drop", "to": [{"group": "both"}]}]);
+    let (policy, errors) = computed(&mut index, &egress(rules.clone()));
+    let peer = &policy.rules[0].peer;
+    assert_eq!((peer.address_groups.len(), peer.ip_blocks.len()), (1, 1));
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(
+        errors[0].contains("ipBlocks[1].cidr") && errors[1].contains("\"nested\" has childGroups"),
+        "{errors:?}"
+    );
+    // Addresses cannot be applied to.
+    let applied = crd::Policy {
+        spec: serde_json::from_value(json!({"appliedTo": [{"group": "both"}]})).unwrap(),
+        ..egress(rules)
+    };
+    let (policy, errors) = computed(&mut index, &applied);
+    assert_eq!(policy.applied_to.len(), 1);
+    assert!(errors.iter().any(|error| error.contains("a policy applies to Pods")), "{errors:?}");
+}
+
+#[test]
+fn rules_by_namespace_follow_the_namespaces() {
+    let mut index = Index::new();
+    let rule = json!({"action": "Allow", "from": [{"namespaces": {"match": "Self"}}]});
+    let policy = policy("", json!({"priority": 1, "appliedTo": [{"podSelector": {}}], "ingress": [rule]}));
+    assert_eq!(computed(&mut index, &policy).0.rules.len(), 0);
+    for name in ["b", "a"] {
+        index.apply_namespace(&k8s::Namespace { name: name.into(), ..Default::default() });
+    }
+    let (two, errors) = computed(&mut index, &policy);
+    assert_eq!((two.rules.len(), errors.len()), (2, 0));
+    assert!(two.rules.iter().all(|rule| rule.priority == 0 && rule.applied_to.len() == 1));
+    index.delete_namespace("a");
+    assert_eq!(computed(&mut index, &policy).0.rules.len(), 1);
+    index.take_computed();
+    index.apply_namespace(&k8s::Namespace { name: "c".into(), ..Default::default() });
+    index.drain();
+    assert_eq!(index.take_computed().len(), 1);
+}
+
+#[test]
+fn a_policy_of_a_namespace_cannot_look_by_namespaces() {
+    let rule = json!({"action": "Drop", "from": [{"namespaces": {"match": "Self"}}]});
+    let spec = json!({"priority": 1, "appliedTo": [{"podSelector": {}}], "ingress": [rule]});
+    let (policy, errors) = computed(&mut Index::new(), &policy("shop", spec));
+    assert!(policy.rules.is_empty());
+    assert_eq!(
+        errors,
+        ["NetworkPolicy shop/p: spec.ingress[0].from[0].namespaces: is for ClusterNetworkPolicies only"]
+    );
+}
+
+#[test]
+fn too_much_for_a_node_is_left_out() {
+    let except: Vec<String> = (0..200).map(|i| format!("10.{i}.77.1/32")).collect();
+    let block = json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": except}});
+    let (policy, errors) =
+        computed(&mut Index::new(), &egress(json!([{"action": "Drop", "to": vec![block; 9]}])));
+    assert!(policy.rules.is_empty());
+    assert!(errors[0].contains("more than"), "{errors:?}");
+}

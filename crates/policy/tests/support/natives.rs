@@ -1,0 +1,376 @@
+//! Native policies, tiers and groups of the test's world, and what follows from them in the plainest way.
+
+use antrea_policy::{
+    crd,
+    k8s::{IntOrString, IpBlock},
+};
+use proptest::{collection, option, prelude::*, sample::select};
+use serde::de::IgnoredAny;
+
+use super::{
+    events::expression,
+    oracle::{Described, Selector},
+    world::{Expression, Key, Space, World, label_selector},
+};
+
+/// What a native policy or one of its rules applies to.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    /// Namespaces (policies of the cluster only) and Pods.
+    Pods(Option<Expression>, Option<Expression>),
+    Group(&'static str),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum NativePeer {
+    Pods(Option<Expression>, Option<Expression>),
+    Group(&'static str),
+    Block(&'static str),
+    SameNamespace(Option<Expression>),
+    SameLabel(&'static str, Option<Expression>),
+    /// Not enforced.
+    Fqdn,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct NativeRule {
+    pub ingress: bool,
+    pub action: &'static str,
+    pub peers: Vec<NativePeer>,
+    pub port: Option<&'static str>,
+    pub applied_to: Vec<Target>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Native {
+    pub incarnation: u8,
+    pub generation: i64,
+    pub tier: &'static str,
+    pub applied_to: Vec<Target>,
+    pub rules: Vec<NativeRule>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Group {
+    Pods(Option<Expression>, Option<Expression>),
+    Blocks(Vec<&'static str>),
+    Children(Vec<&'static str>),
+}
+
+pub(crate) const TIERS: [&str; 2] = ["t0", "t1"];
+pub(crate) const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+const BLOCKS: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
+
+// === events ===
+
+/// Selectors of namespaces and Pods, at least one.
+fn selectors() -> impl Strategy<Value = (Option<Expression>, Option<Expression>)> {
+    (option::of(expression(false)), option::weighted(0.8, expression(false))).prop_map(
+        |(namespaces, pods)| {
+            if namespaces.is_none() && pods.is_none() { (None, Some(vec![])) } else { (namespaces, pods) }
+        },
+    )
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        3 => selectors().prop_map(|(namespaces, pods)| Target::Pods(namespaces, pods)),
+        1 => select(&GROUPS[..]).prop_map(Target::Group),
+    ]
+}
+
+fn peer() -> impl Strategy<Value = NativePeer> {
+    let pods = || option::weighted(0.8, expression(false));
+    prop_oneof![
+        3 => selectors().prop_map(|(namespaces, pods)| NativePeer::Pods(namespaces, pods)),
+        2 => select(&GROUPS[..]).prop_map(NativePeer::Group),
+        1 => select(&BLOCKS[..]).prop_map(NativePeer::Block),
+        1 => pods().prop_map(NativePeer::SameNamespace),
+        1 => (select(&["a", "b"][..]), pods()).prop_map(|(key, pods)| NativePeer::SameLabel(key, pods)),
+        1 => Just(NativePeer::Fqdn),
+    ]
+}
+
+pub(crate) fn native() -> impl Strategy<Value = Native> {
+    let rule = (
+        any::<bool>(),
+        select(&["Allow", "Drop", "Reject", "Pass"][..]),
+        collection::vec(peer(), 0..3),
+        option::weighted(0.3, Just("web")),
+        collection::vec(target(), 0..2),
+    );
+    let rule = rule.prop_map(|(ingress, action, peers, port, applied_to)| NativeRule {
+        ingress,
+        action,
+        peers,
+        port,
+        applied_to,
+    });
+    let tier = select(&["", "emergency", "baseline", "t0", "t1"][..]);
+    (0u8..2, 0i64..3, tier, collection::vec(target(), 0..3), collection::vec(rule, 0..3)).prop_map(
+        |(incarnation, generation, tier, applied_to, rules)| Native {
+            incarnation,
+            generation,
+            tier,
+            applied_to,
+            rules,
+        },
+    )
+}
+
+pub(crate) fn group() -> impl Strategy<Value = Group> {
+    prop_oneof![
+        3 => selectors().prop_map(|(namespaces, pods)| Group::Pods(namespaces, pods)),
+        1 => collection::vec(select(&BLOCKS[..]), 1..3).prop_map(Group::Blocks),
+        2 => collection::vec(select(&GROUPS[..]), 1..3).prop_map(Group::Children),
+    ]
+}
+
+// === objects ===
+
+/// A policy of a namespace has no selector of namespaces.
+fn namespaces(key: Key, selector: &Option<Expression>) -> Option<antrea_policy::labels::LabelSelector> {
+    selector.as_ref().filter(|_| key.0.is_empty()).map(label_selector)
+}
+
+fn targets(key: Key, targets: &[Target]) -> Vec<crd::AppliedTo> {
+    let target = |target: &Target| match target {
+        Target::Pods(spaces, pods) => crd::AppliedTo {
+            namespace_selector: namespaces(key, spaces),
+            pod_selector: pods_of(key, spaces, pods).as_ref().map(label_selector),
+            ..Default::default()
+        },
+        Target::Group(name) => crd::AppliedTo { group: Some((*name).into()), ..Default::default() },
+    };
+    targets.iter().map(target).collect()
+}
+
+/// Without a selector of namespaces there has to be one of Pods.
+fn pods_of(key: Key, spaces: &Option<Expression>, pods: &Option<Expression>) -> Option<Expression> {
+    if key.0.is_empty() && spaces.is_some() { pods.clone() } else { pods.clone().or(Some(vec![])) }
+}
+
+fn block(cidr: &str) -> IpBlock {
+    IpBlock { cidr: cidr.into(), except: Vec::new() }
+}
+
+pub(crate) fn policy_object(key: Key, native: &Native) -> crd::Policy {
+    let peer = |peer: &NativePeer| {
+        let same = |match_: &str, labels: Vec<Box<str>>, pods: &Option<Expression>| crd::Peer {
+            namespaces: Some(crd::PeerNamespaces { match_: match_.into(), same_labels: labels }),
+            pod_selector: pods.as_ref().map(label_selector),
+            ..Default::default()
+        };
+        match peer {
+            NativePeer::Pods(spaces, pods) => crd::Peer {
+                namespace_selector: spaces.as_ref().map(label_selector),
+                pod_selector: pods.as_ref().map(label_selector),
+                ..Default::default()
+            },
+            NativePeer::Group(name) => crd::Peer { group: Some((*name).into()), ..Default::default() },
+            NativePeer::Block(cidr) => crd::Peer { ip_block: Some(block(cidr)), ..Default::default() },
+            NativePeer::SameNamespace(pods) => same("Self", vec![], pods),
+            NativePeer::SameLabel(label, pods) => same("", vec![(*label).into()], pods),
+            NativePeer::Fqdn => crd::Peer { fqdn: Some(IgnoredAny), ..Default::default() },
+        }
+    };
+    let mut spec = crd::PolicySpec {
+        tier: native.tier.into(),
+        priority: 5.0,
+        applied_to: targets(key, &native.applied_to),
+        ..Default::default()
+    };
+    for rule in &native.rules {
+        let peers: Vec<_> = rule.peers.iter().map(peer).collect();
+        let port = rule
+            .port
+            .map(|name| crd::Port { port: Some(IntOrString::String(name.into())), ..Default::default() });
+        let mut object = crd::Rule {
+            action: rule.action.into(),
+            ports: port.into_iter().collect(),
+            applied_to: targets(key, &rule.applied_to),
+            ..Default::default()
+        };
+        if rule.ingress {
+            object.from = peers;
+            spec.ingress.push(object);
+        } else {
+            object.to = peers;
+            spec.egress.push(object);
+        }
+    }
+    crd::Policy {
+        namespace: key.0.into(),
+        name: key.1.into(),
+        uid: uid(key, native).into(),
+        generation: native.generation,
+        spec,
+    }
+}
+
+pub(crate) fn group_object(key: Key, group: &Group) -> crd::Group {
+    let spec = match group {
+        Group::Pods(spaces, pods) => crd::GroupSpec {
+            namespace_selector: spaces.as_ref().map(label_selector),
+            pod_selector: pods.as_ref().map(label_selector),
+            ..Default::default()
+        },
+        Group::Blocks(blocks) => crd::GroupSpec {
+            ip_blocks: blocks.iter().map(|cidr| block(cidr)).collect(),
+            ..Default::default()
+        },
+        Group::Children(names) => crd::GroupSpec {
+            child_groups: names.iter().map(|name| (*name).into()).collect(),
+            ..Default::default()
+        },
+    };
+    crd::Group { namespace: key.0.into(), name: key.1.into(), spec }
+}
+
+pub(crate) fn uid(key: Key, native: &Native) -> String {
+    format!("{}/{}/{}/true", key.0, key.1, native.incarnation)
+}
+
+// === what follows ===
+
+/// What a policy says: its tier's priority, what rules apply to that do not say it, and the rules.
+pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<Selector>, Vec<Described>) {
+    let tier = match native.tier {
+        "" => Some(250),
+        "emergency" => Some(50),
+        "baseline" => Some(253),
+        other => world.tiers.get(other).copied(),
+    };
+    let policy_targets = applied_to(world, key, &native.applied_to);
+    let mut rules = Vec::new();
+    for ingress in [true, false] {
+        let of_direction = native.rules.iter().filter(|rule| rule.ingress == ingress);
+        for (rule, priority) in of_direction.zip(0..) {
+            let own = applied_to(world, key, &rule.applied_to);
+            let applies = if rule.applied_to.is_empty() { &policy_targets } else { &own };
+            let denies = matches!(rule.action, "Drop" | "Reject");
+            if applies.is_empty() || (tier.is_none() && !denies) {
+                continue;
+            }
+            let make = |peers, blocks, applied_to| Described {
+                ingress,
+                peers,
+                blocks,
+                port: rule.port,
+                applied_to,
+                priority,
+                action: rule.action,
+            };
+            let (mut peers, mut blocks, mut relative) = (vec![], vec![], vec![]);
+            for peer in &rule.peers {
+                match peer {
+                    NativePeer::Pods(spaces, pods) => peers.push((space(key, spaces), pods.clone())),
+                    NativePeer::Group(name) => members(world, key, name, &mut peers, &mut blocks),
+                    NativePeer::Block(cidr) => blocks.push(format!("{cidr}-")),
+                    NativePeer::SameNamespace(_) | NativePeer::SameLabel(..) if !key.0.is_empty() => {}
+                    NativePeer::SameNamespace(pods) => relative.push((None, pods)),
+                    NativePeer::SameLabel(label, pods) => relative.push((Some(*label), pods)),
+                    NativePeer::Fqdn => {}
+                }
+            }
+            if rule.peers.is_empty() {
+                blocks = vec!["0.0.0.0/0-".into(), "::/0-".into()];
+                if !ingress && rule.port.is_some() {
+                    peers.push((Space::Selected(vec![]), None));
+                }
+            }
+            if !(peers.is_empty() && blocks.is_empty()) {
+                rules.push(make(peers, blocks, own.clone()));
+            }
+            for (label, pods) in relative {
+                for (class, targets) in classes(world, label, applies) {
+                    let space = match label {
+                        None => Space::Named(class),
+                        Some(label) => Space::Selected(vec![(label, "=", vec![class])]),
+                    };
+                    rules.push(make(vec![(space, pods.clone())], vec![], targets));
+                }
+            }
+        }
+    }
+    (tier.unwrap_or(250), policy_targets, rules)
+}
+
+/// For each namespace, or value of the label, that the targets reach: what the rule applies to there.
+fn classes(
+    world: &World,
+    label: Option<&'static str>,
+    applies: &[Selector],
+) -> std::collections::BTreeMap<&'static str, Vec<Selector>> {
+    let mut classes: std::collections::BTreeMap<&'static str, Vec<Selector>> = Default::default();
+    for (space, pods) in applies {
+        for (namespace, labels) in &world.namespaces {
+            if matches!(space, Space::Selected(wanted) if !super::oracle::matches(wanted, labels)) {
+                continue;
+            }
+            let class = match label {
+                None => Some(*namespace),
+                Some(label) => labels.get(label).copied(),
+            };
+            let Some(class) = class else { continue };
+            let narrowed = match label {
+                None => Space::Named(class),
+                Some(label) => {
+                    let mut wanted = match space {
+                        Space::Selected(wanted) => wanted.clone(),
+                        _ => vec![],
+                    };
+                    let equal = (label, "=", vec![class]);
+                    if !wanted.contains(&equal) {
+                        wanted.push(equal);
+                    }
+                    Space::Selected(wanted)
+                }
+            };
+            let targets = classes.entry(class).or_default();
+            let target = (narrowed, pods.clone());
+            let name = super::oracle::name(("", ""), &target);
+            if !targets.iter().any(|known| super::oracle::name(("", ""), known) == name) {
+                targets.push(target);
+            }
+        }
+    }
+    classes
+}
+
+fn space(key: Key, spaces: &Option<Expression>) -> Space {
+    match spaces {
+        Some(expression) => Space::Selected(expression.clone()),
+        None if key.0.is_empty() => Space::All,
+        None => Space::Own,
+    }
+}
+
+fn applied_to(world: &World, key: Key, targets: &[Target]) -> Vec<Selector> {
+    let mut selectors = vec![];
+    for target in targets {
+        match target {
+            Target::Pods(spaces, pods) => {
+                let spaces = spaces.clone().filter(|_| key.0.is_empty());
+                selectors.push((space(key, &spaces), pods_of(key, &spaces, pods)));
+            }
+            Target::Group(name) => members(world, key, name, &mut selectors, &mut vec![]),
+        }
+    }
+    selectors
+}
+
+/// A group's members; those of its children, which have none themselves.
+fn members(world: &World, key: Key, name: &'static str, pods: &mut Vec<Selector>, blocks: &mut Vec<String>) {
+    let find = |name| world.groups.get(&(key.0, name));
+    let mut add = |group: &Group| match group {
+        Group::Pods(spaces, selector) => pods.push((space(key, spaces), selector.clone())),
+        Group::Blocks(list) => blocks.extend(list.iter().map(|cidr| format!("{cidr}-"))),
+        Group::Children(_) => {}
+    };
+    match find(name) {
+        Some(Group::Children(names)) => names.iter().filter_map(|name| find(name)).for_each(add),
+        Some(group) => add(group),
+        None => {}
+    }
+}
