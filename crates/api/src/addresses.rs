@@ -34,9 +34,7 @@ pub struct PodAddresses {
 /// A pod and what it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodAddress {
-    /// Namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
     /// UID, as the kubelet knows it.
     pub uid: String,

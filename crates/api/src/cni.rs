@@ -1,7 +1,6 @@
 //! The CNI service between `antrea-cni` and the agent (package
 //! `antrea_io.antrea.pkg.apis.cni.v1beta1`, `proto/cni/v1beta1/cni.proto`).
 
-#![allow(missing_docs, reason = "the generated items are documented in the .proto file")]
 #![allow(unreachable_pub, clippy::doc_markdown, reason = "generated code")]
 
 pub mod span;

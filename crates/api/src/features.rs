@@ -75,7 +75,6 @@ pub enum GateError {
 pub struct Status {
     /// `agent` or `controller`.
     pub component: &'static str,
-    /// Name.
     pub name: &'static str,
     /// `Enabled` or `Disabled`.
     pub status: &'static str,

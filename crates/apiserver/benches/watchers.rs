@@ -8,7 +8,6 @@
 //! The server is a process of its own, so that its memory is not that of the clients. Each client has a
 //! TLS connection with HTTP/2 and three watches on it, as an agent has. Timed is from the request that
 //! makes the change to the last client's having decoded it; the same with one client is the peer.
-#![allow(missing_docs, reason = "a program")]
 
 use std::{
     convert::Infallible,

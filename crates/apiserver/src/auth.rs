@@ -24,7 +24,7 @@ use crate::{
     review::Reviewer,
     seats::share,
     status::Failure,
-    tls::{ClientTrust, Peer},
+    tls::{ClientTrust, Proven},
     user::{Action, User},
 };
 
@@ -71,7 +71,7 @@ impl Auth {
     /// server cannot be asked about a token.
     pub async fn authenticate(
         &self,
-        peer: &Peer,
+        peer: &Proven,
         address: IpAddr,
         headers: &HeaderMap,
     ) -> Result<User, Failure> {
@@ -308,7 +308,7 @@ mod tests {
     async fn tokens_are_reviewed_once_and_bad_ones_refused() {
         let fake = Arc::new(Fake::default());
         let auth = Auth::new(fake.clone());
-        let peer = Peer::default();
+        let peer = Proven::default();
         for _ in 0..3 {
             let user =
                 auth.authenticate(&peer, HERE, &headers(&[("authorization", "Bearer good")])).await.unwrap();
@@ -331,14 +331,14 @@ mod tests {
         let fake = Arc::new(Fake::default());
         let auth = Arc::new(Auth::new(fake.clone()));
         let good = headers(&[("authorization", "Bearer good")]);
-        auth.authenticate(&Peer::default(), HERE, &good).await.unwrap();
+        auth.authenticate(&Proven::default(), HERE, &good).await.unwrap();
         assert_eq!(fake.tokens.load(Ordering::Relaxed), 1);
         let send = |address: IpAddr, number: u32| {
             let auth = Arc::clone(&auth);
             async move {
                 let mut headers = HeaderMap::new();
                 headers.insert("authorization", format!("Bearer bad-{number}").parse().unwrap());
-                auth.authenticate(&Peer::default(), address, &headers).await.unwrap_err().code.as_u16()
+                auth.authenticate(&Proven::default(), address, &headers).await.unwrap_err().code.as_u16()
             }
         };
         let begin = Instant::now();
@@ -355,7 +355,7 @@ mod tests {
         assert!(fake.most.load(Ordering::Relaxed) <= 32);
         let before = fake.tokens.load(Ordering::Relaxed);
         if begin.elapsed() < Duration::from_secs(9) {
-            auth.authenticate(&Peer::default(), HERE, &good).await.unwrap();
+            auth.authenticate(&Proven::default(), HERE, &good).await.unwrap();
             assert_eq!(fake.tokens.load(Ordering::Relaxed), before, "it was known");
         }
     }
@@ -386,7 +386,7 @@ mod tests {
         let fake = Arc::new(Fake::default());
         let auth = Auth::new(fake.clone());
         let good = headers(&[("authorization", "Bearer good")]);
-        let peer = Peer::default();
+        let peer = Proven::default();
         let answers = futures::future::join_all((0..20).map(|_| auth.authenticate(&peer, HERE, &good))).await;
         assert!(answers.iter().all(Result::is_ok));
         assert_eq!(fake.tokens.load(Ordering::Relaxed), 1);
@@ -401,9 +401,9 @@ mod tests {
             ("x-remote-group", "ops"),
             ("x-remote-extra-acme.com%2fproject", "p1"),
         ]);
-        assert_eq!(auth.authenticate(&Peer::default(), HERE, &sent).await.unwrap_err().code, 401);
+        assert_eq!(auth.authenticate(&Proven::default(), HERE, &sent).await.unwrap_err().code, 401);
         let own = User { name: "bob".into(), ..User::default() };
-        let bob = Peer { user: Some(own), front_proxy: None };
+        let bob = Proven { user: Some(own), front_proxy: None };
         assert_eq!(auth.authenticate(&bob, HERE, &sent).await.unwrap().name, "bob");
 
         let trust = ClientTrust {
@@ -412,7 +412,7 @@ mod tests {
             extra_prefixes: vec!["X-Remote-Extra-".into()],
             ..ClientTrust::default()
         };
-        let proxy = Peer { front_proxy: Some(Arc::new(trust)), user: None };
+        let proxy = Proven { front_proxy: Some(Arc::new(trust)), user: None };
         let alice = auth.authenticate(&proxy, HERE, &sent).await.unwrap();
         assert_eq!(
             (alice.name.as_str(), alice.groups.join(",")),
@@ -457,10 +457,10 @@ mod tests {
         let auth = Auth::new(Arc::new(Fake::default())).with_local_token(&token);
         let mut headers = HeaderMap::new();
         headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        let user = auth.authenticate(&Peer::default(), HERE, &headers).await.unwrap();
+        let user = auth.authenticate(&Proven::default(), HERE, &headers).await.unwrap();
         auth.authorize(&user, &Action::Path { verb: "put".into(), path: "/loglevel".into() }).await.unwrap();
         headers.insert("authorization", format!("Bearer {old}").parse().unwrap());
-        assert_eq!(auth.authenticate(&Peer::default(), HERE, &headers).await.unwrap_err().code, 401);
+        assert_eq!(auth.authenticate(&Proven::default(), HERE, &headers).await.unwrap_err().code, 401);
     }
 
     #[test]

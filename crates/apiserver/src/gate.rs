@@ -21,7 +21,7 @@ use crate::{
     request::ResourceRequest,
     session::Session,
     status::Failure,
-    tls::Peer,
+    tls::Proven,
     user::{Action, User},
 };
 
@@ -57,7 +57,7 @@ async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) 
 
 /// Who asks; or whom he is to be taken for, if he may be.
 async fn identify(auth: &Auth, extensions: &Extensions, headers: &HeaderMap) -> Result<User, Failure> {
-    let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
+    let peer = extensions.get::<Proven>().cloned().unwrap_or_default();
     let address = extensions.get::<SocketAddr>();
     let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SocketAddr::ip);
     let user = auth.authenticate(&peer, address, headers).await?;

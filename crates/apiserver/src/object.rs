@@ -90,7 +90,6 @@ impl Column {
 /// What a client wants to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Encoding {
-    /// JSON.
     Json,
     /// Kubernetes protobuf.
     Protobuf,

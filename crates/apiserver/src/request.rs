@@ -1,8 +1,9 @@
 //! What a request path means.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use crate::{
     selector::{Fields, Labels, NAME},
@@ -116,17 +117,7 @@ fn decode(text: &str) -> String {
 
 /// Resolves `%xx`; what is no escape, or decodes to something that is not UTF-8, stays as it is.
 pub(crate) fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()))
-            .flatten();
-        decoded.push(hex.unwrap_or(bytes[at]));
-        at += if hex.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -173,6 +164,15 @@ mod tests {
         for other in ["/", "/apis", "/apis/g", "/apis/g/v1", "/apis/g/v1/", "/metrics", "/api/v1/pods"] {
             assert_eq!(parse(get.clone(), other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn escapes_are_two_hexadecimal_digits() {
+        for (text, plain) in [("a%2Fb", "a/b"), ("%+f", "%+f"), ("%2", "%2"), ("%C3%A4", "ä"), ("%FF", "%FF")]
+        {
+            assert_eq!(percent_decode(text), plain);
+        }
+        assert_eq!(parse_query(Some("a=%2B+%+f&a=b&c"))["a"], "+ % f");
     }
 
     proptest! {

@@ -37,7 +37,7 @@ use crate::{
     seats::{Bounds, Class, Seats},
     session::{Answer, Session, Verdict},
     status::Failure,
-    tls::{Peer, Tls},
+    tls::{Proven, Tls},
 };
 
 /// Connections get this time to finish after shutdown began, or after they were told that they are idle. Watches
@@ -138,7 +138,7 @@ fn raise_descriptors() -> usize {
     usize::try_from(raised.unwrap_or(soft)).unwrap_or(usize::MAX)
 }
 
-/// Serves `app` on `listener` over TLS until `shutdown` is cancelled. Each request carries a [`Peer`] and
+/// Serves `app` on `listener` over TLS until `shutdown` is cancelled. Each request carries a [`Proven`] and
 /// the client's [`SocketAddr`](std::net::SocketAddr) as extensions.
 ///
 /// # Errors
@@ -307,7 +307,7 @@ where
 
 type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
-async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Peer)> {
+async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<(Stream, Proven)> {
     stream.set_nodelay(true)?;
     let (config, judge) = tls.accept();
     let stream = TlsAcceptor::from(config).accept(stream).await?;

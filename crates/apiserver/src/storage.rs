@@ -59,9 +59,7 @@ pub struct Selection {
 
 /// A list.
 pub struct List {
-    /// Resource version.
     pub resource_version: u64,
-    /// Objects.
     pub objects: Vec<Arc<dyn Object>>,
 }
 
@@ -75,7 +73,6 @@ pub struct Create {
     pub name: String,
     /// Subresource or empty.
     pub subresource: String,
-    /// The body.
     pub body: Body,
 }
 

@@ -35,7 +35,7 @@ pub struct ClientTrust {
 
 /// What the certificate of a peer proves. Made once per connection.
 #[derive(Debug, Clone, Default)]
-pub struct Peer {
+pub struct Proven {
     /// The header names to read, if the peer is the front proxy.
     pub front_proxy: Option<Arc<ClientTrust>>,
     /// The user that the certificate names, if it is a client certificate.
@@ -194,7 +194,7 @@ impl Tls {
     }
 
     /// Configuration for one connection and the means to judge its peer.
-    pub(crate) fn accept(&self) -> (Arc<ServerConfig>, impl FnOnce(Option<&[CertificateDer<'_>]>) -> Peer) {
+    pub(crate) fn accept(&self) -> (Arc<ServerConfig>, impl FnOnce(Option<&[CertificateDer<'_>]>) -> Proven) {
         let state = self.state.load_full();
         (Arc::clone(&state.config), move |chain| chain.map(|chain| state.judge(chain)).unwrap_or_default())
     }
@@ -229,8 +229,8 @@ impl State {
 
     /// Which CA signed the peer's certificate decides what it may claim. The handshake has already
     /// checked the chain against the union of both, and that the peer holds the key.
-    fn judge(&self, chain: &[CertificateDer<'_>]) -> Peer {
-        let Some((leaf, intermediates)) = chain.split_first() else { return Peer::default() };
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Proven {
+        let Some((leaf, intermediates)) = chain.split_first() else { return Proven::default() };
         let signed_by = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
             verifier
                 .as_ref()
@@ -240,7 +240,7 @@ impl State {
         let front_proxy = signed_by(&self.proxy)
             && (self.trust.proxy_names.is_empty()
                 || user.as_ref().is_some_and(|user| self.trust.proxy_names.contains(&user.name)));
-        Peer {
+        Proven {
             front_proxy: front_proxy.then(|| Arc::clone(&self.trust)),
             user: user.filter(|_| signed_by(&self.client)),
         }

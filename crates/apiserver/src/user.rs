@@ -9,7 +9,6 @@ pub struct User {
     pub name: String,
     /// UID if the authenticator knows one.
     pub uid: String,
-    /// Groups.
     pub groups: Vec<String>,
     /// Further attributes.
     pub extra: BTreeMap<String, Vec<String>>,

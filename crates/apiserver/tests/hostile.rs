@@ -1,11 +1,5 @@
 //! Review H1: whoever reaches the port cannot keep probes, watches and metrics from being answered.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    missing_docs,
-    unreachable_pub,
-    reason = "a test from top to bottom"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test from top to bottom")]
 
 #[allow(dead_code, reason = "each suite uses a part")]
 mod common;

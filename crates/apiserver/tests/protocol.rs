@@ -1,11 +1,5 @@
 //! Discovery, negotiation and watches as kubectl, the aggregator and agents use them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    missing_docs,
-    unreachable_pub,
-    reason = "a test from top to bottom"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test from top to bottom")]
 
 #[allow(dead_code, reason = "each suite uses a part")]
 mod common;

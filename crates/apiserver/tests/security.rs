@@ -1,11 +1,5 @@
 //! Issue "Unauthenticated and unauthorised requests to every path are refused": over real TLS.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    missing_docs,
-    unreachable_pub,
-    reason = "a test from top to bottom"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test from top to bottom")]
 
 #[allow(dead_code, reason = "each suite uses a part")]
 mod common;

@@ -25,6 +25,7 @@ pub mod lease;
 pub mod level;
 pub mod logging;
 pub mod metrics;
+mod process;
 pub mod signals;
 pub mod supervise;
 pub mod tolerant;

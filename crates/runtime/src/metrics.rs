@@ -7,6 +7,8 @@ use prometheus::{
     Registry, TextEncoder, core::Collector, proto::MetricType,
 };
 
+use crate::process::Process;
+
 /// Buckets for durations in milliseconds, from 50 µs to 10 s.
 pub const MILLISECOND_BUCKETS: &[f64] =
     &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 10_000.0];
@@ -27,7 +29,6 @@ pub struct Metrics {
 /// What a metric is, whether or not it has a value yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Definition {
-    /// Its name.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
@@ -48,7 +49,7 @@ impl Metrics {
     /// `component` is not fit to be a metric name.
     pub fn new(component: &str, version: &str) -> Result<Self> {
         let metrics = Self::empty();
-        metrics.register(prometheus::process_collector::ProcessCollector::for_self())?;
+        metrics.register(Process::new()?)?;
         let info = metrics.gauge_vec(
             &format!("{component}_build_info"),
             "Always 1; the labels say what is running.",

@@ -20,9 +20,7 @@ pub enum GroupEvent<G, P> {
 /// A watch event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Of an AddressGroup.
     AddressGroup(GroupEvent<AddressGroup, AddressGroupPatch>),
-    /// Of an AppliedToGroup.
     AppliedToGroup(GroupEvent<AppliedToGroup, AppliedToGroupPatch>),
     /// A policy that is needed now or changed. Replaces one of the same name.
     Policy(NetworkPolicy),

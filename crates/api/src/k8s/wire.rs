@@ -60,7 +60,6 @@ pub enum DecodeError {
     Kind {
         /// Group and version.
         api_version: String,
-        /// Kind.
         kind: String,
     },
 }
@@ -83,7 +82,6 @@ impl DecodeError {
 pub struct Unknown {
     /// Group and version.
     pub api_version: String,
-    /// Kind.
     pub kind: String,
     /// The encoded message.
     pub raw: Bytes,

@@ -281,7 +281,6 @@ pub struct Open {
 /// A span that another process began and cannot export itself.
 #[derive(Debug, Clone)]
 pub struct Relayed {
-    /// Name.
     pub name: &'static str,
     /// Its ids.
     pub own: Remote,

@@ -24,7 +24,6 @@ pub struct Span {
     pub service: String,
     /// `k8s.node.name` of its process.
     pub node: String,
-    /// Name.
     pub name: String,
     /// Trace id in hex.
     pub trace: String,
