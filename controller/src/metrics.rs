@@ -21,7 +21,6 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// The controller's metrics.
 pub struct Registered {
-    /// The registry.
     pub registry: Metrics,
     /// Of the computation of policy.
     pub policy: policy::PolicyMetrics,
@@ -48,11 +47,9 @@ pub struct StatusMetrics {
 /// Two have the same name.
 pub fn register() -> Result<Registered> {
     let registry = Metrics::new("antrea_controller", VERSION)?;
-    let plurals =
-        [policy::NETWORK_POLICIES, policy::ADDRESS_GROUPS, policy::APPLIED_TO_GROUPS].map(|r| r.plural);
     Ok(Registered {
         policy: policy::PolicyMetrics::new(&registry)?,
-        server: ServerMetrics::new(&registry, plurals)?,
+        server: ServerMetrics::new(&registry, policy::PLURALS)?,
         certificate: CertificateExpiry::new(&registry, "antrea_controller")?,
         status: StatusMetrics {
             conditions: registry.gauge_vec(

@@ -39,21 +39,15 @@ const QUIET: Duration = WATCH_PAUSE.saturating_mul(3);
 /// An input of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
-    /// Pods.
     Pods,
-    /// Namespaces.
     Namespaces,
     /// Kubernetes NetworkPolicies.
     NetworkPolicies,
-    /// Tiers.
     Tiers,
-    /// ClusterNetworkPolicies.
     ClusterNetworkPolicies,
     /// NetworkPolicies of `crd.antrea.io`.
     AntreaNetworkPolicies,
-    /// ClusterGroups.
     ClusterGroups,
-    /// Groups.
     Groups,
 }
 

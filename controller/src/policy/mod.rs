@@ -25,18 +25,14 @@ mod trace;
 mod undecoded;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use antrea_policy::Index;
 use antrea_runtime::metrics::{MILLISECOND_BUCKETS, Metrics, Result};
 use antrea_runtime::trace::Tracer;
-use apiserver_kit::{
-    hub::{Hub, Routes},
-    object::Item,
-};
+use apiserver_kit::hub::{Hub, Routes};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use addresses::{Subnets, router as addresses};
@@ -44,16 +40,12 @@ pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};
 pub use native::{keep_tiers, write_statuses};
-pub use resources::{ADDRESS_GROUPS, APPLIED_TO_GROUPS, NETWORK_POLICIES};
+pub(crate) use resources::PLURALS;
 pub use scope::own_node;
 pub use storage::api;
 
+use self::resources::{METRICS, NetworkPolicies, Served, Whole};
 use crate::info::Counts;
-
-/// Numbers of the resources in the hub, in the order of [`resources`].
-pub(crate) const POLICY: usize = 0;
-pub(crate) const ADDRESS: usize = 1;
-pub(crate) const APPLIED_TO: usize = 2;
 
 /// The hub of computed policy.
 pub type PolicyHub = Hub<State>;
@@ -67,7 +59,7 @@ pub struct State {
     wanted: u8,
     /// AddressGroups that are being sent to somebody, so that a thousand agents that list at once share
     /// one copy.
-    whole: HashMap<String, Weak<Item>>,
+    whole: Whole,
     realization: realization::Realization,
     stale: native::Stale,
     metrics: PolicyMetrics,
@@ -87,7 +79,7 @@ impl State {
             network_policies: sizes.network_policies,
             address_groups: sizes.address_groups,
             applied_to_groups: sizes.applied_to_groups,
-            connected_agents: routes.nodes(POLICY),
+            connected_agents: routes.nodes(NetworkPolicies::NUMBER),
         }
     }
 }
@@ -98,13 +90,13 @@ pub fn hub(metrics: PolicyMetrics, tracer: Tracer) -> Arc<PolicyHub> {
         index: Index::new(),
         synced: 0,
         wanted: Feed::bits(&Feed::KUBERNETES),
-        whole: HashMap::new(),
+        whole: Whole::new(),
         realization: realization::Realization::default(),
         stale: native::Stale::default(),
         metrics,
         tracer,
     };
-    Hub::new(state, 3)
+    Hub::new(state, METRICS.len())
 }
 
 /// How much there is now.
@@ -130,9 +122,9 @@ fn update(hub: &PolicyHub, batch: &trace::Batch<'_>, work: impl FnOnce(&mut Stat
 /// queue lengths are the same.
 #[derive(Clone)]
 pub struct PolicyMetrics {
-    processed: [IntCounter; 3],
-    duration: [Histogram; 3],
-    queues: [IntGauge; 3],
+    processed: [IntCounter; METRICS.len()],
+    duration: [Histogram; METRICS.len()],
+    queues: [IntGauge; METRICS.len()],
     /// In the order of [`Feed`].
     undecodable: [IntGauge; Feed::COUNT],
     /// Pods whose addresses agents told: believed, refused.
@@ -157,8 +149,7 @@ impl PolicyMetrics {
             let name = format!("antrea_controller_length_{kind}_queue");
             metrics.gauge(&name, "Events being taken in.")
         };
-        let kinds = ["network_policy", "address_group", "applied_to_group"];
-        let [a, b, c] = kinds;
+        let [a, b, c] = METRICS;
         let undecodable = metrics.gauge_vec(
             "antrea_controller_undecodable_objects",
             "Objects of the Kubernetes API that do not decode; what was known of them stays in force.",

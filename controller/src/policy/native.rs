@@ -10,7 +10,7 @@ use antrea_crds::policy::{self as crds, Phase, PolicyCondition, PolicyStatus, ST
 use antrea_policy::{
     Index, NativeView, crd,
     error::PolicyError,
-    model::{Change, PolicyChange, PolicyKind, PolicyReference},
+    model::{IndexChange, PolicyChange, PolicyKind, PolicyReference},
 };
 use antrea_runtime::client::describe;
 use futures::StreamExt;
@@ -157,8 +157,8 @@ impl Stale {
     }
 
     /// A change of a policy is sent out.
-    pub(super) fn follow(&mut self, change: &Change) {
-        if let Change::Policy(_, change) = change {
+    pub(super) fn follow(&mut self, change: &IndexChange) {
+        if let IndexChange::Policy(_, change) = change {
             let (PolicyChange::Created { policy, .. }
             | PolicyChange::Updated { policy, .. }
             | PolicyChange::Deleted { policy }) = change;

@@ -10,7 +10,11 @@ use antrea_api::{
 use antrea_policy::k8s;
 use antrea_runtime::health::Readiness;
 use apiserver_kit::{
-    hub::Subscription, metrics::ServerMetrics, object::Encoding, request::ResourceRequest, user::User,
+    hub::Subscription,
+    metrics::ServerMetrics,
+    object::{Encoding, Item},
+    request::ResourceRequest,
+    user::User,
 };
 use axum::{Router, body::Body};
 use futures::channel::mpsc;
@@ -24,6 +28,7 @@ use tower::ServiceExt;
 use super::{
     feed::{Input, feed},
     mistakes::Mistaken,
+    resources::{AddressGroups, AppliedToGroups},
     source::Watched,
     *,
 };
@@ -37,8 +42,10 @@ mod selection;
 mod traced;
 mod undecoded;
 
+const POLICY: usize = NetworkPolicies::NUMBER;
+const ADDRESS: usize = AddressGroups::NUMBER;
+const APPLIED_TO: usize = AppliedToGroups::NUMBER;
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
-const PLURALS: [&str; 3] = ["networkpolicies", "addressgroups", "appliedtogroups"];
 
 fn new_hub() -> Arc<PolicyHub> {
     hub(PolicyMetrics::new(&Metrics::empty()).unwrap(), Tracer::default())

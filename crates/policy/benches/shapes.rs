@@ -22,7 +22,7 @@ use std::{
 
 use antrea_policy::{
     Index,
-    model::{Change, GroupChange, PolicyChange},
+    model::{GroupChange, IndexChange, PolicyChange},
 };
 use support::{
     report::{self, Point, Row},
@@ -68,13 +68,13 @@ impl Tally {
         }
     }
 
-    fn count(&mut self, change: &Change) {
+    fn count(&mut self, change: &IndexChange) {
         self.changes += 1;
         match change {
-            Change::AddressGroup(_, change) => self.group(change),
-            Change::AppliedToGroup(_, change) => self.group(change),
-            Change::Policy(_, PolicyChange::Created { span, .. }) => self.nodes += span.len() as u64,
-            Change::Policy(..) => {}
+            IndexChange::AddressGroup(_, change) => self.group(change),
+            IndexChange::AppliedToGroup(_, change) => self.group(change),
+            IndexChange::Policy(_, PolicyChange::Created { span, .. }) => self.nodes += span.len() as u64,
+            IndexChange::Policy(..) => {}
         }
     }
 }

@@ -73,7 +73,6 @@ pub struct Policy {
     pub uid: Box<str>,
     /// `metadata.generation`
     pub generation: i64,
-    /// `spec`
     pub spec: PolicySpec,
 }
 
@@ -125,11 +124,9 @@ pub struct PolicySpec {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppliedTo {
-    /// Pods.
     pub pod_selector: Option<LabelSelector>,
     /// Namespaces of the Pods.
     pub namespace_selector: Option<LabelSelector>,
-    /// A group.
     pub group: Option<Box<str>>,
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
@@ -166,7 +163,6 @@ pub struct Rule {
     /// Not supported.
     #[serde(deserialize_with = "null_default")]
     pub to_services: Vec<IgnoredAny>,
-    /// Name.
     #[serde(deserialize_with = "null_default")]
     pub name: Box<str>,
     /// Whether matches are logged.
@@ -175,7 +171,6 @@ pub struct Rule {
     /// What the rule applies to, where the policy does not say it.
     #[serde(deserialize_with = "null_default")]
     pub applied_to: Vec<AppliedTo>,
-    /// Label in logs.
     #[serde(deserialize_with = "null_default")]
     pub log_label: Box<str>,
 }
@@ -184,15 +179,12 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Peer {
-    /// Addresses.
     pub ip_block: Option<IpBlock>,
-    /// Pods.
     pub pod_selector: Option<LabelSelector>,
     /// Namespaces of the Pods.
     pub namespace_selector: Option<LabelSelector>,
     /// Namespaces by how they are like that of the Pod that the rule applies to.
     pub namespaces: Option<PeerNamespaces>,
-    /// A group.
     pub group: Option<Box<str>>,
     /// Not supported.
     pub fqdn: Option<IgnoredAny>,
@@ -239,7 +231,6 @@ pub struct Port {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct ProtocolMatch {
-    /// ICMP.
     pub icmp: Option<Icmp>,
     /// Not supported.
     pub igmp: Option<IgnoredAny>,
@@ -249,9 +240,7 @@ pub struct ProtocolMatch {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Icmp {
-    /// Type.
     pub icmp_type: Option<i64>,
-    /// Code.
     pub icmp_code: Option<i64>,
 }
 
@@ -263,7 +252,6 @@ pub struct Group {
     pub namespace: Box<str>,
     /// `metadata.name`
     pub name: Box<str>,
-    /// `spec`
     pub spec: GroupSpec,
 }
 
@@ -277,11 +265,9 @@ impl From<Raw<GroupSpec>> for Group {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupSpec {
-    /// Pods.
     pub pod_selector: Option<LabelSelector>,
     /// Namespaces of the Pods.
     pub namespace_selector: Option<LabelSelector>,
-    /// Addresses.
     #[serde(deserialize_with = "null_default")]
     pub ip_blocks: Vec<IpBlock>,
     /// Names of groups that are in this one.

@@ -76,14 +76,12 @@ impl fmt::Display for GroupSelector {
 pub struct PeerDraft {
     /// Pods by selector.
     pub groups: Vec<GroupSelector>,
-    /// Address blocks.
     pub ip_blocks: Vec<IpBlock>,
 }
 
 /// A rule; see [`crate::model::Rule`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleDraft {
-    /// The direction.
     pub direction: Direction,
     /// The other side; nothing listed matches nothing.
     pub peer: PeerDraft,
@@ -97,9 +95,7 @@ pub struct RuleDraft {
     pub enable_logging: bool,
     /// Pods of this rule alone; empty means those of the policy.
     pub applied_to: Vec<GroupSelector>,
-    /// Name.
     pub name: Option<Box<str>>,
-    /// Label in logs.
     pub log_label: Option<Box<str>>,
 }
 
@@ -112,11 +108,9 @@ pub struct PolicyDraft {
     pub generation: i64,
     /// Priority in the tier.
     pub priority: Option<f64>,
-    /// Priority of the tier.
     pub tier_priority: Option<i32>,
     /// The Pods of rules that name none themselves.
     pub applied_to: Vec<GroupSelector>,
-    /// The rules.
     pub rules: Vec<RuleDraft>,
 }
 

@@ -163,7 +163,6 @@ const MAX_ERRORS: usize = 64;
 /// One step from an object into a field.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// `.field`
     Field(&'static str),
     /// `.field[index]`
     Index(&'static str, usize),

@@ -29,9 +29,7 @@ where
 /// The addresses of a Pod: at most one of each family, as Kubernetes has it.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PodIps {
-    /// The IPv4 address.
     pub v4: Option<Ipv4Addr>,
-    /// The IPv6 address.
     pub v6: Option<Ipv6Addr>,
 }
 
@@ -127,7 +125,6 @@ pub struct NetworkPolicy {
     pub uid: Box<str>,
     /// `metadata.generation`
     pub generation: i64,
-    /// `spec`
     pub spec: NetworkPolicySpec,
 }
 

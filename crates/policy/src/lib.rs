@@ -7,12 +7,12 @@
 //!  k8s::NetworkPolicy ─ translate ─► PolicyDraft ─┐
 //!  crd::Policy ─ native ───────────► PolicyDraft ─┤ selectors become groups, shared by normalised text
 //!  crd::Tier, crd::Group ──┘                      ▼
-//!  k8s::Pod ──► class ─────────────────────────► Index ─ drain ─► Change: AddressGroup, AppliedToGroup, Policy
+//!  k8s::Pod ──► class ─────────────────────────► Index ─ drain ─► IndexChange: AddressGroup, AppliedToGroup, Policy
 //!  k8s::Namespace   (namespace, label set)                        with patches of members and of spans
 //! ```
 //!
 //! ```
-//! use antrea_policy::{Index, model::Change};
+//! use antrea_policy::{Index, model::IndexChange};
 //!
 //! let mut index = Index::new();
 //! let policy = r#"{"metadata": {"namespace": "shop", "name": "web", "uid": "u1"},
@@ -21,7 +21,7 @@
 //! assert!(mistakes.is_empty());
 //! // An AppliedToGroup and an AddressGroup, then the policy that refers to them.
 //! let changes = index.drain();
-//! assert!(matches!(&changes[2], Change::Policy(name, _) if &**name == "u1"));
+//! assert!(matches!(&changes[2], IndexChange::Policy(name, _) if &**name == "u1"));
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 //!

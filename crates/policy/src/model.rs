@@ -64,13 +64,10 @@ impl PolicyKind {
 /// The policy an internal policy comes from.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PolicyReference {
-    /// Its kind.
     pub kind: PolicyKind,
     /// Its namespace; none for cluster-scoped kinds.
     pub namespace: Option<Arc<str>>,
-    /// Its name.
     pub name: Arc<str>,
-    /// Its UID.
     pub uid: Arc<str>,
 }
 
@@ -99,15 +96,11 @@ pub enum Action {
 /// An IP protocol of a service.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Protocol {
-    /// TCP
     Tcp,
-    /// UDP
     Udp,
-    /// SCTP
     Sctp,
     /// ICMP and ICMPv6
     Icmp,
-    /// IGMP
     Igmp,
 }
 
@@ -148,7 +141,6 @@ pub enum Port {
 /// A protocol and ports. Fields that are none match everything.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Service {
-    /// The protocol.
     pub protocol: Protocol,
     /// The destination port, or the start of the range.
     pub port: Option<Port>,
@@ -158,9 +150,7 @@ pub struct Service {
     pub src_port: Option<u16>,
     /// The end of the source range.
     pub src_end_port: Option<u16>,
-    /// ICMP type.
     pub icmp_type: Option<u8>,
-    /// ICMP code.
     pub icmp_code: Option<u8>,
 }
 
@@ -192,9 +182,7 @@ pub struct IpBlock {
 /// The other side of a rule: the union of what is listed. A peer that lists nothing matches nothing.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Peer {
-    /// Names of AddressGroups.
     pub address_groups: Box<[GroupName]>,
-    /// Address blocks.
     pub ip_blocks: Box<[IpBlock]>,
 }
 
@@ -215,7 +203,6 @@ pub const DEFAULT_RULE_PRIORITY: i32 = -1;
 /// A rule of an internal policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Rule {
-    /// The direction.
     pub direction: Direction,
     /// Sources if the direction is in, destinations if it is out.
     pub peer: Peer,
@@ -231,7 +218,6 @@ pub struct Rule {
     pub applied_to: Box<[GroupName]>,
     /// Name, for statistics and logs.
     pub name: Option<Box<str>>,
-    /// Label in logs.
     pub log_label: Option<Box<str>>,
 }
 
@@ -244,7 +230,6 @@ pub struct Rule {
 pub struct NetworkPolicy {
     /// The name: the UID of the source.
     pub name: Arc<str>,
-    /// The source.
     pub source: PolicyReference,
     /// The source's generation, for reporting what has been realized.
     pub generation: i64,
@@ -254,7 +239,6 @@ pub struct NetworkPolicy {
     pub tier_priority: Option<i32>,
     /// AppliedToGroups of rules that name none themselves.
     pub applied_to: Box<[GroupName]>,
-    /// The rules.
     pub rules: Box<[Rule]>,
 }
 
@@ -269,20 +253,16 @@ impl NetworkPolicy {
 /// A container port with a name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct NamedPort {
-    /// The name.
     pub name: Box<str>,
     /// The number, 1 to 65535.
     pub port: u16,
-    /// The protocol.
     pub protocol: Protocol,
 }
 
 /// A Pod as a member of groups. All groups share one allocation per Pod.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PodMember {
-    /// The namespace.
     pub namespace: Arc<str>,
-    /// The name.
     pub name: Box<str>,
     /// The node; none until the Pod is scheduled. Members of AppliedToGroups always have one. On the wire it is
     /// not part of a member but decides which node is told of it.
@@ -294,7 +274,6 @@ pub struct PodMember {
 /// A member of an AddressGroup.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AddressMember {
-    /// The Pod.
     pub pod: Arc<PodMember>,
     /// Its addresses, at least one.
     pub ips: PodIps,
@@ -349,7 +328,6 @@ pub enum GroupChange<M> {
 pub enum PolicyChange {
     /// The policy exists now.
     Created {
-        /// The policy.
         policy: Arc<NetworkPolicy>,
         /// All nodes that need it.
         span: Nodes,
@@ -372,8 +350,7 @@ pub enum PolicyChange {
 
 /// A change to send out.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Of an AddressGroup.
+pub enum IndexChange {
     AddressGroup(GroupName, GroupChange<AddressMember>),
     /// Of an AppliedToGroup. A node is only told of the members it holds.
     AppliedToGroup(GroupName, GroupChange<Arc<PodMember>>),

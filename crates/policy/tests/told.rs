@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use antrea_policy::{
     Index, Told,
     k8s::{NetworkPolicy, Pod, Uid},
-    model::{Change, GroupChange},
+    model::{GroupChange, IndexChange},
 };
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn counts_until_the_status_has_one() {
     assert!(index.tell_addresses("n1", std::slice::from_ref(&a)).is_empty());
     assert_eq!(peers(&index), set(&["10.0.1.5"]));
     let changes = index.drain();
-    let added = |change: &Change| matches!(change, Change::AddressGroup(_, GroupChange::Updated { added, .. }) if added.len() == 1);
+    let added = |change: &IndexChange| matches!(change, IndexChange::AddressGroup(_, GroupChange::Updated { added, .. }) if added.len() == 1);
     assert!(changes.len() == 1 && added(&changes[0]), "{changes:?}");
     // The same again, and an event of the Pod that says nothing of addresses.
     index.tell_addresses("n1", std::slice::from_ref(&a));

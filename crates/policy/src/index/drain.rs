@@ -8,12 +8,12 @@ use super::{
     slab::{Id, NONE},
 };
 use crate::model::{
-    AddressMember, Change, GroupChange, GroupName, Nodes, PodMember, PolicyChange, SpanChange,
+    AddressMember, GroupChange, GroupName, IndexChange, Nodes, PodMember, PolicyChange, SpanChange,
 };
 
 impl Index {
     /// The changes since the last drain, as a list; see [`Index::drain_with`].
-    pub fn drain(&mut self) -> Vec<Change> {
+    pub fn drain(&mut self) -> Vec<IndexChange> {
         let mut changes = Vec::new();
         self.drain_with(|change| changes.push(change));
         changes
@@ -24,7 +24,7 @@ impl Index {
     /// been handed out. Nothing is handed out for what came and went, or changed and changed back.
     ///
     /// A large change (the first one) need not be held in memory as a whole that way.
-    pub fn drain_with(&mut self, mut emit: impl FnMut(Change)) {
+    pub fn drain_with(&mut self, mut emit: impl FnMut(IndexChange)) {
         self.settle();
         let sets = std::mem::take(&mut self.dirty_sets);
         for set in &sets {
@@ -109,7 +109,12 @@ impl Index {
         changed
     }
 
-    fn drain_applied_to(&mut self, group: Id, emit: &mut impl FnMut(Change), deleted: &mut Vec<Change>) {
+    fn drain_applied_to(
+        &mut self,
+        group: Id,
+        emit: &mut impl FnMut(IndexChange),
+        deleted: &mut Vec<IndexChange>,
+    ) {
         let Some(applied_to) = &mut self.groups[group].applied_to else { return };
         let pending = applied_to.pending.take().map(|pending| *pending).unwrap_or_default();
         let sent = std::mem::replace(&mut applied_to.sent, true);
@@ -119,7 +124,7 @@ impl Index {
             (false, true) => {
                 let members = self.applied_to_members(group);
                 let span = self.applied_to_span(group);
-                emit(Change::AppliedToGroup(name, GroupChange::Created { members, span }));
+                emit(IndexChange::AppliedToGroup(name, GroupChange::Created { members, span }));
             }
             (true, true) => {
                 let now = self.groups[group].applied_to.as_ref().map(|applied_to| &applied_to.nodes);
@@ -128,19 +133,24 @@ impl Index {
                 let same = |a: &Arc<PodMember>, b: &Arc<PodMember>| a.node == b.node && a.ports == b.ports;
                 let (added, removed) = self.member_change(group, pending.pods, Self::applied_to_member, same);
                 if !(added.is_empty() && removed.is_empty() && span.is_empty()) {
-                    emit(Change::AppliedToGroup(name, GroupChange::Updated { added, removed, span }));
+                    emit(IndexChange::AppliedToGroup(name, GroupChange::Updated { added, removed, span }));
                 }
             }
             (_, false) => {
                 self.groups[group].applied_to = None;
                 if sent {
-                    deleted.push(Change::AppliedToGroup(name, GroupChange::Deleted));
+                    deleted.push(IndexChange::AppliedToGroup(name, GroupChange::Deleted));
                 }
             }
         }
     }
 
-    fn drain_address(&mut self, group: Id, emit: &mut impl FnMut(Change), deleted: &mut Vec<Change>) {
+    fn drain_address(
+        &mut self,
+        group: Id,
+        emit: &mut impl FnMut(IndexChange),
+        deleted: &mut Vec<IndexChange>,
+    ) {
         let Some(address) = &mut self.groups[group].address else { return };
         let pending = address.pending.take().map(|pending| *pending).unwrap_or_default();
         let sent = std::mem::replace(&mut address.sent, true);
@@ -150,7 +160,7 @@ impl Index {
             (false, true) => {
                 let members = self.address_members(group);
                 let span = self.address_span(group);
-                emit(Change::AddressGroup(name, GroupChange::Created { members, span }));
+                emit(IndexChange::AddressGroup(name, GroupChange::Created { members, span }));
             }
             (true, true) => {
                 let Pending { pods, toggles, span_before } = pending;
@@ -159,13 +169,13 @@ impl Index {
                     |a: &AddressMember, b: &AddressMember| a.ips == b.ips && a.pod.ports == b.pod.ports;
                 let (added, removed) = self.member_change(group, pods, Self::address_member, same);
                 if !(added.is_empty() && removed.is_empty() && span.is_empty()) {
-                    emit(Change::AddressGroup(name, GroupChange::Updated { added, removed, span }));
+                    emit(IndexChange::AddressGroup(name, GroupChange::Updated { added, removed, span }));
                 }
             }
             (_, false) => {
                 self.groups[group].address = None;
                 if sent {
-                    deleted.push(Change::AddressGroup(name, GroupChange::Deleted));
+                    deleted.push(IndexChange::AddressGroup(name, GroupChange::Deleted));
                 }
             }
         }
@@ -212,7 +222,7 @@ impl Index {
         (added, removed)
     }
 
-    fn drain_policy(&mut self, id: Id, emit: &mut impl FnMut(Change)) {
+    fn drain_policy(&mut self, id: Id, emit: &mut impl FnMut(IndexChange)) {
         let policy = &mut self.policies[id];
         policy.dirty = false;
         let before = policy.span_before.take();
@@ -220,7 +230,7 @@ impl Index {
         let set = policy.set;
         if set == NONE {
             if let Some(sent) = sent {
-                emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
+                emit(IndexChange::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
             }
             self.bury_policy(id);
             return;
@@ -236,15 +246,15 @@ impl Index {
                 };
                 let modified = *sent != *object;
                 if modified || !span.is_empty() {
-                    emit(Change::Policy(name, PolicyChange::Updated { policy: object, modified, span }));
+                    emit(IndexChange::Policy(name, PolicyChange::Updated { policy: object, modified, span }));
                 }
             }
             other => {
                 // The new one first: no moment in which neither is in force.
                 let span = self.set_span(set);
-                emit(Change::Policy(name, PolicyChange::Created { policy: object, span }));
+                emit(IndexChange::Policy(name, PolicyChange::Created { policy: object, span }));
                 if let Some(sent) = other {
-                    emit(Change::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
+                    emit(IndexChange::Policy(sent.name.clone(), PolicyChange::Deleted { policy: sent }));
                 }
             }
         }

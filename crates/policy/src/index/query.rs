@@ -13,7 +13,6 @@ use crate::model::{AddressMember, Direction, GroupName, NetworkPolicy, Nodes, Po
 /// An AddressGroup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AddressGroup {
-    /// The name.
     pub name: GroupName,
     /// Selected Pods that have an address, in no particular order.
     pub members: Vec<AddressMember>,
@@ -24,7 +23,6 @@ pub struct AddressGroup {
 /// An AppliedToGroup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AppliedToGroup {
-    /// The name.
     pub name: GroupName,
     /// Selected Pods that are scheduled, in no particular order.
     pub members: Vec<Arc<PodMember>>,
@@ -64,7 +62,6 @@ pub struct Selection {
 /// A rule that names a Pod on its other side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peering {
-    /// The policy.
     pub policy: Arc<NetworkPolicy>,
     /// The position of the rule in the policy.
     pub rule: usize,
@@ -75,9 +72,7 @@ pub struct Peering {
 pub struct Sizes {
     /// Internal policies.
     pub network_policies: usize,
-    /// AddressGroups.
     pub address_groups: usize,
-    /// AppliedToGroups.
     pub applied_to_groups: usize,
 }
 

@@ -18,7 +18,6 @@ use crate::k8s::{PodIps, Uid};
 pub struct Told {
     /// Namespace of the Pod.
     pub namespace: Box<str>,
-    /// Its name.
     pub name: Box<str>,
     /// Which of that name it is.
     pub uid: Uid,

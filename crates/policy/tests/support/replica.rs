@@ -8,8 +8,8 @@ use std::{
 use antrea_policy::{
     Index,
     model::{
-        AddressMember, Change, Direction, GroupChange, GroupName, NetworkPolicy, PodMember, PolicyChange,
-        Port, SpanChange,
+        AddressMember, Direction, GroupChange, GroupName, IndexChange, NetworkPolicy, PodMember,
+        PolicyChange, Port, SpanChange,
     },
 };
 use proptest::prelude::*;
@@ -138,17 +138,17 @@ fn fold_group<M>(
 }
 
 impl Replica {
-    pub(crate) fn fold(&mut self, change: Change) -> Result<(), String> {
+    pub(crate) fn fold(&mut self, change: IndexChange) -> Result<(), String> {
         let shown = format!("{change:?}");
         let state = &mut self.state;
         let folded = match change {
-            Change::AddressGroup(name, change) => {
+            IndexChange::AddressGroup(name, change) => {
                 fold_group(&mut state.address_groups, &name, change, address)
             }
-            Change::AppliedToGroup(name, change) => {
+            IndexChange::AppliedToGroup(name, change) => {
                 fold_group(&mut state.applied_to_groups, &name, change, applied_to)
             }
-            Change::Policy(name, change) => self.fold_policy(&name, change),
+            IndexChange::Policy(name, change) => self.fold_policy(&name, change),
         };
         folded.map_err(|error| format!("{error}: {shown}"))
     }
