@@ -51,9 +51,7 @@ pub struct Paths {
 /// What bring-up needs.
 #[derive(Debug)]
 pub struct Inputs<'a> {
-    /// Configuration.
     pub config: &'a AgentConfig,
-    /// Paths.
     pub paths: &'a Paths,
     /// This node.
     pub node: &'a Peer,
@@ -63,11 +61,9 @@ pub struct Inputs<'a> {
     pub netlink: &'a Netlink,
     /// OVSDB.
     pub vswitch: &'a Vswitch,
-    /// Policy.
     pub policy: &'a PolicyHandle,
     /// Where facts go.
     pub reporter: &'a Reporter,
-    /// Metrics.
     pub metrics: &'a AgentMetrics,
     /// Ends the OpenFlow session.
     pub shutdown: &'a CancellationToken,
@@ -80,7 +76,6 @@ pub struct Wired {
     pub network: Arc<NodeNetwork>,
     /// The task of its dataplane, until it is taken.
     dataplane: Option<Task>,
-    /// The bridge.
     pub bridge: Bridge,
     /// What peers' wiring depends on.
     pub underlay: Underlay,

@@ -64,13 +64,12 @@ pub struct Settings {
     pub cni_socket: PathBuf,
     /// ovsdb-server's socket.
     pub ovsdb_socket: PathBuf,
-    /// Folders.
     pub folders: Folders,
 }
 
 /// What there is on a node that may have to go.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct Remains {
     /// Files that make the container runtime execute the plugin, those that exist.
     pub installed: Vec<PathBuf>,
     /// Files and folders that tell of what was, those that exist.
@@ -95,7 +94,6 @@ pub enum CleanupError {
     Running {
         /// What runs.
         who: &'static str,
-        /// Its socket.
         socket: PathBuf,
     },
     /// The network could not be looked at.
@@ -157,9 +155,9 @@ async fn wait_until_ended(who: &'static str, socket: &Path) -> Result<(), Cleanu
     Ok(())
 }
 
-async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Facts, netcfg::NetcfgErrors> {
+async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Remains, netcfg::NetcfgErrors> {
     let sets = Ipsets::new(netlink.netns().clone()).save().await?;
-    Ok(Facts {
+    Ok(Remains {
         installed: installed(&settings.folders),
         state: state(&settings.folders),
         links: netlink.links().await?,

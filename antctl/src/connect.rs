@@ -68,7 +68,6 @@ struct ClientConnection {
 
 /// A server that answers requests.
 pub(crate) struct Server {
-    /// Its client.
     pub(crate) client: Client,
     /// What it is, for messages.
     kind: Kind,
@@ -84,7 +83,6 @@ enum Kind {
 pub(crate) struct Clients {
     /// Where antctl runs.
     pub(crate) environment: Environment,
-    /// `--kubeconfig`.
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 

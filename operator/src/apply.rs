@@ -18,7 +18,7 @@ use crate::{
     APPLIED_ANNOTATION, FIELD_MANAGER,
     fields::{self, Difference},
     object::{self, Key, Kind, Object},
-    plan::{Action, Change, Class},
+    plan::{Action, Class, ObjectChange},
     render,
     watches::fingerprint,
 };
@@ -60,8 +60,7 @@ pub struct Repair {
 
 /// A change together with what is needed to make it.
 pub struct Planned<'a> {
-    /// The change.
-    pub change: Change,
+    pub change: ObjectChange,
     /// What is wanted, unless it is a removal.
     pub object: Option<&'a Object>,
     /// Who manages the fields of what is there.
@@ -128,7 +127,7 @@ impl Applier {
             } else {
                 Class::Live
             };
-            let change = Change {
+            let change = ObjectChange {
                 key: key.clone(),
                 stage: kind.stage,
                 action: Action::Delete,
@@ -149,7 +148,7 @@ impl Applier {
         let key = object.key();
         let api = self.api(object.kind, &key);
         let fail = |action| move |source| Error { action, key: object.key(), source };
-        let change = |action, class, fields, drift| Change {
+        let change = |action, class, fields, drift| ObjectChange {
             key: key.clone(),
             stage: object.kind.stage,
             action,

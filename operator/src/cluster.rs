@@ -1,175 +1,28 @@
 //! What is observed of the cluster: Nodes, the components' Pods, what agents say of themselves. Kept small:
 //! a Pod or Node is reduced to the few facts that decisions need.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+mod objects;
+mod trouble;
+
+use std::{collections::BTreeMap, net::IpAddr};
 
 use antrea_crds::{
     Capabilities,
     installation::{Toleration, TolerationEffect, TolerationOperator},
 };
 use ipnet::IpNet;
-use k8s_openapi::{
-    api::core::v1::{Affinity, ContainerStatus, NodeAddress, PodCondition, Taint},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    jiff::{SignedDuration, Timestamp},
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use self::trouble::diagnose;
+pub use self::{
+    objects::{NodeObject, PodObject},
+    trouble::{Trouble, first_few, shorten},
 };
-use kube::Resource;
-use serde::Deserialize;
-
 use crate::REVISION_ANNOTATION;
-
-/// The part of a Pod that is decoded.
-#[derive(Resource, Clone, Debug, Default, Deserialize)]
-#[resource(inherit = "k8s_openapi::api::core::v1::Pod")]
-pub struct PodObject {
-    /// Metadata.
-    pub metadata: ObjectMeta,
-    /// Part of the spec.
-    #[serde(default)]
-    pub spec: PodSpecPart,
-    /// Part of the status.
-    #[serde(default)]
-    pub status: PodStatusPart,
-}
-
-/// The part of a Pod's spec that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodSpecPart {
-    /// Node on which the Pod runs.
-    #[serde(default)]
-    pub node_name: String,
-    /// Its containers, of which only the first one's image is looked at.
-    #[serde(default)]
-    pub containers: Vec<ContainerPart>,
-    /// Where it may run.
-    #[serde(default)]
-    pub affinity: Option<Affinity>,
-}
-
-/// The part of a container that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct ContainerPart {
-    /// Reference of its image.
-    #[serde(default)]
-    pub image: String,
-}
-
-impl PodSpecPart {
-    /// Node on which the Pod runs or, while it is not scheduled, for which a DaemonSet made it.
-    fn node(&self) -> String {
-        if !self.node_name.is_empty() {
-            return self.node_name.clone();
-        }
-        let required = self.affinity.as_ref().and_then(|affinity| {
-            affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()
-        });
-        let field = required
-            .and_then(|required| required.node_selector_terms.first()?.match_fields.as_ref()?.first());
-        field
-            .filter(|field| field.key == "metadata.name")
-            .and_then(|field| field.values.as_ref()?.first().cloned())
-            .unwrap_or_default()
-    }
-}
-
-/// The part of a Pod's status that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PodStatusPart {
-    /// Pending, Running, Succeeded, Failed.
-    #[serde(default)]
-    pub phase: String,
-    /// Why it failed.
-    #[serde(default)]
-    pub reason: String,
-    /// Why it failed, for people.
-    #[serde(default)]
-    pub message: String,
-    /// Conditions.
-    #[serde(default)]
-    pub conditions: Vec<PodCondition>,
-    /// Containers.
-    #[serde(default)]
-    pub container_statuses: Vec<ContainerStatus>,
-    /// Init containers.
-    #[serde(default)]
-    pub init_container_statuses: Vec<ContainerStatus>,
-}
-
-/// The part of a Node that is decoded.
-#[derive(Resource, Clone, Debug, Default, Deserialize)]
-#[resource(inherit = "k8s_openapi::api::core::v1::Node")]
-pub struct NodeObject {
-    /// Metadata.
-    pub metadata: ObjectMeta,
-    /// Part of the spec.
-    #[serde(default)]
-    pub spec: NodeSpecPart,
-    /// Part of the status.
-    #[serde(default)]
-    pub status: NodeStatusPart,
-}
-
-/// The part of a Node's spec that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeSpecPart {
-    /// Pod ranges.
-    #[serde(rename = "podCIDRs", default)]
-    pub pod_cidrs: Vec<String>,
-    /// Taints.
-    #[serde(default)]
-    pub taints: Vec<Taint>,
-}
-
-/// The part of a Node's status that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct NodeStatusPart {
-    /// Conditions.
-    #[serde(default)]
-    pub conditions: Vec<NodeConditionPart>,
-    /// Addresses, names among them.
-    #[serde(default)]
-    pub addresses: Vec<NodeAddress>,
-}
-
-/// The part of a Node's condition that is decoded.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct NodeConditionPart {
-    /// What it is about.
-    #[serde(rename = "type")]
-    pub type_: String,
-    /// True, False or Unknown.
-    pub status: String,
-}
-
-/// Why something does not work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Cause in CamelCase.
-    pub reason: String,
-    /// Cause for people.
-    pub message: String,
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason, shorten(&self.message))
-    }
-}
-
-impl Trouble {
-    /// From its two parts.
-    pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
-    }
-}
 
 /// A Pod of a component.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
-    /// Its name.
     pub name: String,
     /// Its unique identity.
     pub uid: String,
@@ -214,76 +67,8 @@ impl From<&PodObject> for Pod {
     }
 }
 
-/// What keeps a Pod from being ready, the most telling cause first.
-fn diagnose(status: &PodStatusPart) -> Trouble {
-    if status.phase == "Failed" {
-        let reason = if status.reason.is_empty() { "PodFailed" } else { &status.reason };
-        return Trouble::new(reason, format!("the Pod failed: {}", status.message));
-    }
-    for container in status.init_container_statuses.iter().chain(&status.container_statuses) {
-        let Some(state) = &container.state else { continue };
-        let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-        if let Some(waiting) = &state.waiting {
-            let reason = waiting.reason.as_deref().unwrap_or_default();
-            if !matches!(reason, "" | "ContainerCreating" | "PodInitializing") {
-                let detail = match last {
-                    Some(last) if reason == "CrashLoopBackOff" => {
-                        ended(last.exit_code, last.reason.as_deref(), last.message.as_deref())
-                    }
-                    _ => waiting.message.clone().unwrap_or_default(),
-                };
-                return Trouble::new(reason, format!("container {}: {}", container.name, shorten(&detail)));
-            }
-        }
-        if let Some(ended_state) = state.terminated.as_ref().filter(|ended| ended.exit_code != 0) {
-            let detail =
-                ended(ended_state.exit_code, ended_state.reason.as_deref(), ended_state.message.as_deref());
-            return Trouble::new(
-                "ContainerTerminated",
-                format!("container {}: {}", container.name, shorten(&detail)),
-            );
-        }
-    }
-    let unscheduled = status.conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled {
-        let message = condition.message.clone().unwrap_or_default();
-        return Trouble::new("Unschedulable", format!("the Pod cannot be scheduled: {}", shorten(&message)));
-    }
-    let waiting: Vec<&str> = status
-        .container_statuses
-        .iter()
-        .filter(|container| !container.ready)
-        .map(|container| container.name.as_str())
-        .collect();
-    match waiting.as_slice() {
-        [] => Trouble::new("PodNotReady", "the Pod has not started yet"),
-        names => Trouble::new("PodNotReady", format!("container {} is not ready", names.join(", "))),
-    }
-}
-
-fn ended(code: i32, reason: Option<&str>, message: Option<&str>) -> String {
-    let mut text = format!("exited with code {code}");
-    for part in [reason.filter(|reason| *reason != "Error"), message].into_iter().flatten() {
-        text.push_str(": ");
-        text.push_str(part.trim());
-    }
-    text
-}
-
-/// The first `limit` of `total` texts, and how many more there are.
-pub fn first_few(texts: impl Iterator<Item = String>, total: usize, limit: usize) -> String {
-    let first = texts.take(limit).collect::<Vec<_>>().join("; ");
-    if total > limit { format!("{first} (and {} more)", total - limit) } else { first }
-}
-
 /// An agent writes its AntreaAgentInfo at least once a minute; one that has not for this long has lost touch.
 const STALE: SignedDuration = SignedDuration::from_secs(180);
-
-/// At most 200 characters on one line.
-pub fn shorten(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= 200 { line } else { line.chars().take(199).chain(['…']).collect() }
-}
 
 /// A Node.
 #[derive(Clone, Debug, PartialEq)]
@@ -294,9 +79,7 @@ pub struct Node {
     pub taints: Vec<(String, String, TolerationEffect)>,
     /// Whether its kubelet has been heard of lately.
     pub reachable: bool,
-    /// Pod ranges.
     pub pod_cidrs: Vec<IpNet>,
-    /// Its own addresses.
     pub addresses: Vec<IpAddr>,
     /// When it joined.
     pub created: Timestamp,

@@ -104,7 +104,6 @@ pub struct Settings {
     pub facts: Facts,
     /// Who brings what is not the operator's to bring.
     pub delivery: Delivery,
-    /// Version of the operator.
     pub operator_version: String,
     /// How long a trouble lasts before it counts.
     pub grace: SignedDuration,

@@ -1,21 +1,27 @@
 //! The configuration in effect: the spec with every default filled in and every contradiction refused.
 
+mod problems;
+mod spec;
+mod workload;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
 };
 
 use antrea_api::features;
 use antrea_crds::installation::{
-    AntreaInstallationSpec, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel,
-    ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs, Proxy, ProxyMode, PullPolicy, PullSecret,
-    Resources, TlsSettings, TlsVersion, Toleration, TolerationEffect, TolerationOperator, Tracing,
-    TrafficEncapMode, TunnelType, Workload,
+    AntreaInstallationSpec, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel, ProxyMode,
+    PullPolicy, Resources, TlsVersion, Toleration, Tracing, TrafficEncapMode, TunnelType,
 };
 use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
-use serde_json::json;
+
+pub use self::problems::{ConfigError, Problem};
+use self::{
+    problems::Problems,
+    workload::{agent_defaults, controller_defaults, requests, workload},
+};
 
 /// What the operator knows besides the spec.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,9 +34,7 @@ pub struct Facts {
     pub related: RelatedImages,
     /// Service ranges that the API server publishes, the one that it began with first.
     pub service_cidrs: Vec<ServiceRange>,
-    /// Pod ranges of the Nodes.
     pub node_pod_cidrs: Vec<(String, IpNet)>,
-    /// Addresses of the Nodes.
     pub node_addresses: Vec<(String, IpAddr)>,
     /// Namespace that the operator runs in; empty if it does not run in one.
     pub operator_namespace: String,
@@ -41,7 +45,6 @@ pub struct Facts {
 pub struct ServiceRange {
     /// Name of the object.
     pub object: String,
-    /// The range.
     pub cidr: IpNet,
 }
 
@@ -50,7 +53,6 @@ pub struct ServiceRange {
 pub struct RelatedImages {
     /// Agent, Open vSwitch and CNI installer.
     pub agent: Option<String>,
-    /// Controller.
     pub controller: Option<String>,
 }
 
@@ -152,35 +154,9 @@ pub struct EffectiveWorkload {
     pub node_selector: BTreeMap<String, String>,
     /// Taints put up with.
     pub tolerations: Vec<Toleration>,
-    /// PriorityClass.
     pub priority_class_name: String,
     /// How much is logged.
     pub log_level: LogLevel,
-}
-
-/// One thing that is wrong with a spec.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Path of the field.
-    pub path: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-/// A spec that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct ConfigError {
-    /// Everything that is wrong, never empty.
-    pub problems: Vec<Problem>,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
-            write!(f, "{}{}: {}", if i == 0 { "" } else { "; " }, problem.path, problem.message)?;
-        }
-        Ok(())
-    }
 }
 
 /// Most Service ranges that agents are given.
@@ -456,56 +432,6 @@ fn without_registry(reference: &str) -> &str {
     }
 }
 
-fn requests(cpu: &str, memory: &str) -> Resources {
-    let requests = BTreeMap::from([("cpu".to_owned(), json!(cpu)), ("memory".to_owned(), json!(memory))]);
-    Resources { requests, limits: BTreeMap::new() }
-}
-
-fn tolerate(key: Option<&str>, effect: Option<TolerationEffect>, seconds: Option<i64>) -> Toleration {
-    Toleration {
-        key: key.map(str::to_owned),
-        operator: Some(TolerationOperator::Exists),
-        value: None,
-        effect,
-        toleration_seconds: seconds,
-    }
-}
-
-fn agent_defaults() -> EffectiveWorkload {
-    EffectiveWorkload {
-        resources: requests("200m", "32Mi"),
-        node_selector: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
-        // A Node without its agent has no network, whatever else is wrong with it.
-        tolerations: vec![
-            tolerate(Some("CriticalAddonsOnly"), None, None),
-            tolerate(None, Some(TolerationEffect::NoSchedule), None),
-            tolerate(None, Some(TolerationEffect::NoExecute), None),
-        ],
-        priority_class_name: "system-node-critical".into(),
-        log_level: LogLevel::Info,
-    }
-}
-
-fn controller_defaults() -> EffectiveWorkload {
-    let no_schedule = Some(TolerationEffect::NoSchedule);
-    EffectiveWorkload {
-        resources: requests("200m", "64Mi"),
-        node_selector: BTreeMap::from([("kubernetes.io/os".to_owned(), "linux".to_owned())]),
-        tolerations: vec![
-            tolerate(Some("CriticalAddonsOnly"), None, None),
-            tolerate(Some("node-role.kubernetes.io/control-plane"), no_schedule, None),
-            tolerate(Some("node-role.kubernetes.io/master"), no_schedule, None),
-            // It starts before there is a network.
-            tolerate(Some("node.kubernetes.io/not-ready"), no_schedule, None),
-            tolerate(Some("node.kubernetes.io/network-unavailable"), no_schedule, None),
-            // There is one controller: move it at once when its Node is lost.
-            tolerate(Some("node.kubernetes.io/unreachable"), Some(TolerationEffect::NoExecute), Some(0)),
-        ],
-        priority_class_name: "system-cluster-critical".into(),
-        log_level: LogLevel::Info,
-    }
-}
-
 /// What the schema refuses at apply is refused here too: an older definition may be in the cluster.
 fn tls(spec: &AntreaInstallationSpec, problems: &mut Problems) -> EffectiveTls {
     let given = spec.tls.clone().unwrap_or_default();
@@ -551,132 +477,6 @@ fn monitoring(spec: &AntreaInstallationSpec, metrics: bool) -> EffectiveMonitori
         labels: given.labels,
         annotations: given.annotations,
         runbook_url: given.runbook_url.unwrap_or_else(|| dashboards::RUNBOOKS.to_owned()),
-    }
-}
-
-fn workload(given: Option<&Workload>, log_level: LogLevel, defaults: EffectiveWorkload) -> EffectiveWorkload {
-    let given = given.cloned().unwrap_or_default();
-    let mut node_selector = defaults.node_selector;
-    node_selector.extend(given.node_selector);
-    EffectiveWorkload {
-        resources: given.resources.unwrap_or(defaults.resources),
-        node_selector,
-        tolerations: given.tolerations.unwrap_or(defaults.tolerations),
-        priority_class_name: given.priority_class_name.unwrap_or(defaults.priority_class_name),
-        log_level: given.log_level.unwrap_or(log_level),
-    }
-}
-
-impl Effective {
-    /// Whether the agents trace packets.
-    pub fn traceflow(&self) -> bool {
-        antrea_api::features::is_on(antrea_api::features::Component::Agent, "Traceflow", &self.gates)
-    }
-
-    /// As a spec, for `status.computed`. A Pod MTU that each agent finds out by itself stays absent.
-    pub fn to_spec(&self) -> AntreaInstallationSpec {
-        let exact = |reference: &str| {
-            let (name, digest) = match reference.split_once('@') {
-                Some((name, digest)) => (name, Some(digest.to_owned())),
-                None => (reference, None),
-            };
-            let (repository, tag) = match name.rsplit_once(':') {
-                Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag.to_owned())),
-                _ => (name, None),
-            };
-            let tag = tag.filter(|_| digest.is_none());
-            Some(ImageOverride { repository: Some(repository.to_owned()), tag, digest })
-        };
-        let workload = |workload: &EffectiveWorkload| {
-            Some(Workload {
-                resources: Some(workload.resources.clone()),
-                node_selector: workload.node_selector.clone(),
-                tolerations: Some(workload.tolerations.clone()),
-                priority_class_name: Some(workload.priority_class_name.clone()),
-                log_level: Some(workload.log_level),
-            })
-        };
-        AntreaInstallationSpec {
-            version: Some(self.version.clone()),
-            management_state: Some(ManagementState::Managed),
-            // How a change comes about is no part of what it comes to.
-            rollout: None,
-            images: Some(Images {
-                registry: None,
-                pull_policy: Some(self.pull_policy),
-                pull_secrets: self
-                    .pull_secrets
-                    .iter()
-                    .map(|name| PullSecret { name: name.clone() })
-                    .collect(),
-                agent: exact(&self.agent_image),
-                controller: exact(&self.controller_image),
-            }),
-            traffic_encap_mode: Some(self.encap),
-            tunnel_type: self.tunnel,
-            tunnel_port: self.tunnel_port,
-            transport_interface: self.transport_interface.clone(),
-            transport_interface_cidrs: self.transport_cidrs.iter().map(IpNet::to_string).collect(),
-            mtu: (self.mtu != 0).then_some(self.mtu),
-            service_cidrs: self.service_cidrs.iter().map(IpNet::to_string).collect(),
-            pod_cidrs: Some(PodCidrs {
-                source: Some(PodCidrSource::NodeSpec),
-                cluster: self.pod_cidrs.iter().map(IpNet::to_string).collect(),
-            }),
-            ovs: Some(Ovs {
-                datapath: Some(self.datapath),
-                bridge: Some(self.bridge.clone()),
-                gateway: Some(self.gateway.clone()),
-                resources: Some(self.ovs_resources.clone()),
-            }),
-            kube_api_server_override: self.api_server.clone(),
-            log_level: None,
-            log_format: Some(self.log_format),
-            tls: Some(TlsSettings {
-                min_version: Some(self.tls.min_version),
-                cipher_suites: self.tls.cipher_suites.clone(),
-                controller_certificate_secret: self.tls.controller_secret.clone(),
-            }),
-            tracing: self.tracing.clone(),
-            feature_gates: self.gates.clone(),
-            proxy: Some(Proxy { mode: Some(self.proxy) }),
-            agent: workload(&self.agent),
-            controller: workload(&self.controller),
-            monitoring: Some(Monitoring {
-                metrics: Some(self.metrics),
-                service_monitors: Some(self.monitoring.service_monitors),
-                alerts: Some(self.monitoring.alerts),
-                dashboards: Some(self.monitoring.dashboards),
-                namespace: self.monitoring.namespace.clone(),
-                labels: self.monitoring.labels.clone(),
-                annotations: self.monitoring.annotations.clone(),
-                runbook_url: Some(self.monitoring.runbook_url.clone()),
-            }),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    fn add(&mut self, path: &str, message: impl Into<String>) {
-        self.0.push(Problem { path: path.to_owned(), message: message.into() });
-    }
-
-    fn cidrs(&mut self, path: &str, given: &[String]) -> Vec<IpNet> {
-        let mut nets = Vec::new();
-        for text in given {
-            match text.parse::<IpNet>() {
-                Ok(net) => nets.push(net.trunc()),
-                Err(_) => self.add(path, format!("{text:?} is no CIDR")),
-            }
-        }
-        nets
-    }
-
-    fn into_result<T>(self, value: T) -> Result<T, ConfigError> {
-        if self.0.is_empty() { Ok(value) } else { Err(ConfigError { problems: self.0 }) }
     }
 }
 

@@ -34,7 +34,6 @@ pub struct OperatorMetrics {
 /// What makes up the operator's `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// The registry.
     pub registry: Metrics,
     /// The operator's own.
     pub operator: OperatorMetrics,

@@ -127,7 +127,6 @@ impl fmt::Display for Key {
 pub struct Object {
     /// What it is.
     pub kind: &'static Kind,
-    /// Its name.
     pub name: String,
     /// The whole of it, as it is sent to the API server.
     pub body: Value,

@@ -37,7 +37,7 @@ pub enum Class {
 
 /// A change of one object.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct ObjectChange {
     /// Which object.
     pub key: Key,
     /// When it is its turn.
@@ -56,7 +56,7 @@ pub struct Change {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// In order.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ObjectChange>,
 }
 
 impl fmt::Display for Action {
@@ -97,7 +97,7 @@ impl Plan {
     /// Puts changes in order: stage by stage; a removal comes after everything else, last stage first. When
     /// a version goes back, agents change before the controller, because an agent must not be newer than
     /// the controller.
-    pub fn new(mut changes: Vec<Change>, direction: Direction) -> Self {
+    pub fn new(mut changes: Vec<ObjectChange>, direction: Direction) -> Self {
         changes.sort_by_key(|change| {
             let rank = rank(change.stage, direction);
             if change.action == Action::Delete { (1, -rank) } else { (0, rank) }
@@ -114,7 +114,7 @@ impl Plan {
     pub fn pending(&self) -> Vec<PendingChange> {
         // Marks of our own would only tell that something else differs.
         let ours = |path: &String| path.contains(APPLIED_ANNOTATION) || path.contains(REVISION_ANNOTATION);
-        let pending = |change: &Change| PendingChange {
+        let pending = |change: &ObjectChange| PendingChange {
             object: change.key.to_string(),
             action: change.action.to_string(),
             class: change.class.to_string(),
@@ -208,7 +208,7 @@ pub struct Progress<'a> {
 
 /// Whether a change has to wait: the later of controller and agents for the earlier to be done everywhere, and both
 /// for their images.
-pub fn must_wait(change: &Change, progress: &Progress<'_>) -> bool {
+pub fn must_wait(change: &ObjectChange, progress: &Progress<'_>) -> bool {
     let turn = match (progress.direction, change.stage) {
         (Direction::Forward, Stage::Agents) => progress.controller_done,
         (Direction::Back, Stage::Controller) => progress.agents_done,
@@ -220,7 +220,7 @@ pub fn must_wait(change: &Change, progress: &Progress<'_>) -> bool {
 }
 
 /// Whether Pods that run are replaced for a change.
-fn restarts(change: &Change) -> bool {
+fn restarts(change: &ObjectChange) -> bool {
     change.action == Action::Update
         && change.class != Class::Live
         && matches!(change.stage, Stage::Controller | Stage::Agents)
@@ -228,7 +228,7 @@ fn restarts(change: &Change) -> bool {
 
 /// Whether a change may be made as far as images are concerned. Where there is nothing yet, or nothing
 /// restarts, there is nothing to lose.
-fn may_replace(change: &Change, preflight: &Preflight) -> bool {
+fn may_replace(change: &ObjectChange, preflight: &Preflight) -> bool {
     match change.stage {
         _ if change.action != Action::Update || change.class == Class::Live => true,
         Stage::Controller => preflight.allows_controller(),
@@ -307,9 +307,9 @@ pub fn class_of_config(from: Option<&AntreaInstallationSpec>, to: &AntreaInstall
 mod tests {
     use super::*;
 
-    fn change(kind: &'static str, stage: Stage, action: Action) -> Change {
+    fn change(kind: &'static str, stage: Stage, action: Action) -> ObjectChange {
         let key = Key { kind, namespace: String::new(), name: "x".into() };
-        Change { key, stage, action, class: Class::Live, fields: Vec::new(), drift: false }
+        ObjectChange { key, stage, action, class: Class::Live, fields: Vec::new(), drift: false }
     }
 
     fn order(direction: Direction) -> Vec<&'static str> {
@@ -339,9 +339,9 @@ mod tests {
         let (base, controller, agents) = (Stage::Base, Stage::Controller, Stage::Agents);
         let (none, all) =
             (Preflight::default(), Preflight { ready_on: ["a".to_owned()].into(), ..Preflight::default() });
-        let restart = |stage| Change { class: Class::Restart, ..change("X", stage, Action::Update) };
+        let restart = |stage| ObjectChange { class: Class::Restart, ..change("X", stage, Action::Update) };
         let live = |stage| change("X", stage, Action::Update);
-        let create = |stage| Change { class: Class::Restart, ..change("X", stage, Action::Create) };
+        let create = |stage| ObjectChange { class: Class::Restart, ..change("X", stage, Action::Create) };
         use Direction::{Back, Forward, Fresh};
         for (change, direction, controller_done, agents_done, preflight, waits) in [
             (restart(agents), Forward, false, false, None, true),
@@ -387,7 +387,7 @@ mod tests {
             (Stage::Agents, Action::Create, Class::Live, false),
             (Stage::Base, Action::Update, Class::Restart, false),
         ] {
-            let change = Change { class, ..change("X", stage, action) };
+            let change = ObjectChange { class, ..change("X", stage, action) };
             assert_eq!(must_wait(&change, &closed), waits, "{change:?}");
         }
     }

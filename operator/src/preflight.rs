@@ -29,7 +29,6 @@ fn outdated<'a>(pods: impl Iterator<Item = &'a Pod>, image: &str) -> impl Iterat
 /// A Node that does not get the images, why, and since when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Missing {
-    /// The Node.
     pub node: String,
     /// The cause.
     pub trouble: Trouble,

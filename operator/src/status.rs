@@ -52,7 +52,6 @@ pub struct Observation<'a> {
     pub pending: Vec<PendingChange>,
     /// Configuration in effect, if there ever was one.
     pub computed: Option<AntreaInstallationSpec>,
-    /// Version of the operator.
     pub operator_version: &'a str,
     /// The controller's Deployment, if it is there.
     pub controller: Option<&'a ControllerState>,

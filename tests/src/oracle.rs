@@ -15,7 +15,6 @@ pub type Labels = BTreeMap<String, String>;
 /// All that policies speak of.
 #[derive(Clone, Debug, Default)]
 pub struct World {
-    /// Labels of namespaces.
     pub namespaces: BTreeMap<String, Labels>,
     /// Labels of pods, by [`PodFacts::name`].
     pub pods: BTreeMap<String, Labels>,
@@ -28,7 +27,6 @@ pub struct World {
 pub struct PodFacts {
     /// Name, unique in the world.
     pub name: String,
-    /// Namespace.
     pub namespace: String,
     /// Names of its ports, with protocol and number.
     pub ports: Vec<(&'static str, &'static str, u16)>,

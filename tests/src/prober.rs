@@ -68,7 +68,6 @@ pub struct Outcome {
 pub struct Broken {
     /// Whose.
     pub probe: Probe,
-    /// Its age.
     pub age: Duration,
     /// How.
     pub error: String,

@@ -51,7 +51,6 @@ pub struct Vocabulary {
     pub blocks: Vec<(String, Vec<String>)>,
     /// Protocol and number of what is probed.
     pub services: Vec<(&'static str, u16)>,
-    /// Names of ports.
     pub port_names: Vec<&'static str>,
 }
 

@@ -28,7 +28,6 @@ pub struct Traces {
     pub neighbours: BTreeSet<String>,
     /// Queues and filters of links that the kernel did not make by itself.
     pub queues: BTreeSet<String>,
-    /// Routes.
     pub routes: BTreeSet<String>,
 }
 

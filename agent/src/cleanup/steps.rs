@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use netcfg::{Link, Route, RoutingRule};
 
-use super::Facts;
+use super::Remains;
 use crate::pods::network::POD_LINK_GROUP;
 
 /// The kernel's datapath as `ovs-dpctl` names it, and its own link.
@@ -24,9 +24,7 @@ const TUNNELS: [&str; 5] = ["geneve", "vxlan", "gretap", "ip6gretap", "erspan"];
 pub struct Names<'a> {
     /// OVS bridge.
     pub bridge: &'a str,
-    /// Gateway.
     pub gateway: &'a str,
-    /// Tunnel.
     pub tunnel: &'a str,
 }
 
@@ -35,25 +33,19 @@ pub struct Names<'a> {
 pub enum Step {
     /// A file, or a folder with all that is in it.
     File(PathBuf),
-    /// A link.
     Link {
-        /// Its name.
         name: String,
         /// What it is, for people.
         role: &'static str,
     },
     /// A port of a datapath that others use too.
     DatapathPort {
-        /// The datapath.
         datapath: &'static str,
-        /// The port.
         port: String,
     },
     /// A datapath with all of its ports.
     Datapath(&'static str),
-    /// A route.
     Route(Route),
-    /// A routing rule.
     Rule(RoutingRule),
     /// All iptables chains of ours, and the jumps to them.
     Chains,
@@ -78,7 +70,7 @@ impl fmt::Display for Step {
 
 /// What has to be removed. Files that make the runtime call the plugin come first, and state last. Links of
 /// pods go before the rules that keep the host away from them, and rules before the sets that they use.
-pub fn plan(facts: &Facts, names: Names<'_>) -> Vec<Step> {
+pub fn plan(facts: &Remains, names: Names<'_>) -> Vec<Step> {
     let file = |path: &PathBuf| Step::File(path.clone());
     let mut steps: Vec<Step> = facts.installed.iter().map(file).collect();
     steps.extend(links(&facts.links, names));
@@ -99,7 +91,6 @@ enum Owner {
     Named,
     /// ovs-vswitchd, for a tunnel of the kernel's datapath.
     Tunnel,
-    /// The datapath.
     Datapath,
     /// Somebody else, but in the datapath.
     Guest,

@@ -23,7 +23,6 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Who takes packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subscriber {
-    /// Traceflow.
     Traceflow,
 }
 

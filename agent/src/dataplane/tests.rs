@@ -1,3 +1,5 @@
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,8 +11,6 @@ use ovs::Vswitch;
 use ovs::of::{OfConfig, OfHandle, OfSession};
 use ovs::testing::TestOvs;
 use ovs::vswitch::{BridgeSpec, FailMode};
-use proptest::collection::vec;
-use proptest::prelude::*;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake::{CURSE, Rig, dataplane, flow, group, is_cursed, meter, soon};
@@ -243,162 +243,6 @@ async fn groups_and_meters_are_kept() {
     assert!(rig.switch.violations().is_empty(), "{:?}", rig.switch.violations());
 }
 
-/// What the bridge refuses in these tests: it has no such group.
-fn missing() -> Action {
-    Action::Group(4711)
-}
-
-/// Entries of one owner, of which all that is named is there but for [`missing`].
-fn wants() -> impl Strategy<Value = Vec<Entry>> {
-    vec((0u32..6, 1u32..4, 0u32..8, any::<[bool; 2]>(), 0u32..12), 0..4).prop_map(|wants| {
-        let mut all = BTreeMap::new();
-        for (reg, id, variant, [grouped, metered], curse) in wants {
-            // Mostly the same under one key, so that owners mostly share.
-            let variant = u32::from(variant == 0);
-            let mut actions = Vec::new();
-            if metered {
-                actions.push(Action::Meter(id));
-                let entry = Entry::Meter(meter(id, 100 + variant));
-                all.entry(entry.key()).or_insert(entry);
-            }
-            if grouped {
-                actions.push(Action::Group(id));
-                let entry = Entry::Group(group(id, 10 + variant as u16));
-                all.entry(entry.key()).or_insert(entry);
-            }
-            let table = (reg % 3) as u8;
-            if curse == 0 {
-                actions.push(missing());
-            }
-            let entry = Entry::Flow(Flow {
-                table,
-                cookie: u64::from(variant),
-                actions: actions.into_iter().chain([Action::GotoTable(table + 1)]).collect(),
-                ..flow(100 * u32::from(metered) + 10 * u32::from(grouped) + reg)
-            });
-            all.insert(entry.key(), entry);
-        }
-        all.into_values().collect()
-    })
-}
-
-fn any_owner() -> impl Strategy<Value = Owner> {
-    prop_oneof![
-        Just(Owner::Node),
-        Just(Owner::Policy),
-        (0..3).prop_map(|n| pod(&format!("p{n}"))),
-        (0..2).prop_map(|n| peer(&format!("n{n}"))),
-    ]
-}
-
-type Wanted = BTreeMap<Owner, Vec<Entry>>;
-
-/// Batches of which each is what is required and what may fail alone.
-fn batches() -> impl Strategy<Value = Vec<(Wanted, Wanted)>> {
-    let some = |max: usize| proptest::collection::btree_map(any_owner(), wants(), 0..max);
-    vec((some(2), some(4)), 1..4).prop_map(|mut batches| {
-        // An owner comes once: what the next batch takes back the bridge may never see, and not refuse.
-        let mut seen = BTreeSet::new();
-        for (required, others) in &mut batches {
-            required.retain(|owner, _| seen.insert(owner.clone()));
-            others.retain(|owner, _| seen.insert(owner.clone()));
-        }
-        batches
-    })
-}
-
-fn is_refused(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| entry.references().contains(&Key::Group(4711)))
-}
-
-/// Applies the batches together, notes in `told` what their callers are told, and checks who failed and why.
-async fn apply_all(dataplane: &Dataplane, batches: Vec<(Wanted, Wanted)>, told: &mut Wanted) {
-    let requests = batches.iter().map(|(required, others)| {
-        let with = |batch: Batch, (owner, entries): (&Owner, &Vec<Entry>)| {
-            batch.with(owner.clone(), Change::Whole(entries.clone()))
-        };
-        let batch = required.iter().fold(Batch::default(), |batch, (owner, entries)| {
-            batch.require(owner.clone(), Change::Whole(entries.clone()))
-        });
-        soon(dataplane.apply(others.iter().fold(batch, with)))
-    });
-    let answers = join_all(requests).await;
-    for ((required, others), answer) in batches.into_iter().zip(answers) {
-        let cursed = required.values().any(|entries| is_refused(entries));
-        let failures = match answer {
-            Ok(failures) => failures,
-            Err(DataplaneError::OpenFlow(error)) => {
-                assert!(cursed, "held up by somebody else: {error}");
-                continue;
-            }
-            Err(DataplaneError::Conflict(conflict)) => {
-                assert!(required.contains_key(&conflict.second), "{conflict}");
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        assert!(!cursed, "what the bridge refuses was told to be there");
-        told.extend(required);
-        for (owner, entries) in others {
-            let refused = is_refused(&entries);
-            match failures.iter().find(|(failed, _)| *failed == owner) {
-                None => {
-                    assert!(!refused, "what the bridge refuses was told to be there");
-                    told.insert(owner, entries);
-                }
-                Some((_, DataplaneError::OpenFlow(error))) => {
-                    assert!(refused, "held up by somebody else: {error}");
-                }
-                Some((_, DataplaneError::Conflict(conflict))) => assert_eq!(conflict.second, owner),
-                Some((_, error)) => panic!("{error}"),
-            }
-        }
-    }
-}
-
-fn union(told: &Wanted) -> Vec<Entry> {
-    let all: BTreeMap<Key, Entry> =
-        told.values().flatten().map(|entry| (entry.key(), entry.clone())).collect();
-    all.into_values().collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    /// Whatever owners want, at once or one after the other, whatever conflicts and whatever the bridge refuses or
-    /// forgets: nobody is held up by somebody else, after each message everything has what it names, and in the end
-    /// the bridge holds what callers were told.
-    #[test]
-    fn the_bridge_holds_what_callers_are_told(rounds in vec((batches(), 0u8..6), 1..8)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let rig = Rig::started().await;
-            let mut told = Wanted::new();
-            for (batches, event) in rounds {
-                apply_all(&rig.dataplane, batches, &mut told).await;
-                assert_eq!(rig.switch.entries(), union(&told));
-                match event {
-                    0 => {
-                        rig.restart_switch().await;
-                        soon(rig.dataplane.verify()).await.unwrap();
-                    }
-                    1 => {
-                        rig.switch.put(meter(3, 7));
-                        rig.switch.put(group(9, 9));
-                        soon(rig.dataplane.verify()).await.unwrap();
-                    }
-                    _ => {}
-                }
-                assert_eq!(rig.switch.entries(), union(&told));
-            }
-            let before = rig.switch.committed();
-            soon(rig.dataplane.verify()).await.unwrap();
-            assert_eq!(rig.switch.committed(), before, "the store is what the bridge has");
-            assert!(rig.switch.violations().is_empty(), "{:?}", rig.switch.violations());
-        });
-    }
-}
-
 /// A real Open vSwitch with a bridge.
 struct Real {
     session: OfHandle,
@@ -441,27 +285,6 @@ impl Real {
         all.sort_by_key(Entry::key);
         all
     }
-}
-
-#[test]
-fn a_real_bridge_holds_what_callers_are_told() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let real = runtime.block_on(Real::started());
-    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(rounds in vec(batches(), 1..8))| {
-        runtime.block_on(async {
-            let mut told = Wanted::new();
-            for batches in rounds {
-                apply_all(&real.dataplane, batches, &mut told).await;
-                assert_eq!(real.entries().await, union(&told));
-            }
-            let nothing = told.into_keys().fold(Batch::default(), |batch, owner| {
-                batch.require(owner, Change::nothing())
-            });
-            assert!(soon(real.dataplane.apply(nothing)).await.unwrap().is_empty());
-            assert!(real.entries().await.is_empty());
-        });
-    });
 }
 
 /// What a flow has Open vSwitch learn, and a flow with a timeout, survive repair; the latter is not missed when its

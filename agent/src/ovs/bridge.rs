@@ -152,7 +152,6 @@ pub struct Bridge {
 /// What the bridge depends on.
 #[derive(Debug)]
 pub struct BridgeInputs<'a> {
-    /// Configuration.
     pub config: &'a AgentConfig,
     /// The node's address that carries tunnels.
     pub transport_ip: IpAddr,

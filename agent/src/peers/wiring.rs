@@ -58,7 +58,6 @@ pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname` …
     #[serde(rename = "type")]
     pub type_: String,
-    /// The address.
     pub address: String,
 }
 

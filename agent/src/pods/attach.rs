@@ -4,6 +4,8 @@
 //! done run in reverse order, so that a failed ADD leaves nothing behind. DEL is all inverses, each of
 //! which succeeds where there is nothing to undo.
 
+mod check;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +15,11 @@ use antrea_api::cni::ErrorCode;
 use antrea_runtime::{trace, trace_child};
 use ipnet::IpNet;
 use netcfg::nl::link::VethSpec;
-use netcfg::nl::route::{MAIN_TABLE, Route, RouteFilter};
+use netcfg::nl::route::Route;
 use netcfg::tc::{self, Limit};
 use netcfg::{MacAddr, Netlink, Netns};
 
+pub use self::check::check;
 use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::ownership;
@@ -37,7 +40,6 @@ const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(50);
 /// What the runtime passed, read.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Container id.
     pub container_id: String,
     /// Path of the network namespace, as the runtime sees it.
     pub netns: String,
@@ -76,10 +78,6 @@ impl From<IpamError> for AttachError {
 
 fn configure(error: impl std::fmt::Display) -> AttachError {
     AttachError::new(ErrorCode::ConfigInterfaceFailure, error)
-}
-
-fn check_failed(message: impl std::fmt::Display) -> AttachError {
-    AttachError::new(ErrorCode::CheckInterfaceFailure, message)
 }
 
 /// A step of ADD that was done and can be undone.
@@ -423,80 +421,6 @@ async fn undo(node: &NodeNetwork, call: &Call, step: &Done) -> Result<(), Attach
     }
 }
 
-/// Compares an attachment with what `previous`, the runtime's record of the ADD, says.
-///
-/// # Errors
-/// The first difference, named.
-pub async fn check(node: &Arc<NodeNetwork>, call: &Call, previous: &CniResult) -> Result<(), AttachError> {
-    let interface = node.interface(&call.container_id, &call.ifname).ok_or_else(|| {
-        AttachError::new(
-            ErrorCode::UnknownContainer,
-            format!("container {} has no link {}", call.container_id, call.ifname),
-        )
-    })?;
-    node.host_local.check(call.attachment(), &node.subnets).await?;
-    check_previous(&interface, previous)?;
-    check_container(node, &interface).await?;
-    let name = interface.host_ifname.as_str();
-    let host = node.netlink.link(name).await.map_err(check_failed)?;
-    let host = host.ok_or_else(|| check_failed(format!("host link {name} is gone")))?;
-    if !host.up {
-        return Err(check_failed(format!("host link {name} is down")));
-    }
-    let ofport = node.vswitch.wait_ofport(name, Duration::from_millis(200)).await.map_err(check_failed)?;
-    if ofport != interface.ofport {
-        let known = interface.ofport;
-        return Err(check_failed(format!("port {name} has number {ofport}, its flows have {known}")));
-    }
-    Ok(())
-}
-
-fn check_previous(interface: &PodInterface, previous: &CniResult) -> Result<(), AttachError> {
-    let ours = previous.interfaces.iter().find(|i| i.name == interface.ifname && !i.sandbox.is_empty());
-    let Some(ours) = ours else {
-        return Err(check_failed(format!("prevResult has no interface {}", interface.ifname)));
-    };
-    let known = MacAddr(interface.mac).to_string();
-    if !ours.mac.is_empty() && !ours.mac.eq_ignore_ascii_case(&known) {
-        return Err(check_failed(format!("prevResult has MAC {}, the pod's flows have {known}", ours.mac)));
-    }
-    for ip in &interface.ips {
-        if !previous.ips.iter().any(|known| known.address.addr() == *ip) {
-            return Err(check_failed(format!("prevResult lacks address {ip}")));
-        }
-    }
-    Ok(())
-}
-
-async fn check_container(node: &NodeNetwork, interface: &PodInterface) -> Result<(), AttachError> {
-    let name = interface.ifname.as_str();
-    let netns = open_netns(node, &interface.netns)?;
-    let netlink = netns.spawn_netlink().await.map_err(check_failed)?;
-    let link = netlink.link(name).await.map_err(check_failed)?;
-    let link = link.ok_or_else(|| check_failed(format!("link {name} is gone from the container")))?;
-    if !link.up {
-        return Err(check_failed(format!("link {name} is down in the container")));
-    }
-    if link.mac != Some(MacAddr(interface.mac)) {
-        return Err(check_failed(format!("link {name} has another MAC than {}", MacAddr(interface.mac))));
-    }
-    let addresses = netlink.addresses(link.index).await.map_err(check_failed)?;
-    for ip in &interface.ips {
-        if !addresses.iter().any(|address| address.net.addr() == *ip) {
-            return Err(check_failed(format!("link {name} lacks address {ip}")));
-        }
-    }
-    let filter = RouteFilter::default().table(MAIN_TABLE).dev(link.index);
-    let routes = netlink.routes(&filter).await.map_err(check_failed)?;
-    for subnet in node.subnets_of(&interface.ips) {
-        let gateway = gateway_of(&subnet);
-        if !routes.iter().any(|route| route.dst.prefix_len() == 0 && route.via == Some(gateway)) {
-            return Err(check_failed(format!("the container has no default route through {gateway}")));
-        }
-    }
-    Ok(())
-}
-
 /// Whether a complete attachment still has its container's namespace.
 pub fn has_namespace(node: &NodeNetwork, container_id: &str, ifname: &str) -> bool {
     node.interface(container_id, ifname).is_some_and(|interface| open_netns(node, &interface.netns).is_ok())
@@ -549,7 +473,6 @@ fn result_of(node: &NodeNetwork, interface: &PodInterface) -> CniResult {
 }
 
 #[cfg(test)]
-#[path = "attach_tests.rs"]
 mod rollback_tests;
 #[cfg(test)]
 mod tests {

@@ -47,13 +47,10 @@ pub const TYPE_TUNNEL: &str = "tunnel";
 pub struct PodInterface {
     /// Host's end, which is the OVS port's name.
     pub host_ifname: String,
-    /// Container id.
     pub container_id: String,
     /// Link name in the container.
     pub ifname: String,
-    /// Pod name.
     pub pod_name: String,
-    /// Pod namespace.
     pub pod_namespace: String,
     /// Pod UID; empty where the runtime did not tell it.
     pub pod_uid: String,
@@ -61,7 +58,6 @@ pub struct PodInterface {
     pub netns: String,
     /// MAC of the container's end.
     pub mac: [u8; 6],
-    /// Addresses.
     pub ips: Vec<IpAddr>,
     /// OpenFlow port.
     pub ofport: u32,
@@ -73,7 +69,6 @@ pub struct PodInterface {
 pub struct Malformed {
     /// OVS port.
     pub port: String,
-    /// Key.
     pub key: &'static str,
 }
 

@@ -61,7 +61,6 @@ pub enum IpamError {
 /// Whom an address is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment<'a> {
-    /// Container id.
     pub container_id: &'a str,
     /// Path of its network namespace.
     pub netns: &'a str,
@@ -202,7 +201,7 @@ mod tests {
     /// cannot be executed (ETXTBSY).
     fn plugin(script: &str) -> (tempfile::TempDir, HostLocal) {
         let folder = tempfile::tempdir().unwrap();
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cni/testdata/run-script");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/pods/testdata/run-script");
         std::os::unix::fs::symlink(file, folder.path().join("host-local")).unwrap();
         std::fs::write(folder.path().join("script"), script).unwrap();
         let host_local = HostLocal::new(vec![folder.path().into()], Some("/data".into()));

@@ -17,7 +17,6 @@ const LONGEST: u64 = 4096;
 /// The records of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Leases {
-    /// Address and attachment.
     pub held: Vec<(IpAddr, AttachmentKey)>,
     /// Addresses whose record names no attachment, as a power cut leaves them, with the record's file.
     pub damaged: Vec<(IpAddr, PathBuf)>,

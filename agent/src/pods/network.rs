@@ -28,7 +28,6 @@ pub const POD_LINK_GROUP: u32 = 0xa27e;
 /// What follows from configuration, Node object and OVS, fixed for the life of the process.
 #[derive(Debug)]
 pub struct NodeParts {
-    /// Node name.
     pub node_name: String,
     /// Subnets of this node's pods.
     pub subnets: Vec<IpNet>,
@@ -44,7 +43,6 @@ pub struct NodeParts {
     pub dataplane: Dataplane,
     /// Connections that the bridge tracks.
     pub connections: Connections,
-    /// Policy.
     pub policy: PolicyHandle,
     /// IPAM.
     pub host_local: HostLocal,

@@ -22,7 +22,6 @@ pub struct CniResult {
 /// A link.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Name.
     pub name: String,
     /// Address, `aa:bb:cc:dd:ee:ff`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -46,7 +45,6 @@ pub struct IpConfig {
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Destination.
     pub dst: IpNet,
     /// Next hop.
     pub gw: Option<IpAddr>,

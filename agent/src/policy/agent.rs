@@ -16,18 +16,19 @@ use super::causes;
 use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::confirm::Confirmer;
 use super::discovery::{self, Target};
-use super::files::{FileError, Files};
+use super::files::Files;
 use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
 use super::report::{self, Board};
 use super::saver::Saver;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::PolicyMetrics;
-use antrea_enforce::cache::{CacheError, Kind, Save};
+use antrea_enforce::cache::{CacheError, Kind};
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::reconciler::Reconciler;
 
 mod doubts;
+mod record;
 mod step;
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
@@ -379,29 +380,6 @@ impl State {
         self.reconciler.as_ref().map_or(0, |reconciler| reconciler.cache.commits())
     }
 
-    /// The controller is not there: goes by what it said last. If that is not known either, everything stays as
-    /// it is until the controller comes: the flows of the agent's last life, or in a new bridge none.
-    async fn load(&mut self) -> Result<(), Ended> {
-        self.recalled = true;
-        let files = self.saver.files().clone();
-        let counts = self
-            .with_reconciler(move |reconciler| {
-                let events = files.load()?;
-                let cache = &mut reconciler.cache;
-                // A list may be under way: it comes later.
-                cache.load(events);
-                Some(cache.counts())
-            })
-            .await?;
-        let Some(counts) = counts else {
-            tracing::warn!("neither a controller nor a record of what one said: waiting for the controller");
-            return Ok(());
-        };
-        tracing::warn!(?counts, "no controller: policies, address groups and applied-to groups from disk");
-        self.known = true;
-        self.attach_waiting().await
-    }
-
     /// Publishes counts.
     fn count(&self) {
         let Some(reconciler) = &self.reconciler else { return };
@@ -424,33 +402,6 @@ impl State {
             facts.policies = counts;
             facts.objects = objects;
         });
-    }
-
-    /// Begins to write what is not on disk yet, unless that is under way. What comes from the disk itself need
-    /// not go there.
-    async fn save(&mut self) -> Result<(), Ended> {
-        let heard = self.commits() > 0;
-        let unsaved = self.reconciler.as_ref().is_some_and(|reconciler| reconciler.cache.has_unsaved());
-        if self.saver.is_busy() || !heard || (!unsaved && self.saver.is_complete()) {
-            return Ok(());
-        }
-        let whole = !self.saver.is_complete();
-        let (saves, names) = self
-            .with_reconciler(move |reconciler| {
-                let cache = &mut reconciler.cache;
-                let names = whole.then(|| Kind::ALL.map(|kind| (kind, cache.names(kind))));
-                (cache.take_unsaved(), names)
-            })
-            .await?;
-        self.saver.start(saves, names);
-        Ok(())
-    }
-
-    /// What could not be written is tried again later; what changed meanwhile is written now.
-    async fn saved(&mut self, failure: Option<(Vec<Save>, FileError)>) -> Result<(), Ended> {
-        let Some((saves, error)) = failure else { return self.save().await };
-        tracing::warn!(%error, "policies not kept on disk");
-        self.with_reconciler(move |reconciler| reconciler.cache.put_back(saves)).await
     }
 
     async fn with_reconciler<T: Send + 'static>(

@@ -4,6 +4,8 @@
 //! a client of its own. A session begins with a list of everything on each stream; whoever applies the
 //! updates keeps what is known until the lists are complete.
 
+mod session;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use antrea_api::controlplane::{API_VERSION, Event};
-use antrea_api::k8s::{self, DecodeError, EventType, FrameDecoder, Status};
+use antrea_api::k8s::{DecodeError, EventType, FrameDecoder};
 use antrea_runtime::backoff::{Backoff, spread};
 use bytes::Bytes;
 use futures::future::try_join3;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,12 +29,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+pub use self::session::Session;
+use self::session::refused;
 use super::causes::Received;
 use super::discovery::{SERVICE, Target};
 use antrea_enforce::cache::Kind;
-
-/// Longest answer that is read of a request that is no watch.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// Updates that wait for the cache. A controller that is faster than the agent is held back by HTTP/2.
 pub const QUEUE: usize = 256;
@@ -73,7 +74,6 @@ impl Default for Timing {
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Node.
     pub node: String,
     /// Namespace of controller and agent.
     pub namespace: String,
@@ -109,7 +109,6 @@ pub enum ClientError {
     Refused {
         /// Request path.
         path: String,
-        /// Status.
         code: StatusCode,
         /// What it said.
         message: String,
@@ -158,15 +157,6 @@ pub enum Update {
     Up,
     /// There is no session any more.
     Down(ClientError),
-}
-
-/// A connection on which requests can be made; clones share it.
-#[derive(Clone, Debug)]
-pub struct Session {
-    requests: SendRequest<Full<Bytes>>,
-    authority: Arc<str>,
-    identity: Arc<Identity>,
-    timing: Arc<Timing>,
 }
 
 /// Connects and watches for ever.
@@ -434,100 +424,6 @@ fn tls(ca: &str) -> Result<TlsConnector, ClientError> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// The error that a refusal is, with what the controller says of it.
-async fn refused(path: &str, response: Response<Incoming>) -> ClientError {
-    let code = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect();
-    let body = timeout(Duration::from_secs(2), body).await;
-    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let said = k8s::open(body.clone()).ok().and_then(|object| object.decode::<Status>().ok());
-    let message = match said {
-        Some(status) => status.message,
-        None => String::from_utf8_lossy(&body).chars().take(300).collect(),
-    };
-    let path = path.split('?').next().unwrap_or(path).to_owned();
-    ClientError::Refused { path, code, message }
-}
-
-impl Session {
-    /// Makes a request and returns the head of the answer; `body` comes with its type.
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<(&str, Vec<u8>)>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("https://{}{path}", self.authority))
-            .header(header::ACCEPT, k8s::PROTOBUF)
-            .header(header::USER_AGENT, concat!("antrea-agent/", env!("CARGO_PKG_VERSION")));
-        if let Ok(token) = tokio::fs::read_to_string(&self.identity.token).await {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.trim()));
-        }
-        if let Some((kind, _)) = &body {
-            request = request.header(header::CONTENT_TYPE, *kind);
-        }
-        let body = body.map(|(_, body)| body).unwrap_or_default();
-        let request = request.body(Full::from(body)).map_err(|error| ClientError::Failed {
-            kind: Kind::Policies,
-            message: format!("{path}: {error}"),
-        })?;
-        let mut requests = self.requests.clone();
-        let answer = async {
-            requests.ready().await?;
-            requests.send_request(request).await
-        };
-        let answer = timeout(self.timing.answer, answer).await;
-        Ok(answer.map_err(|_| ClientError::Timeout(path.to_owned()))??)
-    }
-
-    /// Reads a path.
-    ///
-    /// # Errors
-    /// The session is gone or the controller refused it.
-    pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
-        let response = self.request(Method::GET, path, None).await?;
-        self.answer(path, response).await
-    }
-
-    /// Puts a value, as JSON, and reads what is answered.
-    ///
-    /// # Errors
-    /// The session is gone or the controller refused it.
-    pub async fn put_json(&self, path: &str, value: &impl serde::Serialize) -> Result<Bytes, ClientError> {
-        let body = serde_json::to_vec(value).map_err(|error| ClientError::Unsent(error.to_string()))?;
-        let response = self.request(Method::PUT, path, Some(("application/json", body))).await?;
-        self.answer(path, response).await
-    }
-
-    async fn answer(&self, path: &str, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        if response.status() != StatusCode::OK {
-            return Err(refused(path, response).await);
-        }
-        let body =
-            timeout(self.timing.answer, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
-        match body {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            _ => Err(ClientError::Timeout(path.to_owned())),
-        }
-    }
-
-    /// Posts a sealed object.
-    ///
-    /// # Errors
-    /// The session is gone or the controller refused it.
-    pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<(), ClientError> {
-        let response = self.request(Method::POST, path, Some((k8s::PROTOBUF, body))).await?;
-        if response.status().is_success() {
-            // An answer that is not read to its end would keep its stream.
-            let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            return Ok(());
-        }
-        Err(refused(path, response).await)
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use antrea_api::controlplane::GroupEvent;
+use antrea_api::k8s::{self, Status};
 use bytes::BufMut;
 
 use super::super::fake::{Fake, eventually};

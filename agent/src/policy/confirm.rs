@@ -60,7 +60,6 @@ impl Unconfirmed {
 /// A pod as the runtime names it.
 #[derive(Clone, Copy, Debug)]
 pub struct PodName<'a> {
-    /// Namespace.
     pub namespace: &'a str,
     /// Name; empty for a container that is no pod.
     pub name: &'a str,

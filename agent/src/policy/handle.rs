@@ -92,7 +92,6 @@ pub(super) enum Request {
 /// What a packet met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Question {
-    /// Rules.
     pub rules: Vec<u32>,
     /// A port that its policies isolate.
     pub isolated: Option<(u32, Direction)>,

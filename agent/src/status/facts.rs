@@ -102,9 +102,7 @@ pub struct NetworkFacts {
     pub subnets: Vec<String>,
     /// Interface between nodes.
     pub transport_interface: String,
-    /// Its MTU.
     pub transport_mtu: u32,
-    /// MTU of pods.
     pub pod_mtu: u32,
     /// Its addresses.
     pub transport_ips: Vec<String>,
@@ -149,7 +147,6 @@ pub struct Identity {
     pub namespace: String,
     /// Bridge name.
     pub bridge: String,
-    /// API port.
     pub api_port: u16,
 }
 

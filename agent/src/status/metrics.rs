@@ -74,7 +74,6 @@ pub struct ConntrackMetrics {
 /// What makes up the agent's `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// The registry.
     pub registry: Metrics,
     /// The agent's own.
     pub agent: AgentMetrics,

@@ -12,7 +12,7 @@ use antrea_flows::field::Source;
 use antrea_flows::policy::Direction;
 use antrea_flows::{Change, Family, Owner, Table, Trace, Traced, trace, traced, tunnel_mac};
 use antrea_runtime::client::{WatchBackoff, describe_watch};
-use antrea_traceflow::observe::{self, Facts, RECEIVER, SENDER};
+use antrea_traceflow::observe::{self, RECEIVER, SENDER, Surroundings};
 use antrea_traceflow::packet::{self, Headers};
 use antrea_traceflow::request::{End, Request};
 use antrea_traceflow::turns;
@@ -405,7 +405,13 @@ impl Site {
         }
     }
 
-    async fn facts(&self, active: &Active, found: &Traced, headers: &Headers, packet: &PacketIn2) -> Facts {
+    async fn facts(
+        &self,
+        active: &Active,
+        found: &Traced,
+        headers: &Headers,
+        packet: &PacketIn2,
+    ) -> Surroundings {
         let pods = self.network.interfaces();
         let sender = active.source.is_some();
         let target = pods.iter().find(|pod| found.destination.is_none() && Some(pod.ofport) == found.target);
@@ -436,7 +442,7 @@ impl Site {
             || peers().flat_map(|peer| &peer.transport_ips).find(|ip| tunnel_mac(**ip) == headers.eth_dst);
         let node = &self.network.dataplane.network().node;
         let served = node.service_cidrs.iter().any(|cidr| cidr.contains(&headers.dst));
-        Facts {
+        Surroundings {
             sender,
             again: sender && found.source == Source::Gateway,
             asked: active.asked,

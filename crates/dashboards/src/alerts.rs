@@ -19,7 +19,6 @@ pub enum Severity {
 /// One alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
-    /// Its name.
     pub name: &'static str,
     /// How urgent it is.
     pub severity: Severity,

@@ -48,7 +48,6 @@ pub enum CacheError {
     UnknownGroup {
         /// Kind of group.
         kind: Kind,
-        /// Its name.
         name: String,
     },
     /// What happened to an object cannot be read.
@@ -56,7 +55,6 @@ pub enum CacheError {
     Damaged {
         /// Kind of object.
         kind: Kind,
-        /// Its name.
         name: String,
         /// What is wrong.
         error: DecodeError,
@@ -85,9 +83,7 @@ pub struct Changes {
 /// An object's new form for the disk.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Save {
-    /// Its kind.
     pub kind: Kind,
-    /// Its name.
     pub name: Arc<str>,
     /// Its envelope; none: it is gone.
     pub bytes: Option<Vec<u8>>,

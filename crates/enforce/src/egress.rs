@@ -28,7 +28,6 @@ pub struct HostEgress {
 /// What a rule allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Allowed {
-    /// Addresses of pods.
     pub pods: BTreeSet<IpAddr>,
     /// Where to.
     pub nets: BTreeSet<IpNet>,

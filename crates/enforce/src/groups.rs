@@ -70,7 +70,6 @@ impl Group {
 /// The groups of one kind.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    /// The groups.
     pub(super) by_name: HashMap<Arc<str>, Group>,
     /// Policies that name a group, in force or held.
     pub(super) users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,

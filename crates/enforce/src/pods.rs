@@ -13,11 +13,9 @@ pub type Attachment = (String, String);
 /// An attachment of a pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
-    /// The pod.
     pub pod: ObjectReference,
     /// OpenFlow port.
     pub ofport: u32,
-    /// Its addresses.
     pub ips: Vec<IpAddr>,
     /// The pod's UID, empty where the runtime did not tell.
     pub uid: String,
@@ -28,7 +26,6 @@ pub struct LocalPod {
 /// Whose port it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOwner {
-    /// The attachment.
     pub(crate) attachment: Attachment,
     /// Namespace and name.
     pub pod: ObjectReference,

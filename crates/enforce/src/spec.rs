@@ -36,7 +36,6 @@ pub struct Policy {
     pub source: Arc<str>,
     /// Whether it is Antrea-native: it isolates nobody, and its rules have an order.
     pub native: bool,
-    /// Rules.
     pub rules: Vec<RuleSpec>,
     /// What could not be read or is not supported.
     pub problems: Vec<String>,
@@ -77,13 +76,10 @@ pub enum Standing {
 /// Identity of a group's member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MemberKey {
-    /// A pod.
     Pod(ObjectReference),
     /// An ExternalEntity.
     External(ObjectReference),
-    /// A node.
     Node(String),
-    /// A Service.
     Service(ObjectReference),
     /// Nothing but addresses.
     Addresses(Vec<IpAddr>),
@@ -94,7 +90,6 @@ pub enum MemberKey {
 pub struct Member {
     /// Addresses.
     pub ips: PodIps,
-    /// Named ports.
     pub ports: Box<[NamedPort]>,
 }
 

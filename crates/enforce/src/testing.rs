@@ -1,6 +1,6 @@
 //! Objects as the controller sends them, pods and a pipeline, for tests.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use antrea_api::controlplane::{
     self, AddressGroup, AddressGroupPatch, AppliedToGroup, AppliedToGroupPatch, Damaged, Event, GroupEvent,

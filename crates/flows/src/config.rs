@@ -130,7 +130,6 @@ pub enum Via {
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its pod CIDRs.
     pub pod_cidrs: Vec<IpNet>,
     /// Addresses of its gateway: the first of each pod CIDR.
     pub gateway_ips: Vec<IpAddr>,

@@ -38,11 +38,8 @@ pub enum Category {
     Default = 0,
     /// Gateway, tunnel, pods and peers.
     PodConnectivity = 1,
-    /// Policy.
     NetworkPolicy = 2,
-    /// Services.
     Service = 3,
-    /// Traceflow.
     Traceflow = 7,
 }
 

@@ -9,7 +9,6 @@
 pub enum Protocol {
     /// Table 0 only: sorts packets into the other two.
     Root,
-    /// ARP.
     Arp,
     /// IPv4 and IPv6.
     Ip,

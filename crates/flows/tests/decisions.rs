@@ -1,5 +1,5 @@
 //! Random policies on a real switch, against an evaluator that reads the rules one by one.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

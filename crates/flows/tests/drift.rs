@@ -1,6 +1,6 @@
 //! Differences carried out over OpenFlow, read back, broken by hand and repaired: what the switch reports must
 //! compare equal to what was asked for, or an agent that verifies would repair for ever.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 

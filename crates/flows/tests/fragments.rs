@@ -1,6 +1,6 @@
 //! Datagrams in fragments under rules with ports: what the first packet of a connection is allowed, all its
 //! fragments are, in whatever order they come; what is denied does not pass in pieces either.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 

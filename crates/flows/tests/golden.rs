@@ -1,15 +1,15 @@
 //! Every feature's flows as the real switch prints them.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 
 use antrea_flows::{
-    Network, Round,
+    Entry, Network, Round, Trace,
     config::{Datapath, EncapMode, TunnelKind},
     policy::{Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, Service},
 };
 use anyhow::Result;
-use openflow::Flow;
+use openflow::{Flow, Match};
 use support::{connectivity, direct_peer, network, node, pod, sorted, tunnel_peer};
 
 /// Installs flows from their text form and reads them back.
@@ -111,6 +111,41 @@ fn policy() -> Result<()> {
     }
     insta::assert_snapshot!("policy", dump(&realizer.flows())?);
     Ok(())
+}
+
+/// The flows of each kind of trace, and what they share: the meter, and a flow in each table that tells how far a packet
+/// came.
+#[test]
+fn traces() -> Result<()> {
+    let net = network(Datapath::Userspace, TunnelKind::KernelVxlan);
+    let mut direct = node(Datapath::Kernel, TunnelKind::FlowBased);
+    direct.encap_mode = EncapMode::NoEncap;
+    direct.tunnel = None;
+    let noencap = Network::new(direct, Round(1));
+    let real: Vec<Match> = vec!["tcp,reg1=0x1,nw_dst=10.244.2.7,tp_dst=80".parse()?];
+    for (name, net, trace) in [
+        ("sent_from_here", &net, Trace { tag: 7, source: Some(1), ..Trace::default() }),
+        ("sent_from_elsewhere", &net, Trace { tag: 7, ..Trace::default() }),
+        ("sent_without_tunnel", &noencap, Trace { tag: 7, source: Some(1), ..Trace::default() }),
+        ("live_from_here", &net, Trace { tag: 7, mark: real, live: true, ..Trace::default() }),
+        ("live_from_elsewhere", &net, Trace { tag: 7, live: true, ..Trace::default() }),
+    ] {
+        let plain = antrea_flows::trace(net, &trace);
+        let flows: Vec<Flow> = plain.iter().map(|entry| flow(entry).unwrap().clone()).collect();
+        insta::assert_snapshot!(format!("trace_{name}"), dump(&flows)?);
+        // With meters the packets go up by one, and nothing else is otherwise.
+        let metered = antrea_flows::trace(net, &Trace { metered: true, ..trace });
+        let meter = "meter=257 pktps burst bands=\ntype=drop rate=100 burst_size=200";
+        assert_eq!(metered[0].to_string(), meter);
+        let without = |entry: &Entry| entry.to_string().replace(",meter_id=257", "");
+        assert!(metered[1..].iter().map(without).eq(plain.iter().map(without)));
+    }
+    Ok(())
+}
+
+fn flow(entry: &Entry) -> Option<&Flow> {
+    let Entry::Flow(flow) = entry else { return None };
+    Some(flow)
 }
 
 /// All features together claim no key twice, and the switch takes them in one bundle.

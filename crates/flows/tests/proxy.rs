@@ -1,5 +1,5 @@
 //! Services that the bridge serves itself, through a real switch with a real connection tracker.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod support;
 

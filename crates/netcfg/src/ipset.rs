@@ -20,7 +20,6 @@ const DEFAULT_MAXELEM: usize = 65_536;
 pub enum SetType {
     /// Prefixes.
     HashNet,
-    /// Addresses.
     HashIp,
     /// An address with a protocol and port.
     HashIpPort,

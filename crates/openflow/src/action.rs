@@ -40,7 +40,6 @@ pub enum Action {
     Meter(u32),
     /// Writes the bits of `mask` of a field.
     SetField {
-        /// The field.
         field: Field,
         /// The value, zero outside the mask.
         value: u128,
@@ -51,7 +50,6 @@ pub enum Action {
     Move {
         /// From.
         src: SubField,
-        /// To.
         dst: SubField,
     },
     /// Pushes a field to the stack.
@@ -293,7 +291,6 @@ pub struct Ct {
     pub commit: bool,
     /// Replace an existing connection whose original direction is the reply of this packet.
     pub force: bool,
-    /// The zone.
     pub zone: CtZone,
     /// Continue with the tracked packet at this table.
     pub table: Option<u8>,
@@ -346,9 +343,7 @@ pub struct Nat {
 /// Direction of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NatKind {
-    /// Source.
     Src,
-    /// Destination.
     Dst,
 }
 

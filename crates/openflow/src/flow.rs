@@ -19,7 +19,6 @@ pub struct Flow {
     pub hard_timeout: u16,
     /// Eviction precedence, 0 lowest.
     pub importance: u16,
-    /// Flags.
     pub flags: FlowFlags,
     /// What it does; empty drops.
     pub actions: Vec<Action>,
@@ -58,11 +57,8 @@ impl std::ops::BitOr for FlowFlags {
 /// one with the same key. Ordered by table, then priority, then match.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey {
-    /// Table.
     pub table: u8,
-    /// Priority.
     pub priority: u16,
-    /// Match.
     pub matches: Match,
 }
 
@@ -147,7 +143,6 @@ pub struct Group {
     pub kind: GroupType,
     /// How a select group chooses (`NTR selection method`); `None` is the default, the datapath hash.
     pub selection: Option<SelectionMethod>,
-    /// The buckets.
     pub buckets: Vec<Bucket>,
 }
 
@@ -231,9 +226,7 @@ impl Group {
 pub struct Meter {
     /// Meter id, 1 to 0xffff0000; 0xfffffffd is the controller's virtual meter.
     pub id: u32,
-    /// Flags.
     pub flags: MeterFlags,
-    /// The bands.
     pub bands: Vec<MeterBand>,
 }
 
@@ -273,7 +266,6 @@ pub struct MeterBand {
 /// What a band does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BandType {
-    /// Drops.
     Drop,
     /// Raises the drop precedence of the DSCP by so much.
     DscpRemark(u8),

@@ -16,7 +16,7 @@
 //! - Decoding takes any bytes: it does not panic, does not nest without bound, and names what is wrong. A
 //!   message that cannot be decoded is consumed, and the stream goes on.
 //! - Match fields, actions and messages that are not known are kept as bytes and go back as they came.
-//! - The bytes are those that ovs-ofctl 3.1 sends (`tests/ofctl.rs`).
+//! - The bytes are those that ovs-ofctl 3.1 sends (`tests/ofctl`).
 //!
 //! Names of tables come from OVSDB (`Bridge.flow_tables`), not over OpenFlow; [`TableNames`] lets text use
 //! them.

@@ -39,13 +39,11 @@ pub enum Message {
     PacketIn2(PacketIn2),
     /// Continues a paused packet (`NXT_RESUME`), with what its packet-in said.
     NxResume(PacketIn2),
-    /// A flow was removed.
     FlowRemoved(FlowRemoved),
     /// A port came, went or changed.
     PortStatus {
         /// What happened.
         reason: PortReason,
-        /// The port.
         port: PortDesc,
     },
     /// Sends a packet.
@@ -84,11 +82,9 @@ pub enum Message {
     BundleControl(BundleControl),
     /// Adds a message to a bundle. The inner message gets the xid of the outer one.
     BundleAdd {
-        /// The bundle.
         bundle_id: u32,
         /// Flags, the same in all messages of the bundle.
         flags: BundleFlags,
-        /// The message.
         message: Box<Message>,
     },
     /// Chooses the form of packet-ins (`NXT_SET_PACKET_IN_FORMAT`).
@@ -130,7 +126,6 @@ impl ErrorMsg {}
 /// `OFPT_FEATURES_REPLY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Datapath id.
     pub datapath_id: u64,
     /// Packets the switch can buffer.
     pub n_buffers: u32,
@@ -209,7 +204,6 @@ pub struct PacketOut {
     pub matches: Match,
     /// What to do with it.
     pub actions: Vec<Action>,
-    /// The packet.
     pub packet: Bytes,
 }
 
@@ -294,7 +288,6 @@ pub struct PortDesc {
 /// Role of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoleMsg {
-    /// The role.
     pub role: Role,
     /// Counts elections; the switch refuses an older one.
     pub generation_id: u64,
@@ -336,7 +329,6 @@ pub struct BundleControl {
 /// Requests and replies of [`BundleControl`] (`OFPBCT_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BundleCtrlType {
-    /// Opens.
     OpenRequest,
     /// Opened.
     OpenReply,
@@ -388,16 +380,13 @@ pub enum PacketInFormat {
 pub struct TlvTableMod {
     /// 0 add, 1 delete, 2 clear.
     pub command: u16,
-    /// The mappings.
     pub mappings: Vec<TlvMapping>,
 }
 
 /// A tunnel option mapped to a `tun_metadata` field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TlvMapping {
-    /// Option class.
     pub option_class: u16,
-    /// Option type.
     pub option_type: u8,
     /// Bytes, a multiple of 4 up to 124.
     pub option_len: u8,
@@ -412,7 +401,6 @@ pub struct TlvTable {
     pub max_option_space: u32,
     /// Number of fields.
     pub max_fields: u16,
-    /// The mappings.
     pub mappings: Vec<TlvMapping>,
 }
 
@@ -432,13 +420,10 @@ pub struct CtFlush {
 /// Addresses and ports of one direction of a connection; `None` = any. Open vSwitch takes a port of 0 for any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CtTuple {
-    /// Source address.
     pub src: Option<IpAddr>,
-    /// Destination address.
     pub dst: Option<IpAddr>,
     /// Source port, of TCP, UDP and SCTP.
     pub src_port: Option<u16>,
-    /// Destination port.
     pub dst_port: Option<u16>,
 }
 

@@ -87,7 +87,6 @@ pub enum GroupCommand {
     Delete,
     /// Inserts buckets at a place.
     InsertBucket(BucketPos),
-    /// Removes buckets.
     RemoveBucket(BucketPos),
 }
 
@@ -144,10 +143,8 @@ impl From<GroupMod> for Message {
 /// Command of a meter-mod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MeterCommand {
-    /// Adds.
     Add,
     /// Replaces.
     Modify,
-    /// Deletes.
     Delete,
 }

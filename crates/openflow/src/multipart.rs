@@ -101,17 +101,13 @@ pub enum MultipartReply {
     TableStats(Vec<TableStats>),
     /// Configuration of tables.
     TableDesc(Vec<TableDesc>),
-    /// Features of tables.
     TableFeatures(Vec<TableFeatures>),
     /// Counters of ports.
     PortStats(Vec<PortStats>),
-    /// Ports.
     PortDesc(Vec<PortDesc>),
-    /// Groups.
     GroupDesc(Vec<Group>),
     /// Counters of groups.
     GroupStats(Vec<GroupStats>),
-    /// Meters.
     MeterDesc(Vec<Meter>),
     /// Counters of meters.
     MeterStats(Vec<MeterStats>),
@@ -145,16 +141,13 @@ pub struct FlowStats {
     pub idle_time: Option<(u32, u32)>,
     /// Flows counted together.
     pub flow_count: Option<u32>,
-    /// Packets.
     pub packets: Option<u64>,
-    /// Bytes.
     pub bytes: Option<u64>,
 }
 
 /// A flow with its counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowEntry {
-    /// The flow.
     pub flow: Flow,
     /// Its counters.
     pub stats: FlowStats,
@@ -163,11 +156,8 @@ pub struct FlowEntry {
 /// A flow's key and counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowStatsEntry {
-    /// Table.
     pub table: u8,
-    /// Priority.
     pub priority: u16,
-    /// Match.
     pub matches: Match,
     /// Counters.
     pub stats: FlowStats,
@@ -176,7 +166,6 @@ pub struct FlowStatsEntry {
 /// Counters of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableStats {
-    /// Table.
     pub table: u8,
     /// Flows in it.
     pub active: u32,
@@ -189,7 +178,6 @@ pub struct TableStats {
 /// Configuration of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableDesc {
-    /// Table.
     pub table: u8,
     /// `OFPTC_*` bits: 4 eviction, 8 vacancy events.
     pub config: u32,
@@ -198,7 +186,6 @@ pub struct TableDesc {
 /// Features of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableFeatures {
-    /// Table.
     pub table: u8,
     /// Name; set in OVSDB (`Flow_Table.name`, by `Bridge.flow_tables`), not over OpenFlow.
     pub name: String,
@@ -209,7 +196,6 @@ pub struct TableFeatures {
 /// Counters of a port. `u64::MAX` means that the switch does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortStats {
-    /// Port.
     pub port_no: PortNo,
     /// Age: seconds and nanoseconds.
     pub duration: (u32, u32),
@@ -238,9 +224,7 @@ pub struct GroupStats {
     pub id: u32,
     /// Flows and groups that use it.
     pub ref_count: u32,
-    /// Packets.
     pub packets: u64,
-    /// Bytes.
     pub bytes: u64,
     /// Age: seconds and nanoseconds.
     pub duration: (u32, u32),

@@ -6,11 +6,8 @@ pub type Name = Arc<str>;
 /// Protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
-    /// SCTP.
     Sctp,
 }
 
@@ -27,11 +24,8 @@ impl fmt::Display for Protocol {
 /// What clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
-    /// Address.
     pub ip: IpAddr,
-    /// Protocol.
     pub protocol: Protocol,
-    /// Port.
     pub port: u16,
 }
 
@@ -74,7 +68,6 @@ impl Address {
 pub struct Port {
     /// Name; empty where the Service has one port.
     pub name: Box<str>,
-    /// Protocol.
     pub protocol: Protocol,
     /// Number.
     pub port: u16,
@@ -87,7 +80,6 @@ pub struct Service {
     pub created: i64,
     /// Where it is reached.
     pub addresses: Box<[Address]>,
-    /// Its ports.
     pub ports: Box<[Port]>,
     /// internalTrafficPolicy is Local.
     pub internal_local: bool,
@@ -98,7 +90,6 @@ pub struct Service {
 /// An endpoint of a slice. Hints are kept as what they say about this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Address.
     pub ip: IpAddr,
     /// Takes new connections.
     pub ready: bool,
@@ -131,7 +122,6 @@ pub enum Hint {
 pub struct SlicePort {
     /// Name of the Service's port.
     pub name: Box<str>,
-    /// Protocol.
     pub protocol: Protocol,
     /// Number at the endpoints: named target ports are resolved.
     pub port: u16,
@@ -140,9 +130,7 @@ pub struct SlicePort {
 /// An EndpointSlice of IP addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slice {
-    /// Ports.
     pub ports: Box<[SlicePort]>,
-    /// Endpoints.
     pub endpoints: Box<[Endpoint]>,
 }
 

@@ -1,5 +1,5 @@
 //! Services and slices in any order of events against a computation from all objects at once.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

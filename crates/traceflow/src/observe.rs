@@ -29,7 +29,7 @@ pub const RECEIVER: &str = "receiver";
 
 /// What the node knows about ports, rules and peers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct Surroundings {
     /// This is the node of the pod that the packet comes from.
     pub sender: bool,
     /// The packet was here before: the host gave it another destination and sent it back.
@@ -67,7 +67,7 @@ fn policy(table: Table, action: &str, name: Option<&String>) -> Observation {
 }
 
 /// What a node saw of a packet.
-pub fn observe(traced: &Traced, headers: &Headers, facts: &Facts) -> Vec<Observation> {
+pub fn observe(traced: &Traced, headers: &Headers, facts: &Surroundings) -> Vec<Observation> {
     let mut seen = Vec::new();
     if facts.sender && !facts.again {
         seen.push(observation(SPOOF_GUARD, "", FORWARDED));
@@ -103,7 +103,7 @@ pub fn observe(traced: &Traced, headers: &Headers, facts: &Facts) -> Vec<Observa
     seen
 }
 
-fn output(traced: &Traced, headers: &Headers, facts: &Facts) -> Observation {
+fn output(traced: &Traced, headers: &Headers, facts: &Surroundings) -> Observation {
     use antrea_flows::field::Destination;
     let info = Table::Output.name();
     let mut seen = match traced.destination {
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn from_a_pod_into_the_tunnel() {
-        let facts = Facts {
+        let facts = Surroundings {
             sender: true,
             egress: Some("K8sNetworkPolicy:shop/out".into()),
             tunnel: "172.30.0.12".parse().ok(),
-            ..Facts::default()
+            ..Surroundings::default()
         };
         let seen =
             observe(&Traced { egress_rule: Some(4), ..traced(Some(Table::Output)) }, &headers(), &facts);
@@ -259,10 +259,10 @@ mod tests {
 
     #[test]
     fn every_table_at_which_it_can_end() {
-        let facts = Facts {
+        let facts = Surroundings {
             denied: Some("deny".into()),
             isolating: vec!["a".into(), "b".into()],
-            ..Facts::default()
+            ..Surroundings::default()
         };
         let ends = |reached, denied| {
             let seen = observe(&Traced { denied, ..traced(reached) }, &headers(), &facts);
@@ -286,11 +286,13 @@ mod tests {
     fn a_service_of_the_host_comes_back() {
         let service: IpAddr = "10.96.0.1".parse().unwrap();
         let to_host = Traced { destination: Some(Destination::Gateway), ..traced(Some(Table::Output)) };
-        let facts = Facts { sender: true, asked: Some(service), stays: true, ..Facts::default() };
+        let facts =
+            Surroundings { sender: true, asked: Some(service), stays: true, ..Surroundings::default() };
         let first = observe(&to_host, &Headers { dst: service, ..headers() }, &facts);
         assert_eq!(told(&first), ["SpoofGuard//Forwarded/", "Forwarding/Output/Forwarded/"]);
         let back = Traced { destination: None, ..traced(Some(Table::Output)) };
-        let second = observe(&back, &headers(), &Facts { again: true, pod: Some("shop/db".into()), ..facts });
+        let second =
+            observe(&back, &headers(), &Surroundings { again: true, pod: Some("shop/db".into()), ..facts });
         assert_eq!(told(&second), ["LB//Forwarded/", "Forwarding/Output/Delivered/"]);
         assert_eq!(second[0].translated_dst_ip, "10.0.1.1");
         assert_eq!(second[1].pod, "shop/db");

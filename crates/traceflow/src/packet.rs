@@ -47,7 +47,6 @@ pub struct Headers {
 /// The header after IP's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP.
     Tcp {
         /// Source port.
         src: u16,
@@ -56,7 +55,6 @@ pub enum Transport {
         /// The lower eight flags.
         flags: u8,
     },
-    /// UDP.
     Udp {
         /// Source port.
         src: u16,
@@ -67,9 +65,7 @@ pub enum Transport {
     Icmp {
         /// Type.
         kind: u8,
-        /// Code.
         code: u8,
-        /// Identifier.
         id: u16,
         /// Sequence number.
         sequence: u16,

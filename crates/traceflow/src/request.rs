@@ -27,9 +27,7 @@ pub struct Problem {
 /// A pod or a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// Namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
 }
 
@@ -42,11 +40,8 @@ impl std::fmt::Display for Name {
 /// Where a packet comes from or goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// A pod.
     Pod(Name),
-    /// A Service.
     Service(Name),
-    /// An address.
     Ip(IpAddr),
     /// Anything, with live traffic.
     Any,

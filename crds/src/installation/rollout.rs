@@ -91,7 +91,6 @@ pub struct Window {
 /// A day of the week.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[expect(missing_docs, reason = "days have no more to say")]
 pub enum Day {
     Monday,
     Tuesday,

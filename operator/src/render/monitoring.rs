@@ -27,9 +27,7 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// Where the cluster serves monitoring.coreos.com/v1: which of its resources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// ServiceMonitors.
     pub service_monitors: bool,
-    /// PrometheusRules.
     pub prometheus_rules: bool,
 }
 

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 pub struct GateReport {
     /// `agent` or `controller`.
     pub component: String,
-    /// Name.
     pub name: String,
     /// `Enabled` or `Disabled`.
     pub status: String,
@@ -20,7 +19,6 @@ pub struct GateReport {
 /// A gate with what both components say of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GateRow {
-    /// Name.
     pub name: String,
     /// Maturity.
     pub stage: String,

@@ -44,7 +44,6 @@ pub struct Vertex {
 pub enum Kind {
     /// antrea-controller
     Controller,
-    /// A node.
     Node,
     /// What is between nodes.
     Network,

@@ -9,7 +9,6 @@ use crate::health::{Condition, Health, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallationView {
-    /// Name.
     pub name: String,
     /// Version that runs.
     pub version: String,
@@ -47,7 +46,6 @@ pub struct Rollout {
 /// A node whose agent fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trouble {
-    /// Node.
     pub node: String,
     /// Cause in CamelCase.
     pub reason: String,

@@ -57,13 +57,11 @@ pub struct View {
     pub health: Health,
     /// How many agents have which verdict.
     pub counts: Counts,
-    /// The controller.
     pub controller: Option<ControllerRow>,
     /// The agents by name.
     pub agents: Vec<AgentRow>,
     /// How the nodes hang together.
     pub graph: Graph,
-    /// The installation.
     pub installation: Option<InstallationView>,
     /// Feature gates by name.
     pub gates: Vec<GateRow>,

@@ -10,9 +10,7 @@ use crate::health::{Condition, Health};
 /// A namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ObjectName {
-    /// Namespace.
     pub namespace: String,
-    /// Name.
     pub name: String,
 }
 
@@ -22,9 +20,7 @@ pub struct ObjectName {
 pub struct PolicyCounts {
     /// Internal NetworkPolicies.
     pub network_policies: i32,
-    /// AddressGroups.
     pub address_groups: i32,
-    /// AppliedToGroups.
     pub applied_to_groups: i32,
 }
 
@@ -34,11 +30,8 @@ pub struct PolicyCounts {
 pub struct ControllerRow {
     /// Name of the AntreaControllerInfo.
     pub name: String,
-    /// Version.
     pub version: String,
-    /// Its pod.
     pub pod: Option<ObjectName>,
-    /// Its node.
     pub node: String,
     /// The service that leads to it.
     pub service: Option<ObjectName>,
@@ -60,17 +53,13 @@ pub struct ControllerRow {
 pub struct AgentRow {
     /// Name of the AntreaAgentInfo, which is the node's.
     pub name: String,
-    /// Version.
     pub version: String,
     /// Whether the controller's version is another one: normal only during an upgrade.
     pub version_differs: bool,
-    /// Its pod.
     pub pod: Option<ObjectName>,
-    /// Its node.
     pub node: String,
     /// Pod subnets of the node.
     pub subnets: Vec<String>,
-    /// Bridge.
     pub bridge: String,
     /// Version of Open vSwitch.
     pub ovs_version: String,
@@ -95,7 +84,6 @@ pub struct AgentRow {
 /// A flow table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FlowTable {
-    /// Name.
     pub name: String,
     /// Number of its flows.
     pub flows: i32,

@@ -120,21 +120,16 @@ impl Traceflow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TraceRow {
-    /// Name.
     pub name: String,
-    /// Namespace of the source.
     pub source_namespace: String,
     /// Source: a pod, or an address with live traffic.
     pub source: String,
-    /// Namespace of the destination.
     pub destination_namespace: String,
     /// "Pod", "Service", "IP", or nothing with live traffic to anywhere.
     pub destination_type: String,
-    /// Destination.
     pub destination: String,
     /// "TCP", "UDP", "ICMP", "ICMPv6", a number, or nothing.
     pub protocol: String,
-    /// Phase.
     pub phase: String,
     /// Why it failed.
     pub reason: String,

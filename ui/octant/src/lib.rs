@@ -28,7 +28,7 @@ pub use handshake::{COOKIE, COOKIE_VALUE, Environment, HandshakeError};
 pub use process::{log, run};
 
 /// Messages and services, from the .proto files beside this crate.
-#[allow(missing_docs, clippy::doc_markdown, reason = "generated; the .proto files have the comments")]
+#[allow(clippy::doc_markdown, reason = "generated; the .proto files have the comments")]
 pub mod proto {
     /// `dashboard.Plugin`
     pub mod dashboard {

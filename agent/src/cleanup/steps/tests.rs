@@ -31,13 +31,13 @@ fn port(index: u32, name: &str, kind: &str) -> Link {
 }
 
 /// One line for each step: what a person would read.
-fn text(facts: &Facts) -> String {
+fn text(facts: &Remains) -> String {
     plan(facts, NAMES).iter().map(|step| format!("{step}\n")).collect()
 }
 
 #[test]
 fn a_node_of_the_userspace_datapath() {
-    let facts = Facts {
+    let facts = Remains {
         installed: ["/host/etc/cni/net.d/10-antrea.conflist", "/host/opt/cni/bin/antrea"]
             .map(Into::into)
             .to_vec(),
@@ -89,7 +89,7 @@ fn kernel() -> Vec<Link> {
 
 #[test]
 fn a_node_of_the_kernels_datapath() {
-    let facts = Facts { links: kernel(), ..Facts::default() };
+    let facts = Remains { links: kernel(), ..Remains::default() };
     let expected = "\
 pod link web-1a2b3c
 tunnel link genev_sys_6081
@@ -103,7 +103,7 @@ fn the_datapath_stays_while_somebody_else_uses_it() {
     let bridge = link(8, "br-vms", "openvswitch");
     let uplink = port(9, "eth1", "");
     for guest in [bridge, uplink] {
-        let facts = Facts { links: kernel().into_iter().chain([guest]).collect(), ..Facts::default() };
+        let facts = Remains { links: kernel().into_iter().chain([guest]).collect(), ..Remains::default() };
         let expected = "\
 pod link web-1a2b3c
 port br-int of datapath system@ovs-system
@@ -117,5 +117,5 @@ port antrea-gw0 of datapath system@ovs-system
 fn a_node_that_never_had_an_agent_is_left_alone() {
     let links =
         vec![link(1, "lo", ""), link(2, "eth0", ""), link(3, "cni0", "bridge"), link(4, "vxlan0", "vxlan")];
-    assert_eq!(text(&Facts { links, ..Facts::default() }), "");
+    assert_eq!(text(&Remains { links, ..Remains::default() }), "");
 }

@@ -22,7 +22,6 @@ pub enum Type {
 pub struct Metric {
     /// What it counts.
     pub type_: Type,
-    /// Its own labels.
     pub labels: Vec<String>,
 }
 

@@ -59,11 +59,8 @@ pub const AFFINITY_COOKIE: u64 = cookie(Round(0), Category::Service, 0);
 /// IP protocol of a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
-    /// SCTP.
     Sctp,
 }
 

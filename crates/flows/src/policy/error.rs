@@ -23,7 +23,6 @@ pub enum RuleError {
     Priority {
         /// The rule.
         id: u32,
-        /// Its priority.
         priority: u16,
     },
     /// The table of the rule does not exist.
@@ -31,7 +30,6 @@ pub enum RuleError {
     NoTable {
         /// The rule.
         id: u32,
-        /// The table.
         table: Table,
     },
     /// Members of a rule that is not there.

@@ -24,6 +24,7 @@
 mod clause;
 mod error;
 mod named;
+mod place;
 mod realizer;
 
 use std::{
@@ -80,7 +81,6 @@ impl Peers {
 /// One alternative of what a rule allows or denies. Named ports are resolved: see [`resolve_named_ports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Service {
-    /// The protocol.
     pub protocol: Protocol,
     /// Destination ports; `None` is all.
     pub ports: Option<PortRange>,

@@ -11,9 +11,7 @@ pub enum NamedService {
     Plain(Service),
     /// A container port with this name and protocol.
     Named {
-        /// The protocol.
         protocol: Protocol,
-        /// The name.
         name: Box<str>,
         /// Source ports; `None` is all.
         src_ports: Option<PortRange>,

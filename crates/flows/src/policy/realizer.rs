@@ -5,20 +5,16 @@ use hashbrown::{HashMap, hash_map::EntryRef};
 use openflow::{Action as OfAction, CtState, Flow, FlowKey, Match};
 use smallvec::SmallVec;
 
-use super::{Action, Class, Direction, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause};
+use super::{
+    Action, Class, Direction, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause,
+    place::{Clauses, action_priority, class_table, is_active, match_priority, rule_table},
+};
 use crate::{
     Diff, Entry, Family, Key, Network, Table,
     cookie::Category,
-    feature::priority::{BYPASS, LOW, NORMAL},
+    feature::priority::{BYPASS, NORMAL},
     field,
 };
-
-/// How many ids share a priority in the Kubernetes tables. A flow can't be longer than 64 KiB, 16 bytes per
-/// conjunction, and is sent whole when one rule joins or leaves it. Kubernetes rules only allow, so their
-/// order among themselves means nothing.
-const IDS_PER_PRIORITY: u32 = 1024;
-/// Number of priorities that Kubernetes rules are spread over.
-const PRIORITIES: u32 = 1024;
 
 /// One rule's share in a flow: `conjunction(id, clause/n)`, and how many members of the clause wanted it.
 #[derive(Clone, Copy, Debug)]
@@ -454,63 +450,5 @@ impl Realizer {
         diff.mods.sort_unstable();
         diff.deletes.sort_unstable();
         diff
-    }
-}
-
-/// The numbers of a rule's clauses: from, to, service, those that restrict something.
-#[derive(Clone, Copy, Debug)]
-struct Clauses {
-    pods: u8,
-    peers: Option<u8>,
-    services: Option<u8>,
-    count: u8,
-}
-
-impl Clauses {
-    fn of(rule: &Rule) -> Self {
-        // A conjunction has two clauses at least: a rule for all peers and all services gets one that
-        // matches every packet.
-        let peers = rule.peers != Peers::Any || rule.services.is_empty();
-        let services = !rule.services.is_empty();
-        let count = 1 + u8::from(peers) + u8::from(services);
-        let (pods, peers_at) = match rule.direction {
-            Direction::In => (1 + u8::from(peers), 1),
-            Direction::Out => (1, 2),
-        };
-        Self { pods, peers: peers.then_some(peers_at), services: services.then_some(count), count }
-    }
-}
-
-/// Whether any packet can match the rule.
-fn is_active(rule: &Rule) -> bool {
-    !rule.pods.is_empty() && !rule.peers.is_nobody()
-}
-
-fn rule_table(rule: &Rule) -> Table {
-    class_table(rule.class, rule.direction)
-}
-
-fn class_table(class: Class, direction: Direction) -> Table {
-    match (class, direction) {
-        (Class::K8s, Direction::In) => Table::IngressRule,
-        (Class::K8s, Direction::Out) => Table::EgressRule,
-        (Class::Native { .. }, Direction::In) => Table::AntreaPolicyIngressRule,
-        (Class::Native { .. }, Direction::Out) => Table::AntreaPolicyEgressRule,
-        (Class::Baseline { .. }, Direction::In) => Table::IngressDefaultRule,
-        (Class::Baseline { .. }, Direction::Out) => Table::EgressDefaultRule,
-    }
-}
-
-fn match_priority(rule: &Rule) -> u16 {
-    match rule.class {
-        Class::K8s => NORMAL + (rule.id / IDS_PER_PRIORITY % PRIORITIES) as u16,
-        Class::Native { priority } | Class::Baseline { priority } => priority,
-    }
-}
-
-fn action_priority(rule: &Rule) -> u16 {
-    match rule.class {
-        Class::K8s => LOW,
-        Class::Native { priority } | Class::Baseline { priority } => priority,
     }
 }

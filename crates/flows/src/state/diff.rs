@@ -9,7 +9,6 @@ use super::{Entry, Key};
 /// The way from one state to another. Every entry is in one of the lists at most.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// Entries to add.
     pub adds: Vec<Entry>,
     /// Entries that exist and shall be otherwise. Adding a flow whose match exists replaces it and keeps its
     /// counters (unless it has `reset_counts`), so flows are sent like additions; that also holds when the switch

@@ -5,11 +5,9 @@ use openflow::{Action, Flow, FlowKey, Group, Message, Meter};
 /// One thing that a bridge holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
-    /// A meter.
     Meter(Meter),
     /// A group. Its buckets may name meters, but no other group.
     Group(Group),
-    /// A flow.
     Flow(Flow),
 }
 

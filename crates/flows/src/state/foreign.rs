@@ -7,11 +7,8 @@ use super::{Diff, Key, entry::visit};
 /// What a bridge reports.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Its flows.
     pub flows: Vec<Flow>,
-    /// Its groups.
     pub groups: Vec<Group>,
-    /// Its meters.
     pub meters: Vec<Meter>,
 }
 

@@ -1,5 +1,5 @@
 //! What the tests share: a node with two pods and two peers, and a switch to run its flows.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 pub mod packet;
 pub mod switch;

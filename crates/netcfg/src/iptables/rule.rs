@@ -71,11 +71,9 @@ pub struct Rule {
     pub in_iface: Option<Match<String>>,
     /// Outgoing interface.
     pub out_iface: Option<Match<String>>,
-    /// Protocol.
     pub proto: Option<Match<Proto>>,
     /// Source ports; needs TCP, UDP or SCTP.
     pub src_ports: Option<Match<Ports>>,
-    /// Destination ports.
     pub dst_ports: Option<Match<Ports>>,
     /// ICMP type; needs ICMP or ICMPv6.
     pub icmp: Option<Match<IcmpType>>,
@@ -95,7 +93,6 @@ pub struct Rule {
     pub dst_group: Option<Match<u32>>,
     /// Connection states.
     pub ct_state: Option<Match<BTreeSet<CtState>>>,
-    /// Comment.
     pub comment: Option<String>,
     /// What happens; a rule without a target only counts.
     pub target: Option<Target>,

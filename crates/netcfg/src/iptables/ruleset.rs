@@ -67,7 +67,6 @@ pub struct TableRules {
 /// aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The family.
     pub family: Family,
     /// The tables; one that is absent shall hold nothing of ours.
     pub tables: BTreeMap<Table, TableRules>,

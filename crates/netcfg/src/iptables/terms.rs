@@ -127,11 +127,8 @@ pub struct SetMatch {
 pub enum AddrType {
     /// Of this host.
     Local,
-    /// Unicast.
     Unicast,
-    /// Broadcast.
     Broadcast,
-    /// Multicast.
     Multicast,
 }
 
@@ -187,7 +184,6 @@ pub struct IcmpType {
 /// New address, and port range, of a translated packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NatTo {
-    /// Address.
     pub ip: IpAddr,
     /// Inclusive port range.
     pub ports: Option<(u16, u16)>,

@@ -149,9 +149,7 @@ pub struct VethPair {
 /// How a call names its link. Index and name are equally good; the name is what errors show.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkRef<'a> {
-    /// By index.
     Index(u32),
-    /// By name.
     Name(&'a str),
 }
 

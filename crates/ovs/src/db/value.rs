@@ -32,9 +32,7 @@ pub enum Atom {
     Integer(i64),
     /// 64-bit float; compared by `f64::total_cmp`.
     Real(f64),
-    /// Boolean.
     Boolean(bool),
-    /// String.
     String(Arc<str>),
     /// UUID, mostly of a row.
     Uuid(Uuid),
@@ -201,7 +199,6 @@ impl From<Uuid> for Atom {
 /// Content of a column: a set (a scalar is a set of one) or a map. Elements are sorted and unique.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Datum {
-    /// Set of atoms.
     Set(Vec<Atom>),
     /// Map from atom to atom.
     Map(Vec<(Atom, Atom)>),

@@ -43,7 +43,6 @@ pub enum OfError {
         index: usize,
         /// The message as text.
         message: String,
-        /// The message.
         subject: Box<Message>,
         /// Why not.
         error: String,

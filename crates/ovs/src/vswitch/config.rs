@@ -18,7 +18,6 @@ pub struct OpenVswitchInfo {
     pub iface_types: Vec<String>,
     /// Settings.
     pub other_config: BTreeMap<String, String>,
-    /// External ids.
     pub external_ids: BTreeMap<String, String>,
     /// Configuration number last asked for.
     pub next_cfg: i64,

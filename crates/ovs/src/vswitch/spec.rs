@@ -51,19 +51,15 @@ pub struct BridgeSpec {
 pub struct BridgeInfo {
     /// Row.
     pub uuid: Uuid,
-    /// Name.
     pub name: String,
     /// Datapath id, once ovs-vswitchd made the bridge.
     pub datapath_id: Option<u64>,
-    /// Datapath type.
     pub datapath_type: String,
     /// OpenFlow versions, sorted.
     pub protocols: Vec<String>,
     /// Fail mode, as text.
     pub fail_mode: Option<String>,
-    /// External ids.
     pub external_ids: BTreeMap<String, String>,
-    /// Other configuration.
     pub other_config: BTreeMap<String, String>,
     /// Names of flow tables.
     pub flow_tables: BTreeMap<u8, String>,
@@ -132,7 +128,6 @@ impl fmt::Display for InterfaceKind {
 /// A port with one interface of the same name, as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSpec {
-    /// Bridge.
     pub bridge: String,
     /// Name of port and interface.
     pub name: String,
@@ -157,7 +152,6 @@ pub struct PortSpec {
 pub struct PortInfo {
     /// Row in the `Port` table.
     pub uuid: Uuid,
-    /// Name.
     pub name: String,
     /// OpenFlow port number; `None` while not yet assigned or when the interface failed.
     pub ofport: Option<u32>,

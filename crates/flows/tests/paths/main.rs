@@ -3,9 +3,13 @@
 //!
 //! The host is played by the test: where a packet leaves by the gateway port, the test sends back what the
 //! host's routing and kube-proxy's translation would make of it.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod errors;
+mod kernel;
 
 use std::net::IpAddr;
 
@@ -438,99 +442,6 @@ fn isolated_pods_hear_only_their_node() -> Result<()> {
     Ok(())
 }
 
-fn hex(frame: &[u8]) -> String {
-    frame.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let bytes = parts.concat();
-    let words =
-        bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
-    let sum = words.sum::<u32>();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
-}
-
-fn ip_packet(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u16;
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total = (length + 20).to_be_bytes();
-            let mut header = vec![0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, proto, 0, 0];
-            header.extend([src.octets(), dst.octets()].concat());
-            let sum = checksum(&[&header]);
-            header[10..12].copy_from_slice(&sum);
-            [header, payload.to_vec()].concat()
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let length = length.to_be_bytes();
-            let header = [0x60, 0, 0, 0, length[0], length[1], proto, 64];
-            [&header[..], &src.octets(), &dst.octets(), payload].concat()
-        }
-        _ => panic!("two families"),
-    }
-}
-
-/// "Host unreachable", which `router` sends to p1 through the gateway about a datagram that p1 sent to `dst`.
-fn unreachable(router: IpAddr, dst: IpAddr, sport: u16, dport: u16) -> Vec<u8> {
-    let me = pod(1);
-    let src = me.ips[usize::from(dst.is_ipv6())];
-    let udp: Vec<u8> = [sport, dport, 8, 0].into_iter().flat_map(u16::to_be_bytes).collect();
-    let about = ip_packet(src, dst, 17, &udp);
-    let (kind, proto, ethertype) =
-        if src.is_ipv4() { ([3, 1], 1, [8, 0]) } else { ([1, 3], 58, [0x86, 0xdd]) };
-    let mut icmp = [&kind[..], &[0; 6], &about].concat();
-    let sum = match (router, src) {
-        (IpAddr::V6(router), IpAddr::V6(src)) => {
-            let length = (icmp.len() as u32).to_be_bytes();
-            checksum(&[&router.octets(), &src.octets(), &length, &[0, 0, 0, 58], &icmp])
-        }
-        _ => checksum(&[&icmp]),
-    };
-    icmp[2..4].copy_from_slice(&sum);
-    [&VIRTUAL_MAC.0[..], &gw_mac().0, &ethertype, &ip_packet(router, src, proto, &icmp)].concat()
-}
-
-/// An error about a connection that a pod has reaches it in spite of its isolation, from whichever router; one
-/// about a connection that it has not, and a new connection that a tracker relates to a known one, do not.
-#[test]
-fn errors_reach_isolated_pods_only_about_what_they_have() -> Result<()> {
-    let net = userspace();
-    let mut sw = ready(&net)?;
-    for n in families() {
-        expect(&mut sw, "p1", &Frame::from_pod(1, n.outside, udp(1000, 80)), "gw", gw_mac(), 64);
-    }
-    sw.add_flows(isolation(&net)?)?;
-    for (n, router) in families().into_iter().zip(["203.0.113.9", "2001:db8:9::9"].map(ip)) {
-        let related = unreachable(router, n.outside, 1000, 80);
-        let out = sw.receive_raw("gw", &hex(&related))?;
-        let Some((port, packet, _)) = only(&out) else { panic!("from {router}: {out:?}") };
-        assert_eq!((port, packet.eth_dst), ("p1", pod(1).mac), "{packet}");
-        for (sport, dport) in [(1001, 80), (1000, 81)] {
-            let out = sw.receive_raw("gw", &hex(&unreachable(router, n.outside, sport, dport)))?;
-            assert!(out.is_empty(), "about a connection of nobody: {out:?}");
-        }
-        // Such as a helper of the tracker makes; the userspace tracker has none, so the state is given here.
-        let (family, src, dst) = if router.is_ipv4() {
-            ("tcp", format!("nw_src={}", n.outside), format!("nw_dst={}", n.p1))
-        } else {
-            ("tcp6", format!("ipv6_src={}", n.outside), format!("ipv6_dst={}", n.p1))
-        };
-        let packet = format!(
-            "in_port=gw,{family},dl_src={},dl_dst={VIRTUAL_MAC},{src},{dst},nw_ttl=64,tp_dst=80",
-            gw_mac()
-        );
-        let reaches = |states: &str| -> Result<bool> {
-            let trace = sw.trace(&packet, &[states])?;
-            let actions = trace.lines().rfind(|line| line.starts_with("Datapath actions"));
-            Ok(!actions.unwrap_or_else(|| panic!("{trace}")).ends_with("drop"))
-        };
-        assert!(reaches("trk,rel")? && reaches("trk,est")?, "what the pod has");
-        assert!(!reaches("trk,new,rel")? && !reaches("trk,new")?, "a new connection is policy's to judge");
-    }
-    Ok(())
-}
-
 /// Egress of the sender allowed, ingress of the receiver not: the case in which an early commit leaks.
 #[test]
 fn ingress_drop_after_egress_allow_holds_for_retries() -> Result<()> {
@@ -557,111 +468,5 @@ fn ingress_drop_after_egress_allow_holds_for_retries() -> Result<()> {
     }
     let known = sw.connections()?;
     assert!(known.lines().all(|l| l.contains("labels=0x100000000")), "egress rule 1: {known}");
-    Ok(())
-}
-
-/// On the kernel datapath the host's mark decides.
-#[test]
-fn kernel_probes_go_by_mark() -> Result<()> {
-    let net = network(Datapath::Kernel, TunnelKind::FlowBased);
-    let sw = ready(&net)?;
-    sw.add_flows(isolation(&net)?)?;
-    let probe = "in_port=32769,tcp,dl_src=0a:00:00:00:01:01,dl_dst=0a:00:00:00:01:11,nw_src=10.244.1.1,\
-                 nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64";
-    let out = sw.trace(&format!("{probe},pkt_mark=0x80000000"), &["trk,new"])?;
-    assert!(out.contains("output port is 1\n"), "{out}");
-    for unmarked in ["", ",pkt_mark=0x4000"] {
-        let out = sw.trace(&format!("{probe}{unmarked}"), &["trk,new"])?;
-        assert!(out.trim_end().ends_with("Datapath actions: drop"), "{out}");
-    }
-    // Only the host can mark.
-    let from_pod =
-        probe.replace("in_port=32769", "in_port=2").replace("0a:00:00:00:01:01", "0a:00:00:00:01:12");
-    let from_pod = from_pod.replace("nw_src=10.244.1.1,", "nw_src=10.244.1.12,");
-    let out = sw.trace(&format!("{from_pod},pkt_mark=0x80000000"), &["trk,new"])?;
-    assert!(out.trim_end().ends_with("Datapath actions: drop"), "{out}");
-    Ok(())
-}
-
-/// What a pod sends to itself through a Service comes back from the host with the gateway's address, and with
-/// the mark that it left with. That passes isolation, and nobody else's.
-#[test]
-fn kernel_own_service_passes_isolation() -> Result<()> {
-    let net = network(Datapath::Kernel, TunnelKind::FlowBased);
-    let sw = ready(&net)?;
-    sw.add_flows(isolation(&net)?)?;
-    for n in [1, 2] {
-        let out = sw.trace(
-            &format!(
-                "in_port={n},tcp,dl_src=0a:00:00:00:01:1{n},dl_dst=0a:00:00:00:01:01,nw_src=10.244.1.1{n},\
-                 nw_dst=10.96.0.10,tp_src=1000,tp_dst=80,nw_ttl=64"
-            ),
-            &["trk,new"],
-        )?;
-        assert!(out.contains(&format!("set(skb_mark(0x400{n}0000/0x7fff0000))")), "{out}");
-    }
-    let back = |source: &str, mark: u32| {
-        let packet = format!(
-            "in_port=32769,tcp,dl_src=0a:00:00:00:01:01,dl_dst=0a:00:00:00:01:11,nw_src={source},\
-             nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64,pkt_mark={mark:#x}"
-        );
-        sw.trace(&packet, &["trk,new"])
-    };
-    // Also with what kube-proxy adds.
-    for mark in [0x4001_0000, 0x4001_c000] {
-        let out = back("10.244.1.1", mark)?;
-        assert!(out.contains("output port is 1\n"), "{mark:#x}: {out}");
-    }
-    // Another pod's, one without number, one of somebody else's bits, one from elsewhere.
-    for (source, mark) in [
-        ("10.244.1.1", 0x4002_0000),
-        ("10.244.1.1", 0x4000_0000),
-        ("10.244.1.1", 0x0001_0000),
-        ("10.244.1.12", 0x4001_0000),
-        ("198.51.100.1", 0x4001_0000),
-    ] {
-        let out = back(source, mark)?;
-        assert!(out.trim_end().ends_with("Datapath actions: drop"), "{source} {mark:#x}: {out}");
-    }
-    Ok(())
-}
-
-/// With a tunnel port of OVS's own, the flow says where to.
-#[test]
-fn flow_based_tunnel() -> Result<()> {
-    let net = network(Datapath::Kernel, TunnelKind::FlowBased);
-    let sw = ready(&net)?;
-    let out = sw.trace(
-        "in_port=1,tcp,dl_src=0a:00:00:00:01:11,dl_dst=0a:00:00:00:01:01,nw_src=10.244.1.11,\
-         nw_dst=10.244.2.7,tp_src=1000,tp_dst=80,nw_ttl=64",
-        &["trk,new"],
-    )?;
-    for step in [
-        "set_field:172.30.0.11->tun_src",
-        "set_field:172.30.0.12->tun_dst",
-        "set_field:aa:bb:cc:dd:ee:ff->eth_dst",
-        "dec_ttl",
-        "output port is 32768\n",
-    ] {
-        assert!(out.contains(step), "{step}: {out}");
-    }
-    let from = |sender: &str| {
-        let packet = format!(
-            "in_port=32768,tcp,dl_src=0a:00:00:00:02:01,dl_dst=aa:bb:cc:dd:ee:ff,nw_src=10.244.2.7,\
-             nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64,{sender}"
-        );
-        sw.trace(&packet, &["trk,new"])
-    };
-    // Either address of a peer, and one that is reached without a tunnel.
-    for peer in ["tun_src=172.30.0.12", "tun_ipv6_src=fd30::12", "tun_src=172.30.0.13"] {
-        let out = from(peer)?;
-        assert!(out.contains("output port is 1\n"), "{peer}: {out}");
-    }
-    // Somebody else, the node itself, and a packet that does not say.
-    for stranger in ["tun_src=172.30.0.99", "tun_ipv6_src=fd30::99", "tun_src=172.30.0.11", "tun_src=0.0.0.0"]
-    {
-        let out = from(stranger)?;
-        assert!(out.trim_end().ends_with("Datapath actions: drop"), "{stranger}: {out}");
-    }
     Ok(())
 }
