@@ -1,8 +1,11 @@
 //! Frames of any contents, sent on a pod's own link.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 
 use netcfg::{FrameSocket, MacAddr, Netns};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UnixDatagram;
 
 /// Ethernet type that a packet socket understands as "all" (`ETH_P_ALL`).
 const EVERY: u16 = 3;
@@ -16,6 +19,18 @@ pub async fn open(netns: &str, link: &'static str) -> FrameSocket {
         FrameSocket::open(link, EVERY)
     };
     netns.run(open).await.unwrap().unwrap()
+}
+
+/// Hears every frame that comes in on or goes out of any link of a namespace, also of one that is made later.
+pub async fn listen(netns: &str) -> UnixDatagram {
+    let netns = Netns::open(format!("/run/netns/{netns}")).unwrap();
+    let open = || {
+        let every = Protocol::from(i32::from(EVERY.to_be()));
+        Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(every)).unwrap()
+    };
+    let socket = OwnedFd::from(netns.run(open).await.unwrap());
+    // Only recv(2) is called on it, which is the same for every kind of socket.
+    UnixDatagram::from_std(socket.into()).unwrap()
 }
 
 /// RFC 1071.
