@@ -74,7 +74,7 @@ impl Iptables {
 
     /// Makes our chains and the jumps to them the desired ones. Runs nothing but `iptables-save` if they are.
     ///
-    /// Each table changes at once or not at all, except that missing jumps come last, one by one.
+    /// Each table changes at once or not at all, except that jumps come one by one where nothing else is missing.
     pub async fn apply(&self, desired: &Ruleset) -> Result<Applied> {
         if desired.family != self.family {
             return Err(Error::Invalid {
@@ -103,7 +103,7 @@ impl Iptables {
         }
         self.add_jumps(&plan.jumps).await?;
         debug!(backend = ?self.backend, family = %self.family, %plan, "iptables changed");
-        Ok(Applied { restored, jumps_added: plan.jumps.len() })
+        Ok(Applied { restored, jumps_added: plan.restored_jumps + plan.jumps.len() })
     }
 
     async fn restore(&self, text: &str) -> Result<()> {
@@ -159,8 +159,8 @@ fn add_jumps_here(program: &'static str, family: Family, jumps: &[(Table, Jump)]
         let present = tool.exists(table.name(), from, &text).map_err(failed(what.clone()))?;
         match (present, first) {
             (true, _) => {}
-            (false, true) => tool.insert_unique(table.name(), from, &text, 1).map_err(failed(what))?,
-            (false, false) => tool.append_unique(table.name(), from, &text).map_err(failed(what))?,
+            (false, true) => tool.insert(table.name(), from, &text, 1).map_err(failed(what))?,
+            (false, false) => tool.append(table.name(), from, &text).map_err(failed(what))?,
         }
     }
     Ok(())

@@ -213,6 +213,7 @@ struct TableScript<'a> {
     declare: Vec<&'a str>,
     unlink: Vec<(&'a str, String)>,
     link_first: Vec<&'a Jump>,
+    link_last: Vec<&'a Jump>,
     rules: Vec<(&'a str, &'a [Rule])>,
     delete: Vec<&'a str>,
 }
@@ -239,6 +240,9 @@ impl TableScript<'_> {
                 writeln!(out, "-A {chain} {rule}")?;
             }
         }
+        for jump in &self.link_last {
+            writeln!(out, "-A {} {}", jump.from, jump.rule)?;
+        }
         for chain in &self.delete {
             writeln!(out, "-X {chain}")?;
         }
@@ -251,7 +255,10 @@ impl TableScript<'_> {
 pub struct Plan {
     /// Input for `iptables-restore --noflush`, per table.
     pub restore: BTreeMap<Table, String>,
-    /// Jumps to add afterwards.
+    /// How many missing jumps that input adds.
+    pub restored_jumps: usize,
+    /// Missing jumps of tables that need nothing else: one more look right before they are added costs little there,
+    /// while a first start would run the tools fifty times.
     pub jumps: Vec<(Table, Jump)>,
 }
 
@@ -288,8 +295,14 @@ pub fn plan(saved: &Saved, desired: &Ruleset, prefix: &str) -> Plan {
         let have = saved.tables.get(&table).unwrap_or(&empty);
         let mut script = TableScript::default();
         plan_chains(have, want, prefix, &mut script);
-        plan_jumps(have, want, prefix, &mut script, |jump| plan.jumps.push((table, jump.clone())));
-        if !script.is_empty() {
+        let missing = plan_jumps(have, want, prefix, &mut script);
+        if script.is_empty() {
+            plan.jumps.extend(missing.into_iter().map(|jump| (table, jump.clone())));
+        } else {
+            plan.restored_jumps += missing.len();
+            let (first, last): (Vec<_>, Vec<_>) = missing.into_iter().partition(|jump| jump.first);
+            script.link_first.extend(first);
+            script.link_last = last;
             let mut text = String::new();
             script.write(table, &mut text).expect("writing to a string must succeed");
             plan.restore.insert(table, text);
@@ -326,13 +339,14 @@ fn plan_chains<'a>(
     }
 }
 
+/// Puts the jumps that are not to be there, or not where they are, into the script, and returns those that are missing, in
+/// the order in which to add them.
 fn plan_jumps<'a>(
     have: &'a BTreeMap<String, SavedChain>,
     want: &'a TableRules,
     prefix: &str,
     script: &mut TableScript<'a>,
-    mut missing: impl FnMut(&Jump),
-) {
+) -> Vec<&'a Jump> {
     let mut present: BTreeSet<(&str, &Rule)> = BTreeSet::new();
     for (name, chain) in have.iter().filter(|(_, chain)| chain.builtin) {
         let mut others_before = false;
@@ -359,16 +373,9 @@ fn plan_jumps<'a>(
     }
     // The last one inserted at the head comes first.
     script.link_first.reverse();
-    for jump in want.jumps.iter().rev().filter(|j| j.first) {
-        if !present.contains(&(jump.from.as_str(), &jump.rule)) {
-            missing(jump);
-        }
-    }
-    for jump in want.jumps.iter().filter(|j| !j.first) {
-        if !present.contains(&(jump.from.as_str(), &jump.rule)) {
-            missing(jump);
-        }
-    }
+    let (first, last): (Vec<_>, Vec<_>) = want.jumps.iter().partition(|jump| jump.first);
+    let missing = |jump: &&Jump| !present.contains(&(jump.from.as_str(), &jump.rule));
+    first.into_iter().rev().chain(last).filter(missing).collect()
 }
 
 #[cfg(test)]

@@ -204,6 +204,24 @@ fn desired() -> impl Strategy<Value = Ruleset> {
     })
 }
 
+#[test]
+fn jumps_come_with_the_chains_and_alone_only_where_nothing_else_is_missing() {
+    let mut wanted = Ruleset::new(Family::V4);
+    for (table, from) in [(Table::Filter, "FORWARD"), (Table::Nat, "PREROUTING")] {
+        wanted.rule(table, "ANTREA-B", Rule::new(Target::Accept));
+        wanted.jump(table, from, "ANTREA-B", "ours");
+    }
+    let mut kernel = Kernel::new();
+    let first = plan(&kernel.saved(), &wanted, "ANTREA-");
+    assert_eq!((first.restored_jumps, first.jumps.len()), (2, 0));
+    kernel.run(&first);
+
+    let forward = kernel.0.get_mut(&Table::Filter).and_then(|table| table.get_mut("FORWARD")).unwrap();
+    forward.rules.clear();
+    let repair = plan(&kernel.saved(), &wanted, "ANTREA-");
+    assert_eq!((repair.restore.len(), repair.jumps.len()), (0, 1), "{repair}");
+}
+
 proptest! {
     #[test]
     fn any_state_leads_to_any_other(states in prop::collection::vec(desired(), 1..5), noise in any::<bool>()) {
