@@ -8,8 +8,7 @@ packages=(
 	ip:iproute2 ipset:ipset iperf3:iperf3 iptables:iptables jq:jq make:make mmdebstrap:mmdebstrap
 	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl patchelf:patchelf
 	ping:iputils-ping ps:procps runc:runc shellcheck:shellcheck socat:socat tcpdump:tcpdump
-	qemu-system-x86_64:qemu-system-x86 mksquashfs:squashfs-tools cpio:cpio busybox:busybox-static kmod:kmod
-	xz:xz-utils promtool:prometheus
+	bc:bc bison:bison flex:flex mksquashfs:squashfs-tools busybox:busybox-static xz:xz-utils promtool:prometheus
 )
 
 install() {

@@ -1,11 +1,9 @@
 #!/bin/bash
-# The node suite on Open vSwitch's kernel datapath: in a Debian kernel, which qemu runs in software where
-# the host has no such module. All tests, with those that can run nowhere else, unless arguments select some, as
-# for any test binary.
+# The node suite on Open vSwitch's kernel datapath, in a kernel of its own (guest.sh). All tests, with those that can run
+# nowhere else, unless arguments select some, as for any test binary.
 #   kernel-suite.sh NODE_SUITE_BINARY [TEST...]
 . "$(dirname "$0")/lib.sh"
 
-export KVMTEST_CACHE=${KVMTEST_CACHE:-$CACHE/kvmtest} KVMTEST_DEBIAN=$DEBIAN
 suite=$1
 shift
 stage=$(mktemp -d "${TMPDIR:-/tmp}/antrea-kernel.XXXXXX")
@@ -23,16 +21,14 @@ churn=10 orders=4
 [[ -z ${FULL:-} ]] || churn=1000 orders=48
 cat >"$stage/run" <<END
 #!/bin/bash
-modprobe -a tun openvswitch geneve vxlan ip_gre vport-geneve vport-vxlan vport-gre xt_set ip_set_hash_net ip_vs ip_vs_rr dummy
-mkdir -p /run/netns
 cd /tmp
-# The shared folder is read anew by every process that starts from it.
+# Every page of the shared folder is a question to the host.
 cp -r $stage bin
 export ANTREA_BIN=/tmp/bin ANTREA_CNI_PLUGINS=/tmp/bin/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
-# A machine in software takes its time: the same tests, with smaller numbers where they repeat.
+# One processor, and each of a program's pages comes by a system call of the host: the same tests, with smaller numbers
+# where they repeat.
 export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$orders
 exec bin/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
-# What runs beside steps back: a machine in software that waits for a core misses what its tests wait for.
-KVMTEST_NICE=0 "$REPO/hack/kvmtest" -v -t "${KVMTEST_LIMIT:-3600}" -m 1500 -d "$stage" -- ./run "$@"
+"$REPO/hack/guest.sh" -t "${GUEST_LIMIT:-3600}" -m 2000 -d "$stage" -- ./run "$@"

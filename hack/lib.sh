@@ -16,7 +16,7 @@ GO_CACHE=$CACHE/go
 [[ ! -x $GO_CACHE/bin/go ]] || PATH=$GO_CACHE/bin:$PATH
 
 KUBERNETES_VERSION=v1.34.4
-# Of images and virtual machine, and of Open vSwitch wherever it runs.
+# Of images and the guest of kernel tests, and of Open vSwitch wherever it runs.
 DEBIAN=trixie
 OVS_MINIMUM=3.1.3
 NODES=${NODES:-2}

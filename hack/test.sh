@@ -5,7 +5,7 @@
 #   unit      every crate: unit, property, golden, generated files, licences and sources of dependencies; real Open
 #             vSwitch; root tests in namespaces of their own
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    what differs on the kernel datapath, in a virtual machine; runs beside check, unit and node
+#   kernel    what differs on the kernel datapath, in a kernel that is a process; runs beside check, unit and node
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
 #   deny, ui, fuzz, bench   only in test-all: cargo-deny, Octant itself with its plugin, Headlamp's plugin in a browser,
 #             each fuzz target for ten minutes, all measurements
@@ -48,6 +48,7 @@ stage_tools() {
 		hack/images.sh base
 	fi
 	if wants check; then hack/tools.sh dashboards; fi
+	if wants kernel; then hack/guest.sh -b; fi
 }
 
 stage_build() { cargo build --locked "${CI_BUILD[@]}" "${CI_TARGETS[@]}"; }
@@ -95,7 +96,7 @@ stage_node() {
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) "$(test_program node)" --test-threads=1 --nocapture
 }
 
-# Tests whose answer depends on the datapath. The others would only be the same again, four times as slow.
+# Tests whose answer depends on the datapath. The others would only be the same again.
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap connectivity::hybrid connectivity::no_encap datapath::auto
 	datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fragments:: hairpin:: handover:: hostnet::what ipvs::
@@ -105,7 +106,7 @@ KERNEL_TESTS=(
 
 stage_kernel() {
 	local tests=("${KERNEL_TESTS[@]}")
-	# Ten thousands of probes and handshakes on time are nothing for a machine in software.
+	# Ten thousands of probes and handshakes on time are nothing for one processor.
 	[[ -z $FULL ]] || tests=(--skip random:: --skip hostile::)
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
 }
@@ -240,7 +241,7 @@ if wants check unit node kernel cluster ui; then
 	export ANTREA_BIN ANTREA_RELEASE=$ANTREA_BIN
 fi
 [[ -z $FULL ]] || unset ANTREA_RELEASE
-# The virtual machine has one core. What it needs of the tools is made by then, or made once by whoever is first.
+# The guest has one processor. What it needs of the tools is made by then, or made once by whoever is first.
 if wants kernel; then start kernel; fi
 if wants check; then run check; fi
 if wants unit; then run unit; fi
