@@ -4,8 +4,8 @@
 #   check     formatting, lints, boards and alerts by the tools of those who read them, Headlamp's plugin but for its pages
 #   unit      every crate: unit, property, golden, generated files, licences and sources of dependencies; real Open
 #             vSwitch; root tests in namespaces of their own
-#   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath)
-#   kernel    what differs on the kernel datapath, in a kernel that is a process; runs beside check, unit and node
+#   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath); runs beside check and unit
+#   kernel    what differs on the kernel datapath, in a kernel that is a process; runs beside them, too
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
 #   deny, ui, fuzz, bench   only in test-all: cargo-deny, Octant itself with its plugin, Headlamp's plugin in a browser,
 #             each fuzz target for ten minutes, all measurements
@@ -63,8 +63,8 @@ no_warnings() {
 	[[ -z $warnings ]] || die "$warnings"
 }
 
-# The cheapest first: what stops most changes is told within seconds. This and the next step back behind the virtual
-# machine.
+# The cheapest first: what stops most changes is told within seconds. This and the next step back behind what runs beside
+# them and has to answer in time.
 stage_check() {
 	renice -n 10 "$BASHPID" >/dev/null
 	cargo fmt --all --check
@@ -241,12 +241,13 @@ if wants check unit node kernel cluster ui; then
 	export ANTREA_BIN ANTREA_RELEASE=$ANTREA_BIN
 fi
 [[ -z $FULL ]] || unset ANTREA_RELEASE
-# The guest has one processor. What it needs of the tools is made by then, or made once by whoever is first.
+# The guest has one processor, and nodes mostly wait. What they need of the tools is made by then, or made once by whoever
+# is first.
 if wants kernel; then start kernel; fi
+if wants node; then start node; fi
 if wants check; then run check; fi
 if wants unit; then run unit; fi
-# It mostly waits, so a core is enough for it.
-if wants node; then run node; fi
+finished node
 finished kernel
 finished tools
 # From here on times matter: nothing else runs.
