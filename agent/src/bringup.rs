@@ -24,11 +24,12 @@ use crate::host::transport;
 use crate::host::tunnel_guard::Outer;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::ovs::connections::Connections;
+use crate::ovs::links::POD_LINK_GROUP;
 use crate::peers::wiring::{Peer, Underlay};
 use crate::pods::attach::{Call, netns_path};
 use crate::pods::interfaces::{InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
-use crate::pods::network::{NodeNetwork, NodeParts, POD_LINK_GROUP};
+use crate::pods::network::{NodeNetwork, NodeParts};
 use crate::pods::rows;
 use crate::policy::{PolicyHandle, Site};
 use crate::status::facts::{NetworkFacts, Reporter};
@@ -221,7 +222,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.
-        let (owner, flows) = dataplane.pod(&pod);
+        let (owner, flows) = pod.flows(dataplane.network());
         if let Err(error) = dataplane.set(owner, flows).await {
             tracing::error!(pod = pod.pod_name, namespace = pod.pod_namespace, %error, "cannot install");
         }

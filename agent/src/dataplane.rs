@@ -28,7 +28,6 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
 use self::packets::Packets;
-use crate::pods::interfaces::PodInterface;
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
 
@@ -159,23 +158,6 @@ impl Dataplane {
         self.apply(Batch::default().require(owner, change)).await.map(drop)
     }
 
-    /// Owner and flows of a pod.
-    pub fn pod(&self, pod: &PodInterface) -> (Owner, Change) {
-        let flows = antrea_flows::pod(
-            &self.network,
-            &antrea_flows::PodInterface { ofport: pod.ofport, mac: pod.mac.into(), ips: pod.ips.clone() },
-        );
-        (pod_owner(&pod.container_id, &pod.ifname), Change::flows(flows))
-    }
-
-    /// Removes a pod's flows.
-    ///
-    /// # Errors
-    /// As for [`Self::set`].
-    pub async fn remove_pod(&self, container_id: &str, ifname: &str) -> Result<(), DataplaneError> {
-        self.set(pod_owner(container_id, ifname), Change::nothing()).await
-    }
-
     /// Who has something on the bridge, or should have.
     ///
     /// # Errors
@@ -217,10 +199,6 @@ impl Dataplane {
         self.requests.send(make(reply)).await.map_err(|_| DataplaneError::Closed)?;
         answer.await.map_err(|_| DataplaneError::Closed)?
     }
-}
-
-fn pod_owner(container_id: &str, ifname: &str) -> Owner {
-    Owner::Pod(format!("{container_id}/{ifname}").into())
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl Agent {
             moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),
             () = addresses => Ok(()),
-            () = restore::follow(&wired.network) => Ok(()),
+            () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,
             never = self_test => match never {},

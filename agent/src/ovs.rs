@@ -4,6 +4,8 @@ pub mod audit;
 pub mod bridge;
 pub mod connections;
 pub mod conntrack;
+pub mod ids;
+pub mod links;
 pub mod restore;
 pub mod selftest;
 pub mod version;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use netcfg::{Link, Route, RoutingRule};
 
 use super::Remains;
-use crate::pods::network::POD_LINK_GROUP;
+use crate::ovs::links::POD_LINK_GROUP;
 
 /// The kernel's datapath as `ovs-dpctl` names it, and its own link.
 const DATAPATH: &str = "system@ovs-system";

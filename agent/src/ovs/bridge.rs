@@ -13,8 +13,8 @@ use ovs::Vswitch;
 use ovs::vswitch::{BridgeSpec, FailMode, InterfaceKind, OpenVswitchInfo, PortSpec};
 
 use crate::config::{AgentConfig, DatapathChoice, EncapMode, TunnelType};
-use crate::pods::interfaces::{TYPE_GATEWAY, TYPE_TUNNEL, key};
-use crate::pods::network::{POD_LINK_GROUP, quiet_link};
+use crate::ovs::ids::{TYPE_GATEWAY, TYPE_TUNNEL, key};
+use crate::ovs::links::{POD_LINK_GROUP, quiet_link};
 
 /// Name of the tunnel port.
 pub const TUNNEL_PORT: &str = "antrea-tun0";

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
+use ovs::Vswitch;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::pods::network::NodeNetwork;
+use crate::dataplane::Dataplane;
 
 /// Key of `other_config`.
 pub const FLOW_RESTORE_WAIT: &str = "flow-restore-wait";
@@ -17,12 +18,12 @@ pub const FLOW_RESTORE_WAIT: &str = "flow-restore-wait";
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Follows OVSDB until its session ends.
-pub async fn follow(network: &NodeNetwork) {
-    let mut changes = network.vswitch.subscribe();
+pub async fn follow(vswitch: &Vswitch, dataplane: &Dataplane) {
+    let mut changes = vswitch.subscribe();
     loop {
-        let info = network.vswitch.open_vswitch_info();
+        let info = vswitch.open_vswitch_info();
         if info.is_some_and(|info| info.other_config.get(FLOW_RESTORE_WAIT).is_some_and(|v| v == "true")) {
-            if release(network).await {
+            if release(vswitch, dataplane).await {
                 tracing::info!("ovs-vswitchd was started anew and has its flows: it forwards");
             } else {
                 tokio::time::sleep(RETRY).await;
@@ -35,12 +36,12 @@ pub async fn follow(network: &NodeNetwork) {
     }
 }
 
-async fn release(network: &NodeNetwork) -> bool {
-    if let Err(error) = network.dataplane.verify().await {
+async fn release(vswitch: &Vswitch, dataplane: &Dataplane) -> bool {
+    if let Err(error) = dataplane.verify().await {
         tracing::debug!(%error, "flows are not in the bridge yet");
         return false;
     }
-    if let Err(error) = network.vswitch.remove_other_config(FLOW_RESTORE_WAIT).await {
+    if let Err(error) = vswitch.remove_other_config(FLOW_RESTORE_WAIT).await {
         tracing::debug!(%error, "cannot let ovs-vswitchd forward yet");
         return false;
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_api::cni::ErrorCode;
+use antrea_flows::Change;
 use antrea_runtime::{trace, trace_child};
 use ipnet::IpNet;
 use netcfg::nl::link::VethSpec;
@@ -25,9 +26,10 @@ use super::naming::{self, PodArgs};
 use super::ownership;
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
 use crate::host::subnet::{gateway_net, gateway_of};
+use crate::ovs::links::{POD_LINK_GROUP, quiet_link};
 use crate::pods::claims::Claim;
-use crate::pods::interfaces::{AttachmentKey, PodInterface};
-use crate::pods::network::{NodeNetwork, POD_LINK_GROUP, quiet_link};
+use crate::pods::interfaces::{self, AttachmentKey, PodInterface};
+use crate::pods::network::NodeNetwork;
 use crate::policy::{PodName, Prepared};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
@@ -244,7 +246,8 @@ async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), At
 
 /// Installs the flows of policies that select the pod and its own, in one transaction.
 async fn install(node: &NodeNetwork, interface: &PodInterface) -> Result<Prepared, AttachError> {
-    let installing = node.policy.install_pod(interface.local_pod(), node.dataplane.pod(interface));
+    let installing =
+        node.policy.install_pod(interface.local_pod(), interface.flows(node.dataplane.network()));
     trace::step(trace_child!("openflow.install"), installing).await.map_err(configure)
 }
 
@@ -403,7 +406,8 @@ async fn undo(node: &NodeNetwork, call: &Call, step: &Done) -> Result<(), Attach
     let host_ifname = host_ifname(node, call);
     match step {
         Done::Flows => {
-            let removing = node.dataplane.remove_pod(&call.container_id, &call.ifname);
+            let removing =
+                node.dataplane.set(interfaces::owner(&call.container_id, &call.ifname), Change::nothing());
             trace::step(trace_child!("openflow.remove"), removing).await.map_err(configure)
         }
         Done::Port => {

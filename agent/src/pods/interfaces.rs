@@ -8,39 +8,11 @@ use std::net::IpAddr;
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_enforce::pods::LocalPod;
+use antrea_flows::{Change, Network, Owner};
 use netcfg::MacAddr;
 use ovs::vswitch::PortSpec;
 
-/// `external_ids` keys, upstream's names.
-pub mod key {
-    /// Role of a port: `gateway`, `container`, `tunnel` …
-    pub const TYPE: &str = "antrea-type";
-    /// Container (sandbox) id.
-    pub const CONTAINER_ID: &str = "container-id";
-    /// Comma separated addresses.
-    pub const IP_ADDRESS: &str = "ip-address";
-    /// MAC of the container's end.
-    pub const ATTACHED_MAC: &str = "attached-mac";
-    /// Pod name.
-    pub const POD_NAME: &str = "pod-name";
-    /// Pod namespace.
-    pub const POD_NAMESPACE: &str = "pod-namespace";
-    /// Pod UID, where the runtime told it.
-    pub const POD_UID: &str = "pod-uid";
-    /// Link name in the container, where it is not `eth0`.
-    pub const IF_DEV: &str = "if-dev";
-    /// Path of the container's network namespace.
-    pub const NETNS: &str = "net-ns";
-    /// Which of its traffic policy isolates: `ingress`, `egress` or both, separated by a comma; absent where none does.
-    pub const ISOLATED: &str = "antrea-isolated";
-}
-
-/// Value of [`key::TYPE`] for a pod's port.
-pub const TYPE_CONTAINER: &str = "container";
-/// Value of [`key::TYPE`] for the gateway.
-pub const TYPE_GATEWAY: &str = "gateway";
-/// Value of [`key::TYPE`] for the tunnel.
-pub const TYPE_TUNNEL: &str = "tunnel";
+use crate::ovs::ids::{TYPE_CONTAINER, key};
 
 /// One attachment of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +44,11 @@ pub struct Malformed {
     pub key: &'static str,
 }
 
+/// The owner of a pod's flows.
+pub fn owner(container_id: &str, ifname: &str) -> Owner {
+    Owner::Pod(format!("{container_id}/{ifname}").into())
+}
+
 impl PodInterface {
     /// As policy sees it.
     pub fn local_pod(&self) -> LocalPod {
@@ -83,6 +60,13 @@ impl PodInterface {
             uid: self.pod_uid.clone(),
             attachment: (self.container_id.clone(), self.ifname.clone()),
         }
+    }
+
+    /// Who wants its flows on the bridge, and which.
+    pub fn flows(&self, network: &Network) -> (Owner, Change) {
+        let port =
+            antrea_flows::PodInterface { ofport: self.ofport, mac: self.mac.into(), ips: self.ips.clone() };
+        (owner(&self.container_id, &self.ifname), Change::flows(antrea_flows::pod(network, &port)))
     }
 
     /// `external_ids` for the port.
@@ -235,7 +219,7 @@ mod tests {
 
     #[test]
     fn other_roles_are_no_pods_and_gaps_are_named() {
-        let ids = BTreeMap::from([(key::TYPE.to_owned(), TYPE_GATEWAY.to_owned())]);
+        let ids = BTreeMap::from([(key::TYPE.to_owned(), crate::ovs::ids::TYPE_GATEWAY.to_owned())]);
         assert_eq!(PodInterface::from_port("antrea-gw0", 1, &ids), Ok(None));
         for key in [key::CONTAINER_ID, key::IP_ADDRESS, key::ATTACHED_MAC, key::POD_NAME] {
             let mut ids = sample().external_ids();

@@ -3,8 +3,9 @@
 use ovs::vswitch::VswitchError;
 
 use super::attach::Call;
+use crate::ovs::links::POD_LINK_GROUP;
 use crate::pods::interfaces::attachment_of;
-use crate::pods::network::{NodeNetwork, POD_LINK_GROUP};
+use crate::pods::network::NodeNetwork;
 
 /// Whether the port of that name, if there is one, is another attachment's or none of the agent's.
 pub(super) fn is_foreign_port(node: &NodeNetwork, call: &Call, name: &str) -> bool {

@@ -11,8 +11,9 @@ use antrea_enforce::isolation::{Isolated, Isolation};
 use ovs::vswitch::PortInfo;
 use tokio::time::sleep;
 
-use super::interfaces::{attachment_of, key};
+use super::interfaces::attachment_of;
 use super::network::NodeNetwork;
+use crate::ovs::ids::key;
 
 /// Pause before what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);

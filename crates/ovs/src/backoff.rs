@@ -1,4 +1,7 @@
 //! Exponential back-off with jitter.
+//!
+//! `crates/runtime` has one for remote ends, which takes a quarter off at most. This one's end is on the same host and one
+//! process: it tries soon, and does without all that a daemon needs, as this crate does.
 
 use std::time::Duration;
 

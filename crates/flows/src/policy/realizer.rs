@@ -251,6 +251,7 @@ impl Realizer {
         }
     }
 
+    /// Costs what the change costs, and not what the rule is: a group of thousands gains one member with one flow.
     fn change_members(&mut self, mut rule: Rule, change: MemberChange) -> Rule {
         let was_active = is_active(&rule);
         let mut gone_pods = Vec::new();
@@ -276,7 +277,9 @@ impl Realizer {
         }
         match (was_active, is_active(&rule)) {
             (false, false) => {}
+            // Isolating its pods was all that it did; now there is somebody at both ends.
             (false, true) => self.act(&rule, true),
+            // All that it did goes, which has to be what was put there: of the rule as it was before the change.
             (true, false) => {
                 let mut old = rule.clone();
                 for (ofport, _) in &new_pods {

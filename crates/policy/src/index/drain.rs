@@ -64,6 +64,8 @@ impl Index {
     /// Computes how the spans of sets changed and marks what shares them. Returns the sets that got a change.
     fn spread_span_changes(&mut self, dirty: &[Id]) -> Vec<Id> {
         let mut changed = Vec::new();
+        // First the sets of one group: they have the group's nodes and note no toggles of their own, so that the change of
+        // nodes is worked out here, once, for all policies that apply to that group alone.
         for i in 0..self.dirty_groups.len() {
             let group = self.dirty_groups[i];
             let Some(applied_to) = &mut self.groups[group].applied_to else { continue };
@@ -81,6 +83,7 @@ impl Index {
                 changed.push(set);
             }
         }
+        // Then the sets of several groups, which count for themselves: a node that one group lost another may still have.
         for set in dirty.iter().copied() {
             let Some(record) = self.sets.get(set) else { continue };
             if let Some(own) = &record.own {
@@ -95,6 +98,8 @@ impl Index {
             record.sent = true;
             record.dirty = false;
         }
+        // Whoever shares a set's nodes shares the change, and has to be told of it. AddressGroups that count have heard of each
+        // toggle when it came.
         for set in &changed {
             for i in 0..self.sets[*set].policies.len() {
                 self.mark_policy(self.sets[*set].policies[i]);

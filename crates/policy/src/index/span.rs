@@ -189,8 +189,11 @@ impl Index {
             address.links[at].1 += 1;
             return;
         }
+        // Before the link is there: what was sent follows from the links that there were.
         self.keep_address_span(group);
         let others = self.address_links(group).len();
+        // A group of one set has that set's nodes, and counts none itself: most groups are of one. With the second
+        // it begins to, from what the first has by now.
         if others == 1 {
             let other = self.address_links(group)[0].0;
             let mut own = Counts::default();
@@ -222,6 +225,7 @@ impl Index {
         self.count_link(group, set, Counts::sub);
         if let Some(address) = &mut self.groups[group].address {
             address.links.remove(at);
+            // Back to the nodes of the set that is left, which are the same.
             if address.links.len() < 2 {
                 address.own = None;
             }

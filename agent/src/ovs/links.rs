@@ -1,0 +1,70 @@
+//! What the links that the agent makes have in common.
+
+use netcfg::Netlink;
+use netcfg::sysctl::{Sysctl, Tree};
+
+/// Device group of every link that this agent makes: what carries it and is no port of the bridge is
+/// left over. It also marks the links whose packets only OVS may handle.
+pub const POD_LINK_GROUP: u32 = 0xa27e;
+
+/// Keeps the host's own stack away from a link of ours: a raw-table rule drops what comes from
+/// [`POD_LINK_GROUP`], and these settings keep ARP and IPv6 discovery silent. In the userspace datapath
+/// OVS reads the link through a packet socket, and the stack would see every packet too; in the kernel's
+/// it would route, past all policy, what a pod sends before its link has become a port.
+///
+/// # Errors
+/// The setting cannot be written.
+pub async fn quiet_link(
+    netlink: &Netlink,
+    sysctls: &Tree,
+    link: &str,
+) -> netcfg::Result<(), netcfg::NetcfgErrors> {
+    sysctls.ensure(netlink.netns(), quiet_settings(sysctls, link)?).await.map(drop)
+}
+
+/// The settings of [`quiet_link`].
+///
+/// # Errors
+/// The link's name cannot be part of a setting.
+pub fn quiet_settings(sysctls: &Tree, link: &str) -> netcfg::Result<Vec<(Sysctl, &'static str)>> {
+    // 8: answer no ARP request, whatever address it asks for (Documentation/networking/ip-sysctl).
+    let mut settings = vec![(Sysctl::arp_ignore(link)?, "8")];
+    // A kernel without IPv6 (ipv6.disable=1) has nothing to be kept silent.
+    if sysctls.has_ipv6() {
+        settings.push((Sysctl::disable_ipv6(link)?, "1"));
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use netcfg::VethSpec;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_quiet_link_answers_nothing() {
+        let space = netcfg::Netns::unshare().await.unwrap();
+        let netlink = space.spawn_netlink().await.unwrap();
+        let pair = VethSpec {
+            host_name: "quiet",
+            host_mac: None,
+            host_mtu: 0,
+            host_group: None,
+            peer_name: "other",
+            peer_mac: None,
+            peer_mtu: 0,
+            peer_ns: &space,
+        };
+        netlink.create_veth(&pair).await.unwrap();
+        quiet_link(&netlink, &Tree::default(), "quiet").await.unwrap();
+        let read = async |link: &str| {
+            let files = [format!("ipv4/conf/{link}/arp_ignore"), format!("ipv6/conf/{link}/disable_ipv6")];
+            let read =
+                move || files.map(|file| std::fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap());
+            space.run(read).await.unwrap().map(|text| text.trim().to_owned())
+        };
+        assert_eq!(read("quiet").await, ["8", "1"]);
+        assert_eq!(read("other").await, ["0", "0"], "another link is as the kernel made it");
+    }
+}
