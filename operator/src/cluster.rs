@@ -129,7 +129,6 @@ fn tolerates(toleration: &Toleration, (key, value, effect): &(String, String, To
 /// A Node that shall run an agent, with what is known of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentNode {
-    /// Name of the Node.
     pub name: String,
     /// Whether its kubelet has been heard of lately.
     pub reachable: bool,

@@ -65,7 +65,6 @@ pub struct Lab {
 /// A pod.
 #[derive(Clone, Debug)]
 pub struct Pod {
-    /// Pod name.
     pub name: String,
     pub container_id: String,
     /// Name of its network namespace.

@@ -14,7 +14,6 @@ pub const PATH: &str = "/podselection";
 pub struct PodQuery {
     /// The node that asks.
     pub node: String,
-    /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,

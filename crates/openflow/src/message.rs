@@ -115,7 +115,6 @@ pub struct ErrorMsg {
     pub experimenter: u32,
     /// Error type; 0xffff for an experimenter's, whose number is then in [`ErrorMsg::code`].
     pub kind: u16,
-    /// Error code.
     pub code: u16,
     /// The beginning of the failed request, at least 64 bytes unless it was shorter.
     pub data: Bytes,
@@ -159,7 +158,6 @@ pub struct PacketIn {
     pub table: u8,
     /// Cookie of the flow; all ones without one.
     pub cookie: u64,
-    /// Metadata of the packet.
     pub metadata: Match,
     /// The packet, perhaps cut.
     pub packet: Bytes,
@@ -210,13 +208,9 @@ pub struct PacketOut {
 /// `OFPT_FLOW_REMOVED`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRemoved {
-    /// Table of the flow.
     pub table: u8,
-    /// Priority of the flow.
     pub priority: u16,
-    /// Match of the flow.
     pub matches: Match,
-    /// Cookie of the flow.
     pub cookie: u64,
     /// Why.
     pub reason: FlowRemovedReason,

@@ -220,7 +220,6 @@ pub struct PortStats {
 /// Counters of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStats {
-    /// Group.
     pub id: u32,
     /// Flows and groups that use it.
     pub ref_count: u32,
@@ -235,7 +234,6 @@ pub struct GroupStats {
 /// Counters of a meter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeterStats {
-    /// Meter.
     pub id: u32,
     /// Flows that use it.
     pub flow_count: u32,

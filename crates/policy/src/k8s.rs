@@ -186,7 +186,6 @@ pub struct NetworkPolicyPeer {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct IpBlock {
-    /// The block.
     pub cidr: Box<str>,
     /// Parts of it that are not meant.
     #[serde(deserialize_with = "null_default")]

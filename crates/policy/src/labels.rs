@@ -71,7 +71,6 @@ pub struct LabelSelector {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default)]
 pub struct LabelSelectorRequirement {
-    /// The label key.
     pub key: Box<str>,
     /// `In`, `NotIn`, `Exists` or `DoesNotExist`; anything else is reported when the selector is checked.
     pub operator: Box<str>,

@@ -8,36 +8,19 @@ pub enum RuleError {
     ReservedId,
     /// Kubernetes rules can only allow.
     #[error("rule {id} of a Kubernetes policy does not allow")]
-    NotAllow {
-        /// The rule.
-        id: u32,
-    },
+    NotAllow { id: u32 },
     /// Baseline rules have nothing to pass to.
     #[error("rule {id} of the baseline tier passes, but nothing comes after it")]
-    NothingToPassTo {
-        /// The rule.
-        id: u32,
-    },
+    NothingToPassTo { id: u32 },
     /// The priority is outside the range of the rule's class.
     #[error("rule {id} has OpenFlow priority {priority}, which its class does not have")]
-    Priority {
-        /// The rule.
-        id: u32,
-        priority: u16,
-    },
+    Priority { id: u32, priority: u16 },
     /// The table of the rule does not exist.
     #[error("rule {id} needs table {}, which is not enabled", .table.name())]
-    NoTable {
-        /// The rule.
-        id: u32,
-        table: Table,
-    },
+    NoTable { id: u32, table: Table },
     /// Members of a rule that is not there.
     #[error("rule {id} is not known")]
-    Unknown {
-        /// The rule.
-        id: u32,
-    },
+    Unknown { id: u32 },
 }
 
 impl RuleError {

@@ -148,7 +148,6 @@ pub enum RuleChange {
     Upsert(Rule),
     /// Removes the rule, if it is there.
     Remove(u32),
-    /// Changes members of a rule.
     Members(u32, MemberChange),
     /// Moves a rule in the order of evaluation.
     Class(u32, Class),

@@ -116,7 +116,6 @@ pub enum SetDir {
 /// Membership in an ipset.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetMatch {
-    /// Name of the set.
     pub name: String,
     /// One direction per dimension.
     pub dirs: Vec<SetDir>,
@@ -175,7 +174,6 @@ impl CtState {
 /// ICMP or ICMPv6 type and code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IcmpType {
-    /// Type.
     pub kind: u8,
     /// Code; any if not given.
     pub code: Option<u8>,

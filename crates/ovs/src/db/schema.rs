@@ -78,7 +78,6 @@ impl From<&Kind> for ColumnType {
 /// Columns of one table that are held in the cache, in a fixed order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSchema {
-    /// Table name.
     pub name: Arc<str>,
     columns: Vec<(Arc<str>, ColumnType)>,
     by_name: HashMap<Arc<str>, usize>,

@@ -10,7 +10,6 @@ use super::{Atom, Datum, OpError, OvsdbError};
 /// A row: one in the database, or one that the same transaction inserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowId {
-    /// Existing row.
     Existing(Uuid),
     /// Row inserted by this transaction, by its name in it and the position of the insert.
     Inserted(Arc<str>, usize),

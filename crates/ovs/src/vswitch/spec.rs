@@ -161,7 +161,6 @@ pub struct PortInfo {
     pub kind: InterfaceKind,
     /// Interface options.
     pub options: BTreeMap<String, String>,
-    /// External ids of the port.
     pub external_ids: BTreeMap<String, String>,
     /// Why the interface is unusable.
     pub error: Option<String>,
