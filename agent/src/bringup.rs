@@ -107,7 +107,9 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     let info = vswitch
         .open_vswitch_info()
         .ok_or_else(|| BringUpError::new("OVSDBUninitialised", "OVSDB holds no Open_vSwitch row"))?;
-    let capabilities = bridge::capabilities(bridge::kernel_has_datapath(), &info);
+    let kernel = bridge::kernel_has_datapath().await;
+    let kernel = kernel.map_err(|error| BringUpError::new("KernelDatapathUnknown", error.to_string()))?;
+    let capabilities = bridge::capabilities(kernel, &info);
     inputs.reporter.update(|facts| facts.capabilities = Some(capabilities.clone()));
     let version = info.ovs_version.clone().unwrap_or_default();
     inputs.reporter.update(|facts| facts.ovs_version = version);

@@ -43,7 +43,8 @@ pub enum Datapath {
 impl Datapath {
     /// What this machine has, as `Auto` would choose.
     pub fn here() -> Self {
-        if Path::new("/sys/module/openvswitch").exists() { Self::System } else { Self::Userspace }
+        let kernel = netcfg::kernel_has_family("ovs_datapath").unwrap();
+        if kernel { Self::System } else { Self::Userspace }
     }
 }
 

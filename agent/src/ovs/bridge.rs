@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use antrea_crds::Capabilities;
@@ -61,9 +60,22 @@ impl Datapath {
     }
 }
 
-/// Whether the running kernel has OVS's datapath, as a module that is loaded or built in.
-pub fn kernel_has_datapath() -> bool {
-    Path::new("/sys/module/openvswitch").exists()
+/// The datapath's family of generic netlink (openvswitch.h): the same way in as ovs-vswitchd's.
+const DATAPATH_FAMILY: &str = "ovs_datapath";
+
+/// Whether the running kernel has OVS's datapath, as a module that is loaded or can be, or built in.
+///
+/// # Errors
+/// The kernel does not say. That is no "no": the other datapath would be chosen, and connections end.
+pub async fn kernel_has_datapath() -> netcfg::Result<bool> {
+    // A module may be loaded for the answer.
+    let asked = tokio::task::spawn_blocking(|| netcfg::kernel_has_family(DATAPATH_FAMILY)).await;
+    asked.unwrap_or_else(|stopped| {
+        Err(netcfg::Error::Io {
+            what: format!("ask for {DATAPATH_FAMILY}"),
+            error: std::io::Error::other(stopped),
+        })
+    })
 }
 
 /// Tunnels that this Open vSwitch knows, by its names.

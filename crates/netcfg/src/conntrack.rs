@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Socket, Type};
 
-use crate::nfnetlink::{GENERIC, attribute, attributes, message, request, socket, value};
+use crate::nfnetlink::{GENERIC, answer, attribute, attributes, message, receive, request, socket, value};
 use crate::{Error, Netns, Result};
 
 /// Longest wait for a message. The kernel answers within the request's system call.
@@ -154,21 +154,6 @@ fn delete(socket: &Socket, deletion: &[u8]) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// What the first four octets of an acknowledgement, or of the end of a dump, say.
-fn answer(body: &[u8]) -> io::Result<()> {
-    let code = body.get(..4).and_then(|octets| octets.try_into().ok()).map_or(0, i32::from_ne_bytes);
-    if code < 0 { Err(io::Error::from_raw_os_error(code.saturating_neg())) } else { Ok(()) }
-}
-
-fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match io::Read::read(&mut socket, buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }
 

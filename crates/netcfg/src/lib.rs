@@ -26,6 +26,7 @@
 
 pub mod conntrack;
 mod error;
+mod families;
 mod family;
 mod frames;
 pub mod garp;
@@ -41,6 +42,7 @@ pub mod sysctl;
 pub mod tc;
 
 pub use error::{Error, NetcfgErrors, Result};
+pub use families::kernel_has_family;
 pub use family::Family;
 pub use frames::FrameSocket;
 pub use mac::MacAddr;

@@ -20,7 +20,12 @@ const KIND: u16 = 0x3fff;
 
 /// A socket in the calling thread's namespace that gets what is sent to `groups`, a mask, and answers.
 pub(crate) fn socket(kind: Type, groups: u32) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_NETFILTER)))?;
+    socket_of(NETLINK_NETFILTER, kind, groups)
+}
+
+/// The same for another of the kernel's parts that speak netlink.
+pub(crate) fn socket_of(part: i32, kind: Type, groups: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(part)))?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
 }
@@ -72,4 +77,20 @@ pub(crate) fn request(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> V
     octets.extend([family, 0, 0, 0]);
     octets.extend_from_slice(attributes);
     octets
+}
+
+/// What the first four octets of an acknowledgement, or of the end of a dump, say.
+pub(crate) fn answer(body: &[u8]) -> io::Result<()> {
+    let code = body.get(..4).and_then(|octets| octets.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    if code < 0 { Err(io::Error::from_raw_os_error(code.saturating_neg())) } else { Ok(()) }
+}
+
+/// Waits for a datagram; longer ones than the buffer are cut.
+pub(crate) fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match io::Read::read(&mut socket, buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
