@@ -10,6 +10,7 @@
 //! - [`Netlink`] – links, addresses, routes, neighbours, FDB, rules, and a [`monitor`](nl::monitor) of changes.
 //! - [`iptables`] and [`ipset`] – typed rules and sets, compared with what the save tools print and applied in
 //!   bulk by the restore tools, through the backend (nft or legacy) that the node uses.
+//! - [`nft`] – tables of nftables of our own, and who changes what.
 //! - [`sysctl`] – kernel parameters, read before they are written.
 //! - [`FrameSocket`] – frames of a protocol of our own on a link.
 //! - [`conntrack`] – forgetting tracked connections of an address.
@@ -18,7 +19,7 @@
 //! Invariants:
 //! - `setns` happens only on threads made for it; a runtime thread never leaves its namespace.
 //! - Removal is limited to what carries our mark: protocol number 173 on routes, rules and neighbours, the
-//!   prefix `ANTREA-` on iptables chains, and the names the caller claims of ipsets.
+//!   prefix `ANTREA-` on iptables chains, and the names the caller claims of ipsets and tables of nftables.
 //! - What is unchanged is not written again; what is absent is removed successfully.
 //! - Application and teardown go on after a failure and report every error ([`NetcfgErrors`]).
 //!

@@ -6,6 +6,7 @@
 mod common;
 
 mod host;
+mod nft;
 
 use std::{net::IpAddr, time::Instant};
 
