@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{AgentConfig, EncapMode, TunnelType};
 use crate::dataplane::{Dataplane, Task};
+use crate::host::egress::Egress;
 use crate::host::network::HostConfig;
 use crate::host::subnet::{gateway_net, gateway_of};
-use crate::host::translated::Egress;
 use crate::host::transport;
 use crate::host::tunnel_guard::Outer;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
@@ -286,6 +286,8 @@ fn host_config(
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         userspace: bridge.datapath == Datapath::Userspace,
         egress: Egress::default(),
+        refused: Vec::new(),
+        own: Vec::new(),
         transport,
         tunnel: bridge.tunnel_ofport.map(|_| Outer::of(tunnel, config.tunnel_port(tunnel))),
         nodes: node.addresses.clone(),

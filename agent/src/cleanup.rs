@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use netcfg::ipset::Ipsets;
 use netcfg::iptables::{self, CHAIN_PREFIX};
+use netcfg::nft::Nft;
 use netcfg::nl::route::RouteFilter;
-use netcfg::{ANTREA_PROTOCOL, Link, Netlink, Netns, Route, RoutingRule};
+use netcfg::{ANTREA_PROTOCOL, Family, Link, Netlink, Netns, Route, RoutingRule};
 use tokio::time::Instant;
 
+use crate::host::egress;
 use crate::ovs::bridge::TUNNEL_PORT;
 
 mod steps;
@@ -82,6 +84,8 @@ pub struct Remains {
     pub rules: Vec<RoutingRule>,
     /// Whether any iptables backend has a chain of ours.
     pub chains: bool,
+    /// Families in which nftables has a table of ours.
+    pub tables: Vec<Family>,
     /// Names of our address sets.
     pub sets: Vec<String>,
 }
@@ -157,6 +161,13 @@ async fn wait_until_ended(who: &'static str, socket: &Path) -> Result<(), Cleanu
 
 async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Remains, netcfg::NetcfgErrors> {
     let sets = Ipsets::new(netlink.netns().clone()).save().await?;
+    let mut tables = Vec::new();
+    for family in Family::BOTH {
+        // Without nftables there is none.
+        if table(family, netlink).exists().await.unwrap_or(false) {
+            tables.push(family);
+        }
+    }
     Ok(Remains {
         installed: installed(&settings.folders),
         state: state(&settings.folders),
@@ -164,6 +175,7 @@ async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Remains, netcfg
         routes: netlink.routes(&RouteFilter::owned()).await?,
         rules: netlink.rules(ANTREA_PROTOCOL).await?,
         chains: !iptables::in_use(netlink.netns()).await?.is_empty(),
+        tables,
         sets: sets.into_keys().filter(|name| name.starts_with(CHAIN_PREFIX)).collect(),
     })
 }
@@ -188,6 +200,10 @@ fn state(folders: &Folders) -> Vec<PathBuf> {
     paths
 }
 
+fn table(family: Family, netlink: &Netlink) -> Nft {
+    Nft::new(netlink.netns().clone(), family, egress::TABLE)
+}
+
 async fn perform(step: &Step, netlink: &Netlink) -> Result<(), StepError> {
     match step {
         Step::File(path) => remove(path.clone()).await?,
@@ -196,6 +212,7 @@ async fn perform(step: &Step, netlink: &Netlink) -> Result<(), StepError> {
         Step::DatapathPort { datapath, port } => dpctl(&["del-if", datapath, port]).await?,
         Step::Route(route) => drop(netlink.remove_route(route).await?),
         Step::Rule(rule) => drop(netlink.remove_rule(rule).await?),
+        Step::Table(family) => table(*family, netlink).delete().await?,
         Step::Chains => iptables::cleanup_all(netlink.netns()).await?,
         Step::Set(name) => {
             drop(Ipsets::new(netlink.netns().clone()).destroy(|other| other == name.as_str()).await?);

@@ -14,6 +14,7 @@ traces() {
 		in_node "$node" "$save" 2>/dev/null | grep ANTREA | sed 's/^/rule /' || true
 	done
 	in_node "$node" ipset list -n | grep ANTREA | sed 's/^/set /' || true
+	in_node "$node" nft list tables | grep ANTREA || true
 	in_node "$node" find /etc/cni/net.d /opt/cni/bin/antrea /var/lib/cni/networks/antrea /var/run/antrea/ \
 		/var/lib/antrea/ -mindepth 0 ! -type d 2>/dev/null | sed 's/^/file /' || true
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use netcfg::{Link, Route, RoutingRule};
+use netcfg::{Family, Link, Route, RoutingRule};
 
 use super::Remains;
 use crate::ovs::links::POD_LINK_GROUP;
@@ -49,6 +49,8 @@ pub enum Step {
     Rule(RoutingRule),
     /// All iptables chains of ours, and the jumps to them.
     Chains,
+    /// The table of nftables.
+    Table(Family),
     /// An ipset.
     Set(String),
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Step {
             Self::Route(route) => write!(f, "route {route}"),
             Self::Rule(rule) => write!(f, "routing rule {rule}"),
             Self::Chains => f.write_str("iptables chains"),
+            Self::Table(family) => write!(f, "{family} table of nftables"),
             Self::Set(name) => write!(f, "ipset {name}"),
         }
     }
@@ -77,6 +80,7 @@ pub fn plan(facts: &Remains, names: Names<'_>) -> Vec<Step> {
     steps.extend(facts.routes.iter().cloned().map(Step::Route));
     steps.extend(facts.rules.iter().cloned().map(Step::Rule));
     steps.extend(facts.chains.then_some(Step::Chains));
+    steps.extend(facts.tables.iter().copied().map(Step::Table));
     steps.extend(facts.sets.iter().cloned().map(Step::Set));
     steps.extend(facts.state.iter().map(file));
     steps

@@ -8,15 +8,19 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
 use netcfg::iptables::{Applied, Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
+use netcfg::nft::Nft;
 use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
-use crate::host::translated::{self, Egress, open_set};
+use crate::host::egress::{self, Egress, refuse};
 use crate::host::tunnel_guard::{self, Outer};
 use crate::pods::network::POD_LINK_GROUP;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
 pub const HOST_PROCESS_MARK: u32 = 0x8000_0000;
+
+/// Of jumps in the table mangle.
+pub const TRANSLATED: &str = "Antrea: jump to rules for translated packets of Pods";
 
 /// ICMPv6 types of neighbour discovery (RFC 4861 §4).
 const NEIGHBOUR_DISCOVERY: std::ops::Range<u8> = 133..138;
@@ -36,6 +40,10 @@ pub struct HostConfig {
     pub userspace: bool,
     /// This node's pods and their egress policy.
     pub egress: Egress,
+    /// Families whose egress policy nothing can hold: what it would judge is refused.
+    pub refused: Vec<Family>,
+    /// Addresses of this node that others reach it by.
+    pub own: Vec<IpAddr>,
     /// This node's address between nodes.
     pub transport: IpAddr,
     /// Packets of the tunnel; `None` without one.
@@ -81,17 +89,9 @@ pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
         .filter(|family| of_family(&config.subnets, *family).next().is_some())
         .flat_map(|family| {
             let members = of_family(&config.cluster_subnets, family).map(Member::Net);
-            let open = config.egress.open(family).map(Member::Net);
-            [
-                IpSet::new(pod_set(family), SetType::HashNet, family, members),
-                IpSet::new(open_set(family), SetType::HashIp, family, open),
-            ]
+            let refused = config.refused.contains(&family).then(|| refuse::set(&config.egress, family));
+            [IpSet::new(pod_set(family), SetType::HashNet, family, members)].into_iter().chain(refused)
         });
-    let mut of_egress = Vec::new();
-    for family in Family::BOTH {
-        of_egress.extend(translated::sets(&config.egress.policy, family)?);
-    }
-    let of_pods = of_pods.chain(of_egress.into_iter().map(Ok));
     let of_nodes = config.families().into_iter().map(|family| tunnel_guard::set(&config.nodes, family));
     of_pods.chain(of_nodes.filter(|_| config.tunnel.is_some())).collect()
 }
@@ -134,6 +134,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
     // [`crate::host::local_traffic`]). Only to where pods may be: what is marked is routed twice. A mark that is there
     // already is somebody else's, who may route by it.
     if config.userspace {
+        rules.jump(Table::Mangle, "OUTPUT", "ANTREA-OUTPUT", TRANSLATED);
         // Neighbour discovery is of the link and goes to the neighbour's own MAC address.
         let discovery = if family == Family::V6 { NEIGHBOUR_DISCOVERY } else { 0..0 };
         for kind in discovery {
@@ -202,7 +203,9 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
         );
     }
     tunnel_guard::add_rules(config, family, &mut rules);
-    translated::add_rules(config, family, &mut rules);
+    if config.refused.contains(&family) {
+        refuse::add_rules(config, family, &mut rules);
+    }
     rules
 }
 
@@ -246,33 +249,83 @@ fn differences(family: Family, applied: &Applied) -> Vec<String> {
 pub struct HostNetwork {
     netlink: Netlink,
     tables: Vec<Iptables>,
+    /// Tables of egress policy, none without nftables.
+    judges: Vec<Nft>,
+    /// Why there is no nftables.
+    without: Option<String>,
     sets: Ipsets,
     sysctls: Tree,
 }
 
 impl HostNetwork {
-    /// Finds out which iptables the node uses.
+    /// Finds out which iptables the node uses, and whether it has nftables.
     ///
     /// # Errors
-    /// Neither variant is there.
+    /// Neither variant of iptables is there.
     pub async fn new(netlink: Netlink, families: &[Family], sysctls: Tree) -> netcfg::Result<Self> {
         let netns = netlink.netns().clone();
         let backend = Backend::detect(&netns).await?;
         tracing::info!(?backend, "iptables");
         let tables = families.iter().map(|family| Iptables::new(netns.clone(), backend, *family)).collect();
-        Ok(Self { netlink, tables, sets: Ipsets::new(netns), sysctls })
+        let judges = families.iter().map(|family| Nft::new(netns.clone(), *family, egress::TABLE));
+        let (mut judges, mut without): (Vec<Nft>, _) = (judges.collect(), None);
+        for judge in &judges {
+            if let Err(error) = judge.exists().await {
+                tracing::warn!(%error, "no nftables: egress policy of pods cannot be held by the host");
+                without = Some(error.to_string());
+            }
+        }
+        if without.is_some() {
+            judges.clear();
+        }
+        Ok(Self { netlink, tables, judges, without, sets: Ipsets::new(netns), sysctls })
     }
 
-    /// Makes the address sets what `config` says.
+    /// Why the node has no nftables; `None` if it has.
+    pub fn without_nftables(&self) -> Option<&str> {
+        self.without.as_deref()
+    }
+
+    /// Follows this node's pods and their egress policy.
     ///
     /// # Errors
     /// All that failed.
-    pub async fn apply_sets(&self, config: &HostConfig) -> Result<(), NetcfgErrors> {
+    pub async fn follow(&self, config: &HostConfig) -> Result<(), NetcfgErrors> {
         let mut errors = NetcfgErrors::new();
-        if let Some(sets) = errors.check(sets(config)) {
+        let (_, refused) = self.judge(config, &mut errors).await;
+        // What refuses has a set of those whom it does not.
+        if !refused.is_empty()
+            && let Some(sets) = errors.check(sets(&HostConfig { refused, ..config.clone() }))
+        {
             errors.check(self.sets.apply(&sets).await);
         }
         errors.finish(())
+    }
+
+    /// Makes the tables of egress policy what `config` says. Returns what differed, for people, and the families that have
+    /// none, neither this one nor that of before.
+    async fn judge(&self, config: &HostConfig, errors: &mut NetcfgErrors) -> (Vec<String>, Vec<Family>) {
+        let (mut changed, mut refused) = (Vec::new(), Vec::new());
+        for family in Family::BOTH {
+            let Some((table, _)) = egress::table(config, family) else { continue };
+            let Some(judge) = self.judges.iter().find(|judge| judge.family() == family) else {
+                refused.push(family);
+                continue;
+            };
+            match judge.apply(&table).await {
+                Ok(differences) => {
+                    let told = |text| format!("{family} table {} of nftables: {text}", egress::TABLE);
+                    changed.extend(differences.into_iter().map(told));
+                }
+                Err(error) => {
+                    errors.check::<()>(Err(error));
+                    if !judge.exists().await.unwrap_or(false) {
+                        refused.push(family);
+                    }
+                }
+            }
+        }
+        (changed, refused)
     }
 
     /// Gives kernel settings the values that `config` needs. Goes on after a failure. Returns what differed, for
@@ -291,8 +344,10 @@ impl HostNetwork {
     /// All that failed.
     pub async fn apply(&self, config: &HostConfig) -> Result<Vec<String>, NetcfgErrors> {
         let mut errors = NetcfgErrors::new();
-        let mut changed = Vec::new();
-        // Sets first: a rule cannot refer to one that is not there.
+        // First what judges, for rules of iptables that refuse everything go where it does.
+        let (mut changed, refused) = self.judge(config, &mut errors).await;
+        let config = &HostConfig { refused, ..config.clone() };
+        // Sets before rules, which cannot refer to one that is not there.
         let sets = errors.check(sets(config)).unwrap_or_default();
         if let Some(text) = errors.check(self.sets.apply(&sets).await) {
             changed.extend((!text.is_empty()).then(|| "members of a set differed".to_owned()));
@@ -302,8 +357,7 @@ impl HostNetwork {
             changed.extend(applied.into_iter().flat_map(|applied| differences(tables.family(), &applied)));
         }
         if !changed.is_empty() && errors.errors().is_empty() {
-            let unused =
-                |name: &str| translated::is_own_set(name) && !sets.iter().any(|set| set.name() == name);
+            let unused = |name: &str| refuse::is_own_set(name) && !sets.iter().any(|set| set.name() == name);
             errors.check_all(self.sets.destroy(unused).await);
         }
         errors.finish(changed)
@@ -324,6 +378,8 @@ pub mod tests {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             userspace: false,
             egress: Egress::default(),
+            refused: Vec::new(),
+            own: vec!["192.0.2.11".parse().unwrap()],
             transport: "192.0.2.11".parse().unwrap(),
             tunnel: Some(Outer::Udp(6081)),
             nodes: ["192.0.2.11", "2001:db8::11"].map(|ip| ip.parse().unwrap()).to_vec(),
@@ -338,10 +394,14 @@ pub mod tests {
         let userspace =
             HostConfig { tunnel: Some(Outer::Udp(4789)), random_fully: true, userspace: true, ..config() };
         let routed = HostConfig { tunnel: None, no_snat: true, ..config() };
+        let without = HostConfig { refused: Family::BOTH.into(), ..routed.clone() };
         let mut text = String::new();
-        for (name, config) in
-            [("kernel, Geneve", config()), ("userspace, VXLAN", userspace), ("NoEncap", routed)]
-        {
+        for (name, config) in [
+            ("kernel, Geneve", config()),
+            ("userspace, VXLAN", userspace),
+            ("NoEncap", routed),
+            ("NoEncap, without nftables", without),
+        ] {
             for family in Family::BOTH {
                 text.push_str(&format!("=== {name}, {family:?}\n{}", rules(&config, family)));
             }
@@ -404,8 +464,7 @@ pub mod tests {
     fn the_sets_of_each_family() {
         let sets = sets(&config()).unwrap();
         let names: Vec<_> = sets.iter().map(IpSet::name).collect();
-        let of_pods = ["ANTREA-POD-IP", "ANTREA-OPEN-IP", "ANTREA-POD-IP6", "ANTREA-OPEN-IP6"];
-        assert_eq!(names, [&of_pods[..], &["ANTREA-NODE-IP", "ANTREA-NODE-IP6"]].concat());
+        assert_eq!(names, ["ANTREA-POD-IP", "ANTREA-POD-IP6", "ANTREA-NODE-IP", "ANTREA-NODE-IP6"]);
         assert_eq!(sets[0].members().len(), 2);
     }
 }

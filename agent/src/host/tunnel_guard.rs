@@ -14,7 +14,7 @@ use netcfg::ipset::{IpSet, Member, SetType};
 use netcfg::iptables::{AddrType, CtState, Proto, Rule, Ruleset, SetDir, Table, Target};
 
 use crate::config::TunnelType;
-use crate::host::network::HostConfig;
+use crate::host::network::{HostConfig, TRANSLATED};
 
 /// What a tunnel's packets are on the way between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
     let Some(outer) = config.tunnel else { return };
     for (from, to) in [("FORWARD", "ANTREA-FORWARD"), ("INPUT", "ANTREA-INPUT"), ("OUTPUT", "ANTREA-OUTPUT")]
     {
-        rules.jump(Table::Mangle, from, to, "Antrea: jump to rules for translated packets of Pods");
+        rules.jump(Table::Mangle, from, to, TRANSLATED);
     }
     let gateway = config.gateway.as_str();
     let nodes = node_set(family);

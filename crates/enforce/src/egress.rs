@@ -8,26 +8,37 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use antrea_flows::policy::{Direction, NamedService, Peers, Rule, Service};
+use antrea_flows::policy::{Action, Class, Direction, Peers, Rule, Service};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::reconciler::Reconciler;
 use crate::spec::{RuleSpec, Standing};
 
 /// Egress policy of this node's pods. Peers that are pods are in it only where nodes are reached without a tunnel.
+///
+/// As in the pipeline, of [`Self::first`] the first rule that matches decides. Where it passes, or none matches, pods in
+/// [`Self::isolated`] have what [`Self::allowed`] says and no more; of the others the first rule of [`Self::last`]
+/// that matches decides, and what none does passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostEgress {
-    /// Addresses of pods that an egress policy isolates.
+    /// Native rules in their order.
+    pub first: Vec<HostRule>,
+    /// Addresses of pods that an egress policy of Kubernetes isolates.
     pub isolated: BTreeSet<IpAddr>,
-    /// Addresses in the AddressGroups that [`Self::allowed`] names.
+    /// What policies of Kubernetes allow those.
+    pub allowed: Vec<HostRule>,
+    /// Rules of the baseline tier in their order.
+    pub last: Vec<HostRule>,
+    /// Addresses in the AddressGroups that rules name.
     pub groups: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
-    /// What policies allow them all the same.
-    pub allowed: Vec<Allowed>,
 }
 
-/// What a rule allows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Allowed {
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRule {
+    /// What happens to what it matches.
+    pub action: Action,
+    /// Addresses of pods.
     pub pods: BTreeSet<IpAddr>,
     /// Where to.
     pub nets: BTreeSet<IpNet>,
@@ -37,75 +48,90 @@ pub struct Allowed {
     pub services: Vec<Service>,
 }
 
+impl HostEgress {
+    /// All rules.
+    pub fn rules(&self) -> impl Iterator<Item = &HostRule> {
+        self.first.iter().chain(&self.allowed).chain(&self.last)
+    }
+
+    /// Pods to which something is forbidden, wherever they send it.
+    pub fn restricted(&self) -> BTreeSet<IpAddr> {
+        let denying = self.first.iter().chain(&self.last).filter(|rule| rule.action != Action::Allow);
+        denying.flat_map(|rule| &rule.pods).chain(&self.isolated).copied().collect()
+    }
+}
+
 impl Reconciler {
     /// Egress policy as the host needs it.
     pub fn host_egress(&self) -> HostEgress {
         let mut egress = HostEgress::default();
-        for (spec, slot) in self.rules_in_force(Direction::Out) {
-            let pods: BTreeSet<IpAddr> = addresses(slot.clone());
-            egress.isolated.extend(&pods);
-            if self.is_routed() && spec.has_named_ports() {
-                // Names mean to each peer what it says; the rules know.
-                egress.allowed.extend(slot.filter_map(resolved));
-                continue;
+        let (mut first, mut last) = (Vec::new(), Vec::new());
+        for (spec, rule) in self.rules_in_force(Direction::Out) {
+            if spec.standing == Standing::K8s {
+                egress.isolated.extend(rule.pods.values().flatten());
             }
-            let groups = if self.is_routed() { &spec.groups[..] } else { &[] };
-            let services: Vec<Service> = spec
-                .services
-                .iter()
-                .filter_map(|service| match service {
-                    NamedService::Plain(service) => Some(*service),
-                    // Blocks have no named ports: the name allows nothing here.
-                    NamedService::Named { .. } => None,
-                })
-                .collect();
-            let nothing = spec.nets.is_empty() && groups.is_empty();
-            if pods.is_empty() || nothing || (services.is_empty() && !spec.services.is_empty()) {
-                continue;
+            let Some(found) = self.host_rule(spec, rule, &mut egress.groups) else { continue };
+            match rule.class {
+                Class::K8s => egress.allowed.push(found),
+                Class::Native { priority } => first.push((priority, found)),
+                Class::Baseline { priority } => last.push((priority, found)),
             }
-            for name in groups {
-                if let Some(group) = self.cache.address_group(name) {
-                    egress.groups.entry(name.clone()).or_insert_with(|| group.ips().copied().collect());
-                }
-            }
-            let groups = groups.iter().filter(|name| egress.groups.contains_key(*name)).cloned().collect();
-            egress.allowed.push(Allowed { pods, nets: spec.nets.clone(), groups, services });
         }
         egress.allowed.sort_unstable();
         egress.allowed.dedup();
+        (egress.first, egress.last) = (in_order(first), in_order(last));
         egress
     }
 
-    /// Rules of Kubernetes policies that are in force.
-    fn rules_in_force(
+    /// What a rule in force means to the host; none: nothing.
+    fn host_rule(
         &self,
-        direction: Direction,
-    ) -> impl Iterator<Item = (&RuleSpec, impl Iterator<Item = &Rule> + Clone)> {
+        spec: &RuleSpec,
+        rule: &Rule,
+        known: &mut BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
+    ) -> Option<HostRule> {
+        let (mut nets, mut groups) = (BTreeSet::new(), BTreeSet::new());
+        match &rule.peers {
+            Peers::Any => nets.extend(everybody()),
+            // Names mean to each peer what it says; the rule knows.
+            Peers::Of(peers) if spec.has_named_ports() => {
+                let met = |net: &&IpNet| self.is_routed() || spec.nets.contains(*net);
+                nets.extend(peers.iter().filter(met).copied());
+            }
+            Peers::Of(_) => {
+                nets.extend(&spec.nets);
+                for name in spec.groups.iter().filter(|_| self.is_routed()) {
+                    if let Some(group) = self.cache.address_group(name) {
+                        known.entry(name.clone()).or_insert_with(|| group.ips().copied().collect());
+                        groups.insert(name.clone());
+                    }
+                }
+            }
+        }
+        let pods: BTreeSet<IpAddr> = rule.pods.values().flatten().copied().collect();
+        let meets_nobody = pods.is_empty() || (nets.is_empty() && groups.is_empty());
+        let services = rule.services.clone();
+        (!meets_nobody).then_some(HostRule { action: rule.action, pods, nets, groups, services })
+    }
+
+    /// Rules that are in force, each with what it was made of.
+    fn rules_in_force(&self, direction: Direction) -> impl Iterator<Item = (&RuleSpec, &Rule)> {
         let rules =
             self.policies.values().flat_map(|realised| realised.policy.rules.iter().zip(&realised.slots));
-        let is_such = move |spec: &RuleSpec| spec.direction == direction && spec.standing == Standing::K8s;
-        rules.filter(move |(spec, _)| is_such(spec)).map(|(spec, slot)| {
+        rules.filter(move |(spec, _)| spec.direction == direction).flat_map(move |(spec, slot)| {
             let ids = HashMap::values(slot);
-            (spec, ids.filter_map(|id| self.realizer.as_ref()?.rule(*id)))
+            ids.filter_map(move |id| Some((spec, self.realizer.as_ref()?.rule(*id)?)))
         })
     }
 }
 
-fn addresses<'a>(rules: impl Iterator<Item = &'a Rule>) -> BTreeSet<IpAddr> {
-    rules.flat_map(|rule| rule.pods.values()).flatten().copied().collect()
+fn everybody() -> [IpNet; 2] {
+    [Ipv4Net::default().into(), Ipv6Net::default().into()]
 }
 
-/// What a rule without names allows.
-fn resolved(rule: &Rule) -> Option<Allowed> {
-    let nets = match &rule.peers {
-        Peers::Any => [Ipv4Net::default().into(), Ipv6Net::default().into()].into(),
-        Peers::Of(nets) => nets.clone(),
-    };
-    let allowed = Allowed {
-        pods: addresses(std::iter::once(rule)),
-        nets,
-        groups: BTreeSet::new(),
-        services: rule.services.clone(),
-    };
-    (!allowed.nets.is_empty() && !allowed.pods.is_empty()).then_some(allowed)
+/// Rules by falling priority. Those of one priority do the same, so their order says nothing and is made one of content.
+fn in_order(mut rules: Vec<(u16, HostRule)>) -> Vec<HostRule> {
+    rules.sort_unstable_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.cmp(other)));
+    rules.dedup();
+    rules.into_iter().map(|(_, rule)| rule).collect()
 }

@@ -81,7 +81,7 @@ pub enum Direction {
 }
 
 /// What a rule does with what it matches.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Action {
     /// Let it through.
     Allow,

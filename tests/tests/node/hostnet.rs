@@ -72,6 +72,12 @@ fn state(node: &LabNode, pods: &[&str]) -> String {
     let sets = run("ip", &["netns", "exec", netns, "ipset", "save", "ANTREA-POD-IP"]);
     let mut sets: Vec<&str> = sets.lines().filter(|line| line.starts_with("add")).collect();
     sets.sort_unstable();
+    let judge = run("ip", &["netns", "exec", netns, "nft", "-s", "list", "ruleset"]);
+    let judge = judge.split("table ip ANTREA-EGRESS").nth(1).unwrap_or_default();
+    let mut judge: Vec<&str> =
+        judge.split("\n}").next().unwrap_or_default().split([',', ' ', '\t', '\n']).collect();
+    // Members of a set have no order.
+    judge.sort_unstable();
     let mut routes: Vec<_> =
         sh(&format!("ip -n {netns} route show proto 173")).lines().map(str::to_owned).collect();
     routes.sort();
@@ -85,7 +91,7 @@ fn state(node: &LabNode, pods: &[&str]) -> String {
     };
     let settings = ["ip_forward", "conf/antrea-gw0/rp_filter"].map(setting);
     let (links, ports) = (links(netns, pods), ports(node));
-    format!("{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{rules:#?}\n{sets:#?}\n{settings:?}")
+    format!("{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{rules:#?}\n{sets:#?}\n{judge:?}\n{settings:?}")
 }
 
 /// What is done to a node, and a word that the message has to have; empty where Open vSwitch itself puts it back.
@@ -112,6 +118,9 @@ fn damages(lab: &Lab, pod: &str) -> Vec<(String, &'static str)> {
         (vsctl("set Interface antrea-gw0 mac=\"02:00:00:00:00:98\""), "antrea-gw0"),
         (exec("iptables -t raw -F"), "raw"),
         (exec("iptables -t nat -F POSTROUTING"), "jumps"),
+        (exec("nft delete table ip ANTREA-EGRESS"), "ANTREA-EGRESS"),
+        (exec("nft insert rule ip ANTREA-EGRESS JUDGE accept"), "chain JUDGE"),
+        (exec("nft flush map ip ANTREA-EGRESS PODS"), "map PODS"),
         (exec("sysctl -qw net.ipv4.ip_forward=0"), "ip_forward"),
         (exec("sysctl -qw net.ipv4.conf.antrea-gw0.rp_filter=1"), "rp_filter"),
     ];

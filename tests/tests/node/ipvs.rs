@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use antrea_tests::lab::{Lab, sh};
 use antrea_tests::traffic::tcp;
 
+use crate::services::{Proxy, native_egress_policy_holds};
+
 const SERVICE: &str = "10.96.0.10";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,4 +53,10 @@ async fn services_of_kube_proxy_in_ipvs_mode() {
         let received = received.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(source.is_none_or(|source| received.from == source), "{what}: from {}", received.from);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kernel module ip_vs: runs in the virtual machine"]
+async fn native_egress_policy_holds_beside_ipvs() {
+    native_egress_policy_holds(Proxy::Ipvs, &[]).await;
 }

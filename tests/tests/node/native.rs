@@ -66,7 +66,7 @@ impl Scene {
 }
 
 /// Writes an object whose generation is a new one.
-fn put(lab: &Lab, collection: &str, namespace: Option<&str>, name: &str, spec: &Value) {
+pub(crate) fn put(lab: &Lab, collection: &str, namespace: Option<&str>, name: &str, spec: &Value) {
     let old = lab.api.get(collection, namespace, name);
     let generation = old.as_ref().and_then(|old| old["metadata"]["generation"].as_i64()).unwrap_or(0) + 1;
     let mut object = json!({"metadata": {"name": name, "generation": generation}, "spec": spec});

@@ -10,6 +10,7 @@ use antrea_tests::traffic::ping;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
+const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
 /// Services of the pods' own node, of another node (as `kubernetes` is), of an address outside, of a pod.
 const SERVICES: [&str; 4] = ["10.96.0.21", "10.96.0.1", "10.96.0.23", "10.96.0.24"];
 /// A Service address that nobody translates; the world outside answers to it.
@@ -163,4 +164,163 @@ async fn egress_policy_holds(config: &[(&str, Value)]) {
         iso.1.aim([service]);
         eventually("without the policy probes arrive again", LIMIT, || full(station.leaked(|_| true))).await;
     }
+}
+
+/// Who plays kube-proxy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    /// A rule of iptables for each Service.
+    Iptables,
+    /// A link that has all Services' addresses, and the kernel's load balancer.
+    Ipvs,
+}
+
+impl Proxy {
+    fn prepare(self, lab: &Lab) {
+        for node in lab.nodes.iter().filter(|_| self == Self::Ipvs) {
+            let netns = &node.netns;
+            sh(&format!("ip -n {netns} link add kube-ipvs0 type dummy"));
+            for address in SERVICES {
+                sh(&format!("ip -n {netns} addr add {address}/32 dev kube-ipvs0"));
+            }
+            sh(&format!("ip netns exec {netns} sysctl -qw net.ipv4.vs.conntrack=1"));
+        }
+    }
+
+    fn serve(self, netns: &str, endpoints: [IpAddr; 4]) {
+        let inside = format!("ip netns exec {netns}");
+        for (service, endpoint) in SERVICES.iter().zip(endpoints) {
+            for (protocol, option, port) in [("tcp", "-t", 7000), ("udp", "-u", 7001)] {
+                match self {
+                    Self::Iptables => sh(&format!(
+                        "{inside} iptables -w -t nat -A PREROUTING -d {service} -p {protocol} --dport {port} -j DNAT \
+                         --to-destination {endpoint}"
+                    )),
+                    Self::Ipvs => {
+                        sh(&format!("{inside} ipvsadm -A {option} {service}:{port} -s rr"));
+                        sh(&format!("{inside} ipvsadm -a {option} {service}:{port} -r {endpoint}:{port} -m"))
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// A pod that tries all Services, and who stands behind them.
+struct Trial<'a> {
+    from: &'a Station,
+    services: [IpAddr; 4],
+    stations: [&'a Station; 4],
+}
+
+impl Trial<'_> {
+    /// Whether TCP and UDP arrive at each. Each answer rests on two dozen probes.
+    async fn look(&self) -> [(bool, bool); 4] {
+        self.stations.iter().for_each(|station| station.forget());
+        let before = self.from.sent();
+        self.from.aim(self.services);
+        // A machine in software sends few in a second.
+        eventually("enough probes are sent", LIMIT, || self.from.sent() - before > 8 * 25).await;
+        self.from.aim([]);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        self.stations.map(|station| {
+            let arrived = station.leaked(|_| true);
+            (arrived.tcp > 0, arrived.udp > 0)
+        })
+    }
+
+    async fn becomes(&self, what: &str, wanted: [(bool, bool); 4]) {
+        let (start, mut last) = (std::time::Instant::now(), self.look().await);
+        while last != wanted {
+            assert!(start.elapsed() < LIMIT, "{what}: {last:?} instead of {wanted:?}");
+            last = self.look().await;
+        }
+        println!("{what}: after {:.1?}", start.elapsed());
+        assert_eq!(self.look().await, wanted, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_egress_policy_holds_for_endpoints_that_are_no_pods() {
+    native_egress_policy_holds(Proxy::Iptables, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_egress_policy_holds_for_endpoints_on_nodes_that_are_reached_without_a_tunnel() {
+    native_egress_policy_holds(Proxy::Iptables, &[("trafficEncapMode", json!("noEncap"))]).await;
+}
+
+/// Tiers decide in their order also where only the host sees what is reached.
+pub(crate) async fn native_egress_policy_holds(proxy: Proxy, config: &[(&str, Value)]) {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let gate = ("featureGates", json!({"AntreaPolicy": true}));
+    let mut lab = Lab::without_agents(2, &[&[gate], config].concat()).await;
+    proxy.prepare(&lab);
+    lab.start_agents().await;
+    let mut pod = |index: usize, name: &str| {
+        lab.put_pod(index, name, &[("name", name)], None);
+        let pod = lab.add_pod(index, name);
+        (Station::start(&pod.netns), pod.ip)
+    };
+    let (who, free, target) = (pod(0, "who"), pod(0, "free"), pod(1, "target"));
+    let nodes: [IpAddr; 2] = [0, 1].map(|index| lab.nodes[index].ip.into());
+    let outside: IpAddr = lab.outside_ip().into();
+    proxy.serve(&lab.nodes[0].netns, [nodes[0], nodes[1], outside, target.1]);
+    let hosts = [&lab.nodes[0].netns, &lab.nodes[1].netns, &lab.outside()].map(|netns| Station::start(netns));
+    let stations = [&hosts[0], &hosts[1], &hosts[2], &target.0];
+    let services = SERVICES.map(|service| service.parse().unwrap());
+    let trial = Trial { from: &who.0, services, stations };
+    let (no, all) = ((false, false), (true, true));
+    trial.becomes("no policy", [all; 4]).await;
+
+    let selected = |name: &str| json!({"podSelector": {"matchLabels": {"name": name}}});
+    let block = |ip: IpAddr| json!({"ipBlock": {"cidr": format!("{ip}/32")}});
+    let acnp = |lab: &Lab, name: &str, tier: &str, rule: Value| {
+        let spec = json!({"tier": tier, "priority": 5, "appliedTo": [selected("who")], "egress": [rule]});
+        crate::native::put(lab, CLUSTER_POLICIES, None, name, &spec);
+    };
+    let everything = [block(nodes[0]), block(nodes[1]), block(outside), selected("target")];
+    acnp(&lab, "late", "application", json!({"action": "Drop", "to": everything}));
+    trial.becomes("Drop", [no; 4]).await;
+    let other = Trial { from: &free.0, ..trial };
+    other.becomes("who is not selected", [all; 4]).await;
+
+    let port = json!([{"protocol": "TCP", "port": 7000}]);
+    acnp(&lab, "early", "emergency", json!({"action": "Allow", "to": [block(nodes[0])], "ports": port}));
+    trial.becomes("an earlier Tier allows a port", [(true, false), no, no, no]).await;
+
+    acnp(&lab, "early", "emergency", json!({"action": "Pass", "to": [block(nodes[0]), block(nodes[1])]}));
+    lab.put_policy(
+        "kubernetes",
+        &json!({
+            "podSelector": {"matchLabels": {"name": "who"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [block(nodes[1]), block(outside)], "ports": [{"protocol": "UDP", "port": 7001}]}],
+        }),
+    );
+    trial.becomes("Pass leaves it to Kubernetes", [no, (false, true), no, no]).await;
+    lab.api.delete(CLUSTER_POLICIES, None, "late");
+    trial.becomes("only Kubernetes decides", [no, (false, true), (false, true), no]).await;
+
+    acnp(&lab, "base", "baseline", json!({"action": "Drop", "to": [block(nodes[0]), selected("target")]}));
+    lab.api.delete(NETWORK_POLICIES, Some("default"), "kubernetes");
+    trial.becomes("the baseline decides", [no, all, all, no]).await;
+
+    // Over an agent's restart nothing opens.
+    stations.iter().for_each(|station| station.forget());
+    who.0.aim(services);
+    let before = who.0.sent();
+    lab.nodes[0].kill_agent();
+    lab.start_agent(0);
+    lab.wait_ready(0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    who.0.aim([]);
+    let leaked = [0, 3].map(|at| stations[at].leaked(|_| true));
+    assert_eq!(leaked, [Arrived::default(); 2], "over the agent's restart");
+    assert!(who.0.sent() - before > 500, "too few probes");
+    trial.becomes("after the restart", [no, all, all, no]).await;
+    for name in ["early", "base"] {
+        lab.api.delete(CLUSTER_POLICIES, None, name);
+    }
+    trial.becomes("no policy is left", [all; 4]).await;
 }

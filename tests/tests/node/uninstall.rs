@@ -26,6 +26,7 @@ fn look(netns: &str) -> Vec<String> {
     });
     add("rule", &["ip", "rule"], |line| Some(line.to_owned()));
     add("set", &["ipset", "list", "-n"], |line| Some(line.to_owned()));
+    add("nft", &["nft", "list", "tables"], |line| line.contains("ANTREA").then(|| line.to_owned()));
     for program in
         ["iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"]
     {

@@ -55,6 +55,7 @@ fn a_node_of_the_userspace_datapath() {
         routes: vec![Route::new("10.244.2.0/24".parse().unwrap()).via("172.30.0.12".parse().unwrap())],
         rules: vec![RoutingRule::new(Family::V4, 100, 7)],
         chains: true,
+        tables: vec![Family::V4],
         sets: vec!["ANTREA-POD-IP".into()],
     };
     let expected = "\
@@ -68,6 +69,7 @@ network link antrea-gw0
 route 10.244.2.0/24 via 172.30.0.12 proto 173
 routing rule 100: from all lookup 7 proto 173 (IPv4)
 iptables chains
+IPv4 table of nftables
 ipset ANTREA-POD-IP
 file /var/lib/cni/networks/antrea
 file /var/run/antrea/cni.sock

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use antrea_api::controlplane::{Event, NetworkPolicy, NetworkPolicyRule, Service as WireService};
+use antrea_api::controlplane::{
+    self, Event, IpBlock, NetworkPolicy, NetworkPolicyRule, Service as WireService,
+};
 use antrea_api::k8s::IntOrString;
 use antrea_flows::policy::{Action, Class, Protocol, Rule};
 use proptest::prelude::*;
 
 use super::tests::Node;
 use super::*;
+use crate::egress::{HostEgress, HostRule};
 use crate::testing::*;
 
 const PODS: [(&str, u32, &str); 3] = [("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8"), ("r", 9, "10.0.0.9")];
@@ -24,12 +27,17 @@ fn node() -> Node {
     node
 }
 
-/// What the rules of a node say of a new connection into a pod, as the tables of the pipeline read them.
+/// What the rules of a node say of a new connection into a pod.
 fn verdict(node: &Node, ofport: u32, peer: &str, port: u16) -> bool {
+    verdict_of(node, Direction::In, ofport, peer, port)
+}
+
+/// What the rules of a node say of a new connection, as the tables of the pipeline read them.
+fn verdict_of(node: &Node, direction: Direction, ofport: u32, peer: &str, port: u16) -> bool {
     let rules = node.rules();
     let peer: IpAddr = peer.parse().unwrap();
     let mine: Vec<&Rule> =
-        rules.iter().filter(|r| r.direction == Direction::In && r.pods.contains_key(&ofport)).collect();
+        rules.iter().filter(|r| r.direction == direction && r.pods.contains_key(&ofport)).collect();
     let matches = |rule: &Rule| {
         let from = match &rule.peers {
             Peers::Any => true,
@@ -60,6 +68,34 @@ fn verdict(node: &Node, ofport: u32, peer: &str, port: u16) -> bool {
     let baseline =
         first(|class| if let Class::Baseline { priority } = class { Some(priority) } else { None });
     !matches!(baseline, Some(Action::Drop | Action::Reject))
+}
+
+/// What the host is told of a new connection of a pod, as it reads it.
+fn host_verdict(egress: &HostEgress, pod: &str, peer: &str, port: u16) -> bool {
+    let [pod, peer]: [IpAddr; 2] = [pod, peer].map(|ip| ip.parse().unwrap());
+    let is_to = |rule: &HostRule| {
+        rule.nets.iter().any(|net| net.contains(&peer))
+            || rule.groups.iter().any(|name| egress.groups[name].contains(&peer))
+    };
+    let by = |s: &Service| s.protocol == Protocol::Tcp && s.ports.is_none_or(|ports| ports.contains(port));
+    let matches = |rule: &&HostRule| {
+        rule.pods.contains(&pod) && is_to(rule) && (rule.services.is_empty() || rule.services.iter().any(by))
+    };
+    match egress.first.iter().find(matches).map(|rule| rule.action) {
+        Some(Action::Allow) => true,
+        Some(Action::Drop | Action::Reject) => false,
+        _ if egress.isolated.contains(&pod) => egress.allowed.iter().any(|rule| matches(&rule)),
+        _ => egress.last.iter().find(matches).is_none_or(|rule| rule.action == Action::Allow),
+    }
+}
+
+/// The same rules about where a pod may send to.
+fn outwards(mut policy: NetworkPolicy) -> NetworkPolicy {
+    for rule in &mut policy.rules {
+        rule.direction = "Out".into();
+        rule.to = std::mem::take(&mut rule.from);
+    }
+    policy
 }
 
 #[test]
@@ -203,6 +239,40 @@ fn what_finds_no_priority_denies_or_is_left_out() {
     assert_eq!(told(&node, "D"), !told(&node, "A"), "for one of them");
 }
 
+/// Pods among the peers are the bridge's matter where a tunnel brings packets to them; whoever cannot be read stands for
+/// everybody there too.
+#[test]
+fn the_host_learns_of_native_rules_in_their_order() {
+    let mut node = node();
+    node.reconciler.attach(&network_of(EncapMode::Encap));
+    let block = |action: &str, octet: u8, port: i32| {
+        let mut rule = native_rule(action, &["g"]);
+        rule.from.ip_blocks = vec![IpBlock {
+            cidr: controlplane::IpNet { ip: vec![192, 0, octet, 0], prefix_length: 24 },
+            except: vec![],
+        }];
+        rule.services = vec![WireService { port: Some(IntOrString::int(port)), ..WireService::default() }];
+        rule
+    };
+    let rules = vec![block("Pass", 2, 80), block("Drop", 2, 443), native_rule("Drop", &["g"])];
+    node.event(Event::Policy(outwards(native("late", (250, 5.0), "a", rules))));
+    node.event(Event::Policy(outwards(native("early", (50, 5.0), "b", vec![block("Allow", 3, 1)]))));
+    node.event(Event::Policy(outwards(native("base", (253, 5.0), "a", vec![block("Drop", 4, 1)]))));
+    let found = node.reconciler.host_egress();
+    let actions: Vec<_> = found.first.iter().map(|rule| rule.action).collect();
+    assert_eq!(actions, [Action::Allow, Action::Pass, Action::Drop]);
+    assert!(found.rules().all(|rule| rule.groups.is_empty() && rule.nets.len() == 1), "{found:?}");
+    assert_eq!(found.last.len(), 1);
+    assert_eq!(found.restricted(), ["10.0.0.7", "10.0.0.8"].map(|ip| ip.parse().unwrap()).into());
+    assert!(found.isolated.is_empty() && found.allowed.is_empty());
+
+    let mut broken = native_rule("Drop", &["g"]);
+    broken.from.fqdns = vec!["example.org".into()];
+    node.event(Event::Policy(outwards(native("late", (250, 5.0), "a", vec![broken]))));
+    let found = node.reconciler.host_egress();
+    assert_eq!(found.first[1].nets.len(), 2, "everybody: {found:?}");
+}
+
 #[test]
 fn without_tables_nothing_of_it_is_in_force_and_that_is_told() {
     let mut node = node();
@@ -332,10 +402,12 @@ fn specified(policies: &BTreeMap<usize, Speech>, pod: &str, peer: &str, port: u1
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Whatever policies come, change and go: the rules, read as the pipeline does, say what the specification says.
+    /// Whatever policies come, change and go: the rules, read as the pipeline does, say what the specification says, and
+    /// so does what the host is told of those of egress.
     #[test]
     fn rules_decide_as_the_specification_says(
         changes in proptest::collection::vec((0usize..6, proptest::option::weighted(0.8, speech())), 1..14),
+        out in any::<bool>(),
     ) {
         let mut node = node();
         let mut policies: BTreeMap<usize, Speech> = BTreeMap::new();
@@ -343,7 +415,8 @@ proptest! {
             let name = format!("P{at}");
             match change {
                 Some(speech) => {
-                    node.event(Event::Policy(message(&name, &speech)));
+                    let message = message(&name, &speech);
+                    node.event(Event::Policy(if out { outwards(message) } else { message }));
                     policies.insert(at, speech);
                 }
                 None => {
@@ -351,13 +424,21 @@ proptest! {
                     policies.remove(&at);
                 }
             }
-            for (pod, ofport, _) in PODS {
+            let (direction, egress) =
+                (if out { Direction::Out } else { Direction::In }, node.reconciler.host_egress());
+            for (pod, ofport, ip) in PODS {
                 for peer in ["10.0.1.1", "10.0.1.2", "10.0.1.3"] {
                     for port in [80, 443, 8080] {
+                        let right = specified(&policies, pod, peer, port);
                         prop_assert_eq!(
-                            verdict(&node, ofport, peer, port),
-                            specified(&policies, pod, peer, port),
-                            "{} from {} to {}: {:#?}\n{:#?}", pod, peer, port, policies, node.rules()
+                            verdict_of(&node, direction, ofport, peer, port),
+                            right,
+                            "{} and {} at {}: {:#?}\n{:#?}", pod, peer, port, policies, node.rules()
+                        );
+                        prop_assert_eq!(
+                            host_verdict(&egress, ip, peer, port),
+                            !out || right,
+                            "{} to {} at {}, at the host: {:#?}\n{:#?}", pod, peer, port, policies, egress
                         );
                     }
                 }

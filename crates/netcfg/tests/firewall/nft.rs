@@ -35,9 +35,7 @@ fn every_match(family: Family) -> Table {
     let leaf = vec![
         Rule::new(Verdict::Drop).when(Match::Protocol(6)).when(ports("dport", &[(80, 90), (443, 443)])),
         Rule::new(Verdict::Drop).when(ports("sport", &[(5, 5)])),
-        Rule::new(Verdict::Drop)
-            .when(Match::Protocol(if v4 { 1 } else { 58 }))
-            .when(Match::IcmpType(8, 8)),
+        Rule::new(Verdict::Drop).when(Match::Protocol(if v4 { 1 } else { 58 })).when(Match::IcmpType(8, 8)),
         Rule::new(Verdict::Drop).when(Match::IcmpType(133, 137)).when(Match::IcmpCode(0)),
     ];
     let map =

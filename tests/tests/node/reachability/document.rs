@@ -53,15 +53,6 @@ pub(super) const NOTES: &[(&[&str], &[&str], &[&str], &str)] = &[
         "it would be its own endpoint, by way of a node",
     ),
     (
-        &["ClusterIP of a process of the node"],
-        &["isolated pod of the node"],
-        &["ipvs"],
-        "not closed yet: ipvs translates to a process of the pod's own node in the kernel's LOCAL_IN hook at priority 99, \
-         and iptables has no chain after that which may drop. A chain of nftables at priority 110 sees such packets \
-         translated (tried on Linux 6.1), but it cannot use the ipsets that egress policy for the host is kept in. Until \
-         then, what processes of a node serve by a Service needs protection of their own, or another mode of kube-proxy",
-    ),
-    (
         &["ClusterIP of a process of the node", "ClusterIP of an address outside", "the node's address"],
         &["free pod", "process", "outside"],
         &[],
