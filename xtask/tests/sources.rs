@@ -59,7 +59,7 @@ fn is_too_long(text: &str) -> bool {
 fn a_long_file_says_why() -> Result<()> {
     let long: Vec<String> = sources()?
         .into_iter()
-        .filter(|(name, text)| is_too_long(text))
+        .filter(|(_, text)| is_too_long(text))
         .map(|(name, text)| format!("{name} ({})", text.lines().count()))
         .collect();
     ensure!(long.is_empty(), "divide by meaning, or say in the head \"{MARKER}…\": {}", long.join(", "));

@@ -43,7 +43,7 @@ pub(super) const NOTES: &[(&[&str], &[&str], &[&str], &str)] = &[
     (
         &["NodePort at the pod's node", "external address", "hostPort"],
         &["process of the node"],
-        &["kernel"],
+        &["kernel", "ipvs"],
         "a process of the node is exempt by whichever of its addresses it reaches the pod",
     ),
     (
