@@ -106,13 +106,15 @@ pub fn table(config: &HostConfig, family: Family) -> Option<(Table, BTreeSet<IpA
         forward.extend(services.iter().map(|services| forwarded().when(Match::Dst(*services))));
         let received = |verdict| Rule::new(verdict).when(gateway()).when(Match::Src(subnet));
         input.push(received(judge().verdict).when(Match::Translated));
-        let as_sent = || received(Verdict::Accept).when(Match::AsSent(own.clone()));
-        for transport in [TCP, UDP, SCTP] {
-            // A NodePort is the node's own address, and ipvs may have changed the port alone.
-            let (first, last) = NODE_PORTS;
-            input.push(as_sent().when(Match::Protocol(transport)).when(Match::NotSentTo(first, last)));
+        for address in &own {
+            let as_sent = || received(Verdict::Accept).when(Match::AsSent(*address));
+            for transport in [TCP, UDP, SCTP] {
+                // A NodePort is the node's own address, and ipvs may have changed the port alone.
+                let (first, last) = NODE_PORTS;
+                input.push(as_sent().when(Match::Protocol(transport)).when(Match::NotSentTo(first, last)));
+            }
+            input.push(as_sent().when(Match::Protocol(icmp(family))));
         }
-        input.push(as_sent().when(Match::Protocol(icmp(family))));
         input.push(received(judge().verdict));
         let not_own = Match::NotSrc(gateway_of(&subnet));
         output.push(judge().when(leaving()).when(Match::Src(subnet)).when(not_own));

@@ -67,7 +67,7 @@ impl Packet<'_> {
             },
             Match::Known => self.known,
             Match::Translated => self.translated,
-            Match::AsSent(addresses) => self.sent.0 == self.to && addresses.contains(&self.to),
+            Match::AsSent(address) => self.sent.0 == self.to && *address == self.to,
             Match::NotSentTo(first, last) => !(first..=last).contains(&&self.sent.1),
             Match::Protocol(number) => *number == 6,
             Match::Ports { protocol, which, ranges } => {

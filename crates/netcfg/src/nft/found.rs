@@ -77,8 +77,12 @@ fn address(value: &Value) -> Option<IpAddr> {
     value.as_str()?.parse().ok()
 }
 
+/// By the name of the type, as nft 1.0.6 has it, or as the field that has it, as 1.1.3.
 fn is_of_addresses(object: &Value) -> bool {
+    let field = &object["type"]["typeof"]["payload"];
     matches!(object["type"].as_str(), Some("ipv4_addr" | "ipv6_addr"))
+        || matches!(field["protocol"].as_str(), Some("ip" | "ip6"))
+            && matches!(field["field"].as_str(), Some("saddr" | "daddr"))
 }
 
 fn set(object: &Value) -> Option<Set> {
@@ -138,7 +142,8 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_told_from_what_is() {
         let json = r#"{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "ip", "name": "T"}},
-            {"set": {"name": "S", "type": "ipv4_addr", "elem": ["10.0.0.1"]}},
+            {"set": {"name": "S", "type": {"typeof": {"payload": {"protocol": "ip", "field": "daddr"}}},
+                "elem": ["10.0.0.1"]}},
             {"set": {"name": "R", "type": "ipv6_addr", "flags": "interval",
              "elem": ["fd00::1", {"range": ["fd00::3", "fd00::4"]}, {"prefix": {"addr": "fd01::", "len": 127}}]}},
             {"set": {"name": "timed", "type": "ipv4_addr", "flags": ["timeout"],

@@ -149,12 +149,12 @@ impl Place {
 
     fn add_set(&self, name: &str, set: &Set, family: Family, out: &mut String) {
         let flags = if matches!(set, Set::Ranges(_)) { " flags interval;" } else { "" };
-        let _ = writeln!(out, "add set {} {name} {{ type {};{flags} }}", self.0, kind(family));
+        let _ = writeln!(out, "add set {} {name} {{ typeof {} daddr;{flags} }}", self.0, protocol(family));
         self.elements("add", name, members(set), out);
     }
 
     fn add_map(&self, name: &str, family: Family, out: &mut String) {
-        let _ = writeln!(out, "add map {} {name} {{ type {} : verdict; }}", self.0, kind(family));
+        let _ = writeln!(out, "add map {} {name} {{ typeof {} saddr : verdict; }}", self.0, protocol(family));
     }
 
     fn add_chain(&self, name: &str, chain: &Chain, out: &mut String) {
@@ -179,9 +179,11 @@ impl Place {
     }
 }
 
-fn kind(family: Family) -> &'static str {
+/// What sets and maps have the type of a field of. By the name of a type, nft 1.1.3 writes down for others how to print them in
+/// a way at which nft 1.0.6 ends with a segmentation fault, whatever it was asked, and kube-proxy's nftables mode with it.
+fn protocol(family: Family) -> &'static str {
     match family {
-        Family::V4 => "ipv4_addr",
-        Family::V6 => "ipv6_addr",
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }

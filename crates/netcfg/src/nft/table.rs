@@ -94,8 +94,8 @@ pub enum Match {
     Known,
     /// Its connection's destination was translated by netfilter.
     Translated,
-    /// Its destination is the one that its connection had at first, and one of these.
-    AsSent(BTreeSet<IpAddr>),
+    /// Its destination is the one that its connection had at first, and this one.
+    AsSent(IpAddr),
     /// The destination port that its connection had at first is not in this range; to come after [`Self::Protocol`].
     NotSentTo(u16, u16),
     /// Its protocol has this number.
@@ -219,11 +219,7 @@ impl Match {
             Self::DstIn(set) => write!(text, "{ip} daddr @{set}"),
             Self::Known => write!(text, "ct state established,related"),
             Self::Translated => write!(text, "ct status dnat"),
-            Self::AsSent(addresses) => {
-                let pairs = addresses.iter().map(|address| format!("{address} . {address}"));
-                let pairs = pairs.collect::<Vec<_>>().join(", ");
-                write!(text, "ct original {ip} daddr . {ip} daddr {{ {pairs} }}")
-            }
+            Self::AsSent(address) => write!(text, "ct original {ip} daddr {address} {ip} daddr {address}"),
             Self::NotSentTo(first, last) => write!(text, "ct original proto-dst != {first}-{last}"),
             Self::Protocol(number) => write!(text, "meta l4proto {number}"),
             Self::Ports { protocol, which, ranges } => {

@@ -23,10 +23,7 @@ fn every_match(family: Family) -> Table {
         jump("C").when(Match::InIface("antrea-gw0".into())).when(Match::NotOutIface("antrea-gw0".into())),
         jump("C").when(Match::Src(pods)).when(Match::NotSrc(pod)).when(Match::Dst(pods)),
         jump("C").when(Match::DstIn("S".into())).when(Match::Translated),
-        jump("C")
-            .when(Match::AsSent([pod, pods.addr()].into()))
-            .when(Match::Protocol(17))
-            .when(Match::NotSentTo(30_000, 32_767)),
+        jump("C").when(Match::AsSent(pod)).when(Match::Protocol(17)).when(Match::NotSentTo(30_000, 32_767)),
         Rule::new(Verdict::Accept).when(Match::Known),
         Rule::new(Verdict::OfSource("M".into())),
         Rule::new(Verdict::Goto("D".into())).when(Match::DstIn("G".into())),
