@@ -29,6 +29,11 @@ pub const EVERY: Duration = Duration::from_millis(10);
 /// How long the answer to a probe is waited for.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// How long an accepted connection may take to say when it was begun. A handshake may be ended by the repeated SYN-ACK,
+/// a second after the SYN, when the client's ACK and data were lost; the data then come with their own repetition, whose
+/// pause doubles each time.
+const SAYS_WHEN: Duration = Duration::from_secs(8);
+
 const TCP_PORT: u16 = 7000;
 const UDP_PORT: u16 = 7001;
 
@@ -176,7 +181,7 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
             let (state, accepted) = (state.clone(), now());
             tokio::spawn(async move {
                 // Who does not say when it began has just begun.
-                let said = tokio::time::timeout(PATIENCE, stream.read_u64()).await;
+                let said = tokio::time::timeout(SAYS_WHEN, stream.read_u64()).await;
                 state.note(from.ip(), said.ok().and_then(Result::ok).unwrap_or(accepted), |arrived| {
                     arrived.tcp += 1
                 });
