@@ -100,7 +100,7 @@ stage_node() {
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap connectivity::hybrid connectivity::no_encap datapath::auto
 	datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fragments:: hairpin:: handover:: ipvs::
-	isolation:: audit:: native:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy:: restart::an_agent_restart services::
+	isolation:: audit:: native:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy:: reopened:: restart::an_agent_restart services::
 	spoofing:: traceflow:: tunnel::
 )
 

@@ -56,6 +56,12 @@ pub fn output() -> SubField {
     SubField::reg(0, 21, 22)
 }
 
+/// `reg0[30]`: begins a connection, whatever the connection tracker says of an earlier one with the same addresses and
+/// ports.
+pub fn begins() -> SubField {
+    SubField::reg(0, 30, 30)
+}
+
 /// `reg0[31]`: made by a process of the host, on the userspace datapath.
 pub fn host_process_frame() -> SubField {
     SubField::reg(0, 31, 31)

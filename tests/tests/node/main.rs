@@ -32,6 +32,7 @@ mod peers;
 mod proxy;
 mod random;
 mod reachability;
+mod reopened;
 mod restart;
 mod services;
 mod spoofing;

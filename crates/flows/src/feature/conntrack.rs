@@ -4,22 +4,29 @@
 //! of a committed connection for an established one even if the first was dropped later on, so a commit
 //! between egress and ingress policy would let retransmitted SYNs round the ingress rules. The ids of the
 //! rules that allowed the connection wait in registers until then.
+//!
+//! A SYN begins a connection. The kernel's tracker takes one with the addresses and ports of a connection that its client
+//! closed less than two minutes ago for a packet of that: established, as far as `ct_state` tells. Policy judges it as
+//! what it is ([`begins`]); else a port that is used again would carry what is forbidden by now.
 
 use openflow::{Action, Ct, CtState, CtZone, Flow, SubField};
 
 use super::{
-    established,
+    SYN, established,
     priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
     config::Network,
     cookie::Category,
     field::{
-        ct_egress_rule, ct_ingress_rule, ct_service, ct_source, egress_rule, has_endpoint, ingress_rule,
-        source,
+        begins, ct_egress_rule, ct_ingress_rule, ct_service, ct_source, egress_rule, has_endpoint,
+        ingress_rule, source,
     },
     table::{Stage, Table},
 };
+
+/// IP protocol number of TCP.
+const TCP: u8 = 6;
 
 /// Flows of ConntrackZone, ConntrackState and ConntrackCommit.
 pub fn conntrack(net: &Network) -> Vec<Flow> {
@@ -50,7 +57,12 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
                 let matches = family.packets().ct_state(new).bits(has_endpoint(), 1);
                 flow(Table::ConntrackCommit, HIGH, matches).action(commit).action(net.goto(Table::Output))
             });
+            let again = established().set(CtState::EST).unset(CtState::INV);
+            let again = family.packets().nw_proto(TCP).ct_state(again).tcp_flags(SYN.0, SYN.1);
             [
+                flow(Table::ConntrackState, NORMAL, again)
+                    .action(begins().load(1))
+                    .actions(policy.map(|t| net.goto(t))),
                 flow(Table::ConntrackZone, NORMAL, family.packets()).action(look_up),
                 flow(Table::ConntrackState, NORMAL, family.packets().ct_state(invalid)),
                 flow(Table::ConntrackState, NORMAL, family.packets().ct_state(untracked)),

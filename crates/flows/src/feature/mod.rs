@@ -41,6 +41,9 @@ pub(crate) mod priority {
     pub(crate) const MISS: u16 = 0;
 }
 
+/// `tcp_flags` of a connection's first packet, and the bits that tell: SYN is set and ACK is not.
+const SYN: (u16, u16) = (0x002, 0x012);
+
 /// An IP family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {

@@ -24,7 +24,7 @@ use openflow::{
 };
 
 use super::{
-    Family, established,
+    Family, SYN, established,
     priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
@@ -44,9 +44,6 @@ const GROUP_SIZE: usize = 250;
 
 /// Weight of a bucket: all are alike.
 const WEIGHT: u16 = 100;
-
-/// `tcp_flags` of a connection's first packet: SYN is set and ACK is not.
-const SYN: (u16, u16) = (0x002, 0x012);
 
 /// What a pod sees as its peer when a Service brings it back to itself. Upstream's address.
 pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 253);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::{Datapath, Network},
     cookie::Category,
-    field::{Destination, Source, destination, host_process, host_process_frame, source},
+    field::{Destination, Source, begins, destination, host_process, host_process_frame, source},
     table::{Stage, Table},
 };
 
@@ -38,9 +38,8 @@ pub fn security(net: &Network) -> Vec<Flow> {
             for (table, flag) in
                 first_rule_table.into_iter().flat_map(|t| [(t, CtState::EST), (t, CtState::REL)])
             {
-                flows.push(
-                    flow(table, BYPASS, family.packets().ct_state(known(flag))).action(net.goto(metric)),
-                );
+                let goes_on = family.packets().ct_state(known(flag)).bits(begins(), 0);
+                flows.push(flow(table, BYPASS, goes_on).action(net.goto(metric)));
             }
         }
         for to in [Destination::Gateway, Destination::Tunnel] {
