@@ -35,6 +35,9 @@ pub struct Args {
     /// Folder that keeps what the controller said last, for a start without it.
     #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
     pub policy_dir: PathBuf,
+    /// Seconds between two looks at what policies let through and what not, with the gate NetworkPolicyStats.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub statistics_interval: u64,
     /// File with the token that the agent shows to the controller.
     #[arg(long, default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
     pub token_file: PathBuf,

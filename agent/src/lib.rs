@@ -26,4 +26,4 @@ pub mod status;
 pub mod traceflow;
 
 /// Version of this build.
-pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+pub use antrea_api::VERSION;

@@ -47,6 +47,8 @@ pub struct Agent {
     pub services: Option<(kube::Client, ProxyMetrics)>,
     /// Where Traceflow is on: how to read traces and to write what was seen.
     pub traceflow: Option<kube::Client>,
+    /// Where NetworkPolicyStats is on: the file with what the controller was told, and how often it is.
+    pub statistics: Option<(PathBuf, Duration)>,
     pub shutdown: CancellationToken,
 }
 
@@ -91,6 +93,12 @@ impl Agent {
         let counts = self.follow_counts(&wired.network);
         let pods = || wired.network.interfaces().iter().map(PodInterface::local_pod).collect();
         let addresses = self.policy.tell_addresses(pods, wired.network.interface_count());
+        let statistics = async {
+            match self.statistics.clone() {
+                Some((file, every)) => self.policy.tell_statistics(&wired.network.dataplane, &file, every).await,
+                None => std::future::pending().await,
+            }
+        };
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let moved = self.moved(nodes.clone(), &own);
@@ -106,6 +114,7 @@ impl Agent {
             moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),
             () = addresses => Ok(()),
+            () = statistics => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,

@@ -6,7 +6,8 @@
 //!  CNI ADD ─ confirm_pod ─(asks)─► controller    │       │
 //!          ─ install_pod ─► local pods ──────────┘       │
 //!                                 └─ addresses ─► controller
-//!                                                         └─► status of each policy ─► controller
+//!                                                         ├─► status of each policy ─► controller
+//!                                  counters of flows ─────┴─► statistics ────────────► controller
 //! ```
 //!
 //! # Invariants
@@ -38,6 +39,7 @@ mod files;
 mod handle;
 mod report;
 mod saver;
+mod statistics;
 
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;

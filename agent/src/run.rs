@@ -1,6 +1,7 @@
 //! Starts what an agent consists of, and ends with it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::args::{Args, Command};
 use crate::bringup::Paths;
@@ -112,6 +113,8 @@ async fn serve(
         args.pod_namespace.clone(),
         reporter.clone(),
     );
+    let statistics = features::is_on(Component::Agent, "NetworkPolicyStats", &config.feature_gates)
+        .then(|| (args.policy_dir.join("statistics.json"), Duration::from_secs(args.statistics_interval)));
     let policy_config = PolicyConfig { folder: args.policy_dir, token: args.token_file, ..policy_config };
     let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
     tasks.spawn("policy", policy_agent.run(shutdown.clone()));
@@ -170,6 +173,7 @@ async fn serve(
         metrics: metrics.agent,
         services: services.then(|| (kube.clone(), metrics.proxy)),
         traceflow: traceflow.then_some(kube),
+        statistics,
         shutdown: shutdown.clone(),
     };
     tasks.spawn_abortable("network", async move { agent.run(node_changes, network, not_up).await });

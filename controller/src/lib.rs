@@ -19,6 +19,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use antrea_api::{
     controlplane,
     features::{self, Component},
+    stats,
 };
 use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor, trace::Tracer};
 use anyhow::Context;
@@ -26,7 +27,7 @@ use apiserver_kit::{
     api::Api,
     auth::{Auth, local_token},
     gate,
-    publish::{CertManager, Source},
+    publish::{CertManager, Source, Webhooks},
     review::KubeReviewer,
     serve,
     tls::{ClientTrust, Offer, Tls},
@@ -54,11 +55,15 @@ pub const MANAGER: &str = "antrea-controller";
 /// Where antctl in the same Pod finds its token.
 const LOCAL_TOKEN: &str = "/var/run/antrea/apiserver/loopback-client-token";
 
+/// Upstream's names of the configurations by which the API server asks about policies.
+const VALIDATOR: &str = "crdvalidator.antrea.io";
+const MUTATOR: &str = "crdmutator.antrea.io";
+
 /// Interval at which objects are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// Version of this build.
-pub const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+pub use antrea_api::VERSION;
 
 /// Where this process runs.
 #[derive(Debug, Clone, Default)]
@@ -104,7 +109,8 @@ pub async fn run(
     // What is wrong now; shown as the condition ControllerHealthy.
     let problems = Readiness::new();
 
-    let certificates = certificates(&config, &process, client.clone());
+    let native = features::is_on(Component::Controller, "AntreaPolicy", &config.feature_gates);
+    let certificates = certificates(&config, &process, client.clone(), native);
     let cert = certificates.bootstrap().await.context("serving certificate")?;
     let tls = Tls::offering(cert, initial_trust(&client).await, offer)?;
 
@@ -115,7 +121,6 @@ pub async fn run(
     let (mistakes, told) = policy::mistakes();
     let writing = policy::write_events(told, client.clone(), process.pod.clone());
     tasks.spawn_abortable("policy events", never_ends(writing));
-    let native = features::is_on(Component::Controller, "AntreaPolicy", &config.feature_gates);
     for (name, feed) in policy::feeds(&client, &hub, native, &ready, &problems, &mistakes) {
         tasks.spawn_abortable(name, never_ends(feed));
     }
@@ -151,13 +156,18 @@ pub async fn run(
     tasks.spawn_abortable("client trust", never_ends(trust::follow(client.clone(), tls.clone())));
 
     let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub, &process.namespace);
+    let counted = features::is_on(Component::Controller, "NetworkPolicyStats", &config.feature_gates);
+    let api = policy::statistics(api, &hub, &process.namespace, counted);
     let subnets = policy::Subnets::of_nodes(client.clone());
     let routes = server::routes(&config, metrics.registry, log, ready)
         .merge(api.router())
         .merge(policy::lookup(&hub))
         .merge(policy::addresses(&hub, &process.namespace, subnets));
     let routes = policy::own_node(routes, &process.namespace);
-    let app = gate::protect(routes, authentication(client), metrics.server.clone());
+    let mut app = gate::protect(routes, authentication(client), metrics.server.clone());
+    if native {
+        app = app.merge(policy::admission(&hub, metrics.admission));
+    }
     let listener = serve::listen(config.api_port).await?;
     tracing::info!(port = config.api_port, "serving");
     tasks.spawn(
@@ -219,7 +229,7 @@ async fn initial_trust(client: &Client) -> ClientTrust {
     }
 }
 
-fn certificates(config: &ControllerConfig, process: &Process, client: Client) -> CertManager {
+fn certificates(config: &ControllerConfig, process: &Process, client: Client, native: bool) -> CertManager {
     let namespace = &process.namespace;
     let source = if config.self_signed_cert {
         Source::Issued {
@@ -243,7 +253,14 @@ fn certificates(config: &ControllerConfig, process: &Process, client: Client) ->
         namespace: namespace.clone(),
         source,
         config_map: "antrea-ca".to_owned(),
-        api_services: vec![format!("{}.{}", controlplane::VERSION, controlplane::GROUP)],
+        api_services: [(controlplane::VERSION, controlplane::GROUP), (stats::VERSION, stats::GROUP)]
+            .map(|(version, group)| format!("{version}.{group}"))
+            .into(),
+        webhooks: if native {
+            vec![Webhooks::Validating(VALIDATOR), Webhooks::Mutating(MUTATOR)]
+        } else {
+            Vec::new()
+        },
         manager: MANAGER.to_owned(),
     }
 }

@@ -24,6 +24,8 @@ pub struct Registered {
     pub registry: Metrics,
     /// Of the computation of policy.
     pub policy: policy::PolicyMetrics,
+    /// Of the webhooks.
+    pub admission: policy::AdmissionMetrics,
     /// Of the API port.
     pub server: ServerMetrics,
     /// Of the API port's certificate.
@@ -49,6 +51,7 @@ pub fn register() -> Result<Registered> {
     let registry = Metrics::new("antrea_controller", VERSION)?;
     Ok(Registered {
         policy: policy::PolicyMetrics::new(&registry)?,
+        admission: policy::AdmissionMetrics::new(&registry)?,
         server: ServerMetrics::new(&registry, policy::PLURALS)?,
         certificate: CertificateExpiry::new(&registry, "antrea_controller")?,
         status: StatusMetrics {

@@ -106,7 +106,7 @@ missing_images() {
 managed_objects() {
 	kubectl -n kube-system get daemonsets,deployments,pods,services,configmaps,serviceaccounts,roles,rolebindings \
 		-l app=antrea,component!=antrea-operator --field-selector metadata.name!=antrea-cluster-identity -o name
-	kubectl get clusterroles,clusterrolebindings,apiservices -l operator.antrea.io/installation -o name
+	kubectl get clusterroles,clusterrolebindings,apiservices,validatingwebhookconfigurations,mutatingwebhookconfigurations -l operator.antrea.io/installation -o name
 }
 
 spec() {

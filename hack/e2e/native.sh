@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Policies of crd.antrea.io on the real cluster: the gate, what is refused, the document's example, Tiers, Pass, status.
+# Policies of crd.antrea.io on the real cluster: the gate, what is refused, by the definitions and by the controller, the document's example, Tiers, Pass, status.
 # Sourced by hack/e2e.sh.
 
 # acnp NAME TIER ACTION: what Pod one may do at Pod two, by a ClusterNetworkPolicy.
@@ -37,15 +37,17 @@ native() {
 	wait_for 20 condition_matches Progressing '^True' || fail 'the gate replaces nothing'
 	wait_for 150 settled || fail "the installation does not settle with AntreaPolicy: $(condition Progressing) $(condition Degraded)"
 	wait_for 40 tiers_made || fail "the static Tiers are not made: $(kubectl get tiers -o name)"
-	ok 'the gate is on, and the controller makes the static Tiers'
+	wait_for 40 webhooks_know_the_ca || fail 'the API server cannot ask the controller: no caBundle'
+	ok 'the gate is on, the controller makes the static Tiers, and the API server can ask it'
 
 	if said=$(acnp refused application Forbid 2>&1); then fail 'an action that does not exist was taken'; fi
 	[[ $said == *ingress* && $said == *action* ]] || fail "an action that does not exist is refused without its field: $said"
-	awk '/^```yaml/ { on = 1; next } /^```/ { on = 0 } on' "$REPO/docs/policies.md" | kubectl apply -f - >/dev/null ||
-		fail 'the example of docs/policies.md is refused'
-	kubectl delete acnp tenants >/dev/null
+	awk '/^```yaml/ { on = 1; print "---"; next } /^```/ { on = 0 } on' "$REPO/docs/policies.md" | kubectl apply -f - >/dev/null ||
+		fail 'an example of docs/policies.md is refused'
+	kubectl delete acnp tenants node-local-dns >/dev/null
 	kubectl delete clustergroup dns >/dev/null
 	ok 'what cannot be is refused by its field, and the example is taken'
+	asked_before_it_is_written
 
 	wait_for 10 connects one "$TWO:8080" || fail 'no connection before'
 	acnp late application Drop >/dev/null
@@ -74,5 +76,44 @@ native() {
 	wait_for 150 settled || fail "the installation does not settle without AntreaPolicy: $(condition Progressing)"
 	wait_for 10 connects one "$TWO:8080" || fail 'no connection afterwards'
 }
+
+webhooks_know_the_ca() {
+	kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -l served-by=antrea-controller -o json |
+		jq -e '[.items[].webhooks[].clientConfig.caBundle // ""] | length == 7 and all(. != "")' >/dev/null
+}
+
+# What only the controller knows: refused by name, warned of, or filled in.
+asked_before_it_is_written() {
+	local said
+	if said=$(acnp lost silver Drop 2>&1); then fail 'a policy in a Tier that does not exist was taken'; fi
+	[[ $said == *'spec.tier: there is no Tier "silver"'* ]] || fail "a Tier that does not exist is not named: $said"
+	kubectl create -f - >/dev/null <<-END
+		apiVersion: crd.antrea.io/v1beta1
+		kind: Tier
+		metadata: {name: silver}
+		spec: {priority: 70}
+	END
+	kubectl create -f - >/dev/null <<-END
+		apiVersion: crd.antrea.io/v1beta1
+		kind: ClusterNetworkPolicy
+		metadata: {name: kept}
+		spec:
+		  tier: silver
+		  priority: 5
+		  appliedTo: [{podSelector: {matchLabels: {app: nobody}}}]
+		  ingress: [{action: Drop}]
+	END
+	[[ $(kubectl get acnp kept -o jsonpath='{.spec.ingress[0].name}') == ingress-drop-* ]] || fail 'a rule got no name'
+	wait_for 10 silver_is_kept || fail "a Tier with a policy in it can be deleted: $(kubectl delete tier silver --dry-run=server 2>&1)"
+	if said=$(kubectl delete tier silver 2>&1); then fail 'a Tier with a policy in it was deleted'; fi
+	if said=$(kubectl delete tier emergency 2>&1); then fail 'a Tier that always exists was deleted'; fi
+	[[ $said == *'always exists'* ]] || fail "why a static Tier stays is not said: $said"
+	kubectl delete acnp kept >/dev/null
+	wait_for 10 quietly kubectl delete tier silver || fail 'a Tier that nobody uses cannot be deleted'
+	ok 'the API server asks the controller: what refers to nothing or is in use is refused, rules get names'
+}
+
+# The controller learns of a policy a moment after the API server.
+silver_is_kept() { [[ $(kubectl delete tier silver --dry-run=server 2>&1) == *'policies are in this Tier: ClusterNetworkPolicy kept'* ]]; }
 
 tiers_made() { (($(kubectl get tiers -o name | wc -l) == 6)); }

@@ -60,6 +60,7 @@ pub fn certificates(client: Client, namespace: &str) -> CertManager {
             secret: CERT_SECRET.to_owned(),
         },
         config_map: CA_CONFIG_MAP.to_owned(),
+        webhooks: Vec::new(),
         api_services: Vec::new(),
         manager: FIELD_MANAGER.to_owned(),
     }

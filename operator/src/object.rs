@@ -64,6 +64,8 @@ kinds! {
     SERVICE = ""/"v1" "Service" "services" true Base;
     API_SERVICE = "apiregistration.k8s.io"/"v1" "APIService" "apiservices" false Base;
     DEPLOYMENT = "apps"/"v1" "Deployment" "deployments" true Controller;
+    MUTATING_WEBHOOKS = "admissionregistration.k8s.io"/"v1" "MutatingWebhookConfiguration" "mutatingwebhookconfigurations" false Controller;
+    VALIDATING_WEBHOOKS = "admissionregistration.k8s.io"/"v1" "ValidatingWebhookConfiguration" "validatingwebhookconfigurations" false Controller;
     DAEMON_SET = "apps"/"v1" "DaemonSet" "daemonsets" true Agents;
 }
 

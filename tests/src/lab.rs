@@ -59,6 +59,8 @@ pub struct Lab {
     dir: tempfile::TempDir,
     control_plane: control_plane::ControlPlane,
     config: BTreeMap<String, Value>,
+    /// Folder of agents and controllers that are started from now on, where they are not those under test.
+    pub programs: Option<PathBuf>,
     /// The collector of spans, where there is one.
     pub(crate) collector: Option<Background>,
 }
@@ -164,8 +166,17 @@ impl Lab {
         // Made first: whatever fails from here on, its drop cleans up.
         let api = FakeApi::default();
         let control_plane = control_plane::ControlPlane::default();
-        let mut lab =
-            Self { api, nodes: Vec::new(), id, subnet, dir, control_plane, config, collector: None };
+        let mut lab = Self {
+            api,
+            nodes: Vec::new(),
+            id,
+            subnet,
+            dir,
+            control_plane,
+            config,
+            programs: None,
+            collector: None,
+        };
         let underlay = lab.outside();
         sh(&format!("ip netns add {underlay}"));
         for line in [
@@ -259,6 +270,11 @@ impl Lab {
         );
     }
 
+    /// The binary of an agent or a controller that is started now.
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs.as_ref().map_or_else(|| binary(name), |folder| folder.join(name))
+    }
+
     /// Adds to antrea-agent.conf of agents that are started from now on.
     pub fn configure(&mut self, key: &str, value: Value) {
         self.config.insert(key.to_owned(), value);
@@ -266,7 +282,7 @@ impl Lab {
 
     /// Starts a node's agent.
     pub fn start_agent(&mut self, index: usize) {
-        let access = kubeconfig(self.outside_ip());
+        let (access, program) = (kubeconfig(self.outside_ip()), self.program("antrea-agent"));
         let node = &mut self.nodes[index];
         assert!(node.agent.is_none(), "the agent of {} runs", node.name);
         let kubeconfig = node.dir.join("kubeconfig");
@@ -291,7 +307,7 @@ impl Lab {
         let child = Command::new("ip")
             .args(["netns", "exec", &node.netns])
             .args(confinement(AGENT_CAPABILITIES))
-            .arg(binary("antrea-agent"))
+            .arg(program)
             .arg("--config")
             .arg(&file)
             .arg("--cni-data-dir")
@@ -302,6 +318,7 @@ impl Lab {
             .arg(&token)
             .arg("--api-token-file")
             .arg(node.dir.join("loopback-client-token"))
+            .arg("--statistics-interval=2")
             .arg("--cni-bin-dir")
             .arg(&node.cni_bin)
             .env("NODE_NAME", &node.name)

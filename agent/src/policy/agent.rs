@@ -279,6 +279,9 @@ impl State {
                     let explanation = self.reconciler.as_ref().map(|r| question.answer(r));
                     let _ = reply.send(explanation.unwrap_or_default());
                 }
+                Request::Owners(reply) => {
+                    let _ = reply.send(self.reconciler.as_ref().map(Reconciler::owners).unwrap_or_default());
+                }
             }
         }
         self.attach_waiting().await?;

@@ -1,6 +1,6 @@
 //! The handle that the CNI server and bring-up have of policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +10,7 @@ use antrea_enforce::egress::HostEgress;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::pods::LocalPod;
 use antrea_enforce::reconciler::Reconciler;
+use antrea_enforce::tally::Counted;
 use antrea_flows::policy::{Direction, RuleError};
 use antrea_flows::{Change, Network, Owner};
 use antrea_runtime::trace;
@@ -87,6 +88,8 @@ pub(super) enum Request {
     Holds(ObjectReference, PodSelection, oneshot::Sender<bool>),
     /// See [`PolicyHandle::explain`].
     Explain(Question, oneshot::Sender<Explanation>),
+    /// Whose rule each id is.
+    Owners(oneshot::Sender<HashMap<u32, Counted>>),
 }
 
 /// What a packet met.

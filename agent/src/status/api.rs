@@ -57,7 +57,7 @@ pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Optio
     let gates = state.gates.clone();
     let mut router = health_router(ready, live)
         .merge(loglevel::router(state.log.clone()))
-        .merge(version::router(&format!("v{}", env!("CARGO_PKG_VERSION"))))
+        .merge(version::router(crate::VERSION))
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))

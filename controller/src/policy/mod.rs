@@ -5,11 +5,13 @@
 //!                                                           │ publish: one event, whoever needs it
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
 //!  networkpolicies/{name}/status ─► realization ─► status of native policies ◄─ native
+//!  nodestatssummaries ─► statistics ─► networkpolicystats of stats.antrea.io
 //!  /podselection ◄─ lookup                                 Events of NetworkPolicies ◄─ mistakes
-//!  /podaddresses ─► addresses ─► Hub<State>
+//!  /podaddresses ─► addresses ─► Hub<State>       /validate, /mutate ◄─ admission
 //! ```
 
 mod addresses;
+mod admission;
 mod convert;
 mod feed;
 mod lookup;
@@ -20,6 +22,7 @@ mod realization;
 mod resources;
 mod scope;
 mod source;
+mod statistics;
 mod storage;
 mod trace;
 mod undecoded;
@@ -36,12 +39,14 @@ use apiserver_kit::hub::{Hub, Routes};
 use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use addresses::{Subnets, router as addresses};
+pub use admission::{AdmissionMetrics, router as admission};
 pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};
 pub use native::{keep_tiers, write_statuses};
 pub(crate) use resources::PLURALS;
 pub use scope::own_node;
+pub use statistics::statistics;
 pub use storage::api;
 
 use self::resources::{METRICS, NetworkPolicies, Served, Whole};
@@ -62,6 +67,7 @@ pub struct State {
     whole: Whole,
     realization: realization::Realization,
     stale: native::Stale,
+    statistics: statistics::Statistics,
     metrics: PolicyMetrics,
     tracer: Tracer,
 }
@@ -93,6 +99,7 @@ pub fn hub(metrics: PolicyMetrics, tracer: Tracer) -> Arc<PolicyHub> {
         whole: Whole::new(),
         realization: realization::Realization::default(),
         stale: native::Stale::default(),
+        statistics: statistics::Statistics::default(),
         metrics,
         tracer,
     };

@@ -19,12 +19,13 @@ pub(super) fn publish(
     begin: Instant,
     spans: impl FnOnce(&Tracer) -> Option<Spans>,
 ) {
-    let State { index, whole, realization, stale, metrics, tracer, .. } = state;
+    let State { index, whole, realization, stale, statistics, metrics, tracer, .. } = state;
     if routes.is_empty() {
         // Nothing need be kept of the changes; a watcher starts from the present state.
         index.drain_with(|change| {
             if let IndexChange::Policy(name, policy) = &change {
                 realization.follow(name, policy);
+                statistics.follow(name, policy);
             }
             stale.follow(&change);
             count(&change, metrics, begin);
@@ -51,6 +52,7 @@ pub(super) fn publish(
             }
             IndexChange::Policy(name, policy) => {
                 realization.follow(name, policy);
+                statistics.follow(name, policy);
                 send::<NetworkPolicies>(routes, index, name, policy, stamp);
             }
         }

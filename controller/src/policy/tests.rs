@@ -34,11 +34,13 @@ use super::{
 };
 
 mod addresses;
+mod admission;
 mod converted;
 mod golden;
 mod native;
 mod scope;
 mod selection;
+mod statistics;
 mod traced;
 mod undecoded;
 

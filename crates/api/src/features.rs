@@ -208,7 +208,7 @@ gates! {
     "Multicast"                     Beta  on  Missing Missing;
     "Multicluster"                  Alpha off Missing Missing;
     "NFTablesHostNetworkMode"       Alpha off Missing None;
-    "NetworkPolicyStats"            Beta  on  Missing Missing;
+    "NetworkPolicyStats"            Beta  on  Full    Full;
     "NodeIPAM"                      Beta  on  None    Missing;
     "NodeLatencyMonitor"            Alpha off Missing Missing;
     "NodeNetworkPolicy"             Alpha off Missing None;
@@ -297,7 +297,8 @@ mod tests {
             [Component::Agent, Component::Controller].map(|component| report(component, &none)).concat();
         let on: Vec<&str> =
             all.iter().filter(|gate| gate.status == "Enabled").map(|gate| gate.name).collect();
-        assert_eq!(on, ["Traceflow", "Traceflow"], "of agent and controller; nothing else works unasked");
+        let both = ["NetworkPolicyStats", "Traceflow"];
+        assert_eq!(on, [both, both].concat(), "of agent and controller; nothing else works unasked");
         let version = |name: &str| all.iter().find(|gate| gate.name == name).map(|gate| gate.version);
         assert_eq!(
             ["AntreaProxy", "Egress", "BGPPolicy"].map(version),

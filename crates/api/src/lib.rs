@@ -1,5 +1,12 @@
 //! Messages that the components exchange.
 
+/// Version of this build.
+pub const VERSION: &str = if cfg!(feature = "future") {
+    concat!("v", env!("CARGO_PKG_VERSION"), "-future")
+} else {
+    concat!("v", env!("CARGO_PKG_VERSION"))
+};
+
 #[cfg(feature = "apis")]
 pub mod addresses;
 #[cfg(feature = "cni")]

@@ -5,7 +5,12 @@ use std::{path::PathBuf, time::Duration};
 use antrea_runtime::client::describe;
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Secret},
+    api::{
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+        },
+        core::v1::{ConfigMap, Secret},
+    },
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 };
 use kube::{
@@ -56,8 +61,19 @@ pub struct CertManager {
     pub config_map: String,
     /// Names of the APIServices that get the CA as `caBundle`.
     pub api_services: Vec<String>,
+    /// Configurations whose webhooks all get the CA as `caBundle`.
+    pub webhooks: Vec<Webhooks>,
     /// Field manager of every write.
     pub manager: String,
+}
+
+/// A configuration of webhooks, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Webhooks {
+    /// A MutatingWebhookConfiguration.
+    Mutating(&'static str),
+    /// A ValidatingWebhookConfiguration.
+    Validating(&'static str),
 }
 
 /// Why a certificate could not be had or published.
@@ -153,7 +169,7 @@ impl CertManager {
         self.publish(&tls.cert().ca).await
     }
 
-    /// Writes the CA into the ConfigMap and into every APIService that holds another.
+    /// Writes the CA into the ConfigMap and into every APIService and webhook that holds another.
     ///
     /// # Errors
     /// The first failure; the rest is still attempted.
@@ -174,6 +190,9 @@ impl CertManager {
         for name in &self.api_services {
             result = result.and(self.publish_to_api_service(name, ca).await);
         }
+        for configuration in &self.webhooks {
+            result = result.and(self.publish_to_webhooks(*configuration, ca).await);
+        }
         result
     }
 
@@ -187,6 +206,59 @@ impl CertManager {
         let patch = json!({ "spec": { "caBundle": ByteString(ca.as_bytes().to_vec()) } });
         let params = PatchParams { field_manager: Some(self.manager.clone()), ..PatchParams::default() };
         services.patch(name, &params, &Patch::Merge(&patch)).await.map(drop).map_err(kube_error(object()))
+    }
+
+    async fn publish_to_webhooks(&self, configuration: Webhooks, ca: &str) -> Result<(), Error> {
+        match configuration {
+            Webhooks::Mutating(name) => {
+                let hooks = |found: MutatingWebhookConfiguration| {
+                    let hooks = found.webhooks.unwrap_or_default().into_iter();
+                    hooks.map(|hook| (hook.name, hook.client_config)).collect()
+                };
+                self.publish_to(name, "MutatingWebhookConfiguration", ca, hooks).await
+            }
+            Webhooks::Validating(name) => {
+                let hooks = |found: ValidatingWebhookConfiguration| {
+                    let hooks = found.webhooks.unwrap_or_default().into_iter();
+                    hooks.map(|hook| (hook.name, hook.client_config)).collect()
+                };
+                self.publish_to(name, "ValidatingWebhookConfiguration", ca, hooks).await
+            }
+        }
+    }
+
+    /// The webhooks are somebody else's: only `caBundle` of each is ours.
+    async fn publish_to<K>(
+        &self,
+        name: &str,
+        kind: &str,
+        ca: &str,
+        hooks: impl FnOnce(K) -> Vec<(String, WebhookClientConfig)>,
+    ) -> Result<(), Error>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let object = || format!("{kind} {name}");
+        let api = Api::<K>::all(self.client.clone());
+        let hooks = hooks(api.get(name).await.map_err(kube_error(object()))?);
+        let holds = |config: &WebhookClientConfig| {
+            config.ca_bundle.as_ref().is_some_and(|bundle| bundle.0 == ca.as_bytes())
+        };
+        if hooks.iter().all(|(_, config)| holds(config)) {
+            return Ok(());
+        }
+        let bundle = json!({"caBundle": ByteString(ca.as_bytes().to_vec())});
+        let webhooks: Vec<_> =
+            hooks.iter().map(|(name, _)| json!({"name": name, "clientConfig": bundle})).collect();
+        let patch = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+            "metadata": {"name": name}, "webhooks": webhooks,
+        });
+        let params = PatchParams::apply(&self.manager).force();
+        api.patch(name, &params, &Patch::Apply(&patch)).await.map(drop).map_err(kube_error(object()))
     }
 
     async fn stored(&self, name: &str) -> Result<Option<ServingCert>, Error> {

@@ -40,8 +40,8 @@ use crate::{
     tls::{Proven, Tls},
 };
 
-/// Connections get this time to finish after shutdown began, or after they were told that they are idle. Watches
-/// end by themselves at once.
+/// Connections get this time to finish after shutdown began, or after they were told to end. Watches end by themselves
+/// at once.
 const GRACE: Duration = Duration::from_secs(3);
 /// HTTP/2 connections are probed, so that a watcher whose node died frees its queue.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -66,7 +66,8 @@ pub struct Limits {
     pub own: usize,
     /// A client has to finish its handshake within this time.
     pub handshake: Duration,
-    /// A connection without an allowed request ends after this time, whatever is under way on it.
+    /// A connection without an allowed request takes no more of them after this time, and ends 3 seconds later, whatever
+    /// is under way on it.
     pub first_request: Duration,
     /// A connection without an open request ends after this time.
     pub idle: Duration,
@@ -257,7 +258,10 @@ where
                 Verdict::Stays(until) => look = until,
                 Verdict::NeverAsked => {
                     metrics.ended("no_request");
-                    return Err("no request was allowed in time".to_owned());
+                    // What the API server asks a webhook is answered; it asks again on another connection.
+                    connection.as_mut().graceful_shutdown();
+                    look = Instant::now() + GRACE;
+                    last = Some("no request was allowed in time");
                 }
                 Verdict::Idle => {
                     metrics.ended("idle");

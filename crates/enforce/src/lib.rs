@@ -29,5 +29,6 @@ pub mod pods;
 pub mod reconciler;
 mod rules;
 pub mod spec;
+pub mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -27,6 +27,7 @@ use crate::placing::Putting;
 use crate::pods::{LocalPod, LocalPods, PortOwner};
 use crate::rules::{self, Facts, Variant};
 use crate::spec::Policy;
+use crate::tally::Counted;
 
 /// Ids of a rule's variants, by what they say.
 pub(crate) type Slot = HashMap<Vec<Service>, u32>;
@@ -157,6 +158,18 @@ impl Reconciler {
         let has =
             |realised: &&Realised| realised.slots.iter().flat_map(HashMap::values).any(|id| *id == rule);
         self.policies.values().find(has).map(|realised| &realised.policy.source)
+    }
+
+    /// Whose rule each id is.
+    pub fn owners(&self) -> HashMap<u32, Counted> {
+        let mut owners = HashMap::new();
+        for Realised { policy, slots } in self.policies.values() {
+            for (rule, slot) in policy.rules.iter().zip(slots) {
+                let counted = || Counted { policy: policy.clone(), rule: rule.name.clone() };
+                owners.extend(slot.values().map(|id| (*id, counted())));
+            }
+        }
+        owners
     }
 
     /// Brings the rules up to date with cache and pods. A rule that cannot be realised holds up no other.

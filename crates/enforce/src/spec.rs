@@ -46,6 +46,8 @@ pub struct Policy {
 pub struct RuleSpec {
     /// Seen from the pods that the rule applies to.
     pub direction: Direction,
+    /// Its name, where its policy is native and gives it one.
+    pub name: Option<Arc<str>>,
     /// Where it stands.
     pub standing: Standing,
     /// What happens to what it matches.
@@ -124,6 +126,18 @@ impl Policy {
         policy
     }
 
+    /// The source as the controller knows it.
+    pub fn reference(&self) -> controlplane::NetworkPolicyReference {
+        let (kind, rest) = self.source.split_once(':').unwrap_or_default();
+        let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        controlplane::NetworkPolicyReference {
+            type_: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: self.name.to_string(),
+        }
+    }
+
     /// The policy before it is in force.
     pub fn without_rules(&self) -> Self {
         Self { rules: Vec::new(), problems: Vec::new(), ..self.clone() }
@@ -155,6 +169,7 @@ impl RuleSpec {
     pub(crate) fn isolating(direction: Direction, applied_to: Vec<Arc<str>>) -> Self {
         Self {
             direction,
+            name: None,
             standing: Standing::K8s,
             action: Action::Allow,
             keeps: true,

@@ -132,6 +132,24 @@ pub enum Problem {
     /// Not one protocol.
     #[error("needs one of icmp and igmp")]
     ProtocolMatch,
+    /// Two rules of a policy have one name.
+    #[error("another rule has the name {0:?}")]
+    RuleName(Box<str>),
+    /// A group with groups in it is in other groups itself.
+    #[error("a group that is in another ({0}) cannot have childGroups itself")]
+    IsChild(Box<str>),
+    /// Two Tiers have one priority.
+    #[error("is that of Tier {0}")]
+    TierPriority(Box<str>),
+    /// No more Tiers are possible.
+    #[error("there are {0} Tiers with those that always exist, and no more are possible")]
+    Tiers(usize),
+    /// A Tier that cannot be deleted.
+    #[error("this Tier always exists")]
+    StaticTier,
+    /// A Tier that cannot be deleted now.
+    #[error("policies are in this Tier: {0}")]
+    TierInUse(Box<str>),
     /// The UID is missing, or another policy has it.
     #[error("UID {0:?} is missing or in use by another policy; a name of its own is derived")]
     Uid(Box<str>),
@@ -154,6 +172,19 @@ impl PolicyError {
             return format!("ClusterNetworkPolicy {}", policy.name).into();
         }
         format!("NetworkPolicy {}/{}", policy.namespace, policy.name).into()
+    }
+
+    /// As [`Self::object_of`].
+    pub(crate) fn object_of_group(group: &crd::Group) -> Box<str> {
+        if group.namespace.is_empty() {
+            return format!("ClusterGroup {}", group.name).into();
+        }
+        format!("Group {}/{}", group.namespace, group.name).into()
+    }
+
+    /// As [`Self::object_of`].
+    pub(crate) fn object_of_tier(name: &str) -> Box<str> {
+        format!("Tier {name}").into()
     }
 }
 

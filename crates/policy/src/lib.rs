@@ -56,5 +56,6 @@ pub mod ports;
 pub mod translate;
 
 pub use index::{
-    AddressGroup, AppliedToGroup, Effective, Index, NativeView, NodeView, Peering, Selection, Sizes, Told,
+    AddressGroup, AppliedToGroup, Effective, Findings, Index, NativeView, NodeView, Peering, Selection,
+    Sizes, Told,
 };

@@ -52,14 +52,7 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
     let mut issues = Issues::new(PolicyError::object_of_native(policy));
     let spec = &policy.spec;
     let own = (!policy.namespace.is_empty()).then(|| k8s::shared(&policy.namespace));
-    let mut native = Native {
-        context,
-        own: own.clone(),
-        uses: Uses::default(),
-        namespaces: None,
-        budget: Budget::default(),
-        rules: Vec::new(),
-    };
+    let mut native = Native::new(context, &policy.namespace);
     let mut top = issues.top();
     let mut place = top.field("spec");
 
@@ -100,6 +93,24 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
     (draft, issues.into_errors(), uses)
 }
 
+/// What is wrong with a group itself and with the groups in it.
+pub(crate) fn group(group: &crd::Group, context: &Context<'_>) -> Vec<PolicyError> {
+    let mut issues = Issues::new(PolicyError::object_of_group(group));
+    let mut native = Native::new(context, &group.namespace);
+    let mut top = issues.top();
+    let mut place = top.field("spec");
+    native.members(&group.spec, &mut PeerDraft::default(), &mut place);
+    for (i, name) in group.spec.child_groups.iter().enumerate() {
+        let place = &mut place.index("childGroups", i);
+        if native.find_group(name, place).is_some_and(|child| !child.child_groups.is_empty()) {
+            place.add(Problem::NestedGroup(shorten(name)));
+        }
+    }
+    drop(place);
+    drop(top);
+    issues.into_errors()
+}
+
 /// The static tiers are what they are, whatever their objects say. Others come before the default one.
 fn tier_priority(name: &str, tiers: &BTreeMap<Box<str>, i64>) -> Option<i32> {
     let fixed = STATIC_TIERS.iter().find(|(tier, _)| *tier == name).map(|(_, priority)| *priority);
@@ -127,6 +138,18 @@ struct PerNamespace {
 }
 
 impl<'a> Native<'a> {
+    /// `namespace` is empty for what belongs to the cluster.
+    fn new(context: &'a Context<'a>, namespace: &str) -> Self {
+        Self {
+            context,
+            own: (!namespace.is_empty()).then(|| k8s::shared(namespace)),
+            uses: Uses::default(),
+            namespaces: None,
+            budget: Budget::default(),
+            rules: Vec::new(),
+        }
+    }
+
     fn scope(&self, namespaces: Option<Selector>) -> Scope {
         match (namespaces, &self.own) {
             (Some(selector), _) => Scope::NamespaceSelector(selector),

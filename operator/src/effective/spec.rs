@@ -14,6 +14,11 @@ impl Effective {
         antrea_api::features::is_on(antrea_api::features::Component::Agent, "Traceflow", &self.gates)
     }
 
+    /// Whether the controller takes in policies with an order.
+    pub fn policies(&self) -> bool {
+        antrea_api::features::is_on(antrea_api::features::Component::Controller, "AntreaPolicy", &self.gates)
+    }
+
     /// As a spec, for `status.computed`. A Pod MTU that each agent finds out by itself stays absent.
     pub fn to_spec(&self) -> AntreaInstallationSpec {
         let exact = |reference: &str| {

@@ -9,10 +9,11 @@ use crate::{
 };
 
 /// Name of the Service.
-const SERVICE: &str = "antrea";
+pub(super) const SERVICE: &str = "antrea";
 
 /// APIs that the controller serves through aggregation: group, version. Add one here when it is served.
-pub const AGGREGATED_APIS: &[(&str, &str)] = &[("controlplane.antrea.io", "v1beta2")];
+pub const AGGREGATED_APIS: &[(&str, &str)] =
+    &[("controlplane.antrea.io", "v1beta2"), ("stats.antrea.io", "v1alpha1")];
 
 pub(super) fn objects() -> Vec<Object> {
     let service = json!({"spec": {

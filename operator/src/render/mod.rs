@@ -92,6 +92,9 @@ pub fn objects(config: &Effective, around: &Surroundings) -> Vec<Object> {
     objects.push(configuration.object());
     objects.extend(api::objects());
     objects.push(controller::deployment(config, &configuration));
+    if config.policies() {
+        objects.extend(admission::webhooks());
+    }
     objects.push(agent::daemon_set(config, &configuration, around));
     objects.sort_by_key(|object| object.kind.stage);
     objects.into_iter().map(Object::stamped).collect()

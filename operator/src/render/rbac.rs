@@ -53,7 +53,14 @@ pub(super) fn objects(config: &Effective) -> Vec<Object> {
         ("antrea-policies-view", "view", ORDER, READ),
         ("antrea-policies-edit", "edit", &["networkpolicies", "groups"], WRITE),
     ] {
-        let body = json!({"rules": [rule("crd.antrea.io", kinds, verbs)]});
+        let mut rules = vec![rule("crd.antrea.io", kinds, verbs)];
+        if kinds == ORDER {
+            // What policies let through and what not.
+            const STATISTICS: &[&str] =
+                &["networkpolicystats", "antreanetworkpolicystats", "antreaclusternetworkpolicystats"];
+            rules.push(rule("stats.antrea.io", STATISTICS, &["get", "list"]));
+        }
+        let body = json!({"rules": rules});
         let role_of = |user: &str| format!("rbac.authorization.k8s.io/aggregate-to-{user}");
         let role_object = managed(&object::CLUSTER_ROLE, name, body).label(&role_of(role), "true");
         objects.push(if role == "edit" { role_object.label(&role_of("admin"), "true") } else { role_object });
@@ -171,6 +178,18 @@ fn controller_cluster_rules() -> Vec<Value> {
             &["apiservices"],
             &apis,
             &["get", "list", "watch", "update", "patch"],
+        ),
+        named(
+            "admissionregistration.k8s.io",
+            &["mutatingwebhookconfigurations"],
+            &["crdmutator.antrea.io"],
+            &["get", "patch"],
+        ),
+        named(
+            "admissionregistration.k8s.io",
+            &["validatingwebhookconfigurations"],
+            &["crdvalidator.antrea.io"],
+            &["get", "patch"],
         ),
         // Lets go of an installation whose definition is deleted while the operator is gone.
         named(

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{Lab, LabNode, binary, end, kubeconfig, tail};
+use super::{Lab, LabNode, end, kubeconfig, tail};
 use crate::background::Background;
 use crate::https::{self, Endpoint};
 use crate::oracle::{Labels, PodFacts};
@@ -190,7 +190,7 @@ impl Lab {
         let script = "mount -t tmpfs lab /run && exec \"$@\"";
         let child = Command::new("ip")
             .args(["netns", "exec", &self.outside(), "sh", "-c", script, "sh"])
-            .arg(binary("antrea-controller"))
+            .arg(self.program("antrea-controller"))
             .arg("--config")
             .arg(&file)
             .env("POD_NAME", "antrea-controller-lab")

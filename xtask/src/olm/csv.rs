@@ -210,7 +210,7 @@ fn rules(root: &Path) -> Result<(Vec<Value>, Vec<Value>)> {
     let mut policies = 0;
     cluster.retain_mut(|rule| {
         let named = rule["resourceNames"].is_array();
-        if named && rule["apiGroups"] == json!(["admissionregistration.k8s.io"]) {
+        if named && rule["resources"][0] == "validatingadmissionpolicies" {
             policies += 1;
             if let Some(names) = rule["resourceNames"].as_array_mut() {
                 names.push("antrea-installation".into());

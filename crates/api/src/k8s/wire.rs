@@ -165,6 +165,9 @@ impl EventType {
     }
 }
 
+/// What a later version adds to a message: field 100, a string.
+const ADDED: &[u8] = if cfg!(feature = "future") { b"\xa2\x06\x06future" } else { b"" };
+
 /// Puts a message into the envelope. The message is encoded once, straight into the result.
 pub fn seal(api_version: &str, kind: &str, message: &impl Message) -> Vec<u8> {
     let type_meta = TypeMeta { api_version: api_version.to_owned(), kind: kind.to_owned() };
@@ -173,8 +176,9 @@ pub fn seal(api_version: &str, kind: &str, message: &impl Message) -> Vec<u8> {
     buffer.put_slice(MAGIC);
     put_header(&mut buffer, 1, meta_len);
     type_meta.encode_raw(&mut buffer);
-    put_header(&mut buffer, 2, raw_len);
+    put_header(&mut buffer, 2, raw_len + ADDED.len());
     message.encode_raw(&mut buffer);
+    buffer.put_slice(ADDED);
     buffer
 }
 

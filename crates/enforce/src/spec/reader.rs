@@ -192,8 +192,10 @@ impl Reader {
         // Nobody is on the other side: it says nothing.
         let contents = contents.filter(|(_, nets, groups)| !(nets.is_empty() && groups.is_empty()));
         let Some((services, nets, groups)) = contents else { return Vec::new() };
+        let name = Some(&*rule.name).filter(|name| !name.is_empty()).map(Into::into);
         let spec = |direction| RuleSpec {
             direction,
+            name: Option::clone(&name),
             standing: if baseline { Standing::Baseline(rank) } else { Standing::Native(rank) },
             action,
             keeps: true,

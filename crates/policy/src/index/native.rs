@@ -18,8 +18,8 @@ use crate::{
 };
 
 #[derive(Debug)]
-struct Entry {
-    policy: crd::Policy,
+pub(super) struct Entry {
+    pub(super) policy: crd::Policy,
     uses: Uses,
     errors: Vec<PolicyError>,
 }
@@ -37,9 +37,9 @@ pub struct NativeView<'a> {
 
 #[derive(Debug, Default)]
 pub(super) struct Natives {
-    tiers: BTreeMap<Box<str>, i64>,
-    groups: BTreeMap<Key, crd::GroupSpec>,
-    policies: BTreeMap<Key, Entry>,
+    pub(super) tiers: BTreeMap<Box<str>, i64>,
+    pub(super) groups: BTreeMap<Key, crd::GroupSpec>,
+    pub(super) policies: BTreeMap<Key, Entry>,
     /// To be computed before changes are handed out.
     dirty: BTreeSet<Key>,
     /// Computed since somebody asked.
@@ -219,6 +219,16 @@ impl Index {
         std::mem::take(&mut self.natives.computed)
     }
 
+    /// What `work` makes of what policies may refer to.
+    pub(super) fn in_context<T>(&self, work: impl FnOnce(&Context<'_>) -> T) -> T {
+        let namespaces = || {
+            let known = self.namespaces.iter().map(|(_, namespace)| namespace);
+            let labels = |id| -> Labels { self.labels.texts(id) };
+            known.filter_map(|namespace| Some((namespace.name.clone(), labels(namespace.labels?)))).collect()
+        };
+        work(&Context { tiers: &self.natives.tiers, groups: &self.natives.groups, namespaces: &namespaces })
+    }
+
     /// Computes the native policies that have to be.
     pub(super) fn settle(&mut self) {
         if self.natives.dirty.is_empty() {
@@ -226,16 +236,7 @@ impl Index {
         }
         for key in std::mem::take(&mut self.natives.dirty) {
             let Some(entry) = self.natives.policies.get(&key) else { continue };
-            let namespaces = || {
-                let known = self.namespaces.iter().map(|(_, namespace)| namespace);
-                let labels = |id| -> Labels { self.labels.texts(id) };
-                known
-                    .filter_map(|namespace| Some((namespace.name.clone(), labels(namespace.labels?))))
-                    .collect()
-            };
-            let context =
-                Context { tiers: &self.natives.tiers, groups: &self.natives.groups, namespaces: &namespaces };
-            let (draft, mut errors, uses) = native::policy(&entry.policy, &context);
+            let (draft, mut errors, uses) = self.in_context(|context| native::policy(&entry.policy, context));
             errors.extend(self.apply_policy(draft));
             if let Some(entry) = self.natives.policies.get_mut(&key) {
                 (entry.uses, entry.errors) = (uses, errors);

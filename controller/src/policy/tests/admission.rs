@@ -1,0 +1,262 @@
+//! Webhooks: what is refused, what is only warned of, and what a policy gets.
+
+use std::net::SocketAddr;
+
+use antrea_runtime::metrics::Metrics;
+
+use super::*;
+use crate::policy::admission::{AdmissionMetrics, router as hooks};
+
+/// Asks as the API server does; the status of the answer, and its `response`.
+async fn ask(app: &Router, path: &str, review: &Value, from: [u8; 4]) -> (StatusCode, Value) {
+    let body = serde_json::to_vec(review).unwrap();
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri(path)
+        .header("content-type", "application/json")
+        .header("content-length", body.len())
+        .body(Body::from(body))
+        .unwrap();
+    request.extensions_mut().insert(SocketAddr::from((from, 4000)));
+    let response = app.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    (status, answer["response"].clone())
+}
+
+fn review(operation: &str, name: &str, namespace: Option<&str>, new: Value, old: Value) -> Value {
+    let object = |spec: Value| match spec {
+        Value::Null => Value::Null,
+        spec => json!({
+            "apiVersion": "crd.antrea.io/v1beta1", "kind": "Any",
+            "metadata": {"name": name, "namespace": namespace, "uid": "u"}, "spec": spec,
+        }),
+    };
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "question", "operation": operation, "name": name, "namespace": namespace,
+        "kind": {"group": "crd.antrea.io", "version": "v1beta1", "kind": "Any"},
+        "resource": {"group": "crd.antrea.io", "version": "v1beta1", "resource": "any"},
+        "userInfo": {"username": "somebody"}, "object": object(new), "oldObject": object(old),
+    }})
+}
+
+struct Cluster {
+    app: Router,
+    _inputs: Inputs,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let inputs = Inputs::shop().await;
+        inputs.hub.update(|state, _| {
+            for (name, priority) in [("emergency", 50), ("gold", 60)] {
+                let tier = json!({"metadata": {"name": name}, "spec": {"priority": priority}});
+                state.index.apply_tier(&serde_json::from_value(tier).unwrap());
+            }
+            let group = json!({"metadata": {"name": "parent"}, "spec": {"childGroups": ["child"]}});
+            state.index.apply_group(&serde_json::from_value(group).unwrap());
+            let policy =
+                json!({"metadata": {"name": "used", "uid": "x"}, "spec": {"tier": "gold", "priority": 1}});
+            state.index.apply_native(&serde_json::from_value(policy).unwrap());
+        });
+        let app = hooks(&inputs.hub, AdmissionMetrics::new(&Metrics::empty()).unwrap());
+        Self { app, _inputs: inputs }
+    }
+
+    async fn answer(&self, path: &str, review: &Value) -> Value {
+        let (status, answer) = ask(&self.app, path, review, [192, 0, 2, 1]).await;
+        assert_eq!(status, 200);
+        assert_eq!(answer["uid"], "question");
+        answer
+    }
+
+    /// Why it is refused, empty if it is not; and the warnings.
+    async fn made(&self, kind: &str, name: &str, spec: Value) -> (String, Vec<String>) {
+        let namespace = matches!(kind, "annp" | "group").then_some("shop");
+        let review = review("CREATE", name, namespace, spec, Value::Null);
+        let answer = self.answer(&format!("/validate/{kind}"), &review).await;
+        let why = answer["status"]["message"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(answer["allowed"] == json!(true), why.is_empty(), "{answer}");
+        let warnings = answer["warnings"].as_array().into_iter().flatten();
+        (why, warnings.map(|text| text.as_str().unwrap().to_owned()).collect())
+    }
+}
+
+fn spec(rule: Value) -> Value {
+    json!({"priority": 5, "tier": "gold", "appliedTo": [{"podSelector": {}}], "ingress": [rule]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_is_refused_and_named() {
+    let cluster = Cluster::new().await;
+    let drop = json!({"action": "Drop"});
+    let cases = [
+        ("acnp", spec(drop.clone()), ""),
+        (
+            "acnp",
+            json!({"priority": 5, "tier": "none", "appliedTo": [{"podSelector": {}}]}),
+            "spec.tier: there is no Tier",
+        ),
+        (
+            "annp",
+            spec(
+                json!({"action": "Drop", "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}),
+            ),
+            "spec.ingress[0].from[0].ipBlock.except[0]: 11.0.0.0/16 is not a part of 10.0.0.0/8",
+        ),
+        (
+            "acnp",
+            spec(
+                json!({"action": "Drop", "from": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Is"}]}}]}),
+            ),
+            "spec.ingress[0].from[0].podSelector.matchExpressions[0].operator: \"Is\" is not one of",
+        ),
+        (
+            "annp",
+            spec(json!({"action": "Drop", "from": [{"namespaces": {"match": "Self"}}]})),
+            "spec.ingress[0].from[0].namespaces: is for ClusterNetworkPolicies only",
+        ),
+        (
+            "acnp",
+            json!({"priority": 5, "appliedTo": [{"podSelector": {}}],
+                "ingress": [{"action": "Drop", "name": "a"}], "egress": [{"action": "Drop", "name": "a"}]}),
+            "spec.egress[0].name: another rule has the name \"a\"",
+        ),
+        ("tier", json!({"priority": 60}), "spec.priority: is that of Tier gold"),
+        ("tier", json!({"priority": 61}), ""),
+        (
+            "clustergroup",
+            json!({"ipBlocks": [{"cidr": "10.0.0.0/33"}]}),
+            "spec.ipBlocks[0].cidr: \"10.0.0.0/33\" is not a CIDR",
+        ),
+        (
+            "clustergroup",
+            json!({"childGroups": ["parent"]}),
+            "spec.childGroups[0]: \"parent\" has childGroups",
+        ),
+        ("group", json!({"podSelector": {"matchLabels": {"a b": "c"}}}), "is not a label key"),
+        ("group", json!({"podSelector": {}}), ""),
+    ];
+    for (kind, spec, expected) in cases {
+        let (why, warnings) = cluster.made(kind, "new", spec.clone()).await;
+        assert!(why.contains(expected), "{kind} {spec}: {why:?} instead of {expected:?}");
+        assert_eq!(why.is_empty(), expected.is_empty(), "{kind} {spec}: {why}");
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+    // One that is in another cannot have others in it.
+    let (why, _) = cluster.made("clustergroup", "child", json!({"childGroups": ["third"]})).await;
+    assert!(why.contains("spec.childGroups: a group that is in another (parent)"), "{why}");
+    // The priority of one's own is free.
+    assert_eq!(cluster.made("tier", "gold", json!({"priority": 60})).await.0, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_come_right_is_a_warning() {
+    let cluster = Cluster::new().await;
+    let group = json!({"action": "Drop", "from": [{"group": "later"}]});
+    let (why, warnings) = cluster.made("acnp", "new", spec(group)).await;
+    assert_eq!(why, "");
+    assert!(
+        warnings[0].starts_with("spec.ingress[0].from[0].group: there is no group \"later\""),
+        "{warnings:?}"
+    );
+    let long: Vec<Value> = (0..40).map(|i| json!({"group": format!("{i:0250}")})).collect();
+    let (why, warnings) = cluster.made("acnp", "new", spec(json!({"action": "Drop", "from": long}))).await;
+    assert_eq!((why.as_str(), warnings.len()), ("", 11));
+    assert!(warnings.iter().all(|text| text.len() <= 256));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_let_in_before_can_still_be_let_go() {
+    let cluster = Cluster::new().await;
+    let bad = json!({"priority": 5, "tier": "none", "appliedTo": [{"podSelector": {}}]});
+    let same = review("UPDATE", "old", None, bad.clone(), bad.clone());
+    assert_eq!(cluster.answer("/validate/acnp", &same).await["allowed"], true);
+    let worse = review("UPDATE", "old", None, bad.clone(), spec(json!({"action": "Drop"})));
+    assert_eq!(cluster.answer("/validate/acnp", &worse).await["allowed"], false);
+    let gone = review("DELETE", "old", None, Value::Null, bad);
+    assert_eq!(cluster.answer("/validate/acnp", &gone).await["allowed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_in_use_stays() {
+    let cluster = Cluster::new().await;
+    let delete = |name: &str| review("DELETE", name, None, Value::Null, json!({"priority": 60}));
+    for (name, expected) in [("gold", "ClusterNetworkPolicy used"), ("emergency", "always exists")] {
+        let answer = cluster.answer("/validate/tier", &delete(name)).await;
+        assert_eq!(answer["allowed"], false);
+        let why = answer["status"]["message"].as_str().unwrap();
+        assert!(why.contains(expected), "{why}");
+    }
+    assert_eq!(cluster.answer("/validate/tier", &delete("silver")).await["allowed"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_gets_its_tier_and_names_for_its_rules() {
+    let cluster = Cluster::new().await;
+    let rules = json!([{"action": "Drop"}, {"action": "Drop"}, {"action": "Allow", "name": "mine"}, {"action": "Drop", "ports": []}]);
+    let policy = |rules: &Value| json!({"priority": 5, "egress": rules});
+    let changes = async |spec: Value| -> Vec<Value> {
+        let answer = cluster.answer("/mutate/acnp", &review("CREATE", "p", None, spec, Value::Null)).await;
+        assert_eq!(answer["allowed"], true);
+        let patch: Option<Vec<u8>> = serde_json::from_value(answer["patch"].clone()).unwrap();
+        patch.map(|patch| serde_json::from_slice(&patch).unwrap()).unwrap_or_default()
+    };
+    let found = changes(policy(&rules)).await;
+    let values: Vec<(&str, &str)> = found
+        .iter()
+        .map(|change| (change["path"].as_str().unwrap(), change["value"].as_str().unwrap()))
+        .collect();
+    assert_eq!(values[0], ("/spec/tier", "application"));
+    assert_eq!(values[1].0, "/spec/egress/0/name");
+    assert!(values[1].1.starts_with("egress-drop-") && values[1].1.len() == "egress-drop-".len() + 7);
+    assert_eq!(values[2].1, format!("{}-2", values[1].1));
+    assert_eq!((values[3].0, values.len()), ("/spec/egress/3/name", 4));
+    assert_ne!(values[3].1, values[1].1);
+    // A rule that comes before changes no name.
+    let shifted = changes(policy(&json!([{"action": "Pass"}, {"action": "Drop"}]))).await;
+    assert_eq!(shifted[2]["value"], values[1].1);
+    assert_eq!(
+        changes(json!({"tier": "gold", "ingress": [{"action": "Drop", "name": "a"}]})).await,
+        Vec::<Value>::new()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_answered_before_the_cluster_is_known_or_beyond_bounds() {
+    let hub = new_hub();
+    let app = hooks(&hub, AdmissionMetrics::new(&Metrics::empty()).unwrap());
+    let good = review("CREATE", "p", None, spec(json!({"action": "Drop"})), Value::Null);
+    assert_eq!(ask(&app, "/validate/acnp", &good, [192, 0, 2, 1]).await.0, 503);
+    let cluster = Cluster::new().await;
+    assert_eq!(ask(&cluster.app, "/validate/pods", &good, [192, 0, 2, 1]).await.0, 404);
+    assert_eq!(ask(&cluster.app, "/mutate/tier", &good, [192, 0, 2, 1]).await.0, 404);
+    assert_eq!(ask(&cluster.app, "/validate/acnp", &json!({"request": null}), [192, 0, 2, 1]).await.0, 400);
+    let huge = json!({"padding": "x".repeat(4 << 20)});
+    assert_eq!(ask(&cluster.app, "/validate/acnp", &huge, [192, 0, 2, 1]).await.0, 400);
+    // Bodies that do not come hold places of their sender alone.
+    let mut waiting = Vec::new();
+    for _ in 0..16 {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri("/validate/acnp")
+            .header("content-length", 100)
+            .body(Body::from_stream(futures::stream::pending::<std::result::Result<Vec<u8>, std::io::Error>>()))
+            .unwrap();
+        request.extensions_mut().insert(SocketAddr::from(([192, 0, 2, 66], 4000)));
+        waiting.push(tokio::spawn(cluster.app.clone().oneshot(request)));
+    }
+    for _ in 0..100 {
+        if ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0 == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0, 503);
+    assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 1]).await.0, 200);
+    for task in waiting {
+        assert_eq!(task.await.unwrap().unwrap().status(), 400);
+    }
+    assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0, 200);
+}
