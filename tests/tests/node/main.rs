@@ -33,7 +33,6 @@ mod peers;
 mod proxy;
 mod random;
 mod reachability;
-mod reopened;
 mod restart;
 mod services;
 mod spoofing;

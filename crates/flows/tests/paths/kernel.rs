@@ -68,6 +68,31 @@ fn kernel_own_service_passes_isolation() -> Result<()> {
     Ok(())
 }
 
+/// The kernel's tracker may take a SYN for a packet of an earlier connection with the same addresses and ports.
+#[test]
+fn a_syn_begins_a_connection_whatever_the_tracker_says() -> Result<()> {
+    let net = network(Datapath::Kernel, TunnelKind::FlowBased);
+    let sw = ready(&net)?;
+    let to_first = |flags: &str, state: &str| {
+        let packet = format!(
+            "in_port=2,tcp,dl_src=0a:00:00:00:01:12,dl_dst=0a:00:00:00:01:11,nw_src=10.244.1.12,\
+             nw_dst=10.244.1.11,tp_src=1000,tp_dst=80,nw_ttl=64,tcp_flags={flags}"
+        );
+        sw.trace(&packet, &[state]).map(|out| out.contains("output port is 1\n"))
+    };
+    for flags in ["syn", "ack", "syn|ack", "rst"] {
+        assert!(to_first(flags, "trk,est")?, "{flags} before anybody is isolated");
+    }
+    sw.add_flows(isolation(&net)?)?;
+    for state in ["trk,est", "trk,est,rpl"] {
+        assert!(!to_first("syn", state)?, "{state}");
+        for goes_on in ["ack", "syn|ack", "fin|ack", "rst"] {
+            assert!(to_first(goes_on, state)?, "{goes_on} {state}");
+        }
+    }
+    Ok(())
+}
+
 /// With a tunnel port of OVS's own, the flow says where to.
 #[test]
 fn flow_based_tunnel() -> Result<()> {
