@@ -46,6 +46,7 @@ pub mod cidr;
 pub mod crd;
 pub mod draft;
 pub mod error;
+pub mod evaluate;
 mod index;
 pub mod k8s;
 pub mod labels;

@@ -7,6 +7,7 @@ use super::{
     Index,
     slab::{Id, NONE},
 };
+use crate::evaluate::Endpoint;
 use crate::k8s::Uid;
 use crate::model::{AddressMember, Direction, GroupName, NetworkPolicy, Nodes, PodMember};
 
@@ -185,6 +186,27 @@ impl Index {
         effective.ingress.sort_by(|a, b| a.name.cmp(&b.name));
         effective.egress.sort_by(|a, b| a.name.cmp(&b.name));
         Some(effective)
+    }
+
+    /// A Pod as policies see it, for [`crate::evaluate`]. None as of [`Self::effective`].
+    #[must_use]
+    pub fn endpoint(&self, namespace: &str, pod: &str) -> Option<Endpoint> {
+        let groups = self.groups_of_pod(namespace, pod)?;
+        let record = &self.pods[self.find_pod(self.find_namespace(namespace)?, pod)?];
+        let names: BTreeSet<GroupName> =
+            groups.iter().map(|group| self.groups[*group].name.clone()).collect();
+        let Effective { mut ingress, egress } = self.effective(namespace, pod)?;
+        ingress.extend(egress);
+        ingress.sort_by(|a, b| a.name.cmp(&b.name));
+        ingress.dedup_by(|a, b| a.name == b.name);
+        Some(Endpoint {
+            policies: ingress,
+            // A Pod without an address is in no AddressGroup.
+            address_groups: if record.ips.is_empty() { BTreeSet::new() } else { names.clone() },
+            applied_to_groups: names,
+            ips: record.ips.iter().collect(),
+            ports: record.member.ports.to_vec(),
+        })
     }
 
     /// What selects a Pod. None if the Pod is not known, is not on this node, or is another one of the same name:
