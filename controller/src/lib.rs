@@ -162,6 +162,7 @@ pub async fn run(
     let routes = server::routes(&config, metrics.registry, log, ready)
         .merge(api.router())
         .merge(policy::lookup(&hub))
+        .merge(policy::endpoints(&hub))
         .merge(policy::addresses(&hub, &process.namespace, subnets));
     let routes = policy::own_node(routes, &process.namespace);
     let mut app = gate::protect(routes, authentication(client), metrics.server.clone());

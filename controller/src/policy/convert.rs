@@ -7,7 +7,8 @@ use antrea_api::{
     k8s::{IntOrString, ObjectMeta},
 };
 use antrea_policy::model::{
-    Action, AddressMember, Direction, IpBlock, NetworkPolicy, Peer, PodMember, Port, Rule, Service,
+    Action, AddressMember, Direction, IpBlock, NetworkPolicy, Peer, PodMember, PolicyReference, Port, Rule,
+    Service,
 };
 use ipnet::IpNet;
 
@@ -65,34 +66,48 @@ pub(super) fn policy_head(policy: &NetworkPolicy) -> wire::NetworkPolicy {
             generation: policy.generation,
             ..ObjectMeta::named(policy.name.as_ref())
         },
-        source_ref: Some(wire::NetworkPolicyReference {
-            type_: source.kind.as_str().to_owned(),
-            namespace: source.namespace.as_deref().unwrap_or_default().to_owned(),
-            name: source.name.as_ref().to_owned(),
-            uid: source.uid.as_ref().to_owned(),
-        }),
+        source_ref: Some(reference(source)),
         ..wire::NetworkPolicy::default()
     }
 }
 
-fn rule(rule: &Rule) -> wire::NetworkPolicyRule {
-    let (direction, from, to) = match rule.direction {
-        Direction::In => ("In", peer(&rule.peer), wire::NetworkPolicyPeer::default()),
-        Direction::Out => ("Out", wire::NetworkPolicyPeer::default(), peer(&rule.peer)),
-    };
-    let action = match rule.action {
+pub(super) fn reference(source: &PolicyReference) -> wire::NetworkPolicyReference {
+    wire::NetworkPolicyReference {
+        type_: source.kind.as_str().to_owned(),
+        namespace: source.namespace.as_deref().unwrap_or_default().to_owned(),
+        name: source.name.as_ref().to_owned(),
+        uid: source.uid.as_ref().to_owned(),
+    }
+}
+
+pub(super) fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::In => "In",
+        Direction::Out => "Out",
+    }
+}
+
+pub(super) fn action(action: Action) -> &'static str {
+    match action {
         Action::Allow => "Allow",
         Action::Drop => "Drop",
         Action::Reject => "Reject",
         Action::Pass => "Pass",
+    }
+}
+
+fn rule(rule: &Rule) -> wire::NetworkPolicyRule {
+    let (from, to) = match rule.direction {
+        Direction::In => (peer(&rule.peer), wire::NetworkPolicyPeer::default()),
+        Direction::Out => (wire::NetworkPolicyPeer::default(), peer(&rule.peer)),
     };
     wire::NetworkPolicyRule {
-        direction: direction.to_owned(),
+        direction: direction(rule.direction).to_owned(),
         from,
         to,
         services: rule.services.iter().map(service).collect(),
         priority: rule.priority,
-        action: Some(action.to_owned()),
+        action: Some(action(rule.action).to_owned()),
         enable_logging: rule.enable_logging,
         applied_to_groups: rule.applied_to.iter().map(ToString::to_string).collect(),
         name: rule.name.as_deref().unwrap_or_default().to_owned(),

@@ -6,6 +6,7 @@
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
 //!  networkpolicies/{name}/status ─► realization ─► status of native policies ◄─ native
 //!  nodestatssummaries ─► statistics ─► networkpolicystats of stats.antrea.io
+//!  networkpolicyevaluation, /endpoint ◄─ evaluation
 //!  /podselection ◄─ lookup                                 Events of NetworkPolicies ◄─ mistakes
 //!  /podaddresses ─► addresses ─► Hub<State>       /validate, /mutate ◄─ admission
 //! ```
@@ -13,6 +14,7 @@
 mod addresses;
 mod admission;
 mod convert;
+mod evaluation;
 mod feed;
 mod lookup;
 mod mistakes;
@@ -40,6 +42,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use addresses::{Subnets, router as addresses};
 pub use admission::{AdmissionMetrics, router as admission};
+pub use evaluation::router as endpoints;
 pub use feed::{Feed, feeds};
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 
 use super::{
     PolicyHub, State,
+    evaluation::{self, Evaluations},
     resources::{AddressGroups, AppliedToGroups, NetworkPolicies, Served, Whole},
     scope,
 };
@@ -24,6 +25,7 @@ pub fn api(api: Api, hub: &Arc<PolicyHub>, namespace: &str) -> Api {
     api.with(NetworkPolicies::RESOURCE, View::<NetworkPolicies>::new(hub, &agents))
         .with(AddressGroups::RESOURCE, View::<AddressGroups>::new(hub, &agents))
         .with(AppliedToGroups::RESOURCE, View::<AppliedToGroups>::new(hub, &agents))
+        .with(evaluation::RESOURCE, Evaluations::new(hub))
 }
 
 /// One resource of the hub.

@@ -36,6 +36,7 @@ use super::{
 mod addresses;
 mod admission;
 mod converted;
+mod evaluation;
 mod golden;
 mod native;
 mod scope;

@@ -15,6 +15,8 @@ pub mod cni;
 #[cfg(feature = "apis")]
 pub mod controlplane;
 #[cfg(feature = "apis")]
+pub mod endpoint;
+#[cfg(feature = "apis")]
 pub mod features;
 #[cfg(feature = "apis")]
 pub mod k8s;

@@ -4,6 +4,7 @@
 //! `antrea_io.antrea.pkg.apis.controlplane.v1beta2`, and JSON names of the same types. In a watch a change
 //! of a group travels as MODIFIED with a `*Patch` object.
 
+pub mod evaluation;
 mod event;
 mod salvage;
 mod table;
