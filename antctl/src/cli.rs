@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::connect::Place;
+use crate::query::Query;
 
 /// Looks at Antrea: computed policy, state of agents and controller, Pod interfaces. What it offers
 /// depends on whether it runs in the controller's container, in an agent's, or elsewhere.
@@ -77,6 +78,8 @@ pub(crate) enum Verb {
     /// Traces a packet through the network: sends one, or watches real traffic, and shows what each Node did with it.
     #[command(visible_alias = "tf")]
     Traceflow(Trace),
+    /// Asks the controller what policies have to do with Pods.
+    Query(Query),
     /// Shows the log level of this container's component, or sets it.
     #[command(name = "log-level")]
     LogLevel {
@@ -210,7 +213,9 @@ pub(crate) fn command(place: Place) -> Command {
     if place == Place::Elsewhere {
         command = command.mut_subcommand("log-level", |verb| verb.hide(true));
     }
-    if place != Place::Agent {
+    if place == Place::Agent {
+        command = command.mut_subcommand("query", |verb| verb.hide(true));
+    } else {
         command = command.mut_subcommand("trace-packet", |verb| verb.hide(true));
     }
     command.mut_subcommand("get", |mut get| {

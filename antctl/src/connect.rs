@@ -1,10 +1,10 @@
 //! Who is asked, and with which credentials.
 
-use std::{env, path::PathBuf};
+use std::{env, net::SocketAddr, path::PathBuf};
 
 use antrea_runtime::{client, config};
 use anyhow::{Context, anyhow, bail};
-use http::{Method, Request};
+use http::{Method, Request, header::CONTENT_TYPE};
 use kube::{Client, Config};
 use serde::{Deserialize, Serialize};
 
@@ -70,12 +70,17 @@ struct ClientConnection {
 pub(crate) struct Server {
     pub(crate) client: Client,
     /// What it is, for messages.
-    kind: Kind,
+    pub(crate) kind: Kind,
 }
 
-enum Kind {
+/// What a server is.
+pub(crate) enum Kind {
+    /// The Kubernetes API server.
     Cluster,
+    /// The component in this container.
     Component { name: &'static str, port: u16 },
+    /// A component at its Node's address.
+    Remote { name: String, address: SocketAddr },
 }
 
 /// Makes clients as they are needed.
@@ -117,7 +122,8 @@ impl Clients {
         }
     }
 
-    async fn cluster_config(&self) -> anyhow::Result<Config> {
+    /// How the Kubernetes API server is reached.
+    pub(crate) async fn cluster_config(&self) -> anyhow::Result<Config> {
         let mut found = if self.kubeconfig.is_some() {
             client::config(self.kubeconfig.as_deref(), None).await?
         } else if self.place() == Place::Elsewhere {
@@ -162,9 +168,20 @@ impl Server {
     /// # Errors
     /// Says who did not answer or refused, and what to do about it.
     pub(crate) async fn ask(&self, method: Method, path: &str) -> anyhow::Result<String> {
+        self.send(method, path, Vec::new()).await
+    }
+
+    /// The same for a request with a body of JSON.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<String> {
         let what = format!("{method} {path}");
-        let request = Request::builder().method(method).uri(path).body(Vec::new())?;
-        self.client.request_text(request).await.map_err(|error| self.explain(&error, &what))
+        let mut request = Request::builder().method(method).uri(path);
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        self.client.request_text(request.body(body)?).await.map_err(|error| self.explain(&error, &what))
     }
 
     /// An error of a request for `what`, with what to do.
@@ -175,9 +192,15 @@ impl Server {
             _ => None,
         };
         let advice = match (&self.kind, code) {
+            (Kind::Remote { name, address }, None) => {
+                format!(
+                    "{name} does not answer at {address}: does it run, and is its Node reachable from here?"
+                )
+            }
+            (Kind::Remote { name, .. }, Some(401)) => format!("{name} does not accept the credentials"),
             (Kind::Cluster, None) => "is the API server reachable from here?".to_owned(),
             (Kind::Cluster, Some(401)) => "the API server does not accept the credentials".to_owned(),
-            (Kind::Cluster, Some(403)) => "ask for a role that allows it".to_owned(),
+            (Kind::Cluster | Kind::Remote { .. }, Some(403)) => "ask for a role that allows it".to_owned(),
             (Kind::Cluster, Some(404)) => "is the name right, and Antrea installed?".to_owned(),
             (Kind::Cluster, Some(502..=504)) => "the API server does not reach antrea-controller: see \
                  kubectl get apiservice v1beta2.controlplane.antrea.io"

@@ -124,7 +124,7 @@ pub(crate) async fn trace_packet(clients: &Clients, packet: &Packet) -> anyhow::
 }
 
 /// Percent-encodes what may not stand in a query's value.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
@@ -133,7 +133,8 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-async fn the_controller(clients: &Clients) -> anyhow::Result<AntreaControllerInfo> {
+/// The controller's object.
+pub(crate) async fn the_controller(clients: &Clients) -> anyhow::Result<AntreaControllerInfo> {
     if clients.place() == Place::Agent {
         bail!("controllerinfo is not for agents: run antctl in antrea-controller's container or elsewhere");
     }

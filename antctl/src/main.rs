@@ -5,6 +5,7 @@
 //!  in an agent's container ─────── ServiceAccount token ─► that agent's API, 127.0.0.1:10350
 //!  anywhere ────────────────────── kubeconfig or ServiceAccount ─► Kubernetes API server
 //!                                    Info objects, controlplane.antrea.io, the AntreaInstallation
+//!                                  the same credentials ─► the controller's API at its Node's address
 //! ```
 //!
 //! Invariants:
@@ -23,6 +24,8 @@ mod connect;
 mod get;
 mod output;
 mod plan;
+mod query;
+mod reach;
 #[cfg(test)]
 mod tests;
 mod traceflow;
@@ -90,6 +93,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
+        Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level } => get::log_level(clients, level.as_deref()).await,
     }
 }

@@ -1,7 +1,7 @@
 //! The verbs against servers in this process: a Kubernetes API server in plain HTTP, and the components'
 //! API behind the TLS and the access checks of the real ones.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use antrea_runtime::{client, install_crypto_provider, metrics::Metrics};
 use apiserver_kit::{
@@ -16,7 +16,7 @@ use apiserver_kit::{
 use axum::{
     Json, Router,
     extract::{Path, RawQuery, State},
-    http::StatusCode,
+    http::{Method, StatusCode, Uri},
     routing::{get, post},
 };
 use clap::Parser;
@@ -36,19 +36,23 @@ use crate::{
 
 /// What the fake API server holds.
 #[derive(Default)]
-struct Cluster {
-    agents: Vec<Value>,
+pub(crate) struct Cluster {
+    pub(crate) agents: Vec<Value>,
     /// Answer of the controlplane API by plural; none means that the API is not there.
-    computed: Option<fn(&str, Option<String>) -> Value>,
+    pub(crate) computed: Option<fn(&str, Option<String>) -> Value>,
+    /// What else it answers, by method and path.
+    pub(crate) answers: BTreeMap<String, Value>,
+    /// Whether users may do what they ask components for.
+    pub(crate) allows: bool,
 }
 
-struct Fixture {
+pub(crate) struct Fixture {
     directory: TempDir,
     kubeconfig: PathBuf,
 }
 
 impl Fixture {
-    async fn new(cluster: Cluster) -> Self {
+    pub(crate) async fn new(cluster: Cluster) -> Self {
         install_crypto_provider();
         let directory = tempfile::tempdir().unwrap();
         let address = api_server(cluster).await;
@@ -63,7 +67,7 @@ impl Fixture {
         Self { directory, kubeconfig }
     }
 
-    fn clients(&self, place: Place) -> Clients {
+    pub(crate) fn clients(&self, place: Place) -> Clients {
         let environment = Environment {
             place,
             node: "n1".to_owned(),
@@ -73,12 +77,12 @@ impl Fixture {
         Clients { environment, kubeconfig: Some(self.kubeconfig.clone()) }
     }
 
-    async fn run(&self, place: Place, line: &str) -> anyhow::Result<String> {
+    pub(crate) async fn run(&self, place: Place, line: &str) -> anyhow::Result<String> {
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         run(&args, &self.clients(place)).await
     }
 
-    async fn fails(&self, place: Place, line: &str) -> String {
+    pub(crate) async fn fails(&self, place: Place, line: &str) -> String {
         told(&self.run(place, line).await.unwrap_err())
     }
 
@@ -102,6 +106,17 @@ impl Fixture {
             .route("/ovstracing", get(echo_trace))
             .route("/featuregates", get(async move || Json(gates)))
             .route("/apis/controlplane.antrea.io/v1beta2/networkpolicies", get(async || Json(policies())));
+        self.serve(cert, listener, token, routes).await;
+    }
+
+    /// These routes in the same way.
+    pub(crate) async fn serve(
+        &self,
+        cert: ServingCert,
+        listener: TcpListener,
+        token: Option<&str>,
+        routes: Router,
+    ) {
         let reviewer = KubeReviewer::new(client::connect(Some(&self.kubeconfig), None).await.unwrap());
         let mut auth = Auth::new(Arc::new(reviewer));
         if let Some(token) = token {
@@ -135,9 +150,10 @@ async fn api_server(cluster: Cluster) -> SocketAddr {
         .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos", get(agents))
         .route("/apis/crd.antrea.io/v1beta1/antreaagentinfos/{name}", get(agent))
         .route("/apis/crd.antrea.io/v1beta1/antreacontrollerinfos/antrea-controller", get(controller))
-        .route("/apis/controlplane.antrea.io/v1beta2/{plural}", get(computed))
+        .route("/apis/controlplane.antrea.io/v1beta2/{plural}", get(computed).fallback(answer))
         .route("/apis/authentication.k8s.io/v1/tokenreviews", post(review_token))
         .route("/apis/authorization.k8s.io/v1/subjectaccessreviews", post(review_access))
+        .fallback(answer)
         .with_state(Arc::new(cluster));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -158,7 +174,10 @@ async fn agent(State(cluster): Shared, Path(name): Path<String>) -> Result<Json<
     found.cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
-async fn controller() -> Json<Value> {
+async fn controller(State(cluster): Shared, uri: Uri) -> Json<Value> {
+    if let Some(answer) = cluster.answers.get(&format!("GET {uri}")) {
+        return Json(answer.clone());
+    }
     let condition =
         json!({"type": "ControllerHealthy", "status": "False", "lastHeartbeatTime": Time(Timestamp::now())});
     Json(json!({
@@ -183,12 +202,16 @@ async fn review_token(Json(mut review): Json<Value>) -> Json<Value> {
     Json(review)
 }
 
-async fn review_access(Json(mut review): Json<Value>) -> Json<Value> {
-    review["status"] = json!({"allowed": false});
+async fn review_access(State(cluster): Shared, Json(mut review): Json<Value>) -> Json<Value> {
+    review["status"] = json!({"allowed": cluster.allows});
     Json(review)
 }
 
-fn agent_info(node: &str, heartbeat: Timestamp, port: u16, ca: &str) -> Value {
+async fn answer(State(cluster): Shared, method: Method, uri: Uri) -> Result<Json<Value>, StatusCode> {
+    cluster.answers.get(&format!("{method} {uri}")).cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
+}
+
+pub(crate) fn agent_info(node: &str, heartbeat: Timestamp, port: u16, ca: &str) -> Value {
     let condition = json!({"type": "AgentHealthy", "status": "True", "lastHeartbeatTime": Time(heartbeat)});
     json!({
         "apiVersion": "crd.antrea.io/v1beta1", "kind": "AntreaAgentInfo",

@@ -127,8 +127,11 @@ fn antctl_rules() -> Vec<Value> {
         rule("crd.antrea.io", &["antreaagentinfos", "antreacontrollerinfos"], read),
         rule("crd.antrea.io", &["traceflows"], &["get", "list", "watch", "create", "delete"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),
+        rule("controlplane.antrea.io", &["networkpolicyevaluation"], &["create"]),
+        // What verifies the controller's own API.
+        named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
         json!({
-            "nonResourceURLs": ["/agentinfo", "/featuregates", "/loglevel", "/podinterfaces", "/version"],
+            "nonResourceURLs": ["/agentinfo", "/endpoint", "/featuregates", "/loglevel", "/podinterfaces", "/version"],
             "verbs": ["get"],
         }),
     ]
