@@ -95,7 +95,9 @@ impl Agent {
         let addresses = self.policy.tell_addresses(pods, wired.network.interface_count());
         let statistics = async {
             match self.statistics.clone() {
-                Some((file, every)) => self.policy.tell_statistics(&wired.network.dataplane, &file, every).await,
+                Some((file, every)) => {
+                    self.policy.tell_statistics(&wired.network.dataplane, &file, every).await
+                }
                 None => std::future::pending().await,
             }
         };

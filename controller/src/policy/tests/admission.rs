@@ -242,7 +242,9 @@ async fn nobody_is_answered_before_the_cluster_is_known_or_beyond_bounds() {
             .method(Method::POST)
             .uri("/validate/acnp")
             .header("content-length", 100)
-            .body(Body::from_stream(futures::stream::pending::<std::result::Result<Vec<u8>, std::io::Error>>()))
+            .body(Body::from_stream(
+                futures::stream::pending::<std::result::Result<Vec<u8>, std::io::Error>>(),
+            ))
             .unwrap();
         request.extensions_mut().insert(SocketAddr::from(([192, 0, 2, 66], 4000)));
         waiting.push(tokio::spawn(cluster.app.clone().oneshot(request)));
