@@ -61,6 +61,8 @@ pub struct Lab {
     config: BTreeMap<String, Value>,
     /// Folder of agents and controllers that are started from now on, where they are not those under test.
     pub programs: Option<PathBuf>,
+    /// What agents that are started from now on are told besides.
+    pub agent_args: Vec<&'static str>,
     /// The collector of spans, where there is one.
     pub(crate) collector: Option<Background>,
 }
@@ -175,6 +177,7 @@ impl Lab {
             control_plane,
             config,
             programs: None,
+            agent_args: Vec::new(),
             collector: None,
         };
         let underlay = lab.outside();
@@ -318,7 +321,7 @@ impl Lab {
             .arg(&token)
             .arg("--api-token-file")
             .arg(node.dir.join("loopback-client-token"))
-            .arg("--statistics-interval=2")
+            .args(&self.agent_args)
             .arg("--cni-bin-dir")
             .arg(&node.cni_bin)
             .env("NODE_NAME", &node.name)

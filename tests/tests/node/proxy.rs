@@ -228,6 +228,14 @@ async fn endpoints_come_and_go_and_clients_keep_theirs() {
     };
     let [to_b, to_c] = connections(spread).await;
     assert!(to_b > 0 && to_c > 0 && to_b + to_c == 30, "{to_b} and {to_c}");
+    // The kernel goes by what Open vSwitch told it before it learned, until that is taken back: at most some seconds.
+    let mut tries = Vec::new();
+    while tries.last().is_none_or(|last| ![[30, 0], [0, 30]].contains(last)) {
+        assert!(tries.len() < 10, "{tries:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tries.push(connections(kept).await);
+    }
+    println!("kept at one endpoint: {tries:?}");
     let [to_b, to_c] = connections(kept).await;
     assert!([(30, 0), (0, 30)].contains(&(to_b, to_c)), "{to_b} and {to_c}");
 
