@@ -396,18 +396,32 @@ impl Cache {
         }
     }
 
-    /// Whether a policy in force names the group.
+    /// Whether a policy in force names the group, and takes the members that it had until it changes itself.
     fn is_in_force(&self, kind: Kind, group: &str) -> bool {
         let groups = if kind == Kind::AppliedToGroups { &self.applied_to } else { &self.address };
         groups.users(group).filter_map(|name| self.policies.get(name)).any(|entry| match kind {
-            Kind::AppliedToGroups => entry.live.applied_to_groups().any(|name| **name == *group),
+            // Of several groups of a native policy one may go from here while the others stay.
+            Kind::AppliedToGroups => {
+                !entry.live.native && entry.live.applied_to_groups().any(|name| **name == *group)
+            }
             _ => entry.live.address_groups().any(|name| **name == *group),
         })
     }
 
+    /// A node is told of AppliedToGroups that have members on it. The policies of Kubernetes have one, without which the
+    /// node would not be told of them; of a native policy's there may be some that never come.
     fn is_complete(&self, policy: &Policy) -> bool {
         policy.address_groups().all(|name| self.address.is_there(name))
-            && policy.applied_to_groups().all(|name| self.applied_to.is_there(name))
+            && (policy.native || policy.applied_to_groups().all(|name| self.applied_to.is_there(name)))
+    }
+
+    /// Whether a policy applies to groups that its older form did not, and that have not come: they may have no member
+    /// here, or be on their way.
+    pub(crate) fn awaits_groups(&self, old: &Policy, new: &Policy) -> bool {
+        let known = |group: &Arc<str>| {
+            self.applied_to.is_there(group) || old.applied_to_groups().any(|name| name == group)
+        };
+        !new.applied_to_groups().all(known)
     }
 
     /// Whether something is not on disk yet.

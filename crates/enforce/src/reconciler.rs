@@ -283,7 +283,10 @@ impl Reconciler {
                     let owner = self.pods.owners().get(&way.0)?;
                     (self.owners.get(&way.0) == Some(owner)).then(|| (way, owner.clone()))
                 };
-                let gone = self.lost(realised, realizer).into_iter();
+                // Whom it applied to may be in a group that is on its way.
+                let new = self.cache.policy(name);
+                let awaits = new.is_some_and(|new| self.cache.awaits_groups(&realised.policy, new));
+                let gone = if awaits { had } else { self.lost(realised, realizer) }.into_iter();
                 let lost: BTreeMap<_, _> =
                     gone.filter(|(ofport, _)| !known.contains(ofport)).filter_map(stayed).collect();
                 any |= !lost.is_empty();

@@ -14,6 +14,8 @@ use super::*;
 use crate::egress::{HostEgress, HostRule};
 use crate::testing::*;
 
+mod spread;
+
 const PODS: [(&str, u32, &str); 3] = [("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8"), ("r", 9, "10.0.0.9")];
 
 /// A node with all of [`PODS`], which are members of the AppliedToGroup `a`, and AddressGroups `g` and `h`.
