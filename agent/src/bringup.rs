@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_api::features::{self, Component};
-use antrea_flows::{Change, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
+use antrea_flows::{Change, Entry, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
 use netcfg::{Netlink, Netns};
 use ovs::Vswitch;
-use ovs::of::{OfConfig, OfSession};
+use ovs::of::{OfConfig, OfError, OfHandle, OfSession};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AgentConfig, EncapMode, TunnelType};
@@ -37,6 +37,9 @@ use crate::status::metrics::AgentMetrics;
 
 /// ovsdb-server starts with the agent; past this it is worth a condition.
 const OVSDB_WAIT: Duration = Duration::from_secs(10);
+
+/// The same of ovs-vswitchd.
+const OPENFLOW_WAIT: Duration = Duration::from_secs(10);
 
 /// Folders and files that are no configuration of the cluster.
 #[derive(Clone, Debug)]
@@ -148,6 +151,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         OfConfig { flow_monitor: true, ..OfConfig::default() },
         inputs.shutdown.clone(),
     );
+    flow_config.metered = has_meters(&session).await?;
     let connections =
         Connections::new(session.clone(), inputs.netlink.netns().clone()).with_services(flow_config.services);
     let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
@@ -210,8 +214,10 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
 pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
     let dataplane = &network.dataplane;
-    let flows = Change::flows(antrea_flows::node(dataplane.network()));
-    dataplane.set(Owner::Node, flows).await.map_err(failed)?;
+    let pipeline = dataplane.network();
+    let flows = antrea_flows::node(pipeline).into_iter().map(Entry::from);
+    let entries = antrea_flows::meter(pipeline).map(Entry::from).into_iter().chain(flows).collect();
+    dataplane.set(Owner::Node, Change::Whole(entries)).await.map_err(failed)?;
     let remembered = network.clone();
     let site = Site {
         pipeline: Arc::new(dataplane.network().clone()),
@@ -247,6 +253,17 @@ pub async fn go_live(network: &NodeNetwork, bridge: &Bridge) -> Result<(), Bring
     network.vswitch.remove_other_config(crate::ovs::restore::FLOW_RESTORE_WAIT).await.map_err(vswitch_failed)
 }
 
+/// Whether the datapath has meters; the kernel's has since Linux 4.18.
+async fn has_meters(session: &OfHandle) -> Result<bool, BringUpError> {
+    let disconnected = |error: OfError| BringUpError::new("OpenflowDisconnected", error);
+    session.wait_connected(OPENFLOW_WAIT).await.map_err(disconnected)?;
+    let features = session.meter_features().await.map_err(disconnected)?;
+    if features.max_meters == 0 {
+        tracing::warn!("the datapath has no meters: queues alone bound the packets that it sends up");
+    }
+    Ok(features.max_meters > 0)
+}
+
 fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeConfig {
     NodeConfig {
         datapath: match datapath {
@@ -269,6 +286,7 @@ fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeCon
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         antrea_policy: features::is_on(Component::Agent, "AntreaPolicy", &config.feature_gates),
         services: features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates),
+        metered: false,
     }
 }
 

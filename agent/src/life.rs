@@ -19,7 +19,7 @@ use crate::peers::wiring::Peer;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
 use crate::pods::rows;
-use crate::policy::PolicyHandle;
+use crate::policy::{PolicyHandle, reject};
 use crate::services::Follower;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::{AgentMetrics, ProxyMetrics};
@@ -101,6 +101,7 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
+        let refusals = reject::answer(&wired.network.dataplane);
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let moved = self.moved(nodes.clone(), &own);
@@ -117,6 +118,7 @@ impl Agent {
             () = counts => Ok(()),
             () = addresses => Ok(()),
             () = statistics => Ok(()),
+            () = refusals => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,

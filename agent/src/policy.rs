@@ -8,6 +8,7 @@
 //!                                 └─ addresses ─► controller
 //!                                                         ├─► status of each policy ─► controller
 //!                                  counters of flows ─────┴─► statistics ────────────► controller
+//!  packets that rules reject ─► answers ─► bridge
 //! ```
 //!
 //! # Invariants
@@ -37,6 +38,7 @@ mod discovery;
 mod fake;
 mod files;
 mod handle;
+pub mod reject;
 mod report;
 mod saver;
 mod statistics;

@@ -11,6 +11,7 @@ use openflow::PacketIn2;
 use ovs::of::OfHandle;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::status::metrics::PacketInMetrics;
 
@@ -23,6 +24,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Who takes packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subscriber {
+    /// What a rule rejects.
+    Policy,
     Traceflow,
 }
 
@@ -30,6 +33,7 @@ impl Subscriber {
     /// The first octet of the user data.
     fn of(packet: &PacketIn2) -> Option<Self> {
         match packet.userdata.first()? {
+            &antrea_flows::POLICY_PACKET_IN => Some(Self::Policy),
             &antrea_flows::TRACE_PACKET_IN => Some(Self::Traceflow),
             _ => None,
         }
@@ -38,6 +42,7 @@ impl Subscriber {
     /// As metrics have it.
     fn name(self) -> &'static str {
         match self {
+            Self::Policy => "policy",
             Self::Traceflow => "traceflow",
         }
     }
@@ -72,6 +77,20 @@ impl Packets {
             self.metrics.taken(subscriber.name());
         } else {
             self.metrics.dropped(subscriber.name(), 1);
+        }
+    }
+
+    /// Shows what meters dropped, for ever.
+    pub(super) async fn count_metered(self, session: OfHandle) {
+        let mut tick = tokio::time::interval(COUNT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            // Without a connection there is nothing new to show.
+            for meter in session.meter_stats().await.unwrap_or_default() {
+                let dropped = meter.bands.iter().map(|(packets, _)| packets).sum();
+                self.metrics.metered(meter.id, dropped);
+            }
         }
     }
 

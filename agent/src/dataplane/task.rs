@@ -183,10 +183,12 @@ impl Task {
         // On its own, for a request may wait for a lost session.
         let connection = follow_connection(self.session.state(), self.reporter.clone());
         let packets = self.packets.clone().run(self.session.clone());
+        let metered = self.packets.clone().count_metered(self.session.clone());
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = connection => {}
             () = packets => {}
+            () = metered => {}
             () = self.serve_all() => {}
         }
     }

@@ -11,9 +11,9 @@ use antrea_crds::traceflow::{DEFAULT_TIMEOUT, NodeResult, Packet, Phase, Status}
 use antrea_flows::field::Source;
 use antrea_flows::policy::Direction;
 use antrea_flows::{Change, Family, Owner, Table, Trace, Traced, trace, traced, tunnel_mac};
+use antrea_packet::{self as packet, Headers};
 use antrea_runtime::client::{WatchBackoff, describe_watch};
 use antrea_traceflow::observe::{self, RECEIVER, SENDER, Surroundings};
-use antrea_traceflow::packet::{self, Headers};
 use antrea_traceflow::request::{End, Request};
 use antrea_traceflow::turns;
 use futures::{Stream, StreamExt};

@@ -148,6 +148,7 @@ pub fn network_of(encap_mode: EncapMode) -> Network {
         service_cidrs: Vec::new(),
         antrea_policy: true,
         services: false,
+        metered: false,
     };
     Network::new(config, Round::FIRST)
 }

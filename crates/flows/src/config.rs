@@ -89,6 +89,8 @@ pub struct NodeConfig {
     pub antrea_policy: bool,
     /// The bridge serves Services to pods.
     pub services: bool,
+    /// The datapath has meters.
+    pub metered: bool,
 }
 
 impl NodeConfig {

@@ -51,6 +51,11 @@ pub fn disposition() -> SubField {
     SubField::reg(0, 11, 12)
 }
 
+/// `reg0[13]`: the agent's answer to a packet that a rule rejected.
+pub fn refusal() -> SubField {
+    SubField::reg(0, 13, 13)
+}
+
 /// `reg0[21..22]`: 1 if `reg1` holds the output port.
 pub fn output() -> SubField {
     SubField::reg(0, 21, 22)

@@ -1,6 +1,6 @@
 //! Any octets as a traced frame: reading does not panic, and a frame made of what was read is read as the same.
 
-use antrea_traceflow::packet::{self, Transport};
+use antrea_packet::{self as packet, Transport};
 
 /// Checks one input and returns whether it can be read.
 pub fn check(data: &[u8]) -> usize {

@@ -111,6 +111,7 @@ pub enum MultipartReply {
     MeterDesc(Vec<Meter>),
     /// Counters of meters.
     MeterStats(Vec<MeterStats>),
+    MeterFeatures(MeterFeatures),
     /// Changes of flows. They come with the transaction id of the request at first, later with 0.
     FlowMonitor(Vec<FlowUpdate>),
     /// Another reply: type and body.
@@ -245,6 +246,21 @@ pub struct MeterStats {
     pub duration: (u32, u32),
     /// Packets and bytes of each band.
     pub bands: Vec<(u64, u64)>,
+}
+
+/// What meters can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MeterFeatures {
+    /// How many there can be; 0 where the datapath has none.
+    pub max_meters: u32,
+    /// Bits of the types of bands, by their number.
+    pub band_types: u32,
+    /// `OFPMF_*` bits that a meter may have.
+    pub capabilities: u32,
+    /// Bands of one meter.
+    pub max_bands: u8,
+    /// Highest colour.
+    pub max_color: u8,
 }
 
 /// A request to be told of changes of flows.

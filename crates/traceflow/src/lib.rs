@@ -12,6 +12,5 @@
 //! - A packet that cannot be read is no packet of a trace; nothing is assumed of its length.
 
 pub mod observe;
-pub mod packet;
 pub mod request;
 pub mod turns;

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use antrea_crds::traceflow::{Icmp, IpHeader, Ipv6Header, Tcp, TransportHeader, Udp};
 use antrea_crds::traceflow::{NodeResult, Observation, Packet, Phase, Status};
 use antrea_flows::{Table, Traced};
-
-use crate::packet::{Headers, Transport};
+use antrea_packet::{Headers, Transport};
 
 /// Upstream's components.
 const SPOOF_GUARD: &str = "SpoofGuard";
@@ -161,7 +160,7 @@ pub fn captured(headers: &Headers) -> Packet {
     let v4 = headers.src.is_ipv4();
     let port = |port: u16| Some(i64::from(port)).filter(|port| *port != 0);
     let transport = match headers.transport {
-        Transport::Tcp { src, dst, flags } => TransportHeader {
+        Transport::Tcp { src, dst, flags, .. } => TransportHeader {
             tcp: Some(Tcp { src_port: port(src), dst_port: port(dst), flags: Some(flags.into()) }),
             ..TransportHeader::default()
         },
@@ -209,7 +208,7 @@ mod tests {
             flags: 2,
             protocol: 6,
             length: 40,
-            transport: Transport::Tcp { src: 1, dst: 80, flags: 2 },
+            transport: Transport::Tcp { src: 1, dst: 80, flags: 2, sequence: 0, acknowledged: 0 },
         }
     }
 

@@ -6,7 +6,7 @@ use antrea_crds::traceflow::{Packet, TraceflowSpec};
 use antrea_flows::Family;
 use openflow::{MacAddr, Match};
 
-use crate::packet::{Headers, ICMP, ICMPV6, TCP, Transport, UDP};
+use antrea_packet::{Headers, ICMP, ICMPV6, TCP, Transport, UDP};
 
 const DEFAULT_TTL: u8 = 64;
 const SYN: u8 = 2;
@@ -186,7 +186,10 @@ impl Request {
             |asked: Option<u16>, random: u32| asked.unwrap_or_else(|| (FIRST_PORT + random % PORTS) as u16);
         let [from, to] = [port(self.ports[0], random), port(self.ports[1], random.rotate_left(16))];
         let transport = match protocol {
-            TCP => Transport::Tcp { src: from, dst: to, flags: self.tcp_flags.unwrap_or(SYN) },
+            TCP => {
+                let flags = self.tcp_flags.unwrap_or(SYN);
+                Transport::Tcp { src: from, dst: to, flags, sequence: 0, acknowledged: 0 }
+            }
             UDP => Transport::Udp { src: from, dst: to },
             ICMP | ICMPV6 => Transport::Icmp {
                 kind: if family == Family::V4 { 8 } else { 128 },
@@ -309,7 +312,10 @@ mod tests {
         asked.packet = Some(tcp(443));
         let request = Request::read(&asked).unwrap();
         let packet = made(&request, "10.0.0.1", "192.0.2.1");
-        assert_eq!(packet.transport, Transport::Tcp { src: 41_842, dst: 443, flags: 2 });
+        assert_eq!(
+            packet.transport,
+            Transport::Tcp { src: 41_842, dst: 443, flags: 2, sequence: 0, acknowledged: 0 }
+        );
         assert!(request.fits(&packet));
         assert!(!request.fits(&Headers { protocol: UDP, ..packet.clone() }));
         // A protocol that is named wins over headers of another.

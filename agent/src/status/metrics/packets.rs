@@ -1,13 +1,14 @@
 //! What is counted of packets that flows send up.
 
 use antrea_runtime::metrics::{self, Metrics};
-use prometheus::IntCounterVec;
+use prometheus::{IntCounterVec, IntGaugeVec};
 
 /// Counts of packet-ins, by who takes them.
 #[derive(Clone, Debug)]
 pub struct PacketInMetrics {
     taken: IntCounterVec,
     dropped: IntCounterVec,
+    metered: IntGaugeVec,
 }
 
 impl PacketInMetrics {
@@ -28,9 +29,17 @@ impl PacketInMetrics {
                  (\"session\"), or no feature asked for them (\"none\").",
                 &["subscriber"],
             )?,
+            metered: metrics.gauge_vec(
+                "antrea_agent_ovs_meter_packet_dropped_count",
+                "Number of packets dropped by OVS meter, since Open vSwitch has it: 256 is of packets that policy \
+                 rejects, 257 of Traceflow's.",
+                &["meter_id"],
+            )?,
         };
-        made.taken.with_label_values(&["traceflow"]);
-        for subscriber in ["none", "session", "traceflow"] {
+        for subscriber in ["policy", "traceflow"] {
+            made.taken.with_label_values(&[subscriber]);
+        }
+        for subscriber in ["none", "policy", "session", "traceflow"] {
             made.dropped.with_label_values(&[subscriber]);
         }
         Ok(made)
@@ -44,6 +53,12 @@ impl PacketInMetrics {
     /// Packets are lost.
     pub fn dropped(&self, subscriber: &str, count: u64) {
         self.dropped.with_label_values(&[subscriber]).inc_by(count);
+    }
+
+    /// A meter has dropped so many.
+    pub fn metered(&self, meter: u32, dropped: u64) {
+        let gauge = self.metered.with_label_values(&[meter.to_string().as_str()]);
+        gauge.set(i64::try_from(dropped).unwrap_or(i64::MAX));
     }
 
     /// Taken and dropped.

@@ -151,10 +151,7 @@ impl Reader {
         let action = match rule.action.as_deref().unwrap_or("Allow") {
             "Allow" => Action::Allow,
             "Drop" => Action::Drop,
-            "Reject" => {
-                self.problem("action Reject acts as Drop: senders are not told");
-                Action::Reject
-            }
+            "Reject" => Action::Reject,
             "Pass" if !baseline => Action::Pass,
             "Pass" => {
                 self.problem("action Pass in the baseline tier, after which nothing comes: dropping");

@@ -89,7 +89,7 @@ fn family_of(ip: IpAddr) -> Family {
 }
 
 /// A look-up that applies the translation that the connection has.
-fn translate(net: &Network, zone: u16, next: Table) -> Ct {
+pub(super) fn translate(net: &Network, zone: u16, next: Table) -> Ct {
     Ct {
         zone: CtZone::Immediate(zone),
         table: net.pipeline.number(next),

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     Diff, Entry, Family, Key, Network, Table,
     cookie::Category,
-    feature::priority::{BYPASS, NORMAL},
+    feature::{
+        priority::{BYPASS, NORMAL},
+        send_up,
+    },
     field,
 };
 
@@ -398,14 +401,18 @@ impl Realizer {
                 ]
             }
             Action::Drop | Action::Reject => {
-                let disposition = if rule.action == Action::Reject { 2 } else { 1 };
+                let rejects = rule.action == Action::Reject;
+                let disposition = if rejects { 2 } else { 1 };
+                // What is sent up goes nowhere else: whatever becomes of the answer, the packet is dropped.
+                let ends = rejects.then(|| send_up(net));
                 vec![
                     decision
                         .action(field::deny_rule().load(id))
                         .action(field::denied().load(1))
                         .action(field::disposition().load(disposition))
                         .action(net.goto(metric)),
-                    flow(metric, NORMAL, Match::new().bits(field::denied(), 1).bits(field::deny_rule(), id)),
+                    flow(metric, NORMAL, Match::new().bits(field::denied(), 1).bits(field::deny_rule(), id))
+                        .actions(ends),
                 ]
             }
             Action::Pass => vec![decision.action(net.goto(k8s_table))],

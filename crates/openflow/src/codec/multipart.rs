@@ -16,7 +16,8 @@ use super::read::{Reader, Result as ReadResult};
 use super::write::{Result as WriteResult, Write};
 use crate::PortNo;
 use crate::multipart::{
-    FlowFilter, MultipartReply, MultipartRequest, SwitchDesc, TableDesc, TableFeatures, TableStats,
+    FlowFilter, MeterFeatures, MultipartReply, MultipartRequest, SwitchDesc, TableDesc, TableFeatures,
+    TableStats,
 };
 
 // OFPMP_*
@@ -153,6 +154,7 @@ pub(super) fn put_reply(out: &mut BytesMut, more: bool, reply: &MultipartReply) 
         MultipartReply::GroupStats(_) => GROUP_STATS,
         MultipartReply::MeterDesc(_) => METER_DESC,
         MultipartReply::MeterStats(_) => METER_STATS,
+        MultipartReply::MeterFeatures(_) => METER_FEATURES,
         MultipartReply::FlowMonitor(_) => FLOW_MONITOR,
         MultipartReply::Unknown(kind, _) => *kind,
     });
@@ -207,6 +209,15 @@ pub(super) fn put_reply(out: &mut BytesMut, more: bool, reply: &MultipartReply) 
         MultipartReply::GroupStats(all) => all.iter().try_for_each(|stats| put_group_stats(out, stats)),
         MultipartReply::MeterDesc(all) => all.iter().try_for_each(|meter| groups::put_meter(out, meter)),
         MultipartReply::MeterStats(all) => all.iter().try_for_each(|stats| put_meter_stats(out, stats)),
+        MultipartReply::MeterFeatures(features) => {
+            out.put_u32(features.max_meters);
+            out.put_u32(features.band_types);
+            out.put_u32(features.capabilities);
+            out.put_u8(features.max_bands);
+            out.put_u8(features.max_color);
+            out.zeros(2);
+            Ok(())
+        }
         MultipartReply::FlowMonitor(all) => {
             all.iter().try_for_each(|update| monitor::put_update(out, update))
         }
@@ -269,6 +280,18 @@ pub(super) fn read_reply(reader: &mut Reader) -> ReadResult<(bool, MultipartRepl
         GROUP_STATS => MultipartReply::GroupStats(reader.all(read_group_stats)?),
         METER_DESC => MultipartReply::MeterDesc(reader.all(groups::read_meter)?),
         METER_STATS => MultipartReply::MeterStats(reader.all(read_meter_stats)?),
+        METER_FEATURES => {
+            let features = MeterFeatures {
+                max_meters: reader.u32("meter features")?,
+                band_types: reader.u32("meter features")?,
+                capabilities: reader.u32("meter features")?,
+                max_bands: reader.u8("meter features")?,
+                max_color: reader.u8("meter features")?,
+            };
+            // OpenFlow 1.5 has more to say, Open vSwitch has not.
+            reader.rest();
+            MultipartReply::MeterFeatures(features)
+        }
         FLOW_MONITOR => MultipartReply::FlowMonitor(reader.all(monitor::read_update)?),
         other => MultipartReply::Unknown(other, reader.rest()),
     };

@@ -10,8 +10,8 @@ use std::{
 use openflow::{
     BundleControl, BundleCtrlType, BundleFlags, Group, Message, Meter, PacketIn2, PacketOut, PortDesc,
     multipart::{
-        FlowEntry, FlowFilter, FlowStats, GroupStats, MeterStats, MultipartReply, MultipartRequest,
-        PortStats, SwitchDesc, TableStats,
+        FlowEntry, FlowFilter, FlowStats, GroupStats, MeterFeatures, MeterStats, MultipartReply,
+        MultipartRequest, PortStats, SwitchDesc, TableStats,
     },
 };
 use tokio::{
@@ -196,6 +196,20 @@ impl OfHandle {
             _ => None,
         })
         .await
+    }
+
+    /// What meters the datapath can have.
+    ///
+    /// # Errors
+    /// As [`OfHandle::flows`].
+    pub async fn meter_features(&self) -> Result<MeterFeatures, OfError> {
+        let parts = self
+            .collect(MultipartRequest::MeterFeatures, |reply| match reply {
+                MultipartReply::MeterFeatures(features) => Some(vec![features]),
+                _ => None,
+            })
+            .await?;
+        only(parts, "features of meters")
     }
 
     /// Counters of the tables.

@@ -43,6 +43,7 @@ fn network() -> anyhow::Result<Network> {
         service_cidrs: vec!["10.96.0.0/12".parse()?],
         antrea_policy: true,
         services: false,
+        metered: false,
     };
     Ok(Network::new(node, Round(1)))
 }

@@ -13,7 +13,8 @@ pub const UDP: u8 = 17;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
 
-const ETHERNET: usize = 14;
+/// Octets of an Ethernet header without a tag.
+pub(crate) const ETHERNET: usize = 14;
 const TYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const TYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// Of packets that are made here.
@@ -54,6 +55,10 @@ pub enum Transport {
         dst: u16,
         /// The lower eight flags.
         flags: u8,
+        /// Sequence number.
+        sequence: u32,
+        /// What it acknowledges; nothing without the flag.
+        acknowledged: u32,
     },
     Udp {
         /// Source port.
@@ -75,7 +80,7 @@ pub enum Transport {
 }
 
 /// The sum of RFC 1071.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0u64;
     for part in parts {
         for pair in part.chunks(2) {
@@ -90,7 +95,13 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
 
 /// The frame. Addresses of two families give none.
 pub fn build(headers: &Headers) -> Option<Vec<u8>> {
+    with_payload(headers, &[])
+}
+
+/// The frame with something after its headers.
+pub(crate) fn with_payload(headers: &Headers, payload: &[u8]) -> Option<Vec<u8>> {
     let mut body = transport(headers.transport);
+    body.extend(payload);
     let length = body.len() as u16;
     let mut frame = Vec::with_capacity(ETHERNET + 40 + body.len());
     frame.extend(headers.eth_dst.0);
@@ -135,10 +146,11 @@ pub fn build(headers: &Headers) -> Option<Vec<u8>> {
 fn transport(transport: Transport) -> Vec<u8> {
     let mut body = Vec::with_capacity(20);
     match transport {
-        Transport::Tcp { src, dst, flags } => {
+        Transport::Tcp { src, dst, flags, sequence, acknowledged } => {
             body.extend(src.to_be_bytes());
             body.extend(dst.to_be_bytes());
-            body.extend([0; 8]);
+            body.extend(sequence.to_be_bytes());
+            body.extend(acknowledged.to_be_bytes());
             body.extend([5 << 4, flags]);
             body.extend(WINDOW.to_be_bytes());
             body.extend([0; 4]);
@@ -176,8 +188,12 @@ fn sum(headers: &Headers, body: &mut [u8], pseudo: &[&[u8]]) {
     body[at..at + 2].copy_from_slice(&sum);
 }
 
-fn word(octets: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn word(octets: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(octets.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn long(octets: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(octets.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Reads a frame, which may be cut; `None` if it is no untagged frame with an IP header.
@@ -225,9 +241,16 @@ pub fn parse(frame: &[u8]) -> Option<Headers> {
     }
 }
 
-fn read(protocol: u8, body: &[u8]) -> Transport {
+/// The header of a protocol.
+pub(crate) fn read(protocol: u8, body: &[u8]) -> Transport {
     let header = || match protocol {
-        TCP => Some(Transport::Tcp { src: word(body, 0)?, dst: word(body, 2)?, flags: *body.get(13)? }),
+        TCP => Some(Transport::Tcp {
+            src: word(body, 0)?,
+            dst: word(body, 2)?,
+            flags: *body.get(13)?,
+            sequence: long(body, 4)?,
+            acknowledged: long(body, 8)?,
+        }),
         UDP => Some(Transport::Udp { src: word(body, 0)?, dst: word(body, 2)? }),
         ICMP | ICMPV6 => Some(Transport::Icmp {
             kind: *body.first()?,
@@ -261,10 +284,14 @@ mod tests {
             flags in 0u8..8,
             which in 0..4,
             ports in any::<(u16, u16, u8)>(),
+            numbers in any::<(u32, u32)>(),
         ) -> Headers {
             let v4 = src.is_ipv4();
             let (protocol, transport, size) = match which {
-                0 => (TCP, Transport::Tcp { src: ports.0, dst: ports.1, flags: ports.2 }, 20),
+                0 => {
+                    let ((src, dst, flags), (sequence, acknowledged)) = (ports, numbers);
+                    (TCP, Transport::Tcp { src, dst, flags, sequence, acknowledged }, 20)
+                }
                 1 => (UDP, Transport::Udp { src: ports.0, dst: ports.1 }, 8),
                 2 => {
                     let icmp = Transport::Icmp { kind: ports.2, code: 0, id: ports.0, sequence: ports.1 };

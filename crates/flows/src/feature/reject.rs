@@ -1,0 +1,125 @@
+//! Action Reject: a packet that a rule refuses ends, and its sender is told by the agent.
+//!
+//! ```text
+//!  EgressMetric, IngressMetric ─controller(meter 256)─► agent ─ reset or ICMP error ─► packet-out
+//!  packet-out ─ to a pod, to the tunnel ─► L3Forwarding ─► … ─► IngressSecurityClassifier ─► ConntrackCommit ─► Output
+//!             └ to the host ─────────────► L2ForwardingCalc ─────┘                            └ct(nat): as the Service
+//! ```
+//!
+//! The answer goes back the way that the packet came: to the host what came from there, which knows what it has
+//! translated; else by its destination, which is a pod here or behind the tunnel. It enters behind the spoof guard and the
+//! tracker and passes by ingress policy, known by a bit that only the agent can set. Where the bridge has given a pod's
+//! packet an endpoint's address, the answer gets the Service's as all answers do: of the two zones it is the one in which
+//! the refused connection is known. An answer that crosses the tunnel finds its connection on the other node, where it is
+//! tracked and translated like any.
+//!
+//! Nothing of this lets a packet pass: without agent, meter or room in a queue, Reject is Drop.
+
+use openflow::{
+    Action, BandType, ControllerAction, Flow, MacAddr, Match, Meter, MeterBand, MeterFlags, PacketIn2,
+    PacketOut, PortNo,
+};
+
+use super::{priority::HIGH, proxy::translate};
+use crate::{
+    config::{Network, VIRTUAL_MAC},
+    cookie::Category,
+    field::{Destination, Source, destination, refusal as is_refusal, source},
+    table::Table,
+};
+
+/// First octet of the user data of policy's packet-ins; upstream's number.
+pub const POLICY_PACKET_IN: u8 = 1;
+
+/// Second octet: the packet is to be refused; upstream's bit.
+const REJECT: u8 = 2;
+
+/// The meter of policy's packet-ins; upstream's number.
+const METER: u32 = 256;
+
+/// Packet-ins a second, and how many more at once; upstream's numbers.
+const RATE: u32 = 500;
+const BURST: u32 = 1000;
+
+/// Octets of a packet that are sent up: all headers, and what an ICMP error has to carry of it.
+const HEADERS: u16 = 256;
+
+/// Above the flows of ConntrackCommit that look at the tracker's state, which an answer has not.
+const ANSWERS: u16 = HIGH + 10;
+
+/// A packet that a rule refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Where it came in.
+    pub source: Source,
+}
+
+/// The meter of policy's packet-ins, where the datapath has meters.
+pub fn meter(net: &Network) -> Option<Meter> {
+    let band = MeterBand { rate: RATE, burst: BURST, kind: BandType::Drop };
+    let flags = MeterFlags::PKTPS | MeterFlags::BURST;
+    net.node.metered.then(|| Meter { id: METER, flags, bands: vec![band] })
+}
+
+/// Sends a refused packet up.
+pub(crate) fn send_up(net: &Network) -> Action {
+    let up = ControllerAction {
+        max_len: HEADERS,
+        userdata: vec![POLICY_PACKET_IN, REJECT],
+        meter_id: net.node.metered.then_some(METER),
+        ..ControllerAction::default()
+    };
+    up.into()
+}
+
+/// Flows that take the agent's answers past policy and, where the bridge serves Services, to their translation.
+pub fn refusals(net: &Network) -> Vec<Flow> {
+    if !net.node.antrea_policy {
+        return Vec::new();
+    }
+    let flow = |table, priority, matches: Match| {
+        net.flow(Category::Default, table, priority, matches.bits(is_refusal(), 1))
+    };
+    let unjudged = flow(Table::IngressSecurityClassifier, ANSWERS, Match::new());
+    let mut flows = vec![unjudged.action(net.goto(Table::ConntrackCommit))];
+    if net.pipeline.features().services {
+        flows.extend(net.pipeline.families().map(|family| {
+            let to_pod = family.packets().bits(destination(), 0);
+            let nat = translate(net, family.service_zone(), Table::Output);
+            flow(Table::ConntrackCommit, ANSWERS, to_pod).action(nat)
+        }));
+    }
+    flows
+}
+
+/// Reads a packet-in of a packet that is to be refused; `None` if it is none.
+pub fn refused(packet: &PacketIn2) -> Option<Refused> {
+    let [POLICY_PACKET_IN, REJECT] = *packet.userdata else { return None };
+    let source = match packet.metadata.get_bits(source())? {
+        1 => Source::Tunnel,
+        2 => Source::Gateway,
+        3 => Source::Pod,
+        _ => return None,
+    };
+    Some(Refused { source })
+}
+
+/// Has the bridge send the answer to a refused packet, which `make` makes for a frame from and to these addresses.
+pub fn refusal(
+    net: &Network,
+    refused: Refused,
+    make: impl FnOnce(MacAddr, MacAddr) -> Option<Vec<u8>>,
+) -> Option<PacketOut> {
+    let gateway = net.node.gateway.mac;
+    let (from, to, table, host) = match refused.source {
+        Source::Gateway => (VIRTUAL_MAC, gateway, Table::L2ForwardingCalc, Some(Destination::Gateway)),
+        // Routing writes the receiver's.
+        Source::Pod | Source::Tunnel => (gateway, gateway, Table::L3Forwarding, None),
+    };
+    let packet = make(from, to)?;
+    let mut actions = vec![is_refusal().load(1), source().load(Source::Pod as u128)];
+    actions.extend(host.map(|host| destination().load(host as u128)));
+    actions.push(Action::resubmit_table(net.pipeline.id(table)));
+    let matches = Match::new().in_port(PortNo::CONTROLLER.0);
+    Some(PacketOut { buffer_id: None, matches, actions, packet: packet.into() })
+}
