@@ -382,3 +382,39 @@ fn connections_spread_over_thousands_of_endpoints() -> Result<()> {
     }
     Ok(())
 }
+
+/// A pod's packet to a Service is judged at the endpoint and refused; the answer to it comes from the Service.
+#[test]
+fn a_refusal_comes_from_the_frontend() -> Result<()> {
+    let net = net();
+    for n in families() {
+        let endpoints = [(n.p2, 8080)];
+        let mut sw = ready(&net, &[backend(256, &[n.service], 80, &endpoints)])?;
+        let mut realizer = Realizer::new(&net);
+        realizer.upsert_rule(Rule {
+            id: 1,
+            direction: Direction::In,
+            class: Class::Native { priority: 1000 },
+            action: Action::Reject,
+            pods: [(2, pod(2).ips.into())].into(),
+            peers: Peers::Any,
+            services: vec![],
+        })?;
+        sw.add_flows(realizer.flows().iter().map(ToString::to_string))?;
+        assert!(send(&mut sw, "p1", &Frame::from_pod(1, n.service, syn(1000, 80))).is_none());
+        let reset = |by: MacAddr, to: MacAddr| {
+            let ports = [8080u16, 1000].map(u16::to_be_bytes).concat();
+            // RST and ACK of a SYN with number 0.
+            let segment = [&ports[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x14, 0, 0, 0, 0, 0, 0]].concat();
+            Some(support::packet::frame((by, n.p2), (to, n.p1), 6, &segment))
+        };
+        let refused = antrea_flows::Refused { source: antrea_flows::field::Source::Pod };
+        let answer = antrea_flows::refusal(&net, refused, reset).unwrap();
+        let out = sw.packet_out(&answer)?;
+        let [(port, packet)] = &out[..] else { panic!("{out:?}") };
+        let Body::Ip { src, dst, .. } = packet.body else { panic!("{packet}") };
+        assert_eq!((port.as_str(), src, dst, packet.ports), ("p1", n.service, n.p1, Some((80, 1000))));
+        assert_eq!(packet.eth_dst, pod(1).mac);
+    }
+    Ok(())
+}

@@ -9,5 +9,6 @@ pub mod cidr_subtract;
 pub mod openflow_decode;
 pub mod openflow_text;
 pub mod ovsdb_frames;
+pub mod refused_packet;
 pub mod traced_packet;
 pub mod watch_events;

@@ -42,6 +42,11 @@ fn ovsdb_frames() -> Result<()> {
 }
 
 #[test]
+fn refused_packet() -> Result<()> {
+    replay("refused_packet", fuzz_checks::refused_packet::check)
+}
+
+#[test]
 fn traced_packet() -> Result<()> {
     replay("traced_packet", fuzz_checks::traced_packet::check)
 }

@@ -33,6 +33,7 @@ mod peers;
 mod proxy;
 mod random;
 mod reachability;
+mod reject;
 mod restart;
 mod services;
 mod spoofing;

@@ -1,38 +1,10 @@
 //! ICMP errors: whoever has a connection hears of it, and nobody else.
 
 use super::*;
+use support::packet::{checksum, ip_packet};
 
 fn hex(frame: &[u8]) -> String {
     frame.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let bytes = parts.concat();
-    let words =
-        bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
-    let sum = words.sum::<u32>();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
-}
-
-fn ip_packet(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u16;
-    match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let total = (length + 20).to_be_bytes();
-            let mut header = vec![0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, proto, 0, 0];
-            header.extend([src.octets(), dst.octets()].concat());
-            let sum = checksum(&[&header]);
-            header[10..12].copy_from_slice(&sum);
-            [header, payload.to_vec()].concat()
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let length = length.to_be_bytes();
-            let header = [0x60, 0, 0, 0, length[0], length[1], proto, 64];
-            [&header[..], &src.octets(), &dst.octets(), payload].concat()
-        }
-        _ => panic!("two families"),
-    }
 }
 
 /// "Host unreachable", which `router` sends to p1 through the gateway about a datagram that p1 sent to `dst`.

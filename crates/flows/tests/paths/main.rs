@@ -10,6 +10,7 @@ mod support;
 
 mod errors;
 mod kernel;
+mod reject;
 
 use std::net::IpAddr;
 

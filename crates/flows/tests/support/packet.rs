@@ -56,3 +56,51 @@ impl fmt::Display for Packet {
         }
     }
 }
+
+/// The sum of RFC 1071.
+pub fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let bytes = parts.concat();
+    let words =
+        bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0)));
+    let sum = words.sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!((folded & 0xffff) + (folded >> 16)) as u16).to_be_bytes()
+}
+
+/// An IP packet around a payload.
+pub fn ip_packet(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len() as u16;
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let total = (length + 20).to_be_bytes();
+            let mut header = vec![0x45, 0, total[0], total[1], 0, 1, 0, 0, 64, proto, 0, 0];
+            header.extend([src.octets(), dst.octets()].concat());
+            let sum = checksum(&[&header]);
+            header[10..12].copy_from_slice(&sum);
+            [header, payload.to_vec()].concat()
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let length = length.to_be_bytes();
+            let header = [0x60, 0, 0, 0, length[0], length[1], proto, 64];
+            [&header[..], &src.octets(), &dst.octets(), payload].concat()
+        }
+        _ => panic!("two families"),
+    }
+}
+
+/// A frame with a TCP segment, whose checksum is filled in.
+pub fn frame(from: (MacAddr, IpAddr), to: (MacAddr, IpAddr), proto: u8, segment: &[u8]) -> Vec<u8> {
+    let mut segment = segment.to_vec();
+    let length = (segment.len() as u32).to_be_bytes();
+    let (sum, ethertype) = match (from.1, to.1) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            (checksum(&[&src.octets(), &dst.octets(), &[0, proto], &length[2..], &segment]), [8, 0])
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            (checksum(&[&src.octets(), &dst.octets(), &length, &[0, 0, 0, proto], &segment]), [0x86, 0xdd])
+        }
+        _ => panic!("two families"),
+    };
+    segment[16..18].copy_from_slice(&sum);
+    [&to.0.0[..], &from.0.0, &ethertype, &ip_packet(from.1, to.1, proto, &segment)].concat()
+}

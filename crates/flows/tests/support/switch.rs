@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use openflow::PacketOut;
 use tempfile::TempDir;
 
 use super::packet::Packet;
@@ -260,8 +261,22 @@ impl Switch {
 
     /// The same with the frame's octets in hexadecimal.
     pub fn receive_raw(&mut self, port: &str, frame: &str) -> Result<Vec<(String, Packet)>> {
-        let number = self.ports.get(port).context("no such port")?.ofport;
         self.appctl(&["netdev-dummy/receive", port, frame])?;
+        self.sent(port)
+    }
+
+    /// Sends a packet of a controller and returns what went out, where.
+    pub fn packet_out(&mut self, out: &PacketOut) -> Result<Vec<(String, Packet)>> {
+        let hex: String = out.packet.iter().map(|byte| format!("{byte:02x}")).collect();
+        let actions: Vec<String> = out.actions.iter().map(ToString::to_string).collect();
+        let packet = format!("{},packet={hex},actions={}", out.matches, actions.join(","));
+        self.ofctl(&["packet-out", &self.bridge(), &packet])?;
+        self.sent("p1")
+    }
+
+    /// What went out of all that was received before now; a marker by this port tells when that is done.
+    fn sent(&mut self, port: &str) -> Result<Vec<(String, Packet)>> {
+        let number = self.ports.get(port).context("no such port")?.ofport;
         self.appctl(&[
             "netdev-dummy/receive",
             port,
