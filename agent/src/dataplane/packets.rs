@@ -32,9 +32,9 @@ pub enum Subscriber {
 impl Subscriber {
     /// The first octet of the user data.
     fn of(packet: &PacketIn2) -> Option<Self> {
-        match packet.userdata.first()? {
-            &antrea_flows::POLICY_PACKET_IN => Some(Self::Policy),
-            &antrea_flows::TRACE_PACKET_IN => Some(Self::Traceflow),
+        match *packet.userdata.first()? {
+            antrea_flows::POLICY_PACKET_IN => Some(Self::Policy),
+            antrea_flows::TRACE_PACKET_IN => Some(Self::Traceflow),
             _ => None,
         }
     }

@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _};
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use antrea_tests::lab::{Lab, Pod, eventually, sh};
@@ -25,6 +24,9 @@ const FLOOR: usize = 10;
 /// How long nothing is waited for, and what a refusal may take.
 const PATIENCE: Duration = Duration::from_millis(400);
 const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// Identifier of the next echo request.
+static ECHO: AtomicU16 = AtomicU16::new(1000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
@@ -92,7 +94,9 @@ fn of_error(error: &std::io::Error) -> Met {
     match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Met::Silence,
         // A reset; "host prohibited" of IPv4, of IPv6.
-        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::PermissionDenied => Met::Refusal,
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::PermissionDenied => {
+            Met::Refusal
+        }
         _ => panic!("{error}"),
     }
 }
@@ -123,7 +127,8 @@ fn echo(to: IpAddr) -> Met {
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128),
     };
     let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
-    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    // To the tracker each identifier is a connection.
+    let [high, low] = ECHO.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let mut message = [request, 0, 0, 0, high, low, 0, 1];
     // The kernel makes that of ICMPv6.
     let words = message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
@@ -168,7 +173,11 @@ async fn all_meet(cells: &[Cell], wanted: Met) -> usize {
                 sent += 1;
                 times.push(took);
                 if met != wanted {
-                    let _ = writeln!(wrong, "{} by {by:?}: {met:?} instead of {wanted:?} after {took:?}", cell.what);
+                    let _ = writeln!(
+                        wrong,
+                        "{} by {by:?}: {met:?} instead of {wanted:?} after {took:?}",
+                        cell.what
+                    );
                     break;
                 }
             }
@@ -229,7 +238,8 @@ async fn senders_are_told_at_once_in_every_direction_protocol_and_family() {
     // An address that the node translates, as kube-proxy does without masquerading.
     let external: IpAddr = "203.0.113.9".parse().unwrap();
     sh(&format!("ip -n {outside} route add {external} via {}", lab.nodes[0].ip));
-    let dnat = format!("iptables -w -t nat -A PREROUTING -d {external} -j DNAT --to-destination {}", target.ip);
+    let dnat =
+        format!("iptables -w -t nat -A PREROUTING -d {external} -j DNAT --to-destination {}", target.ip);
     sh(&format!("ip netns exec {} {dnat}", lab.nodes[0].netns));
     let mut servers = Vec::new();
     for netns in [&target.netns, &near.netns, &far.netns, &outside] {
@@ -256,19 +266,29 @@ async fn senders_are_told_at_once_in_every_direction_protocol_and_family() {
     for (direction, cells, others) in [("ingress", &inward, &outward), ("egress", &outward, &inward)] {
         put(&lab, CLUSTER_POLICIES, None, "reject", &policy(direction, "Reject"));
         becomes(&cells[0], Met::Refusal).await;
-        let realized = || lab.api.get(CLUSTER_POLICIES, None, "reject").unwrap()["status"]["phase"] == "Realized";
+        let realized =
+            || lab.api.get(CLUSTER_POLICIES, None, "reject").unwrap()["status"]["phase"] == "Realized";
         eventually("the policy is told to be realized", LIMIT, realized).await;
+        // Open vSwitch counts what the datapath has done a moment later.
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let before = denied(&lab, 0);
         let sent = all_meet(cells, Met::Refusal).await as u64;
-        let counted = denied(&lab, 0) - before;
-        assert_eq!(counted, sent, "{direction}: each packet counts once");
+        let counted = || denied(&lab, 0) - before;
+        eventually("each packet is counted", LIMIT, || counted() >= sent).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(counted(), sent, "{direction}: each packet counts once");
         all_meet(&others[..1], Met::Answer).await;
 
         put(&lab, CLUSTER_POLICIES, None, "reject", &policy(direction, "Drop"));
         becomes(&cells[0], Met::Silence).await;
         for cell in cells {
             for by in &cell.by {
-                assert_eq!(probe(&cell.netns, *by, cell.to).await.0, Met::Silence, "Drop: {} by {by:?}", cell.what);
+                assert_eq!(
+                    probe(&cell.netns, *by, cell.to).await.0,
+                    Met::Silence,
+                    "Drop: {} by {by:?}",
+                    cell.what
+                );
             }
         }
     }
@@ -281,7 +301,12 @@ async fn senders_are_told_at_once_in_every_direction_protocol_and_family() {
     lab.nodes[0].kill_agent();
     for cell in &inward {
         for by in &cell.by {
-            assert_eq!(probe(&cell.netns, *by, cell.to).await.0, Met::Silence, "no agent: {} by {by:?}", cell.what);
+            assert_eq!(
+                probe(&cell.netns, *by, cell.to).await.0,
+                Met::Silence,
+                "no agent: {} by {by:?}",
+                cell.what
+            );
         }
     }
     lab.start_agent(0);
@@ -291,7 +316,8 @@ async fn senders_are_told_at_once_in_every_direction_protocol_and_family() {
     // A flood costs what the meter lets through, and no more.
     let before = denied(&lab, 0);
     let flood = inward[0].to;
-    let sent = open(&near.netns).run(move || {
+    let client = open(&near.netns);
+    let sent = client.run(move || {
         let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
         let end = Instant::now() + Duration::from_secs(4);
         let mut sent = 0_u64;
