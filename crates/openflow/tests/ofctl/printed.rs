@@ -195,6 +195,19 @@ fn printed_by_ofp_print() -> Result<()> {
             ],
         ),
         (
+            Message::MultipartReply {
+                more: false,
+                body: MultipartReply::MeterFeatures(multipart::MeterFeatures {
+                    max_meters: 70_000,
+                    band_types: 1 << 1,
+                    capabilities: 1 << 1,
+                    max_bands: 2,
+                    max_color: 3,
+                }),
+            },
+            vec!["max_meter:70000", "max_bands:2", "max_color:3", "drop", "pktps"],
+        ),
+        (
             Message::MultipartRequest(multipart::MultipartRequest::FlowMonitor(multipart::FlowMonitor {
                 table: Some(3),
                 out_port: Some(PortNo(7)),

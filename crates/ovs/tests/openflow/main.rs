@@ -245,6 +245,7 @@ async fn groups_and_meters() {
     setup.of.send_barriered(vec![add.clone()]).await.unwrap();
     assert_eq!(setup.of.meters().await.unwrap(), [meter]);
     assert_eq!(setup.of.meter_stats().await.unwrap()[0].id, 256);
+    assert!(setup.of.meter_features().await.unwrap().max_meters > 256);
     assert!(
         setup.fixture.ovs.ofctl(&["dump-meters"], BRIDGE, &[]).unwrap().contains("rate=500 burst_size=1000")
     );
