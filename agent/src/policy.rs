@@ -38,6 +38,7 @@ mod discovery;
 mod fake;
 mod files;
 mod handle;
+mod known;
 pub mod reject;
 mod report;
 mod saver;
@@ -46,6 +47,7 @@ mod statistics;
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
 pub use handle::{PolicyHandle, Prepared, Question, Site};
+pub use known::{Objects, Record};
 
 #[cfg(test)]
 pub use agent::tests::attached_for_tests;

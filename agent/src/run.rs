@@ -10,7 +10,7 @@ use crate::config::AgentConfig;
 use crate::life::Agent;
 use crate::peers::watch::watch_nodes;
 use crate::pods::server;
-use crate::policy::{PolicyAgent, PolicyConfig};
+use crate::policy::{PolicyAgent, PolicyConfig, Record};
 use crate::status::api::{self, ApiState, Renewal};
 use crate::status::facts::{Health, Identity, Reporter};
 use crate::status::metrics::{self, Registered};
@@ -115,6 +115,7 @@ async fn serve(
     );
     let statistics = features::is_on(Component::Agent, "NetworkPolicyStats", &config.feature_gates)
         .then(|| (args.policy_dir.join("statistics.json"), Duration::from_secs(args.statistics_interval)));
+    let record = Record::at(&args.policy_dir);
     let policy_config = PolicyConfig { folder: args.policy_dir, token: args.token_file, ..policy_config };
     let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
     tasks.spawn("policy", policy_agent.run(shutdown.clone()));
@@ -141,12 +142,13 @@ async fn serve(
         identity: identity.clone(),
         network: network_state,
         ovs_run_dir: PathBuf::from(&config.ovs_run_dir),
+        record,
         log,
         gates: features::report(Component::Agent, &config.feature_gates),
     };
     let exposed = config.enable_prometheus_metrics.then_some(metrics.registry);
     let routes = api::routes(state, ready, live, exposed);
-    let auth = api::authentication(client.clone(), &args.api_token_file);
+    let auth = api::authentication(client.clone(), &args.node_name, &args.api_token_file);
     let serving = api::serve(config.api_port, tls.clone(), auth, routes, metrics.server, shutdown.clone());
     tasks.spawn("api", serving);
     tasks.spawn_abortable("client trust", api::follow_trust(client.clone(), tls.clone()));

@@ -5,4 +5,5 @@ pub mod bridge;
 pub mod events;
 pub mod facts;
 pub mod metrics;
+pub mod policies;
 pub mod publish;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -58,6 +59,9 @@ pub(crate) enum Verb {
         /// Which.
         #[command(subcommand)]
         resource: Resource,
+        /// Of the agent of this Node, as it has it.
+        #[arg(long = "node", global = true, value_name = "NODE")]
+        on: Option<String>,
         /// Output form.
         #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
         output: Format,
@@ -72,7 +76,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
-    /// What the bridge of this agent's Node would do with a packet, flow by flow.
+    /// What the bridge of an agent's Node would do with a packet, flow by flow.
     #[command(name = "trace-packet", visible_alias = "tp")]
     TracePacket(Packet),
     /// Traces a packet through the network: sends one, or watches real traffic, and shows what each Node did with it.
@@ -80,12 +84,35 @@ pub(crate) enum Verb {
     Traceflow(Trace),
     /// Asks the controller what policies have to do with Pods.
     Query(Query),
-    /// Shows the log level of this container's component, or sets it.
+    /// Shows the log level of this container's component, or of controller or agents, or sets it.
     #[command(name = "log-level")]
     LogLevel {
         /// error, warn, info, debug, trace, or a number as klog has it.
         level: Option<String>,
+        /// Of the agents of these Nodes; without it the controller's.
+        #[arg(long = "node", alias = "nodes", value_name = "NODE", value_delimiter = ',')]
+        nodes: Vec<String>,
     },
+    /// Serves the API of the controller or of an agent on this machine, without asking who calls, until it is ended.
+    Proxy(Proxy),
+}
+
+/// Whose API is served where.
+#[derive(Debug, clap::Args)]
+#[group(id = "whose", required = true, multiple = false, args = ["controller", "agent_node"])]
+pub(crate) struct Proxy {
+    /// The controller's.
+    #[arg(long)]
+    pub(crate) controller: bool,
+    /// That of this Node's agent.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) agent_node: Option<String>,
+    /// Where to listen: an address of this machine that no other can reach.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) address: IpAddr,
+    /// Port to listen on; 0 takes any that is free.
+    #[arg(long, default_value_t = 8001)]
+    pub(crate) port: u16,
 }
 
 /// A trace. How long it may take is for --timeout to say.
@@ -132,6 +159,9 @@ pub(crate) struct Packet {
     /// 4 or 6, where flow and addresses do not tell.
     #[arg(long = "addressFamily", short = 'F', default_value = "", value_name = "FAMILY", value_parser = ["4", "6", ""])]
     pub(crate) address_family: String,
+    /// The Node whose bridge is meant, where antctl is not in an agent's container.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
     /// Output form; by default the trace itself.
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -170,7 +200,7 @@ pub(crate) enum Resource {
         /// Only the agent of this Node.
         node: Option<String>,
     },
-    /// Interfaces of this Node's Pods.
+    /// Interfaces of a Node's Pods.
     #[command(visible_alias = "pi", alias = "podinterfaces")]
     PodInterface {
         /// Only of Pods of this name.
@@ -200,35 +230,33 @@ pub(crate) enum Resource {
         /// Only of this name.
         name: Option<String>,
     },
-    /// Flows of this Node's bridge, with their counters.
+    /// Flows of a Node's bridge, with their counters.
     #[command(visible_alias = "of")]
     OvsFlows(Flows),
-    /// Feature gates of the controller, or of the agent in whose container antctl runs.
+    /// Feature gates, as the controller or an agent has them.
     FeatureGates,
 }
 
 /// The command line as offered in `place`: what does not work there is not listed.
 pub(crate) fn command(place: Place) -> Command {
     let mut command = Args::command();
-    if place == Place::Elsewhere {
-        command = command.mut_subcommand("log-level", |verb| verb.hide(true));
+    let (agent, controller, elsewhere) =
+        (place == Place::Agent, place == Place::Controller, place == Place::Elsewhere);
+    for (name, hidden) in [("query", agent), ("trace-packet", controller), ("proxy", !elsewhere)] {
+        command = command.mut_subcommand(name, |verb| verb.hide(hidden));
     }
-    if place == Place::Agent {
-        command = command.mut_subcommand("query", |verb| verb.hide(true));
-    } else {
-        command = command.mut_subcommand("trace-packet", |verb| verb.hide(true));
+    for name in ["trace-packet", "log-level"] {
+        let id = if name == "log-level" { "nodes" } else { "node" };
+        command =
+            command.mut_subcommand(name, |verb| verb.mut_arg(id, |node| node.hide(!elsewhere)));
     }
     command.mut_subcommand("get", |mut get| {
-        let elsewhere = [
-            ("podinterface", place != Place::Agent),
-            ("ovsflows", place != Place::Agent),
-            ("featuregates", place == Place::Elsewhere),
-            ("controllerinfo", place == Place::Agent),
-        ];
-        for (name, hidden) in elsewhere {
+        for (name, hidden) in
+            [("podinterface", controller), ("ovsflows", controller), ("controllerinfo", agent)]
+        {
             get = get.mut_subcommand(name, |resource| resource.hide(hidden));
         }
-        get
+        get.mut_arg("on", |node| node.hide(!elsewhere))
     })
 }
 

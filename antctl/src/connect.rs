@@ -84,7 +84,7 @@ pub(crate) enum Kind {
 }
 
 /// Makes clients as they are needed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Clients {
     /// Where antctl runs.
     pub(crate) environment: Environment,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    agents,
     cli::{Flows, Format, Packet, Resource},
     connect::{Clients, Place},
     output::{Output, address},
@@ -29,20 +30,28 @@ const STALE_SECONDS: i64 = 180;
 const SHOWN: usize = 3;
 
 /// Shows `resource`.
-pub(crate) async fn resource(clients: &Clients, resource: &Resource) -> anyhow::Result<Output> {
+pub(crate) async fn resource(
+    clients: &Clients,
+    resource: &Resource,
+    on: Option<&str>,
+) -> anyhow::Result<Output> {
     match resource {
+        Resource::ControllerInfo if on.is_some() => bail!("controllerinfo has no Node: leave --node out"),
         Resource::ControllerInfo => controller_info(clients).await,
-        Resource::AgentInfo { node } => agent_info(clients, node.as_deref()).await,
+        Resource::AgentInfo { node: Some(_) } if on.is_some() => {
+            bail!("agentinfo: NODE is what the API server has, --node asks the agent: give one of them")
+        }
+        Resource::AgentInfo { node } => agent_info(clients, node.as_deref(), on).await,
         Resource::PodInterface { name, namespace } => {
-            pod_interfaces(clients, name.as_deref(), namespace.as_deref()).await
+            pod_interfaces(clients, on, name.as_deref(), namespace.as_deref()).await
         }
         Resource::NetworkPolicy { name, namespace } => {
-            network_policies(clients, name.as_deref(), namespace.as_deref()).await
+            network_policies(clients, on, name.as_deref(), namespace.as_deref()).await
         }
-        Resource::AddressGroup { name } => address_groups(clients, name.as_deref()).await,
-        Resource::AppliedToGroup { name } => applied_to_groups(clients, name.as_deref()).await,
-        Resource::OvsFlows(wanted) => ovs_flows(clients, wanted).await,
-        Resource::FeatureGates => feature_gates(clients).await,
+        Resource::AddressGroup { name } => address_groups(clients, on, name.as_deref()).await,
+        Resource::AppliedToGroup { name } => applied_to_groups(clients, on, name.as_deref()).await,
+        Resource::OvsFlows(wanted) => ovs_flows(clients, on, wanted).await,
+        Resource::FeatureGates => feature_gates(clients, on).await,
     }
 }
 
@@ -63,22 +72,12 @@ pub(crate) async fn version(clients: &Clients) -> anyhow::Result<Output> {
     Ok(Output { columns: &["COMPONENT", "VERSION"], value: Value::Object(value.collect()), rows })
 }
 
-/// Shows the level, after setting it if one is given.
-pub(crate) async fn log_level(clients: &Clients, level: Option<&str>) -> anyhow::Result<String> {
-    let server = clients.local().await?;
-    if let Some(level) = level {
-        server.ask(Method::PUT, &format!("/loglevel?level={}", escape(level))).await?;
-    }
-    let answer = server.ask(Method::GET, "/loglevel").await?;
-    Ok(format!("{}\n", answer.trim_end()))
-}
-
-async fn ovs_flows(clients: &Clients, wanted: &Flows) -> anyhow::Result<Output> {
+async fn ovs_flows(clients: &Clients, on: Option<&str>, wanted: &Flows) -> anyhow::Result<Output> {
     let Flows { pod, namespace, table, groups, table_names_only } = wanted;
     let named = [("pod", pod), ("namespace", namespace), ("table", table), ("groups", groups)];
     let given = named.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_deref()?))));
     let query: Vec<String> = given.chain(table_names_only.then(|| "table-names-only".to_owned())).collect();
-    let value = agent(clients, "ovsflows", &format!("/ovsflows?{}", query.join("&"))).await?;
+    let value = agent(clients, on, "ovsflows", &format!("/ovsflows?{}", query.join("&"))).await?;
     let lines = value.as_array().into_iter().flatten().filter_map(|line| line["flow"].as_str());
     let rows = lines.map(|line| vec![line.to_owned()]).collect();
     let columns: &[&str] = match () {
@@ -89,18 +88,15 @@ async fn ovs_flows(clients: &Clients, wanted: &Flows) -> anyhow::Result<Output> 
     Ok(Output { columns, rows, value })
 }
 
-/// What the agent of this container says.
-async fn agent(clients: &Clients, what: &str, path: &str) -> anyhow::Result<Value> {
-    if clients.place() != Place::Agent {
-        bail!("{what} is for agents: run antctl in an antrea-agent container");
-    }
-    let answer = clients.local().await?.ask(Method::GET, path).await?;
+/// What an agent says.
+async fn agent(clients: &Clients, on: Option<&str>, what: &str, path: &str) -> anyhow::Result<Value> {
+    let answer = clients.agent(on, what).await?.ask(Method::GET, path).await?;
     serde_json::from_str(&answer).with_context(|| format!("answer to {path}"))
 }
 
 /// Shows what becomes of a packet.
 pub(crate) async fn trace_packet(clients: &Clients, packet: &Packet) -> anyhow::Result<String> {
-    let Packet { source, destination, port, flow, address_family, output } = packet;
+    let Packet { source, destination, port, flow, address_family, node, output } = packet;
     let all = [
         ("source", source),
         ("destination", destination),
@@ -116,7 +112,7 @@ pub(crate) async fn trace_packet(clients: &Clients, packet: &Packet) -> anyhow::
     if given.is_empty() {
         bail!("trace-packet: at least one of --source, --destination, --port and --flow is needed");
     }
-    let value = agent(clients, "trace-packet", &format!("/ovstracing?{}", given.join("&"))).await?;
+    let value = agent(clients, node.as_deref(), "trace-packet", &format!("/ovstracing?{}", given.join("&"))).await?;
     if *output == Format::Table {
         return Ok(format!("{}\n", value["result"].as_str().unwrap_or_default().trim_end()));
     }
@@ -147,7 +143,7 @@ async fn own_agent(clients: &Clients) -> anyhow::Result<AntreaAgentInfo> {
     agent_of(clients, clients.node()?).await
 }
 
-async fn agent_of(clients: &Clients, node: &str) -> anyhow::Result<AntreaAgentInfo> {
+pub(crate) async fn agent_of(clients: &Clients, node: &str) -> anyhow::Result<AntreaAgentInfo> {
     let cluster = clients.cluster().await?;
     let found = Api::<AntreaAgentInfo>::all(cluster.client.clone()).get(node).await;
     found.map_err(|error| cluster.explain(&error, &format!("AntreaAgentInfo {node}")))
@@ -180,8 +176,13 @@ async fn controller_info(clients: &Clients) -> anyhow::Result<Output> {
     })
 }
 
-async fn agent_info(clients: &Clients, node: Option<&str>) -> anyhow::Result<Output> {
+async fn agent_info(clients: &Clients, node: Option<&str>, on: Option<&str>) -> anyhow::Result<Output> {
     let (objects, value) = match node {
+        None if on.is_some() => {
+            let value = agent(clients, on, "agentinfo", "/agentinfo").await?;
+            let info = serde_json::from_value(value.clone()).context("answer to /agentinfo")?;
+            (vec![AntreaAgentInfo::new(on.unwrap_or_default(), info)], value)
+        }
         None if clients.place() != Place::Agent => {
             let cluster = clients.cluster().await?;
             let found =
@@ -277,13 +278,12 @@ struct PodInterface {
 
 async fn pod_interfaces(
     clients: &Clients,
+    on: Option<&str>,
     name: Option<&str>,
     namespace: Option<&str>,
 ) -> anyhow::Result<Output> {
-    if clients.place() != Place::Agent {
-        bail!("podinterface is known only to the agent of a Node: run antctl in its container");
-    }
-    let mut interfaces: Vec<PodInterface> = list(clients, "/podinterfaces").await?;
+    let server = clients.agent(on, "podinterface").await?;
+    let mut interfaces: Vec<PodInterface> = agents::list(&server, "/podinterfaces").await?;
     interfaces.retain(|interface| {
         name.is_none_or(|name| name == interface.pod_name)
             && namespace.is_none_or(|namespace| namespace == interface.pod_namespace)
@@ -308,13 +308,14 @@ async fn pod_interfaces(
     })
 }
 
-async fn feature_gates(clients: &Clients) -> anyhow::Result<Output> {
-    if clients.place() == Place::Elsewhere {
-        bail!(
-            "featuregates are those of a component: run antctl in antrea-controller's or antrea-agent's container"
-        );
-    }
-    let gates: Vec<Value> = list(clients, "/featuregates").await?;
+/// Without a Node those of the component in this container, or elsewhere of the controller, which knows the agents' too.
+async fn feature_gates(clients: &Clients, on: Option<&str>) -> anyhow::Result<Output> {
+    let server = match clients.place() {
+        _ if on.is_some() => clients.agent(on, "featuregates").await?,
+        Place::Elsewhere => clients.controller().await?,
+        _ => clients.local().await?,
+    };
+    let gates: Vec<Value> = agents::list(&server, "/featuregates").await?;
     let cell = |gate: &Value, key: &str| gate[key].as_str().unwrap_or_default().to_owned();
     Ok(Output {
         columns: &["COMPONENT", "FEATUREGATE", "STATUS", "VERSION"],
@@ -326,32 +327,18 @@ async fn feature_gates(clients: &Clients) -> anyhow::Result<Output> {
     })
 }
 
-/// A list that the component in this container serves at `path`.
-async fn list<T: DeserializeOwned>(clients: &Clients, path: &str) -> anyhow::Result<Vec<T>> {
-    let text = clients.local().await?.ask(Method::GET, path).await?;
-    // An empty collection of Go is null.
-    let items: Option<Vec<T>> = serde_json::from_str(&text).with_context(|| format!("answer of {path}"))?;
-    Ok(items.unwrap_or_default())
-}
-
-#[derive(Deserialize)]
-struct List<T> {
-    items: Vec<T>,
-}
-
-/// All objects of a resource of the controlplane API; for an agent, those that concern its Node.
-async fn computed<T: DeserializeOwned>(clients: &Clients, plural: &str) -> anyhow::Result<Vec<T>> {
-    let path = format!("/apis/{API_VERSION}/{plural}");
-    let text = match clients.place() {
-        Place::Controller => clients.local().await?.ask(Method::GET, &path).await?,
-        Place::Elsewhere => clients.cluster().await?.ask(Method::GET, &path).await?,
-        Place::Agent => {
-            let path = format!("{path}?fieldSelector=nodeName%3D{}", clients.node()?);
-            clients.cluster().await?.ask(Method::GET, &path).await?
-        }
-    };
-    let list: List<T> = serde_json::from_str(&text).with_context(|| format!("answer of {path}"))?;
-    Ok(list.items)
+/// All objects of a resource of the controlplane API; of an agent, those that it has of the controller.
+async fn computed<T: DeserializeOwned>(
+    clients: &Clients,
+    on: Option<&str>,
+    plural: &str,
+) -> anyhow::Result<Vec<T>> {
+    if on.is_some() || clients.place() == Place::Agent {
+        return agents::list(&clients.agent(on, plural).await?, &format!("/{plural}")).await;
+    }
+    let server =
+        if clients.place() == Place::Controller { clients.local().await? } else { clients.cluster().await? };
+    agents::list(&server, &format!("/apis/{API_VERSION}/{plural}")).await
 }
 
 /// An error if something was asked for by name and is not there.
@@ -367,10 +354,11 @@ fn found<T>(items: &[T], kind: &str, name: Option<&str>, namespace: Option<&str>
 
 async fn network_policies(
     clients: &Clients,
+    on: Option<&str>,
     name: Option<&str>,
     namespace: Option<&str>,
 ) -> anyhow::Result<Output> {
-    let mut policies: Vec<NetworkPolicy> = computed(clients, "networkpolicies").await?;
+    let mut policies: Vec<NetworkPolicy> = computed(clients, on, "networkpolicies").await?;
     let source = |policy: &NetworkPolicy| policy.source_ref.clone().unwrap_or_default();
     policies.retain(|policy| {
         name.is_none_or(|name| name == policy.metadata.name || name == source(policy).name)
@@ -385,8 +373,8 @@ async fn network_policies(
     })
 }
 
-async fn address_groups(clients: &Clients, name: Option<&str>) -> anyhow::Result<Output> {
-    let mut groups: Vec<AddressGroup> = computed(clients, "addressgroups").await?;
+async fn address_groups(clients: &Clients, on: Option<&str>, name: Option<&str>) -> anyhow::Result<Output> {
+    let mut groups: Vec<AddressGroup> = computed(clients, on, "addressgroups").await?;
     groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
     found(&groups, "AddressGroup", name, None)?;
     groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -402,8 +390,8 @@ async fn address_groups(clients: &Clients, name: Option<&str>) -> anyhow::Result
     })
 }
 
-async fn applied_to_groups(clients: &Clients, name: Option<&str>) -> anyhow::Result<Output> {
-    let mut groups: Vec<AppliedToGroup> = computed(clients, "appliedtogroups").await?;
+async fn applied_to_groups(clients: &Clients, on: Option<&str>, name: Option<&str>) -> anyhow::Result<Output> {
+    let mut groups: Vec<AppliedToGroup> = computed(clients, on, "appliedtogroups").await?;
     groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
     found(&groups, "AppliedToGroup", name, None)?;
     groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));

@@ -6,10 +6,11 @@
 //!  anywhere ────────────────────── kubeconfig or ServiceAccount ─► Kubernetes API server
 //!                                    Info objects, controlplane.antrea.io, the AntreaInstallation
 //!                                  the same credentials ─► the controller's API at its Node's address
+//!                                  client certificate, or a token for that agent alone ─► an agent's API
 //! ```
 //!
 //! Invariants:
-//! - A token that is worth something elsewhere goes only to a server whose certificate was verified.
+//! - A token that is worth something elsewhere goes only to a server whose certificate was verified, and to no agent.
 //! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had, else 1; of
 //!   `version` antctl's own is enough.
 
@@ -19,11 +20,13 @@ use antrea_runtime::{install_crypto_provider, logging};
 use anyhow::{Context, bail};
 
 mod adopt;
+mod agents;
 mod cli;
 mod connect;
 mod get;
 mod output;
 mod plan;
+mod proxy;
 mod query;
 mod reach;
 #[cfg(test)]
@@ -64,9 +67,13 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
     let clients = Clients { environment, kubeconfig: args.kubeconfig.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        // A trace has that time; its end is told a moment later.
-        let more =
-            if matches!(args.verb, Verb::Traceflow(_)) { Duration::from_secs(5) } else { Duration::ZERO };
+        let more = match args.verb {
+            // A trace has that time; its end is told a moment later.
+            Verb::Traceflow(_) => Duration::from_secs(5),
+            // Each of its requests has that time.
+            Verb::Proxy(_) => return run(args, &clients).await,
+            _ => Duration::ZERO,
+        };
         match tokio::time::timeout(args.timeout + more, run(args, &clients)).await {
             Ok(result) => result,
             Err(_) => bail!("no answer within {:?}; --timeout allows more", args.timeout),
@@ -87,13 +94,16 @@ fn told(error: &anyhow::Error) -> String {
 async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
     match &args.verb {
         Verb::Version { output } => get::version(clients).await?.render(*output),
-        Verb::Get { resource, output } => get::resource(clients, resource).await?.render(*output),
+        Verb::Get { resource, on, output } => {
+            get::resource(clients, resource, on.as_deref()).await?.render(*output)
+        }
         Verb::Plan => plan::plan(clients).await,
         Verb::Adopt { dry_run } if *dry_run => adopt::adopt(clients).await,
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
         Verb::Query(query) => query::run(clients, query).await,
-        Verb::LogLevel { level } => get::log_level(clients, level.as_deref()).await,
+        Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,
+        Verb::Proxy(proxy) => proxy::run(clients, proxy).await,
     }
 }

@@ -97,3 +97,25 @@ pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_of_a_result() {
+        let value = json!([{"name": "a", "ips": ["CgoABQ==", "/QAAAAAAAAAAAAAAAAAAAQ=="]},
+                           {"cidr": {"ip": "CgoAAA==", "prefixLength": 16}, "ips": ["no base64"]},
+                           {"cidr": {"ip": "AAAAAA=="}, "ip": "10.0.0.1"}, {"cidr": {"ip": "AAAAAAAAAAAAAAAAAAAAAA=="}}]);
+        let rows = vec![vec!["a".to_owned(), String::new()], vec!["longer".to_owned(), "2".to_owned()]];
+        let output = Output { columns: &["NAME", "N"], rows, value: value.clone() };
+        assert_eq!(output.render(Format::Table).unwrap(), "NAME     N\na        -\nlonger   2\n");
+        assert_eq!(output.render(Format::Raw).unwrap(), format!("{value}\n"));
+        let readable = json!([{"name": "a", "ips": ["10.10.0.5", "fd00::1"]}, {"cidr": "10.10.0.0/16", "ips": ["no base64"]},
+                              {"cidr": "0.0.0.0/0", "ip": "10.0.0.1"}, {"cidr": "::/0"}]);
+        let text = output.render(Format::Json).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), readable);
+        let text = output.render(Format::Yaml).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), readable);
+    }
+}

@@ -1,11 +1,11 @@
-//! The components' own APIs from elsewhere: at the address of their Node, with the credentials that the API server gets.
-//! Who answers has to show a certificate of what the component has published of itself.
+//! The components' own APIs from elsewhere: at the address of their Node. Who answers has to show a certificate of what
+//! the component has published of itself. The controller is shown what the API server is; agents: [`crate::agents`].
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, anyhow, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{
@@ -48,20 +48,20 @@ impl Clients {
             .get(&node)
             .await
             .map_err(|error| cluster.explain(&error, &format!("Node {node}")))?;
-        self.at(&Target {
+        let target = Target {
             name: "antrea-controller".to_owned(),
             address: SocketAddr::new(node_address(&node)?, port(info.api_port)?),
             server_name: format!("antrea.{namespace}.svc"),
             ca: ca.as_bytes(),
-        })
-        .await
+        };
+        Self::at(&target, self.cluster_config().await?)
     }
 
-    /// A component at its Node's address.
+    /// A component at its Node's address, with the credentials of `config`.
     ///
     /// # Errors
     /// There is nothing that verifies it. Whether it answers shows when it is asked.
-    pub(crate) async fn at(&self, target: &Target<'_>) -> anyhow::Result<Server> {
+    pub(crate) fn at(target: &Target<'_>, mut config: Config) -> anyhow::Result<Server> {
         let certificates: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(target.ca).map(|found| found.map(|der| der.to_vec())).collect();
         let certificates =
@@ -69,7 +69,6 @@ impl Clients {
         if certificates.is_empty() {
             bail!("{} has not published what verifies its API", target.name);
         }
-        let mut config = self.cluster_config().await?;
         config.cluster_url = format!("https://{}", target.address).parse()?;
         config.root_cert = Some(certificates);
         config.root_cert_file = None;

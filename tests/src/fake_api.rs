@@ -2,6 +2,7 @@
 //! change but no cluster. It checks nothing: authentication, schemas and admission are the real one's. Reviews
 //! of tokens and of access are answered so that components can serve their own APIs: a token `lab-NAME` is
 //! that of user NAME, who may do everything unless it is [`NOBODY`]; with `lab-NAME@NODE` it is bound to a Pod there.
+//! Whoever asks for a token of a ServiceAccount gets one, which is good for the audience that was asked for.
 //!
 //! Resources are addressed by their collection path, e.g. `api/v1/nodes` or
 //! `apis/crd.antrea.io/v1beta1/antreaagentinfos`. The objects outlive the servers that serve them, as
@@ -28,8 +29,9 @@ use uuid::Uuid;
 
 use crate::background::Background;
 
-/// The user whom every review of access refuses.
-pub const NOBODY: &str = "nobody";
+mod reviews;
+
+pub use reviews::NOBODY;
 
 #[derive(Debug)]
 struct Event {
@@ -293,27 +295,6 @@ fn selected(target: &Target, uri: &Uri, object: &Value) -> bool {
     terms("fieldSelector", &field) && terms("labelSelector", &label)
 }
 
-/// The answer to a TokenReview or SubjectAccessReview.
-fn review(mut review: Value) -> Value {
-    let spec = &review["spec"];
-    let status = if spec["token"].is_string() {
-        match spec["token"].as_str().and_then(|token| token.strip_prefix("lab-")) {
-            Some(user) => match user.split_once('@') {
-                Some((user, node)) => {
-                    let extra = json!({"authentication.kubernetes.io/node-name": [node]});
-                    json!({"authenticated": true, "user": {"username": user, "extra": extra}})
-                }
-                None => json!({"authenticated": true, "user": {"username": user}}),
-            },
-            None => json!({"authenticated": false}),
-        }
-    } else {
-        json!({"allowed": spec["user"] != NOBODY})
-    };
-    review["status"] = status;
-    review
-}
-
 fn failure(code: StatusCode, reason: &str) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -363,8 +344,11 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
             api.delete(&target.collection, target.namespace.as_deref(), &name);
             axum::Json(object).into_response()
         }
+        (Method::POST, _, Ok(object)) if parts.uri.path().ends_with("/token") => {
+            (StatusCode::CREATED, axum::Json(reviews::issue(object, &target))).into_response()
+        }
         (Method::POST, _, Ok(object)) if target.collection.ends_with("reviews") => {
-            (StatusCode::CREATED, axum::Json(review(object))).into_response()
+            (StatusCode::CREATED, axum::Json(reviews::review(object))).into_response()
         }
         (Method::POST, _, Ok(mut object)) => {
             if let Some(namespace) = &target.namespace {

@@ -90,7 +90,7 @@ impl Files {
     }
 
     /// Events that add everything that is there, groups first, and the number of files that cannot be read.
-    fn read(&self) -> (Vec<(Kind, Event)>, usize) {
+    pub(super) fn read(&self) -> (Vec<(Kind, Event)>, usize) {
         let (mut events, mut unreadable) = (Vec::new(), 0);
         for kind in Kind::ALL {
             let Ok(entries) = std::fs::read_dir(self.folder.join(subfolder(kind))) else { continue };

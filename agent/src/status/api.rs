@@ -32,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
-use crate::status::bridge;
+use crate::policy::Record;
+use crate::status::{bridge, policies};
 use crate::status::facts::{Identity, Reporter, compose};
 
 /// What the handlers show.
@@ -46,6 +47,8 @@ pub struct ApiState {
     pub network: NetworkState,
     /// Where ovs-vswitchd has its sockets.
     pub ovs_run_dir: PathBuf,
+    /// What the controller said last.
+    pub record: Record,
     /// The log level's handle.
     pub log: LogHandle,
     /// Feature gates as they are.
@@ -61,7 +64,8 @@ pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Optio
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
-        .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()));
+        .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()))
+        .merge(policies::routes(state.record.clone()));
     if let Some(metrics) = metrics {
         router = router.merge(metrics_router(metrics));
     }
@@ -173,9 +177,11 @@ pub async fn follow_trust(client: kube::Client, tls: Tls) -> Result<(), Infallib
     Ok(())
 }
 
-/// By the API server; antctl in the same Pod uses a token of its own, which is left at `token`.
-pub fn authentication(client: kube::Client, token: &Path) -> Auth {
-    let auth = Auth::new(Arc::new(KubeReviewer::new(client)));
+/// By the API server, also of tokens that are for the agent of `node` alone; antctl in the same Pod uses a token of its
+/// own, which is left at `token`.
+pub fn authentication(client: kube::Client, node: &str, token: &Path) -> Auth {
+    let reviewer = KubeReviewer::new(client).for_audience(antrea_api::agent::audience(node));
+    let auth = Auth::new(Arc::new(reviewer));
     match local_token(token) {
         Ok(secret) => auth.with_local_token(&secret),
         Err(error) => {

@@ -9,6 +9,8 @@ pub const VERSION: &str = if cfg!(feature = "future") {
 
 #[cfg(feature = "apis")]
 pub mod addresses;
+#[cfg(feature = "apis")]
+pub mod agent;
 #[cfg(feature = "cni")]
 pub mod cni;
 

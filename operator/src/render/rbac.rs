@@ -130,10 +130,16 @@ fn antctl_rules() -> Vec<Value> {
         rule("controlplane.antrea.io", &["networkpolicyevaluation"], &["create"]),
         // What verifies the controller's own API.
         named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
+        // What agents are shown in place of their callers' own credentials.
+        named("", &["serviceaccounts/token"], &[ANTCTL], &["create"]),
         json!({
-            "nonResourceURLs": ["/agentinfo", "/endpoint", "/featuregates", "/loglevel", "/podinterfaces", "/version"],
+            "nonResourceURLs": [
+                "/addressgroups", "/agentinfo", "/appliedtogroups", "/endpoint", "/featuregates", "/loglevel",
+                "/networkpolicies", "/ovsflows", "/ovstracing", "/podinterfaces", "/version",
+            ],
             "verbs": ["get"],
         }),
+        json!({"nonResourceURLs": ["/loglevel"], "verbs": ["put"]}),
     ]
 }
 

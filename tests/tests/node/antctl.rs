@@ -163,6 +163,8 @@ async fn antctl_shows_what_agent_and_controller_have() {
     let help = agent.try_run(&["get"]);
     assert!(help.status.success() && !help.stdout.is_empty(), "{help:?}");
 
+    from_outside(&lab, &kubeconfig, &port);
+
     let row = controller.row(&["get", "controllerinfo"]);
     assert!(
         row.contains(&"antrea-controller-lab".to_owned()) && row.contains(&"Healthy".to_owned()),
@@ -180,4 +182,37 @@ async fn antctl_shows_what_agent_and_controller_have() {
         sh("mount").lines().all(|line| !line.contains(" on /etc ")),
         "the mount was not the command's alone"
     );
+}
+
+/// An administrator's machine: no container, a kubeconfig, and Nodes that can be reached.
+fn from_outside(lab: &Lab, kubeconfig: &Path, port: &str) {
+    let outside = Container {
+        enter: ["ip", "netns", "exec", &lab.outside()].map(str::to_owned).to_vec(),
+        environment: [("POD_NAME", ""), ("NODE_NAME", "")],
+        config: Path::new("/dev/null"),
+        token: None,
+        kubeconfig,
+    };
+    let row = outside.row(&["get", "podinterface", "web", "-n", "default", "--node", "node1"]);
+    assert!(row.iter().any(|cell| cell == port), "{port} in {row:?}");
+    let row = outside.row(&["get", "agentinfo", "--node", "node1"]);
+    assert!(row.contains(&"node1".to_owned()) && row.contains(&"10.244.1.0/24".to_owned()), "{row:?}");
+    let flows = outside.json(&["get", "ovsflows", "--node", "node1", "-T", "Classifier"]);
+    assert!(flows.as_array().is_some_and(|flows| !flows.is_empty()), "{flows}");
+    let row = outside.row(&["get", "networkpolicy", "shut", "-n", "default", "--node", "node1"]);
+    assert!(row.iter().any(|cell| cell.contains("default/shut")), "{row:?}");
+    assert!(outside.run(&["get", "appliedtogroup", "--node", "node1"]).contains("default/web"));
+    assert!(outside.run(&["get", "addressgroup", "--node", "node1"]).contains("default/friend"));
+    let traced = outside.run(&["trace-packet", "--node", "node1", "-S", "default/web", "-D", "10.244.1.1"]);
+    assert!(traced.contains("Datapath actions"), "{traced}");
+    let gates = outside.run(&["get", "featuregates", "--node", "node1"]);
+    assert!(gates.contains("agent") && gates.contains("AntreaPolicy"), "{gates}");
+    let before = outside.run(&["log-level", "--node", "node1"]).trim().to_owned();
+    let set = outside.run(&["log-level", "error", "--node", "node1"]);
+    assert_ne!(set.trim(), before, "the lab's components log in detail");
+    outside.run(&["log-level", &before, "--node", "node1"]);
+    let unknown = outside.try_run(&["get", "podinterface", "--node", "node9"]);
+    assert!(unknown.status.code() == Some(1) && unknown.stdout.is_empty(), "{unknown:?}");
+    let told = String::from_utf8_lossy(&unknown.stderr);
+    assert!(told.lines().count() == 1 && told.contains("node9"), "{told}");
 }
