@@ -116,7 +116,9 @@ fn certificate(own: &AuthInfo) -> Option<AuthInfo> {
         client_key: own.client_key.clone(),
         client_key_data: own.client_key_data.clone(),
         impersonate: own.impersonate.clone(),
+        impersonate_uid: own.impersonate_uid.clone(),
         impersonate_groups: own.impersonate_groups.clone(),
+        impersonate_user_extra: own.impersonate_user_extra.clone(),
         ..AuthInfo::default()
     };
     let whole = (found.client_certificate.is_some() || found.client_certificate_data.is_some())

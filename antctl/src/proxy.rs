@@ -29,6 +29,9 @@ use crate::{
 /// A connection's credentials, and where the server is, are looked up anew after this: a token lives for ten minutes.
 const RENEW: Duration = Duration::from_secs(480);
 
+/// Longest body of a request; longer than any that components take.
+const LONGEST: usize = 4 << 20;
+
 /// What concerns a connection and not what is said on it; and credentials, which are antctl's.
 const OWN: [HeaderName; 9] = [
     header::AUTHORIZATION,
@@ -108,7 +111,8 @@ async fn pass_on(shared: &Shared, request: Request) -> anyhow::Result<Response> 
     let what = format!("{} {path}", parts.method);
     parts.uri = Uri::try_from(path)?;
     strip(&mut parts.headers);
-    let request = http::Request::from_parts(parts, Body::wrap_body(body));
+    let body = axum::body::to_bytes(body, LONGEST).await.context("the request's body")?;
+    let request = http::Request::from_parts(parts, Body::from(body));
     let answer = server.client.send(request).await.map_err(|error| server.explain(&error, &what))?;
     let (mut parts, body) = answer.into_parts();
     strip(&mut parts.headers);
