@@ -147,7 +147,7 @@ async fn serve(
         gates: features::report(Component::Agent, &config.feature_gates),
     };
     let exposed = config.enable_prometheus_metrics.then_some(metrics.registry);
-    let routes = api::routes(state, ready, live, exposed);
+    let routes = api::routes(state, &args.config, (ready, live), exposed, metrics.server.clone());
     let auth = api::authentication(client.clone(), &args.node_name, &args.api_token_file);
     let serving = api::serve(config.api_port, tls.clone(), auth, routes, metrics.server, shutdown.clone());
     tasks.spawn("api", serving);

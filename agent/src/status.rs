@@ -7,3 +7,4 @@ pub mod facts;
 pub mod metrics;
 pub mod policies;
 pub mod publish;
+pub mod support;

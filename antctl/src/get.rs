@@ -112,7 +112,8 @@ pub(crate) async fn trace_packet(clients: &Clients, packet: &Packet) -> anyhow::
     if given.is_empty() {
         bail!("trace-packet: at least one of --source, --destination, --port and --flow is needed");
     }
-    let value = agent(clients, node.as_deref(), "trace-packet", &format!("/ovstracing?{}", given.join("&"))).await?;
+    let value =
+        agent(clients, node.as_deref(), "trace-packet", &format!("/ovstracing?{}", given.join("&"))).await?;
     if *output == Format::Table {
         return Ok(format!("{}\n", value["result"].as_str().unwrap_or_default().trim_end()));
     }
@@ -390,7 +391,11 @@ async fn address_groups(clients: &Clients, on: Option<&str>, name: Option<&str>)
     })
 }
 
-async fn applied_to_groups(clients: &Clients, on: Option<&str>, name: Option<&str>) -> anyhow::Result<Output> {
+async fn applied_to_groups(
+    clients: &Clients,
+    on: Option<&str>,
+    name: Option<&str>,
+) -> anyhow::Result<Output> {
     let mut groups: Vec<AppliedToGroup> = computed(clients, on, "appliedtogroups").await?;
     groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
     found(&groups, "AppliedToGroup", name, None)?;

@@ -38,23 +38,23 @@ pub struct Counts {
     pub connected_agents: usize,
 }
 
-/// Writes the object on change and as a heartbeat.
-pub struct Publisher {
-    api: Api<AntreaControllerInfo>,
+/// What the object is made of.
+#[derive(Clone)]
+pub struct Facts {
     base: ControllerInfo,
     health: Readiness,
     counts: watch::Receiver<Counts>,
 }
 
-impl Publisher {
+/// Writes the object on change and as a heartbeat.
+pub struct Publisher {
+    api: Api<AntreaControllerInfo>,
+    facts: Facts,
+}
+
+impl Facts {
     /// `health` holds what is wrong with the controller now.
-    pub fn new(
-        client: Client,
-        process: &Process,
-        api_port: u16,
-        health: Readiness,
-        counts: watch::Receiver<Counts>,
-    ) -> Self {
+    pub fn new(process: &Process, api_port: u16, health: Readiness, counts: watch::Receiver<Counts>) -> Self {
         let reference = |kind: &str, name: &str, namespace: Option<&str>| {
             (!name.is_empty()).then(|| ObjectReference {
                 kind: Some(kind.to_owned()),
@@ -72,16 +72,35 @@ impl Publisher {
             api_port: i32::from(api_port),
             ..ControllerInfo::default()
         };
-        Self { api: Api::all(client), base, health, counts }
+        Self { base, health, counts }
+    }
+
+    /// The object as it is now.
+    ///
+    /// # Errors
+    /// It has no form in JSON.
+    pub fn now(&self) -> serde_json::Result<Value> {
+        self.with(*self.counts.borrow())
+    }
+
+    fn with(&self, counts: Counts) -> serde_json::Result<Value> {
+        compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()))
+    }
+}
+
+impl Publisher {
+    /// Of these facts.
+    pub fn new(client: Client, facts: Facts) -> Self {
+        Self { api: Api::all(client), facts }
     }
 
     /// Never ends. Failures are logged and tried again.
     pub async fn run(mut self) {
-        let mut changes = self.health.subscribe();
+        let mut changes = self.facts.health.subscribe();
         let mut backoff = Backoff::new(Duration::from_secs(1), RETRY);
         loop {
             changes.mark_unchanged();
-            let counts = *self.counts.borrow_and_update();
+            let counts = *self.facts.counts.borrow_and_update();
             let pause = match self.write(counts).await {
                 Ok(()) => {
                     backoff.reset();
@@ -101,7 +120,7 @@ impl Publisher {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = changes.changed() => tokio::time::sleep(DEBOUNCE).await,
-                Ok(()) = self.counts.changed() => {
+                Ok(()) = self.facts.counts.changed() => {
                     tokio::select! {
                         () = tokio::time::sleep_until(written + COUNTS_EVERY) => {}
                         Ok(()) = changes.changed() => tokio::time::sleep(DEBOUNCE).await,
@@ -112,8 +131,7 @@ impl Publisher {
     }
 
     async fn write(&self, counts: Counts) -> kube::Result<()> {
-        let info = compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()))
-            .map_err(kube::Error::SerdeError)?;
+        let info = self.facts.with(counts).map_err(kube::Error::SerdeError)?;
         // Applied, so that the object is made when it is missing and foreign labels stay.
         let params = PatchParams::apply(MANAGER).force();
         self.api.patch(CONTROLLER_INFO_NAME, &params, &Patch::Apply(&info)).await.map(drop)

@@ -14,14 +14,19 @@
 //! - Fail static: a watch that fails or an API server that is away changes nothing that is computed.
 //! - The controller reaches the API server without any Service network.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use antrea_api::{
     controlplane,
     features::{self, Component},
-    stats,
+    stats, system as wire,
 };
 use antrea_runtime::{client, health::Readiness, logging::LogHandle, supervise::Supervisor, trace::Tracer};
+use antrea_support::Bundles;
 use anyhow::Context;
 use apiserver_kit::{
     api::Api,
@@ -45,6 +50,7 @@ pub mod nodes;
 pub mod policy;
 mod release;
 pub mod server;
+pub mod system;
 mod traceflow;
 
 use config::ControllerConfig;
@@ -74,6 +80,8 @@ pub struct Process {
     pub namespace: String,
     /// Name of the Node, empty if unknown.
     pub node: String,
+    /// The configuration file, if there is one.
+    pub config: Option<PathBuf>,
 }
 
 impl Process {
@@ -85,6 +93,7 @@ impl Process {
             pod: var("POD_NAME"),
             namespace: namespace.unwrap_or_else(|| "kube-system".to_owned()),
             node: var("NODE_NAME"),
+            config: None,
         }
     }
 }
@@ -143,8 +152,8 @@ pub async fn run(
     }
     let identity = identity::run(client.clone(), process.namespace.clone());
     tasks.spawn_abortable("cluster identity", never_ends(identity));
-    let publisher =
-        info::Publisher::new(client.clone(), &process, config.api_port, problems.clone(), counts_seen);
+    let facts = info::Facts::new(&process, config.api_port, problems.clone(), counts_seen);
+    let publisher = info::Publisher::new(client.clone(), facts.clone());
     tasks.spawn_abortable("controller info", never_ends(publisher.run()));
     tasks.spawn_abortable(
         "certificate expiry",
@@ -158,9 +167,22 @@ pub async fn run(
     let api = policy::api(Api::new(VERSION, metrics.server.clone()), &hub, &process.namespace);
     let counted = features::is_on(Component::Controller, "NetworkPolicyStats", &config.feature_gates);
     let api = policy::statistics(api, &hub, &process.namespace, counted);
+    let exposed = config.enable_prometheus_metrics.then(|| metrics.registry.clone());
+    let bundles = Bundles::new(
+        "controller",
+        system::Support {
+            log: log.clone(),
+            config: process.config.clone(),
+            facts: facts.clone(),
+            hub: Arc::clone(&hub),
+            metrics: exposed,
+        },
+    );
+    let api = bundles.serve(system::controller_infos(api, facts));
     let subnets = policy::Subnets::of_nodes(client.clone());
     let routes = server::routes(&config, metrics.registry, log, ready)
         .merge(api.router())
+        .merge(bundles.download())
         .merge(policy::lookup(&hub))
         .merge(policy::endpoints(&hub))
         .merge(policy::addresses(&hub, &process.namespace, subnets));
@@ -254,9 +276,13 @@ fn certificates(config: &ControllerConfig, process: &Process, client: Client, na
         namespace: namespace.clone(),
         source,
         config_map: "antrea-ca".to_owned(),
-        api_services: [(controlplane::VERSION, controlplane::GROUP), (stats::VERSION, stats::GROUP)]
-            .map(|(version, group)| format!("{version}.{group}"))
-            .into(),
+        api_services: [
+            (controlplane::VERSION, controlplane::GROUP),
+            (stats::VERSION, stats::GROUP),
+            (wire::VERSION, wire::GROUP),
+        ]
+        .map(|(version, group)| format!("{version}.{group}"))
+        .into(),
         webhooks: if native {
             vec![Webhooks::Validating(VALIDATOR), Webhooks::Mutating(MUTATOR)]
         } else {

@@ -45,6 +45,7 @@ async fn start(args: Args) -> anyhow::Result<()> {
         None => Default::default(),
     };
     let (process, metrics) = (Process::from_env(), metrics::register()?);
+    let process = Process { config: args.config.clone(), ..process };
     let identity =
         trace::Identity { service: "antrea-controller", version: VERSION, node: process.node.clone() };
     let (tracing, refused) = Tracing::start_or_off(&config.tracing, &identity, None, metrics.spans.clone());

@@ -14,7 +14,7 @@ use apiserver_kit::{
 use prometheus::{IntGauge, IntGaugeVec};
 use tokio::sync::watch;
 
-use crate::{VERSION, info::Counts, policy};
+use crate::{VERSION, info::Counts, policy, system};
 
 /// Interval at which the certificate in use is looked at.
 const LOOK: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub fn register() -> Result<Registered> {
     Ok(Registered {
         policy: policy::PolicyMetrics::new(&registry)?,
         admission: policy::AdmissionMetrics::new(&registry)?,
-        server: ServerMetrics::new(&registry, policy::PLURALS)?,
+        server: ServerMetrics::new(&registry, policy::PLURALS.into_iter().chain(system::PLURALS))?,
         certificate: CertificateExpiry::new(&registry, "antrea_controller")?,
         status: StatusMetrics {
             conditions: registry.gauge_vec(

@@ -397,17 +397,6 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
 mod tests {
     use super::*;
 
-    #[test]
-    fn reviews_tokens_and_access() {
-        let token = |token| review(json!({"spec": {"token": token}}))["status"].clone();
-        assert_eq!(token("lab-agent")["user"]["username"], "agent");
-        let bound = token("lab-agent@n1");
-        assert_eq!(bound["user"]["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
-        assert_eq!(token("other"), json!({"authenticated": false}));
-        let access = |user| review(json!({"spec": {"user": user}}))["status"]["allowed"].clone();
-        assert_eq!((access("agent"), access(NOBODY)), (json!(true), json!(false)));
-    }
-
     #[tokio::test]
     async fn lists_in_pages() {
         let api = FakeApi::default();

@@ -11,6 +11,8 @@ use antrea_runtime::health::Readiness;
 use antrea_runtime::http::{health_router, metrics_router};
 use antrea_runtime::logging::LogHandle;
 use antrea_runtime::metrics::Metrics;
+use antrea_support::Bundles;
+use apiserver_kit::api::Api;
 use apiserver_kit::auth::{Auth, local_token};
 use apiserver_kit::cert::{self, ServingCert};
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
@@ -18,7 +20,7 @@ use apiserver_kit::review::KubeReviewer;
 use apiserver_kit::status::Failure;
 use apiserver_kit::tls::{ClientTrust, Offer, Tls};
 use apiserver_kit::user::User;
-use apiserver_kit::{gate, loglevel, serve, trust, version};
+use apiserver_kit::{gate, loglevel, serve, trust};
 use axum::extract::{Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -33,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
 use crate::policy::Record;
-use crate::status::{bridge, policies};
 use crate::status::facts::{Identity, Reporter, compose};
+use crate::status::support::Support;
+use crate::status::{bridge, policies};
 
 /// What the handlers show.
 #[derive(Clone, Debug)]
@@ -56,11 +59,20 @@ pub struct ApiState {
 }
 
 /// Routes under upstream's paths.
-pub fn routes(state: ApiState, ready: Readiness, live: Readiness, metrics: Option<Metrics>) -> Router {
+pub fn routes(
+    state: ApiState,
+    config: &Path,
+    (ready, live): (Readiness, Readiness),
+    metrics: Option<Metrics>,
+    server: ServerMetrics,
+) -> Router {
     let gates = state.gates.clone();
+    let support = Support { state: state.clone(), config: config.to_owned(), metrics: metrics.clone() };
+    let bundles = Bundles::new("agent", support);
     let mut router = health_router(ready, live)
         .merge(loglevel::router(state.log.clone()))
-        .merge(version::router(crate::VERSION))
+        .merge(bundles.serve(Api::new(crate::VERSION, server)).router())
+        .merge(bundles.download())
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
@@ -232,25 +244,26 @@ async fn pod_interfaces(
 }
 
 /// Interfaces in upstream's form.
+pub(super) fn interface_rows<'a>(interfaces: impl IntoIterator<Item = &'a PodInterface>) -> Vec<Value> {
+    let row = |interface: &PodInterface| {
+        json!({
+            "name": interface.pod_name,
+            "podNamespace": interface.pod_namespace,
+            "interfaceName": interface.host_ifname,
+            "ips": interface.ips,
+            "mac": MacAddr(interface.mac).to_string(),
+            "ofPort": interface.ofport,
+            "containerID": interface.container_id,
+        })
+    };
+    interfaces.into_iter().map(row).collect()
+}
+
 fn shown(interfaces: &[PodInterface], wanted: &Wanted) -> Result<Value, Failure> {
     let fits = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
-    let rows: Vec<_> = interfaces
-        .iter()
-        .filter(|interface| {
-            fits(&wanted.name, &interface.pod_name) && fits(&wanted.namespace, &interface.pod_namespace)
-        })
-        .map(|interface| {
-            json!({
-                "name": interface.pod_name,
-                "podNamespace": interface.pod_namespace,
-                "interfaceName": interface.host_ifname,
-                "ips": interface.ips,
-                "mac": MacAddr(interface.mac).to_string(),
-                "ofPort": interface.ofport,
-                "containerID": interface.container_id,
-            })
-        })
-        .collect();
+    let rows = interface_rows(interfaces.iter().filter(|interface| {
+        fits(&wanted.name, &interface.pod_name) && fits(&wanted.namespace, &interface.pod_namespace)
+    }));
     if rows.is_empty() && !wanted.name.is_empty() {
         return Err(Failure::not_found("pod interfaces", &wanted.name));
     }

@@ -159,12 +159,7 @@ async fn ovs_flows(
             }
             flows(&network, FlowFilter::all(), Some(&keys)).await?
         }
-        Wanted::Groups(ids) => {
-            let names = table_names(pipeline);
-            let groups = network.dataplane.session().groups().await.map_err(unanswered)?;
-            let wanted = groups.iter().filter(|group| ids.as_ref().is_none_or(|ids| ids.contains(&group.id)));
-            wanted.map(|group| group.named(&names).to_string()).collect()
-        }
+        Wanted::Groups(ids) => groups(&network, ids.as_ref()).await?,
     };
     Ok(Json(lines.into_iter().map(|line| json!({ "flow": line })).collect()))
 }
@@ -198,6 +193,23 @@ async fn flows(
     found.retain(|entry| only.is_none_or(|keys| keys.contains(&entry.flow.key())));
     found.sort_by_key(|entry| (entry.flow.table, std::cmp::Reverse(entry.flow.priority)));
     Ok(found.iter().map(|entry| entry.named(&names).to_string()).collect())
+}
+
+async fn groups(network: &NodeNetwork, only: Option<&BTreeSet<u32>>) -> Result<Vec<String>, Failure> {
+    let names = table_names(&network.dataplane.network().pipeline);
+    let found = network.dataplane.session().groups().await.map_err(unanswered)?;
+    let wanted = found.iter().filter(|group| only.is_none_or(|ids| ids.contains(&group.id)));
+    Ok(wanted.map(|group| group.named(&names).to_string()).collect())
+}
+
+/// All flows of the bridge with their counters.
+pub(super) async fn all_flows(network: &NodeNetwork) -> Result<Vec<String>, Failure> {
+    flows(network, FlowFilter::all(), None).await
+}
+
+/// All groups of the bridge.
+pub(super) async fn all_groups(network: &NodeNetwork) -> Result<Vec<String>, Failure> {
+    groups(network, None).await
 }
 
 /// The query of `/ovstracing`.

@@ -99,7 +99,7 @@ pub fn register() -> metrics::Result<Registered> {
         agent: AgentMetrics::new(&registry)?,
         policy: PolicyMetrics::new(&registry)?,
         proxy: ProxyMetrics::new(&registry)?,
-        server: ServerMetrics::new(&registry, [])?,
+        server: ServerMetrics::new(&registry, ["supportbundles"])?,
         certificate: CertificateExpiry::new(&registry, "antrea_agent")?,
         spans: trace::Counters::new(&registry)?,
         registry,

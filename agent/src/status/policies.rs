@@ -97,11 +97,8 @@ impl PolicyQuery {
         let mut policies = objects.policies;
         policies.retain(|policy| {
             let source = policy.source_ref.as_ref().unwrap_or(&none);
-            let placed = if self.pod.is_empty() {
-                fits(&self.namespace, &source.namespace)
-            } else {
-                applies(policy)
-            };
+            let placed =
+                if self.pod.is_empty() { fits(&self.namespace, &source.namespace) } else { applies(policy) };
             placed
                 && fits(&self.name, &policy.metadata.name)
                 && fits(&self.source, &source.name)
@@ -180,8 +177,10 @@ mod tests {
             Ok(query.select(objects())?.into_iter().map(|policy| policy.metadata.name).collect())
         };
         let query = |pairs: &[(&str, &str)]| -> PolicyQuery {
-            serde_json::from_value(pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect())
-                .unwrap()
+            serde_json::from_value(
+                pairs.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect(),
+            )
+            .unwrap()
         };
         for (pairs, expected) in [
             (&[][..], &["u1", "u2", "u3"][..]),

@@ -50,7 +50,7 @@ pub use native::{keep_tiers, write_statuses};
 pub(crate) use resources::PLURALS;
 pub use scope::own_node;
 pub use statistics::statistics;
-pub use storage::api;
+pub use storage::{api, dump};
 
 use self::resources::{METRICS, NetworkPolicies, Served, Whole};
 use crate::info::Counts;

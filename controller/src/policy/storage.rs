@@ -28,6 +28,20 @@ pub fn api(api: Api, hub: &Arc<PolicyHub>, namespace: &str) -> Api {
         .with(evaluation::RESOURCE, Evaluations::new(hub))
 }
 
+/// A resource's plural, and its objects if they are known.
+type Dumped = (&'static str, Result<Vec<Arc<dyn Object>>, Failure>);
+
+/// Everything that is computed, by resource.
+pub fn dump(hub: &Arc<PolicyHub>) -> [Dumped; 3] {
+    let agents = scope::agents("");
+    let all = |view: &dyn Storage| view.list(&Selection::default()).map(|list| list.objects);
+    [
+        (NetworkPolicies::RESOURCE.plural, all(&*View::<NetworkPolicies>::new(hub, &agents))),
+        (AddressGroups::RESOURCE.plural, all(&*View::<AddressGroups>::new(hub, &agents))),
+        (AppliedToGroups::RESOURCE.plural, all(&*View::<AppliedToGroups>::new(hub, &agents))),
+    ]
+}
+
 /// One resource of the hub.
 struct View<R> {
     hub: Arc<PolicyHub>,

@@ -26,4 +26,6 @@ pub mod k8s;
 pub mod selection;
 #[cfg(feature = "apis")]
 pub mod stats;
+#[cfg(feature = "apis")]
+pub mod system;
 pub mod trace;

@@ -12,6 +12,7 @@ use axum::{
 };
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use serde_json::json;
 
 use crate::{
     discovery,
@@ -141,7 +142,7 @@ async fn resource(
 async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -> Result<Response, Failure> {
     let (resource, storage) = api.find(&request)?;
     let query = parse_query(http.uri().query());
-    let encoding = Encoding::negotiate(accept(http.headers()))
+    let encoding = Encoding::negotiate(accept(http.headers()), storage.has_protobuf())
         .ok_or_else(|| Failure::not_acceptable(accept(http.headers()).unwrap_or_default()))?;
 
     let verbs = if request.subresource.is_empty() {
@@ -201,6 +202,11 @@ async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -
             let object = storage.create(Create { user, namespace, name, subresource, body }).await?;
             let encoding = if encoding == Encoding::Table { Encoding::Json } else { encoding };
             one(resource, &*object, encoding, Include::Metadata, StatusCode::CREATED)
+        }
+        "delete" => {
+            storage.delete(&request.name)?;
+            let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"});
+            Ok(Json(done).into_response())
         }
         verb => Err(Failure::method_not_allowed(verb, resource.plural)),
     }

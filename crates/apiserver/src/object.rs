@@ -64,6 +64,50 @@ impl<T: k8s::Resource + Send + Sync + 'static> Object for T {
     }
 }
 
+/// An object that there is in JSON only; its storage says so ([`crate::storage::Storage::has_protobuf`]).
+pub struct Document {
+    pub metadata: ObjectMeta,
+    pub api_version: &'static str,
+    pub kind: &'static str,
+    /// The whole object but for the two above.
+    pub body: Value,
+    /// See [`Object::cells`].
+    pub cells: Vec<Cell>,
+}
+
+impl Object for Document {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn type_meta(&self) -> (&'static str, &'static str) {
+        (self.api_version, self.kind)
+    }
+
+    fn json(&self) -> serde_json::Result<Value> {
+        let mut json = self.body.clone();
+        json["apiVersion"] = self.api_version.into();
+        json["kind"] = self.kind.into();
+        Ok(json)
+    }
+
+    fn protobuf(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn sealed(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn size(&self) -> usize {
+        0
+    }
+
+    fn cells(&self) -> Vec<Cell> {
+        self.cells.clone()
+    }
+}
+
 /// A column of a resource's table, after the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Column {
@@ -98,8 +142,9 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The first entry of an `Accept` header that can be served; JSON if there is no header.
-    pub fn negotiate(accept: Option<&str>) -> Option<Self> {
+    /// The first entry of an `Accept` header that can be served; JSON if there is no header. `protobuf` says whether there
+    /// is a form in it.
+    pub fn negotiate(accept: Option<&str>, protobuf: bool) -> Option<Self> {
         let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Some(Self::Json) };
         accept.split(',').find_map(|entry| {
             let mut parts = entry.split(';').map(str::trim);
@@ -116,7 +161,7 @@ impl Encoding {
                 {
                     Some(Self::Table)
                 }
-                (k8s::PROTOBUF, None) => Some(Self::Protobuf),
+                (k8s::PROTOBUF, None) if protobuf => Some(Self::Protobuf),
                 _ => None,
             }
         })
@@ -309,16 +354,24 @@ mod tests {
     #[test]
     fn negotiates_what_kubectl_and_agents_send() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(Encoding::negotiate(Some(table)), Some(Encoding::Table));
+        assert_eq!(Encoding::negotiate(Some(table), true), Some(Encoding::Table));
         let agent = "application/vnd.kubernetes.protobuf, application/json";
-        assert_eq!(Encoding::negotiate(Some(agent)), Some(Encoding::Protobuf));
+        assert_eq!(Encoding::negotiate(Some(agent), true), Some(Encoding::Protobuf));
         assert_eq!(
-            Encoding::negotiate(Some("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,*/*")),
+            Encoding::negotiate(Some("application/vnd.kubernetes.protobuf,*/*"), false),
             Some(Encoding::Json)
         );
-        assert_eq!(Encoding::negotiate(Some("application/json;q=0")), None);
-        assert_eq!(Encoding::negotiate(Some("text/html")), None);
-        assert_eq!(Encoding::negotiate(None), Some(Encoding::Json));
-        assert_eq!(Encoding::negotiate(Some("")), Some(Encoding::Json));
+        assert_eq!(Encoding::negotiate(Some(k8s::PROTOBUF), false), None);
+        assert_eq!(
+            Encoding::negotiate(
+                Some("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,*/*"),
+                true
+            ),
+            Some(Encoding::Json)
+        );
+        assert_eq!(Encoding::negotiate(Some("application/json;q=0"), true), None);
+        assert_eq!(Encoding::negotiate(Some("text/html"), true), None);
+        assert_eq!(Encoding::negotiate(None, true), Some(Encoding::Json));
+        assert_eq!(Encoding::negotiate(Some(""), true), Some(Encoding::Json));
     }
 }

@@ -89,6 +89,17 @@ impl Body {
         Self { content_type: media.trim().to_ascii_lowercase(), bytes }
     }
 
+    /// Reads what there is in JSON only.
+    ///
+    /// # Errors
+    /// 415 for another type, 400 for what cannot be read.
+    pub fn decode_json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        match self.content_type.as_str() {
+            "application/json" => serde_json::from_slice(&self.bytes).map_err(Failure::bad_request),
+            other => Err(Failure::unsupported_media_type(other)),
+        }
+    }
+
     /// Reads an object in JSON or protobuf.
     ///
     /// # Errors
@@ -107,6 +118,11 @@ impl Body {
 
 /// Serves the objects of one resource. Verbs that are not served need no implementation.
 pub trait Storage: Send + Sync + 'static {
+    /// Whether the objects have a form in protobuf.
+    fn has_protobuf(&self) -> bool {
+        true
+    }
+
     /// The selected objects.
     ///
     /// # Errors
@@ -137,6 +153,15 @@ pub trait Storage: Send + Sync + 'static {
     ) -> Result<Arc<dyn Object>, Failure> {
         let _ = (namespace, name, subresource);
         Err(Failure::method_not_allowed("get", "this subresource"))
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    fn delete(&self, name: &str) -> Result<(), Failure> {
+        let _ = name;
+        Err(Failure::method_not_allowed("delete", "this resource"))
     }
 
     /// A watch of the selected objects.

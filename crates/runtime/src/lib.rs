@@ -26,6 +26,8 @@ pub mod level;
 pub mod logging;
 pub mod metrics;
 mod process;
+mod recent;
+pub mod redact;
 pub mod signals;
 pub mod supervise;
 pub mod tolerant;

@@ -4,6 +4,7 @@ use std::{
     fmt,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use tracing_subscriber::{
@@ -14,6 +15,8 @@ use tracing_subscriber::{
     reload,
     util::SubscriberInitExt,
 };
+
+use crate::recent::Recent;
 
 /// Target of spans that are for export. The log does not show them, whatever its level: they cost nothing
 /// where nothing is exported.
@@ -65,6 +68,7 @@ pub enum Error {
 pub struct LogHandle {
     reload: reload::Handle<EnvFilter, Registry>,
     level: Arc<Mutex<String>>,
+    recent: Recent,
 }
 
 impl fmt::Debug for LogHandle {
@@ -90,6 +94,11 @@ impl LogHandle {
                 _ => 0,
             }
         })
+    }
+
+    /// The last lines, up to a mebibyte of them; with `since` only those that were not written before.
+    pub fn recent(&self, since: Option<SystemTime>) -> String {
+        self.recent.text(since)
     }
 
     /// Sets the level from here on.
@@ -148,14 +157,15 @@ pub fn init_with(
     extra: Option<Box<dyn Layer<Registry> + Send + Sync>>,
 ) -> Result<LogHandle, Error> {
     let (filter_layer, reload) = reload::Layer::new(filter(level)?);
+    let recent = Recent::default();
     let lines = match format {
-        Format::Text => fmt_layer::layer().with_ansi(false).with_writer(std::io::stderr).boxed(),
+        Format::Text => fmt_layer::layer().with_ansi(false).with_writer(recent.clone()).boxed(),
         Format::Json => fmt_layer::layer()
             .json()
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(false)
-            .with_writer(std::io::stderr)
+            .with_writer(recent.clone())
             .boxed(),
     };
     let filter_layer = filter_layer.and(filter_fn(|metadata| metadata.target() != SPANS));
@@ -164,7 +174,7 @@ pub fn init_with(
     layers.extend(extra);
     tracing_subscriber::registry().with(layers).try_init().map_err(|_| Error::Initialised)?;
     tracing::info!(component, level, "logging started");
-    Ok(LogHandle { reload, level: Arc::new(Mutex::new(level.to_owned())) })
+    Ok(LogHandle { reload, level: Arc::new(Mutex::new(level.to_owned())), recent })
 }
 
 #[cfg(test)]
@@ -193,6 +203,8 @@ mod tests {
         assert!(!tracing::enabled!(tracing::Level::DEBUG));
         handle.set_level("trace").unwrap();
         assert!(tracing::enabled!(tracing::Level::DEBUG));
+        tracing::warn!("seen and kept");
+        assert!(handle.recent(None).contains("seen and kept"));
         assert!(!tracing::enabled!(target: SPANS, tracing::Level::INFO), "nothing is exported");
         assert!(handle.set_level("loud").is_err());
         assert_eq!(handle.level(), "trace");
@@ -203,7 +215,8 @@ mod tests {
     #[tokio::test]
     async fn the_level_follows_a_file() {
         let (_layer, reload) = reload::Layer::<EnvFilter, Registry>::new(filter("info").unwrap());
-        let handle = LogHandle { reload, level: Arc::new(Mutex::new("info".to_owned())) };
+        let level = Arc::new(Mutex::new("info".to_owned()));
+        let handle = LogHandle { reload, level, recent: Recent::default() };
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("agent.conf");
         let put = |text: &str| {

@@ -12,8 +12,11 @@ use crate::{
 pub(super) const SERVICE: &str = "antrea";
 
 /// APIs that the controller serves through aggregation: group, version. Add one here when it is served.
-pub const AGGREGATED_APIS: &[(&str, &str)] =
-    &[("controlplane.antrea.io", "v1beta2"), ("stats.antrea.io", "v1alpha1")];
+pub const AGGREGATED_APIS: &[(&str, &str)] = &[
+    ("controlplane.antrea.io", "v1beta2"),
+    ("stats.antrea.io", "v1alpha1"),
+    ("system.antrea.io", "v1beta1"),
+];
 
 pub(super) fn objects() -> Vec<Object> {
     let service = json!({"spec": {

@@ -128,6 +128,9 @@ fn antctl_rules() -> Vec<Value> {
         rule("crd.antrea.io", &["traceflows"], &["get", "list", "watch", "create", "delete"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),
         rule("controlplane.antrea.io", &["networkpolicyevaluation"], &["create"]),
+        rule("system.antrea.io", &["controllerinfos"], read),
+        rule("system.antrea.io", &["supportbundles"], &["get", "create", "delete"]),
+        rule("system.antrea.io", &["supportbundles/download"], &["get"]),
         // What verifies the controller's own API.
         named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
         // What agents are shown in place of their callers' own credentials.

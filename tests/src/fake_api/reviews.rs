@@ -50,3 +50,30 @@ pub(super) fn review(mut review: Value) -> Value {
     review["status"] = status;
     review
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reviews_tokens_and_access() {
+        let token = |token| review(json!({"spec": {"token": token}}))["status"].clone();
+        assert_eq!(token("lab-agent")["user"]["username"], "agent");
+        let bound = token("lab-agent@n1");
+        assert_eq!(bound["user"]["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
+        assert_eq!(token("other"), json!({"authenticated": false}));
+        let access = |user| review(json!({"spec": {"user": user}}))["status"]["allowed"].clone();
+        // A token for one audience is none for another, and none for the API server.
+        let target = Target::parse("/api/v1/namespaces/a/serviceaccounts/b/token").unwrap();
+        let made = issue(json!({"spec": {"audiences": ["x"]}}), &target)["status"]["token"].clone();
+        let good = |audiences: Value| {
+            review(json!({"spec": {"token": made, "audiences": audiences}}))["status"].clone()
+        };
+        assert_eq!(good(json!(["x"]))["user"]["username"], "system:serviceaccount:a:b");
+        assert_eq!(
+            [good(json!(["y"])), good(Value::Null)].map(|s| s["authenticated"].clone()),
+            [json!(false), json!(false)]
+        );
+        assert_eq!((access("agent"), access(NOBODY)), (json!(true), json!(false)));
+    }
+}
