@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// The account that callers borrow.
 const ACCOUNT: &str = "antctl";
@@ -83,10 +83,7 @@ impl Clients {
 
     /// A token that is good for the agent of `node` alone.
     async fn token(&self, cluster: &Server, node: &str) -> anyhow::Result<String> {
-        // The controller alone writes it; what agents write of themselves could name any account.
-        let service = the_controller(self).await.ok().and_then(|info| info.spec.service_ref);
-        let namespace = service.and_then(|service| service.namespace);
-        let namespace = namespace.as_deref().unwrap_or(NAMESPACE);
+        let namespace = namespace(self).await;
         let wanted = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"audiences": [audience(node)], "expirationSeconds": LIFE},
@@ -97,6 +94,12 @@ impl Clients {
         let token = answer["status"]["token"].as_str().filter(|token| !token.is_empty());
         Ok(token.with_context(|| format!("{path}: no token in the answer"))?.to_owned())
     }
+}
+
+/// Where Antrea is. The controller alone writes that; what agents write of themselves could name any account.
+pub(crate) async fn namespace(clients: &Clients) -> String {
+    let service = the_controller(clients).await.ok().and_then(|info| info.spec.service_ref);
+    service.and_then(|service| service.namespace).unwrap_or_else(|| NAMESPACE.to_owned())
 }
 
 /// What an agent is reached with: of the configuration for the API server only the proxy, and `auth`.
@@ -142,8 +145,7 @@ pub(crate) async fn list<T: DeserializeOwned>(server: &Server, path: &str) -> an
     let value: Value = serde_json::from_str(&text).with_context(|| format!("answer of {path}"))?;
     let items = if value["items"].is_array() { value["items"].clone() } else { value };
     // An empty collection of Go is null.
-    let items: Option<Vec<T>> =
-        serde_json::from_value(items).with_context(|| format!("answer of {path}"))?;
+    let items: Option<Vec<T>> = serde_json::from_value(items).with_context(|| format!("answer of {path}"))?;
     Ok(items.unwrap_or_default())
 }
 

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::connect::Place;
 use crate::query::Query;
+use crate::support::Wanted;
 
 /// Looks at Antrea: computed policy, state of agents and controller, Pod interfaces. What it offers
 /// depends on whether it runs in the controller's container, in an agent's, or elsewhere.
@@ -95,11 +96,13 @@ pub(crate) enum Verb {
     },
     /// Serves the API of the controller or of an agent on this machine, without asking who calls, until it is ended.
     Proxy(Proxy),
+    /// Fetches what helps to find out what is wrong: an archive of the controller, of each agent, and a file of the cluster.
+    Supportbundle(Wanted),
 }
 
 /// Whose API is served where.
 #[derive(Debug, clap::Args)]
-#[group(id = "whose", required = true, multiple = false, args = ["controller", "agent_node"])]
+#[command(group = ArgGroup::new("whose").required(true).args(["controller", "agent_node"]))]
 pub(crate) struct Proxy {
     /// The controller's.
     #[arg(long)]
@@ -247,8 +250,7 @@ pub(crate) fn command(place: Place) -> Command {
     }
     for name in ["trace-packet", "log-level"] {
         let id = if name == "log-level" { "nodes" } else { "node" };
-        command =
-            command.mut_subcommand(name, |verb| verb.mut_arg(id, |node| node.hide(!elsewhere)));
+        command = command.mut_subcommand(name, |verb| verb.mut_arg(id, |node| node.hide(!elsewhere)));
     }
     command.mut_subcommand("get", |mut get| {
         for (name, hidden) in

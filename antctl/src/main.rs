@@ -29,6 +29,7 @@ mod plan;
 mod proxy;
 mod query;
 mod reach;
+mod support;
 #[cfg(test)]
 mod tests;
 mod traceflow;
@@ -70,8 +71,8 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
         let more = match args.verb {
             // A trace has that time; its end is told a moment later.
             Verb::Traceflow(_) => Duration::from_secs(5),
-            // Each of its requests has that time.
-            Verb::Proxy(_) => return run(args, &clients).await,
+            // Each of their requests has that time.
+            Verb::Proxy(_) | Verb::Supportbundle(_) => return run(args, &clients).await,
             _ => Duration::ZERO,
         };
         match tokio::time::timeout(args.timeout + more, run(args, &clients)).await {
@@ -105,5 +106,6 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,
         Verb::Proxy(proxy) => proxy::run(clients, proxy).await,
+        Verb::Supportbundle(wanted) => support::run(clients, wanted, args.timeout).await,
     }
 }

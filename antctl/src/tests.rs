@@ -34,8 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::{Args, command},
     connect::{Clients, Environment, Place},
-    get,
-    run, told,
+    get, run, told,
 };
 
 /// What the fake API server holds.
@@ -228,8 +227,7 @@ async fn review_token(State(cluster): Shared, Json(mut review): Json<Value>) -> 
     cluster.shown.lock().unwrap().push(token.as_str().unwrap_or_default().to_owned());
     let narrow = token == NARROW && audiences == json!(["antrea-agent/n1"]);
     let good = narrow || token == "good" && audiences.is_null();
-    review["status"] =
-        json!({"authenticated": good, "user": {"username": "agent"}, "audiences": audiences});
+    review["status"] = json!({"authenticated": good, "user": {"username": "agent"}, "audiences": audiences});
     Json(review)
 }
 
@@ -288,6 +286,8 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         "log-level 4 --nodes n1,n2",
         "proxy --controller --port 0",
         "proxy --agent-node n1 --address ::1",
+        "supportbundle n1 *worker* -d x --since 1h",
+        "supportbundle -l a=b",
     ] {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
     }
@@ -298,7 +298,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         assert!(Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).is_err(), "{words}");
     }
     for words in [
-        "supportbundle",
+        "supportbundle --controller-only n1",
         "proxy",
         "proxy --controller --agent-node n1",
         "proxy --controller --address here",
@@ -342,7 +342,7 @@ fn help_is_success_and_anything_wrong_is_one() {
         ("help", true),
         ("get --help", true),
         ("--version", true),
-        ("supportbundle", false),
+        ("supportbundle -l", false),
         ("get egress", false),
         ("get np -o xml", false),
         ("version --nonsense", false),

@@ -3,9 +3,7 @@
 use apiserver_kit::{cert::ServingCert, tls::ClientTrust};
 use axum::Router;
 use k8s_openapi::{ByteString, jiff::Timestamp};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
@@ -20,7 +18,7 @@ use crate::{
 const TOKEN: &str = "POST /api/v1/namespaces/antrea-system/serviceaccounts/antctl/token";
 
 /// A fixture with the agent of n1, and the tokens that it was shown.
-struct Lab {
+pub(crate) struct Lab {
     fixture: Fixture,
     shown: Arc<Mutex<Vec<String>>>,
 }
@@ -30,7 +28,12 @@ impl Lab {
         Self::serving(token, trusted, trust, Fixture::routes()).await
     }
 
-    async fn serving(token: Option<&str>, trusted: bool, trust: ClientTrust, routes: Router) -> Self {
+    pub(crate) async fn serving(
+        token: Option<&str>,
+        trusted: bool,
+        trust: ClientTrust,
+        routes: Router,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let issue = || ServingCert::issue("antrea-agent", &["localhost".to_owned()]).unwrap();
@@ -40,8 +43,12 @@ impl Lab {
             "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
         let controller = json!({"metadata": {"name": "antrea-controller"},
             "serviceRef": {"name": "antrea", "namespace": "antrea-system"}});
+        let nodes = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {},
+            "items": [{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "n1"}}]});
         let mut answers = vec![
             ("GET /api/v1/nodes/n1", node),
+            ("GET /api/v1/nodes", nodes.clone()),
+            ("GET /api/v1/nodes?", nodes),
             ("GET /apis/crd.antrea.io/v1beta1/antreacontrollerinfos/antrea-controller", controller),
         ];
         answers.extend(token.map(|token| (TOKEN, json!({"status": {"token": token}}))));
@@ -58,11 +65,11 @@ impl Lab {
         Self { fixture, shown }
     }
 
-    async fn run(&self, words: &str) -> String {
+    pub(crate) async fn run(&self, words: &str) -> String {
         self.fixture.run(Place::Elsewhere, &format!("antctl {words}")).await.unwrap()
     }
 
-    async fn fails(&self, words: &str) -> String {
+    pub(crate) async fn fails(&self, words: &str) -> String {
         self.fixture.fails(Place::Elsewhere, &format!("antctl {words}")).await
     }
 
@@ -196,7 +203,8 @@ async fn the_proxy_passes_on_what_comes_from_here() {
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
-    let answer = ask("GET /ovsflows?table=0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer other").await;
+    let answer =
+        ask("GET /ovsflows?table=0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer other").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("[{\"flow\":\"table=0\"}]"), "{answer}");
     let answer = ask("PUT /loglevel?level=4 HTTP/1.1\r\nHost: 127.0.0.1:8001\r\nContent-Length: 0").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

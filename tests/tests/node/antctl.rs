@@ -1,6 +1,7 @@
 //! antctl as people run it, in the containers of a real agent and a real controller.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ struct Container<'a> {
     enter: Vec<String>,
     environment: [(&'a str, &'a str); 2],
     /// Its configuration, which a container has under /etc/antrea.
-    config: &'a Path,
+    config: PathBuf,
     /// Its token for tools; none where its /run holds it.
-    token: Option<&'a Path>,
+    token: Option<PathBuf>,
     kubeconfig: &'a Path,
 }
 
@@ -35,8 +36,8 @@ impl Container<'_> {
         Command::new(&self.enter[0])
             .args(&self.enter[1..])
             .args(["unshare", "-m", "sh", "-c", script, "sh"])
-            .arg(self.config)
-            .arg(self.token.unwrap_or(Path::new("")))
+            .arg(&self.config)
+            .arg(self.token.as_deref().unwrap_or(Path::new("")))
             .arg(binary("antctl"))
             .arg("--kubeconfig")
             .arg(self.kubeconfig)
@@ -69,6 +70,57 @@ impl Container<'_> {
     }
 }
 
+/// Access to the lab's API server, with what antctl needs beside it.
+fn kubeconfig(lab: &Lab) -> PathBuf {
+    let kubeconfig = lab.nodes[0].dir.join("antctl.kubeconfig");
+    let server = format!("http://{}:6443", lab.outside_ip());
+    let access = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        "clusters": [{"name": "lab", "cluster": {"server": server}}],
+        "users": [{"name": "lab", "user": {"token": "lab-antrea-agent"}}],
+    });
+    std::fs::write(&kubeconfig, access.to_string()).unwrap();
+    std::fs::copy("/etc/ssl/certs/ca-certificates.crt", kubeconfig.with_extension("crt")).unwrap();
+    kubeconfig
+}
+
+fn words(line: String) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+fn in_agent<'a>(lab: &Lab, kubeconfig: &'a Path) -> Container<'a> {
+    Container {
+        enter: words(format!("ip netns exec {}", lab.nodes[0].netns)),
+        environment: [("POD_NAME", "antrea-agent-node1"), ("NODE_NAME", "node1")],
+        config: lab.nodes[0].dir.join("antrea-agent.conf"),
+        token: Some(lab.nodes[0].dir.join("loopback-client-token")),
+        kubeconfig,
+    }
+}
+
+fn in_controller<'a>(lab: &Lab, kubeconfig: &'a Path) -> Container<'a> {
+    Container {
+        // With its /run, where it has left a token.
+        enter: words(format!("nsenter -m -n -t {}", lab.controller_pid())),
+        environment: [("POD_NAME", "antrea-controller-lab"), ("NODE_NAME", "")],
+        config: lab.controller_log().with_file_name("antrea-controller.conf"),
+        token: None,
+        kubeconfig,
+    }
+}
+
+/// An administrator's machine: no container, a kubeconfig, and Nodes that can be reached.
+fn outside<'a>(lab: &Lab, kubeconfig: &'a Path) -> Container<'a> {
+    Container {
+        enter: words(format!("ip netns exec {}", lab.outside())),
+        environment: [("POD_NAME", ""), ("NODE_NAME", "")],
+        config: "/dev/null".into(),
+        token: None,
+        kubeconfig,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn antctl_shows_what_agent_and_controller_have() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
@@ -90,32 +142,8 @@ async fn antctl_shows_what_agent_and_controller_have() {
     eventually("the controller's state", LIMIT, || told(CONTROLLER_INFOS, "antrea-controller", has_policy))
         .await;
 
-    let kubeconfig = lab.nodes[0].dir.join("antctl.kubeconfig");
-    let server = format!("http://{}:6443", lab.outside_ip());
-    let access = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        "clusters": [{"name": "lab", "cluster": {"server": server}}],
-        "users": [{"name": "lab", "user": {"token": "lab-antrea-agent"}}],
-    });
-    std::fs::write(&kubeconfig, access.to_string()).unwrap();
-    std::fs::copy("/etc/ssl/certs/ca-certificates.crt", kubeconfig.with_extension("crt")).unwrap();
-    let words = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let agent = Container {
-        enter: words(format!("ip netns exec {}", lab.nodes[0].netns)),
-        environment: [("POD_NAME", "antrea-agent-node1"), ("NODE_NAME", "node1")],
-        config: &lab.nodes[0].dir.join("antrea-agent.conf"),
-        token: Some(&lab.nodes[0].dir.join("loopback-client-token")),
-        kubeconfig: &kubeconfig,
-    };
-    let controller = Container {
-        // With its /run, where it has left a token.
-        enter: words(format!("nsenter -m -n -t {}", lab.controller_pid())),
-        environment: [("POD_NAME", "antrea-controller-lab"), ("NODE_NAME", "")],
-        config: &lab.controller_log().with_file_name("antrea-controller.conf"),
-        token: None,
-        kubeconfig: &kubeconfig,
-    };
+    let kubeconfig = kubeconfig(&lab);
+    let (agent, controller) = (in_agent(&lab, &kubeconfig), in_controller(&lab, &kubeconfig));
 
     let version = env!("CARGO_PKG_VERSION");
     for (container, component) in [(&agent, "agent"), (&controller, "controller")] {
@@ -163,7 +191,7 @@ async fn antctl_shows_what_agent_and_controller_have() {
     let help = agent.try_run(&["get"]);
     assert!(help.status.success() && !help.stdout.is_empty(), "{help:?}");
 
-    from_outside(&lab, &kubeconfig, &port);
+    from_outside(&outside(&lab, &kubeconfig), &port);
 
     let row = controller.row(&["get", "controllerinfo"]);
     assert!(
@@ -184,15 +212,8 @@ async fn antctl_shows_what_agent_and_controller_have() {
     );
 }
 
-/// An administrator's machine: no container, a kubeconfig, and Nodes that can be reached.
-fn from_outside(lab: &Lab, kubeconfig: &Path, port: &str) {
-    let outside = Container {
-        enter: ["ip", "netns", "exec", &lab.outside()].map(str::to_owned).to_vec(),
-        environment: [("POD_NAME", ""), ("NODE_NAME", "")],
-        config: Path::new("/dev/null"),
-        token: None,
-        kubeconfig,
-    };
+/// What of agents works from outside of them.
+fn from_outside(outside: &Container<'_>, port: &str) {
     let row = outside.row(&["get", "podinterface", "web", "-n", "default", "--node", "node1"]);
     assert!(row.iter().any(|cell| cell == port), "{port} in {row:?}");
     let row = outside.row(&["get", "agentinfo", "--node", "node1"]);
@@ -215,4 +236,137 @@ fn from_outside(lab: &Lab, kubeconfig: &Path, port: &str) {
     assert!(unknown.status.code() == Some(1) && unknown.stdout.is_empty(), "{unknown:?}");
     let told = String::from_utf8_lossy(&unknown.stderr);
     assert!(told.lines().count() == 1 && told.contains("node9"), "{told}");
+}
+
+/// The files of an archive.
+fn unpacked(archive: &Path) -> BTreeMap<String, String> {
+    let into = tempfile::tempdir().unwrap();
+    let done = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(into.path()).status().unwrap();
+    assert!(done.success());
+    let found = Command::new("find").args([".", "-type", "f"]).current_dir(into.path()).output().unwrap();
+    let names = String::from_utf8(found.stdout).unwrap();
+    let read = |name: &str| {
+        let text = std::fs::read(into.path().join(name)).unwrap();
+        (name.trim_start_matches("./").to_owned(), String::from_utf8(text).unwrap())
+    };
+    names.lines().map(read).collect()
+}
+
+/// What antctl fetches of a Node and of the controller helps, and holds no secret of theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_support_bundle_has_everything_but_secrets() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    lab.put_policy(
+        "shut",
+        &json!({
+            "podSelector": {"matchLabels": {"name": "web"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"name": "friend"}}}]}],
+        }),
+    );
+    let (web, _friend) = (lab.add_pod(0, "web"), lab.add_pod(0, "friend"));
+    let has_ca =
+        || lab.api.get(AGENT_INFOS, None, "node1").is_some_and(|info| info["apiCABundle"].is_string());
+    eventually("the agent's state", LIMIT, has_ca).await;
+    let kubeconfig = kubeconfig(&lab);
+    let (agent, controller) = (in_agent(&lab, &kubeconfig), in_controller(&lab, &kubeconfig));
+
+    // Where secrets could be met: in the configuration, the database, the host's rules, and in what is logged.
+    const PLANTED: &str = "Pl4ntedS3cretPl4nted";
+    let jwt = format!("eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.{PLANTED}");
+    for container in [&agent, &controller] {
+        let mut text = std::fs::read_to_string(&container.config).unwrap();
+        text.push_str(&format!("\n# ipsecPSK: {PLANTED}\n# kubeconfig: Bearer {PLANTED}\n"));
+        std::fs::write(&container.config, text).unwrap();
+        // What is refused is logged nowhere or without its secrets.
+        container.try_run(&["log-level", &format!("info,{jwt}=debug")]);
+    }
+    let planted = [
+        format!("external_ids:ipsec_psk={PLANTED}"),
+        format!("external_ids:note=\"{jwt}\""),
+        format!("external_ids:api-token=\"{PLANTED} {PLANTED}\""),
+    ];
+    for setting in &planted {
+        lab.nodes[0].ovs.vsctl(&["set", "Open_vSwitch", ".", setting]).unwrap();
+    }
+    sh(&format!(
+        "ip netns exec {} iptables -w -A INPUT -s 192.0.2.9 -m comment --comment 'password={PLANTED}' -j ACCEPT",
+        lab.nodes[0].netns
+    ));
+
+    let folder = lab.nodes[0].dir.join("bundles");
+    let folder = folder.display().to_string();
+    let outside = outside(&lab, &kubeconfig);
+    let told = outside.try_run(&["supportbundle", "node1", "--since", "1h", "-d", &folder]);
+    let lines = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.status.success() && told.stdout == format!("{folder}\n").as_bytes(), "{told:?}");
+    assert!(lines.lines().count() == 2 && lines.contains("/2 node1: ") && !lines.contains('\x1b'), "{lines}");
+    controller.run(&["supportbundle", "-d", &folder]);
+
+    let path = |name: &str| Path::new(&folder).join(name);
+    let of_agent = unpacked(&path("agent_node1.tar.gz"));
+    let port = web.result["interfaces"][0]["name"].as_str().unwrap();
+    for (file, holds) in [
+        ("logs/agent/antrea-agent.log", "logging started"),
+        ("config/antrea-agent.conf", "apiPort"),
+        ("agentinfo", "node1"),
+        ("podinterfaces", port),
+        ("networkpolicies", "\"shut\""),
+        ("addressgroups", "friend"),
+        ("appliedtogroups", "web"),
+        ("flows", "table=Classifier"),
+        ("groups", ""),
+        ("ovsdb", "Open_vSwitch table"),
+        ("ovsports", port),
+        ("ovs/dpif", "br-int"),
+        ("ovs/coverage", "Event coverage"),
+        ("iptables", "ANTREA"),
+        ("nftables", "table"),
+        ("network/addresses", "antrea-gw0"),
+        ("network/links", port),
+        ("network/routes", "default"),
+        ("network/rules", "lookup"),
+        ("network/neighbours", ""),
+        ("conntrack", ""),
+        ("memory/status", "VmRSS"),
+        ("metrics", "antrea_agent_"),
+    ] {
+        let text = of_agent.get(file).unwrap_or_else(|| panic!("{file} in {:?}", of_agent.keys()));
+        assert!(text.contains(holds), "{holds} in {file}:\n{text}");
+    }
+    let of_controller = unpacked(&path("controller.tar.gz"));
+    for (file, holds) in [
+        ("logs/controller/antrea-controller.log", "antrea-controller starts"),
+        ("config/antrea-controller.conf", "apiPort"),
+        ("controllerinfo", "antrea-controller"),
+        ("networkpolicies", "\"shut\""),
+        ("addressgroups", "friend"),
+        ("appliedtogroups", "web"),
+        ("memory/status", "VmRSS"),
+        ("metrics", "antrea_controller_"),
+    ] {
+        let text = of_controller.get(file).unwrap_or_else(|| panic!("{file} in {:?}", of_controller.keys()));
+        assert!(text.contains(holds), "{holds} in {file}:\n{text}");
+    }
+    let cluster = std::fs::read_to_string(path("clusterinfo")).unwrap();
+    assert!(cluster.contains("node1"), "{cluster}");
+
+    // What was planted was met, and the tokens of the lab are secrets as well.
+    for (file, met) in
+        [("config/antrea-agent.conf", "ipsecPSK"), ("ovsdb", "ipsec_psk"), ("iptables", "192.0.2.9")]
+    {
+        let lines = of_agent[file].lines();
+        let found: Vec<&str> = lines.filter(|line| line.contains(met)).collect();
+        assert!(
+            !found.is_empty() && found.iter().all(|line| line.contains("[redacted]")),
+            "{file}: {found:?}"
+        );
+    }
+    let own = std::fs::read_to_string(agent.token.as_ref().unwrap()).unwrap();
+    let texts = of_agent.iter().chain(&of_controller).map(|(name, text)| (name.as_str(), text.as_str()));
+    for (name, text) in texts.chain([("clusterinfo", cluster.as_str())]) {
+        for secret in [PLANTED, "lab-antrea-agent", own.trim(), "PRIVATE KEY-----\n"] {
+            assert!(!text.contains(secret), "{secret} in {name}");
+        }
+    }
 }
