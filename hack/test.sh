@@ -108,7 +108,7 @@ stage_node() {
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap_with_the connectivity::hybrid connectivity::no_encap
 	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fragments:: hairpin::
-	handover:: ipvs:: isolation:: audit:: native:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
+	handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
 	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
 	traceflow:: tunnel::
 )

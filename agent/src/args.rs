@@ -35,6 +35,9 @@ pub struct Args {
     /// Folder that keeps what the controller said last, for a start without it.
     #[arg(long, default_value = "/var/run/antrea/networkpolicy")]
     pub policy_dir: PathBuf,
+    /// The log of what policies decide.
+    #[arg(long, default_value = "/var/log/antrea/networkpolicy/np.log")]
+    pub audit_log: PathBuf,
     /// Seconds between two looks at what policies let through and what not, with the gate NetworkPolicyStats.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub statistics_interval: u64,

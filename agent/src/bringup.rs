@@ -216,7 +216,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let dataplane = &network.dataplane;
     let pipeline = dataplane.network();
     let flows = antrea_flows::node(pipeline).into_iter().map(Entry::from);
-    let entries = antrea_flows::meter(pipeline).map(Entry::from).into_iter().chain(flows).collect();
+    let entries = antrea_flows::meters(pipeline).into_iter().map(Entry::from).chain(flows).collect();
     dataplane.set(Owner::Node, Change::Whole(entries)).await.map_err(failed)?;
     let remembered = network.clone();
     let site = Site {

@@ -76,8 +76,30 @@ pub struct AgentConfig {
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
+    /// Limits of the log of what policies decide.
+    pub audit_logging: AuditLogging,
     /// Export of spans.
     pub tracing: antrea_runtime::trace::Config,
+}
+
+/// Limits of the log of what policies decide, in upstream's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuditLogging {
+    /// Megabytes that the file grows to before it is set aside.
+    pub max_size: u64,
+    /// Files that were set aside and are kept; 0 = all.
+    pub max_backups: u16,
+    /// Days that they are kept; 0 = for ever.
+    pub max_age: u16,
+    /// Whether they are compressed.
+    pub compress: bool,
+}
+
+impl Default for AuditLogging {
+    fn default() -> Self {
+        Self { max_size: 500, max_backups: 3, max_age: 28, compress: true }
+    }
 }
 
 /// How to reach the API server.
@@ -188,6 +210,7 @@ impl Default for AgentConfig {
             client_connection: ClientConnection::default(),
             log_level: "info".into(),
             log_format: "text".into(),
+            audit_logging: AuditLogging::default(),
             tracing: antrea_runtime::trace::Config::default(),
         }
     }

@@ -19,7 +19,8 @@ use crate::peers::wiring::Peer;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
 use crate::pods::rows;
-use crate::policy::{PolicyHandle, reject};
+use crate::policy::audit::Audit as Log;
+use crate::policy::{PolicyHandle, judged};
 use crate::services::Follower;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::{AgentMetrics, ProxyMetrics};
@@ -49,6 +50,8 @@ pub struct Agent {
     pub traceflow: Option<kube::Client>,
     /// Where NetworkPolicyStats is on: the file with what the controller was told, and how often it is.
     pub statistics: Option<(PathBuf, Duration)>,
+    /// The file of what policies decide.
+    pub audit_log: PathBuf,
     pub shutdown: CancellationToken,
 }
 
@@ -101,7 +104,15 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
-        let refusals = reject::answer(&wired.network.dataplane);
+        let log = Log::new(
+            self.audit_log.clone(),
+            self.config.audit_logging,
+            self.policy.logged(),
+            self.metrics.packet_ins.clone(),
+        );
+        let (log, auditor) = log.context("the log of what policies decide")?;
+        let judged = judged::follow(&wired.network.dataplane, &log);
+        let logging = auditor.run(&wired.network);
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let moved = self.moved(nodes.clone(), &own);
@@ -118,7 +129,8 @@ impl Agent {
             () = counts => Ok(()),
             () = addresses => Ok(()),
             () = statistics => Ok(()),
-            () = refusals => Ok(()),
+            () = judged => Ok(()),
+            () = logging => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,

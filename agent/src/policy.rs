@@ -8,7 +8,7 @@
 //!                                 └─ addresses ─► controller
 //!                                                         ├─► status of each policy ─► controller
 //!                                  counters of flows ─────┴─► statistics ────────────► controller
-//!  packets that rules reject ─► answers ─► bridge
+//!  packets that rules reject ─► answers ─► bridge       packets that are logged ─► np.log
 //! ```
 //!
 //! # Invariants
@@ -28,6 +28,7 @@
 
 mod addresses;
 mod agent;
+pub mod audit;
 #[cfg(test)]
 mod bridge_tests;
 mod causes;
@@ -38,8 +39,8 @@ mod discovery;
 mod fake;
 mod files;
 mod handle;
+pub mod judged;
 mod known;
-pub mod reject;
 mod report;
 mod saver;
 mod statistics;

@@ -176,6 +176,7 @@ async fn serve(
         services: services.then(|| (kube.clone(), metrics.proxy)),
         traceflow: traceflow.then_some(kube),
         statistics,
+        audit_log: args.audit_log,
         shutdown: shutdown.clone(),
     };
     tasks.spawn_abortable("network", async move { agent.run(node_changes, network, not_up).await });

@@ -317,6 +317,8 @@ impl Lab {
             .arg(node.dir.join("ipam"))
             .arg("--policy-dir")
             .arg(node.dir.join("networkpolicy"))
+            .arg("--audit-log")
+            .arg(node.dir.join("np.log"))
             .arg("--token-file")
             .arg(&token)
             .arg("--api-token-file")

@@ -1,5 +1,6 @@
 //! The task that owns policy on this node.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::status::metrics::PolicyMetrics;
 use antrea_enforce::cache::{CacheError, Kind};
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::isolation::Isolation;
+use antrea_enforce::logged::Logged;
 use antrea_enforce::reconciler::Reconciler;
 
 mod doubts;
@@ -101,6 +103,7 @@ struct State {
     prepared: Arc<PreparedPods>,
     egress: watch::Sender<HostEgress>,
     isolation: watch::Sender<Option<Isolation>>,
+    logged: watch::Sender<Arc<HashMap<u32, Logged>>>,
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
@@ -153,6 +156,8 @@ impl PolicyAgent {
         let host_egress = egress.subscribe();
         let isolation = watch::Sender::new(None);
         let isolated = isolation.subscribe();
+        let logged = watch::Sender::default();
+        let rules = logged.subscribe();
         let address_told = metrics.address_told.clone();
         let state = State {
             reconciler: Some(Reconciler::default()),
@@ -164,6 +169,7 @@ impl PolicyAgent {
             prepared: prepared.clone(),
             egress,
             isolation,
+            logged,
             requests: requests_queue,
             updates: updates_queue,
             renew,
@@ -176,7 +182,8 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        let handle = PolicyHandle::new(requests, prepared, confirmer, host_egress, isolated, address_told);
+        let handle =
+            PolicyHandle::new(requests, prepared, confirmer, host_egress, (isolated, rules), address_told);
         (handle, agent)
     }
 

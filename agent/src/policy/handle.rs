@@ -8,6 +8,7 @@ use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::isolation::Isolation;
+use antrea_enforce::logged::Logged;
 use antrea_enforce::pods::LocalPod;
 use antrea_enforce::reconciler::Reconciler;
 use antrea_enforce::tally::Counted;
@@ -77,6 +78,9 @@ pub struct Site {
 /// Tells the caller.
 pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
 
+/// Rules whose decisions are logged, by id.
+pub type LoggedRules = watch::Receiver<Arc<HashMap<u32, Logged>>>;
+
 /// What a caller wants.
 pub(super) enum Request {
     /// See [`PolicyHandle::attach`].
@@ -136,6 +140,7 @@ pub struct PolicyHandle {
     prepared: Arc<PreparedPods>,
     egress: watch::Receiver<HostEgress>,
     isolation: watch::Receiver<Option<Isolation>>,
+    logged: LoggedRules,
     pub(super) address_told: Histogram,
 }
 
@@ -167,10 +172,10 @@ impl PolicyHandle {
         prepared: Arc<PreparedPods>,
         confirmer: SharedConfirmer,
         egress: watch::Receiver<HostEgress>,
-        isolation: watch::Receiver<Option<Isolation>>,
+        (isolation, logged): (watch::Receiver<Option<Isolation>>, LoggedRules),
         address_told: Histogram,
     ) -> Self {
-        Self { requests, confirmer, prepared, egress, isolation, address_told }
+        Self { requests, confirmer, prepared, egress, isolation, logged, address_told }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as
@@ -182,6 +187,11 @@ impl PolicyHandle {
     /// Which pods are isolated, as it changes; `None` before that is known.
     pub fn isolation(&self) -> watch::Receiver<Option<Isolation>> {
         self.isolation.clone()
+    }
+
+    /// Rules in force whose decisions are logged, by id, as they change.
+    pub fn logged(&self) -> LoggedRules {
+        self.logged.clone()
     }
 
     /// Installs the flows of all policies for the pods of `site`, staged if its dataplane has not

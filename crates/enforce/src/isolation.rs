@@ -157,7 +157,7 @@ impl Reconciler {
                     Some(id) => {
                         let (class, action) = (Class::K8s, Action::Allow);
                         let (peers, services) = (Peers::Of(BTreeSet::new()), Vec::new());
-                        let rule = Rule { id, direction, class, action, pods, peers, services };
+                        let rule = Rule { id, direction, class, action, pods, peers, services, logs: false };
                         changes.push(RuleChange::Upsert(rule));
                         slot.insert(Vec::new(), id);
                     }

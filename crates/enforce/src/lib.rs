@@ -23,6 +23,7 @@ mod groups;
 mod ids;
 pub mod isolation;
 pub mod kept;
+pub mod logged;
 pub mod order;
 mod placing;
 pub mod pods;

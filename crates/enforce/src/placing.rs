@@ -72,13 +72,13 @@ impl Reconciler {
         id: u32,
         slot: &mut Slot,
     ) {
-        let Some((class, action)) = self.place(to.policy, spec, id) else {
+        let Some(place) = self.place(to.policy, spec, id) else {
             to.changes.push(RuleChange::Remove(id));
             self.release_id(id, to.now);
             return;
         };
         slot.insert(variant.services.clone(), id);
-        let rule = variant.rule(id, spec.direction, class, action);
+        let rule = variant.rule(id, spec, place);
         if to.realizer.rule(id) != Some(&rule) {
             to.changes.push(RuleChange::Upsert(rule));
         }

@@ -28,9 +28,10 @@ pub(crate) struct Variant {
 
 impl Variant {
     /// The rule with an id.
-    pub(crate) fn rule(self, id: u32, direction: Direction, class: Class, action: Action) -> Rule {
+    pub(crate) fn rule(self, id: u32, spec: &RuleSpec, (class, action): (Class, Action)) -> Rule {
         let Self { services, pods, peers } = self;
-        Rule { id, direction, class, action, pods, peers, services }
+        let RuleSpec { direction, logs, .. } = *spec;
+        Rule { id, direction, class, action, pods, peers, services, logs }
     }
 }
 

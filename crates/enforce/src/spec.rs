@@ -62,6 +62,10 @@ pub struct RuleSpec {
     pub nets: BTreeSet<IpNet>,
     /// Alternatives; empty is all traffic.
     pub services: Vec<NamedService>,
+    /// Whether its decisions are logged.
+    pub logs: bool,
+    /// What is written with them.
+    pub label: Option<Arc<str>>,
 }
 
 /// Where a rule stands among all.
@@ -177,6 +181,8 @@ impl RuleSpec {
             groups: Vec::new(),
             nets: BTreeSet::new(),
             services: Vec::new(),
+            logs: false,
+            label: None,
         }
     }
 

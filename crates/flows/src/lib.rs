@@ -38,14 +38,14 @@ pub use config::{
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
-    AFFINITY_COOKIE, Family, POLICY_PACKET_IN, Refused, SELF_TEST_ETHERTYPE, ServiceBackend, TRACE_PACKET_IN,
-    Trace, Traced, Transport, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, gateway, meter, peer, pod, proxy,
-    refusal, refusals, refused, security, service_backend, service_cidrs, trace, traced, tunnel,
+    AFFINITY_COOKIE, Family, Judged, POLICY_PACKET_IN, SELF_TEST_ETHERTYPE, ServiceBackend, TRACE_PACKET_IN,
+    Trace, Traced, Transport, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, gateway, judged, meters, peer, pod,
+    proxy, refusal, refusals, security, service_backend, service_cidrs, trace, traced, tunnel,
 };
 pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};
 
-/// The flows of the node itself, that is everything but pods, peers and policy. Those of policy name its [`meter`].
+/// The flows of the node itself, that is everything but pods, peers and policy. Those of policy name its [`meters`].
 pub fn node(net: &Network) -> Vec<openflow::Flow> {
     let parts = [base, conntrack, gateway, tunnel, proxy, service_cidrs, security, refusals];
     parts.into_iter().flat_map(|part| part(net)).collect()

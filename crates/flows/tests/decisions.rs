@@ -77,6 +77,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
                     Peers::Of(p.into_iter().map(|p| PEERS[p].parse().unwrap()).collect())
                 }),
                 services,
+                logs: false,
             }
         };
         rules.into_iter().enumerate().map(build).collect()

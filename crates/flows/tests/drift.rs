@@ -138,6 +138,7 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
                     ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::/0"].map(|n| n.parse().unwrap()).into(),
                 ),
                 services: vec![ports(Protocol::Tcp), ports(Protocol::Udp), ports(Protocol::Sctp), icmp],
+                logs: false,
             })?);
             diffs.push(store.stage([(&Owner::Policy, &diff)])?.diff);
         }

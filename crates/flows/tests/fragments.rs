@@ -137,6 +137,7 @@ fn ready(class: Class, action: Action, port: u16) -> Result<Switch> {
             pods: [(n, pod(n).ips.into())].into(),
             peers: Peers::Of(["0.0.0.0/0", "::/0"].map(|net| net.parse().unwrap()).into()),
             services: vec![Service::to(Protocol::Udp, PortRange::single(port))],
+            logs: false,
         })?;
     }
     sw.install(connectivity(&net).iter().chain(&realizer.flows()).map(ToString::to_string))?;

@@ -76,10 +76,20 @@ fn policy() -> Result<()> {
         pods,
         peers,
         services,
+        logs: false,
     };
     let icmp = Service { icmp_type: Some(8), ..Service::all(Protocol::Icmp) };
     for rule in [
-        rule(1, Direction::In, pods(&[1, 2]), nets(&["10.244.2.7/32", "fd00:2::7/128"]), vec![tcp(80, 83)]),
+        Rule {
+            logs: true,
+            ..rule(
+                1,
+                Direction::In,
+                pods(&[1, 2]),
+                nets(&["10.244.2.7/32", "fd00:2::7/128"]),
+                vec![tcp(80, 83)],
+            )
+        },
         rule(2, Direction::In, pods(&[1]), nets(&["10.244.2.7/32", "192.0.2.0/24"]), vec![]),
         rule(3, Direction::In, pods(&[2]), nets(&[]), vec![]),
         rule(4, Direction::Out, pods(&[1]), Peers::Any, vec![]),
@@ -103,6 +113,7 @@ fn policy() -> Result<()> {
         Rule {
             class: Class::Baseline { priority: 170 },
             action: Action::Drop,
+            logs: true,
             ..rule(8, Direction::In, pods(&[1]), Peers::Any, vec![])
         },
         rule(2000, Direction::In, pods(&[1]), nets(&["10.244.2.7/32"]), vec![]),

@@ -211,6 +211,7 @@ fn isolate(net: &Network, pods: &[u32], allowed: Peers, services: Vec<Service>) 
             pods: pods.iter().map(|n| (*n, pod(*n).ips.into())).collect(),
             peers: if direction == Direction::Out { allowed.clone() } else { Peers::Of([].into()) },
             services: services.clone(),
+            logs: false,
         })?;
     }
     Ok(realizer.flows().iter().map(ToString::to_string).collect())
@@ -261,6 +262,7 @@ fn ingress_policy_sees_the_client() -> Result<()> {
                 pods: [(2, pod(2).ips.into())].into(),
                 peers,
                 services: vec![Service::to(Protocol::Tcp, PortRange::single(8080))],
+                logs: false,
             })?;
             anyhow::Ok(realizer.flows().iter().map(ToString::to_string).collect::<Vec<_>>())
         };
@@ -399,6 +401,7 @@ fn a_refusal_comes_from_the_frontend() -> Result<()> {
             pods: [(2, pod(2).ips.into())].into(),
             peers: Peers::Any,
             services: vec![],
+            logs: false,
         })?;
         sw.add_flows(realizer.flows().iter().map(ToString::to_string))?;
         assert!(send(&mut sw, "p1", &Frame::from_pod(1, n.service, syn(1000, 80))).is_none());
@@ -408,8 +411,8 @@ fn a_refusal_comes_from_the_frontend() -> Result<()> {
             let segment = [&ports[..], &[0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x14, 0, 0, 0, 0, 0, 0]].concat();
             Some(support::packet::frame((by, n.p2), (to, n.p1), 6, &segment))
         };
-        let refused = antrea_flows::Refused { source: antrea_flows::field::Source::Pod };
-        let answer = antrea_flows::refusal(&net, refused, reset).unwrap();
+        let source = antrea_flows::field::Source::Pod;
+        let answer = antrea_flows::refusal(&net, source, reset).unwrap();
         let out = sw.packet_out(&answer)?;
         let [(port, packet)] = &out[..] else { panic!("{out:?}") };
         let Body::Ip { src, dst, .. } = packet.body else { panic!("{packet}") };

@@ -111,6 +111,8 @@ pub struct Namespace {
     pub name: Box<str>,
     /// `metadata.labels`
     pub labels: Labels,
+    /// Annotation `networkpolicy.antrea.io/enable-logging` is `true`: what its NetworkPolicies decide is logged.
+    pub logs: bool,
 }
 
 /// A `networking.k8s.io/v1` NetworkPolicy.
@@ -240,6 +242,8 @@ mod raw {
         config_hash: Option<Box<str>>,
         #[serde(rename = "kubernetes.io/config.mirror")]
         config_mirror: Option<IgnoredAny>,
+        #[serde(rename = "networkpolicy.antrea.io/enable-logging")]
+        enable_logging: Option<Box<str>>,
     }
 
     #[derive(Deserialize)]
@@ -319,7 +323,7 @@ mod raw {
                 .filter(|container| container.restart_policy.as_deref() == Some("Always"));
             // Only a kubelet may make a mirror: the API server takes annotation config.mirror from nobody else,
             // whereas config.hash alone is anybody's to write.
-            let Annotations { config_hash, config_mirror } = metadata.annotations;
+            let Annotations { config_hash, config_mirror, .. } = metadata.annotations;
             let uid = config_hash.filter(|_| config_mirror.is_some()).unwrap_or(metadata.uid);
             Self {
                 uid: Uid::parse(&uid),
@@ -352,7 +356,9 @@ mod raw {
 
     impl From<Namespace> for super::Namespace {
         fn from(namespace: Namespace) -> Self {
-            Self { name: namespace.metadata.name, labels: namespace.metadata.labels }
+            let Metadata { name, labels, annotations, .. } = namespace.metadata;
+            let logs = annotations.enable_logging.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+            Self { name, labels, logs }
         }
     }
 
@@ -440,6 +446,17 @@ mod tests {
         for wrong in ["", "u", &hash[1..], &format!("{hash}0"), &"0".repeat(32), &"é".repeat(16)] {
             assert_eq!(Uid::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_namespace_asks_for_logs_by_its_annotation() {
+        let logs = |annotations: &str| {
+            let json = format!(r#"{{"metadata":{{"name":"n","annotations":{annotations}}}}}"#);
+            serde_json::from_str::<Namespace>(&json).unwrap().logs
+        };
+        let with = |value: &str| logs(&format!(r#"{{"networkpolicy.antrea.io/enable-logging":"{value}"}}"#));
+        assert!(with("true") && with("True"));
+        assert!(!with("false") && !with("") && !logs("null") && !logs("{}"));
     }
 
     #[test]

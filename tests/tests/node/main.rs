@@ -27,6 +27,7 @@ mod kill;
 mod mixed;
 mod native;
 mod newcomer;
+mod np_log;
 mod ovs;
 mod ownership;
 mod peers;

@@ -46,16 +46,18 @@ impl State {
                 }
                 let outcome = reconciler.reconcile(Instant::now());
                 let everything = all.then(|| reconciler.flows());
-                let told = (all || !outcome.policies.is_empty() || !outcome.diff.is_empty())
-                    .then(|| (reconciler.host_egress(), reconciler.isolation()));
+                let told = (all || !outcome.policies.is_empty() || !outcome.diff.is_empty()).then(|| {
+                    (reconciler.host_egress(), reconciler.isolation(), Arc::new(reconciler.logged()))
+                });
                 (done, outcome, everything, told)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
         self.doubts.add(outcome.doubts);
-        if let Some((egress, isolation)) = told {
+        if let Some((egress, isolation, logged)) = told {
             set(&self.egress, egress);
             set(&self.isolation, Some(isolation));
+            set(&self.logged, logged);
         }
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };

@@ -1,7 +1,7 @@
 //! What is counted of packets that flows send up.
 
 use antrea_runtime::metrics::{self, Metrics};
-use prometheus::{IntCounterVec, IntGaugeVec};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
 
 /// Counts of packet-ins, by who takes them.
 #[derive(Clone, Debug)]
@@ -9,6 +9,7 @@ pub struct PacketInMetrics {
     taken: IntCounterVec,
     dropped: IntCounterVec,
     metered: IntGaugeVec,
+    unlogged: IntCounter,
 }
 
 impl PacketInMetrics {
@@ -32,8 +33,12 @@ impl PacketInMetrics {
             metered: metrics.gauge_vec(
                 "antrea_agent_ovs_meter_packet_dropped_count",
                 "Number of packets dropped by OVS meter, since Open vSwitch has it: 256 is of packets that policy \
-                 rejects, 257 of Traceflow's.",
+                 rejects, 257 of Traceflow's, 259 of what the audit log tells.",
                 &["meter_id"],
+            )?,
+            unlogged: metrics.counter(
+                "antrea_agent_audit_log_dropped_total",
+                "Decisions of policies that are not in the audit log: too many came at once, or it could not be written.",
             )?,
         };
         for subscriber in ["policy", "traceflow"] {
@@ -59,6 +64,11 @@ impl PacketInMetrics {
     pub fn metered(&self, meter: u32, dropped: u64) {
         let gauge = self.metered.with_label_values(&[meter.to_string().as_str()]);
         gauge.set(i64::try_from(dropped).unwrap_or(i64::MAX));
+    }
+
+    /// So many are not in the audit log.
+    pub fn unlogged(&self, count: u64) {
+        self.unlogged.inc_by(count);
     }
 
     /// Taken and dropped.

@@ -78,7 +78,10 @@ impl Reader {
     }
 
     fn k8s_rule(&mut self, rule: &NetworkPolicyRule, applied_to: &[Arc<str>]) -> Vec<RuleSpec> {
-        let isolate = |direction| RuleSpec::isolating(direction, applied_to.to_vec());
+        let isolate = |direction| RuleSpec {
+            logs: rule.enable_logging,
+            ..RuleSpec::isolating(direction, applied_to.to_vec())
+        };
         let (direction, peer) = match sides(rule) {
             Ok(sides) => sides,
             Err(other) => {
@@ -200,6 +203,8 @@ impl Reader {
             groups: groups.clone(),
             nets: nets.clone(),
             services: services.clone(),
+            logs: rule.enable_logging,
+            label: Some(&*rule.log_label).filter(|label| !label.is_empty()).map(Into::into),
         };
         directions.into_iter().map(spec).collect()
     }

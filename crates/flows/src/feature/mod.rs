@@ -6,7 +6,7 @@ mod gateway;
 mod peer;
 mod pod;
 mod proxy;
-mod reject;
+pub(crate) mod reject;
 mod security;
 mod service;
 mod trace;
@@ -18,15 +18,13 @@ pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;
 pub use proxy::{AFFINITY_COOKIE, ServiceBackend, Transport, VIRTUAL_V4, VIRTUAL_V6, proxy, service_backend};
-pub use reject::{POLICY_PACKET_IN, Refused, meter, refusal, refusals, refused};
+pub use reject::{Judged, POLICY_PACKET_IN, judged, meters, refusal, refusals};
 pub use security::security;
 pub use service::service_cidrs;
 pub use trace::{TRACE_PACKET_IN, Trace, Traced, trace, traced};
 pub use tunnel::tunnel;
 
 use openflow::{Action, CtState, Flow, Match};
-
-pub(crate) use reject::send_up;
 
 use crate::{
     config::Network,

@@ -1,4 +1,5 @@
-//! Action Reject: a packet that a rule refuses ends, and its sender is told by the agent.
+//! What policy sends up: packets whose decision is to be told, and those that a rule refuses and whose sender the agent
+//! tells.
 //!
 //! ```text
 //!  EgressMetric, IngressMetric ─controller(meter 256)─► agent ─ reset or ICMP error ─► packet-out
@@ -23,7 +24,7 @@ use openflow::{
 use super::{priority::HIGH, proxy::translate};
 use crate::{
     config::{Network, VIRTUAL_MAC},
-    cookie::Category,
+    cookie::{Category, object_of},
     field::{Destination, Source, destination, refusal as is_refusal, source},
     table::Table,
 };
@@ -31,11 +32,14 @@ use crate::{
 /// First octet of the user data of policy's packet-ins; upstream's number.
 pub const POLICY_PACKET_IN: u8 = 1;
 
-/// Second octet: the packet is to be refused; upstream's bit.
-const REJECT: u8 = 2;
+/// Bits of the second octet, upstream's: the decision is to be told; the packet is to be refused.
+pub(crate) const LOG: u8 = 1;
+pub(crate) const REJECT: u8 = 2;
 
-/// The meter of policy's packet-ins; upstream's number.
+/// The meter of packets that are refused; upstream's number.
 const METER: u32 = 256;
+/// The meter of those whose decision is only told: what is told to the log leaves those who wait for an answer alone.
+const LOG_METER: u32 = 259;
 
 /// Packet-ins a second, and how many more at once; upstream's numbers.
 const RATE: u32 = 500;
@@ -47,26 +51,36 @@ const HEADERS: u16 = 256;
 /// Above the flows of ConntrackCommit that look at the tracker's state, which an answer has not.
 const ANSWERS: u16 = HIGH + 10;
 
-/// A packet that a rule refused.
+/// A packet that policy has decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Judged {
     /// Where it came in.
     pub source: Source,
+    /// The number of the table that decided, or counts what was decided.
+    pub table: u8,
+    /// The rule; none: pods are isolated, and no rule allowed it.
+    pub rule: Option<u32>,
+    /// The decision is to be told.
+    pub is_logged: bool,
+    /// It is refused, and the sender is to be told.
+    pub is_refused: bool,
 }
 
-/// The meter of policy's packet-ins, where the datapath has meters.
-pub fn meter(net: &Network) -> Option<Meter> {
+/// The meters of policy's packet-ins, where the datapath has meters.
+pub fn meters(net: &Network) -> Vec<Meter> {
     let band = MeterBand { rate: RATE, burst: BURST, kind: BandType::Drop };
     let flags = MeterFlags::PKTPS | MeterFlags::BURST;
-    net.node.metered.then(|| Meter { id: METER, flags, bands: vec![band] })
+    let ids = if net.node.metered { &[METER, LOG_METER][..] } else { &[] };
+    ids.iter().map(|id| Meter { id: *id, flags, bands: vec![band] }).collect()
 }
 
-/// Sends a refused packet up.
-pub(crate) fn send_up(net: &Network) -> Action {
+/// Sends a packet up, for these reasons.
+pub(crate) fn send_up(net: &Network, reasons: u8) -> Action {
+    let meter = if reasons & REJECT == 0 { LOG_METER } else { METER };
     let up = ControllerAction {
         max_len: HEADERS,
-        userdata: vec![POLICY_PACKET_IN, REJECT],
-        meter_id: net.node.metered.then_some(METER),
+        userdata: vec![POLICY_PACKET_IN, reasons],
+        meter_id: net.node.metered.then_some(meter),
         ..ControllerAction::default()
     };
     up.into()
@@ -92,31 +106,34 @@ pub fn refusals(net: &Network) -> Vec<Flow> {
     flows
 }
 
-/// Reads a packet-in of a packet that is to be refused; `None` if it is none.
-pub fn refused(packet: &PacketIn2) -> Option<Refused> {
-    let [POLICY_PACKET_IN, REJECT] = *packet.userdata else { return None };
+/// Reads a packet-in of policy's; `None` if it is none.
+pub fn judged(packet: &PacketIn2) -> Option<Judged> {
+    let [POLICY_PACKET_IN, reasons] = *packet.userdata else { return None };
     let source = match packet.metadata.get_bits(source())? {
         1 => Source::Tunnel,
         2 => Source::Gateway,
         3 => Source::Pod,
         _ => return None,
     };
-    Some(Refused { source })
+    let rule = packet.cookie.map(object_of).filter(|rule| *rule != 0);
+    let (is_logged, is_refused) = (reasons & LOG != 0, reasons & REJECT != 0);
+    Some(Judged { source, table: packet.table?, rule, is_logged, is_refused })
 }
 
-/// Has the bridge send the answer to a refused packet, which `make` makes for a frame from and to these addresses.
+/// Has the bridge send the answer to a refused packet that came in there, which `make` makes for a frame from and to these
+/// addresses.
 pub fn refusal(
     net: &Network,
-    refused: Refused,
+    to: Source,
     make: impl FnOnce(MacAddr, MacAddr) -> Option<Vec<u8>>,
 ) -> Option<PacketOut> {
     let gateway = net.node.gateway.mac;
-    let (from, to, table, host) = match refused.source {
+    let (from, receiver, table, host) = match to {
         Source::Gateway => (VIRTUAL_MAC, gateway, Table::L2ForwardingCalc, Some(Destination::Gateway)),
         // Routing writes the receiver's.
         Source::Pod | Source::Tunnel => (gateway, gateway, Table::L3Forwarding, None),
     };
-    let packet = make(from, to)?;
+    let packet = make(from, receiver)?;
     let mut actions = vec![is_refusal().load(1), source().load(Source::Pod as u128)];
     actions.extend(host.map(|host| destination().load(host as u128)));
     actions.push(Action::resubmit_table(net.pipeline.id(table)));

@@ -39,6 +39,8 @@ pub use antrea_policy::{
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use crate::Table;
+
 pub use error::RuleError;
 pub use named::{NamedService, resolve_named_ports};
 pub use realizer::Realizer;
@@ -126,6 +128,16 @@ pub struct Rule {
     pub peers: Peers,
     /// Alternatives; empty is all traffic.
     pub services: Vec<Service>,
+    /// What it decides on is told: the first packet of each connection that it allows and each that it denies; of a
+    /// Kubernetes rule each that its isolation denies, too.
+    pub logs: bool,
+}
+
+impl Rule {
+    /// The table that the rule stands in, and the priority of the flow that decides.
+    pub fn place(&self) -> (Table, u16) {
+        (place::rule_table(self), place::action_priority(self))
+    }
 }
 
 /// A change of a rule's members. What is removed goes first, so a pod whose address changed can be in both.

@@ -14,7 +14,7 @@ use crate::{
     cookie::Category,
     feature::{
         priority::{BYPASS, NORMAL},
-        send_up,
+        reject::{LOG, REJECT, send_up},
     },
     field,
 };
@@ -28,6 +28,13 @@ struct Share {
     members: u32,
 }
 
+/// How many rules isolate by a flow, and how many of them want it told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Isolating {
+    rules: u32,
+    logging: u32,
+}
+
 /// The flows of a set of rules. See the module's description.
 #[derive(Debug)]
 pub struct Realizer {
@@ -36,7 +43,7 @@ pub struct Realizer {
     rules: HashMap<u32, Rule, RandomState>,
     shared: HashMap<FlowKey, SmallVec<[Share; 1]>, RandomState>,
     /// Isolating flows, with the number of rules that want each.
-    isolated: HashMap<FlowKey, u32, RandomState>,
+    isolated: HashMap<FlowKey, Isolating, RandomState>,
     /// Flows that belong to one rule.
     own: HashMap<FlowKey, Flow, RandomState>,
     /// What each flow touched by the change at hand was before.
@@ -326,10 +333,14 @@ impl Realizer {
             let key = FlowKey { table, priority: NORMAL, matches };
             self.touch(&key);
             if add {
-                *self.isolated.entry(key).or_insert(0) += 1;
+                let isolating = self.isolated.entry(key).or_default();
+                isolating.rules += 1;
+                isolating.logging += u32::from(rule.logs);
             } else if let EntryRef::Occupied(mut entry) = self.isolated.entry_ref(&key) {
-                *entry.get_mut() -= 1;
-                if *entry.get() == 0 {
+                let isolating = entry.get_mut();
+                isolating.rules -= 1;
+                isolating.logging -= u32::from(rule.logs);
+                if isolating.rules == 0 {
                     entry.remove();
                 }
             }
@@ -396,7 +407,9 @@ impl Realizer {
                 let known = CtState::new().unset(CtState::NEW).set(CtState::TRK);
                 vec![
                     decision.action(register.load(id)).action(net.goto(metric)),
-                    flow(metric, NORMAL, Match::new().ct_state(new).bits(register, id)).actions(next.clone()),
+                    flow(metric, NORMAL, Match::new().ct_state(new).bits(register, id))
+                        .actions(rule.logs.then(|| send_up(net, LOG)))
+                        .actions(next.clone()),
                     flow(metric, NORMAL, Match::new().ct_state(known).bits(label, id)).actions(next),
                 ]
             }
@@ -404,7 +417,8 @@ impl Realizer {
                 let rejects = rule.action == Action::Reject;
                 let disposition = if rejects { 2 } else { 1 };
                 // What is sent up goes nowhere else: whatever becomes of the answer, the packet is dropped.
-                let ends = rejects.then(|| send_up(net));
+                let told = if rejects { REJECT } else { 0 } | if rule.logs { LOG } else { 0 };
+                let ends = (told != 0).then(|| send_up(net, told));
                 vec![
                     decision
                         .action(field::deny_rule().load(id))
@@ -436,7 +450,8 @@ impl Realizer {
                 n_clauses: s.n_clauses,
             })));
         }
-        self.isolated.contains_key(key).then(bare)
+        let isolating = self.isolated.get(key)?;
+        Some(bare().actions((isolating.logging > 0).then(|| send_up(&self.net, LOG))))
     }
 
     fn touch(&mut self, key: &FlowKey) {

@@ -397,6 +397,7 @@ fn isolation(net: &Network) -> Result<Vec<String>> {
             pods: [1, 2].map(|n| (n, pod(n).ips.into())).into(),
             peers: Peers::Of([].into()),
             services: vec![],
+            logs: false,
         })?;
     }
     Ok(realizer.flows().iter().map(ToString::to_string).collect())
@@ -457,6 +458,7 @@ fn ingress_drop_after_egress_allow_holds_for_retries() -> Result<()> {
         pods: [(n, pod(n).ips.into())].into(),
         peers,
         services: vec![],
+        logs: false,
     };
     realizer.upsert_rule(rule(1, Direction::Out, 1, Peers::Any))?;
     realizer.upsert_rule(rule(2, Direction::In, 2, Peers::Of([].into())))?;

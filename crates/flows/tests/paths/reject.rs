@@ -1,6 +1,6 @@
 //! What a rule rejects ends, and the agent's answer gets where the packet came from, whatever policy says of it.
 
-use antrea_flows::{Refused, field::Source};
+use antrea_flows::field::Source;
 
 use super::*;
 use support::packet::frame;
@@ -9,7 +9,7 @@ use support::packet::frame;
 fn answer(net: &Network, source: Source, src: IpAddr, dst: IpAddr) -> openflow::PacketOut {
     let segment = [0, 80, 0x03, 0xe8, 0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x14, 0, 0, 0, 0, 0, 0];
     let make = |by, to| Some(frame((by, src), (to, dst), 6, &segment));
-    antrea_flows::refusal(net, Refused { source }, make).unwrap()
+    antrea_flows::refusal(net, source, make).unwrap()
 }
 
 #[test]
@@ -26,6 +26,7 @@ fn an_answer_goes_back_the_way_that_the_packet_came() -> Result<()> {
             pods: [1, 2].map(|n| (n, pod(n).ips.into())).into(),
             peers: Peers::Any,
             services: vec![],
+            logs: false,
         })?;
     }
     sw.add_flows(realizer.flows().iter().map(ToString::to_string))?;

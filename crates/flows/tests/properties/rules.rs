@@ -49,6 +49,7 @@ fn rule() -> impl Strategy<Value = Rule> {
                 _ => Action::Reject,
             },
             pods: pods.into_iter().collect(),
+            logs: services.len() % 2 == 1,
             peers: peers.map_or(Peers::Any, |p| Peers::Of(p.into_iter().collect())),
             services,
         })
@@ -152,6 +153,7 @@ fn k8s(id: u32, n_peers: u32) -> Rule {
                 .collect(),
         ),
         services: vec![],
+        logs: false,
     }
 }
 

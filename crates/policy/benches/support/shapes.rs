@@ -171,7 +171,11 @@ impl Maker {
         let name = name_of(i);
         let mut pairs = vec![("app".to_owned(), name.clone())];
         pairs.extend_from_slice(more);
-        self.chunk.namespaces.push(Namespace { name: name.as_str().into(), labels: labels(&pairs) });
+        self.chunk.namespaces.push(Namespace {
+            name: name.as_str().into(),
+            labels: labels(&pairs),
+            logs: false,
+        });
         name
     }
 

@@ -14,7 +14,7 @@ mod symbols;
 mod table;
 mod told;
 
-use std::{hash::Hash, sync::Arc};
+use std::{collections::BTreeSet, hash::Hash, sync::Arc};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
@@ -49,6 +49,8 @@ pub struct Index {
     namespaces: Slab<Namespace>,
     namespace_table: Table,
     namespace_index: CarrierIndex,
+    /// Namespaces whose Kubernetes policies are logged.
+    logging: BTreeSet<Box<str>>,
     /// Namespaces that may be unused.
     idle_namespaces: Vec<Id>,
 
@@ -118,6 +120,7 @@ impl Index {
             namespaces: Slab::default(),
             namespace_table: Table::default(),
             namespace_index: CarrierIndex::default(),
+            logging: BTreeSet::new(),
             idle_namespaces: Vec::new(),
             pods: Slab::default(),
             pod_table: Table::default(),
@@ -154,6 +157,7 @@ impl Index {
 
     /// Takes in a Namespace that was added or changed.
     pub fn apply_namespace(&mut self, namespace: &k8s::Namespace) {
+        self.log_policies(&namespace.name, namespace.logs);
         let labels = self.labels.acquire(&namespace.labels);
         let id = self.namespace(&namespace.name);
         let before = self.namespaces[id].labels.replace(labels);
@@ -176,6 +180,7 @@ impl Index {
     pub fn delete_namespace(&mut self, name: &str) {
         let Some(id) = self.find_namespace(name) else { return };
         let Some(labels) = self.namespaces[id].labels.take() else { return };
+        self.log_policies(name, false);
         self.namespace_index.remove(id, self.labels.labels(labels));
         self.rematch_namespace(id);
         self.natives.namespaces_changed();

@@ -27,6 +27,10 @@ fn key(source: &PolicyReference) -> Key<'_> {
     (source.kind, source.namespace.as_deref(), &source.name)
 }
 
+fn log(policy: &mut NetworkPolicy, logs: bool) {
+    policy.rules.iter_mut().for_each(|rule| rule.enable_logging = logs);
+}
+
 /// The groups a policy refers to, as they are found.
 #[derive(Default)]
 struct References {
@@ -107,7 +111,12 @@ impl Index {
         let known = self.find_policy(key(&draft.source));
         let (name, error) = self.policy_name(&draft.source, known);
         let mut references = References::default();
-        let object = self.internal_policy(name, draft, &mut references);
+        let mut object = self.internal_policy(name, draft, &mut references);
+        if object.source.kind == PolicyKind::K8sNetworkPolicy
+            && object.source.namespace.as_deref().is_some_and(|namespace| self.logging.contains(namespace))
+        {
+            log(&mut object, true);
+        }
         references.applied_to.sort_unstable();
         references.applied_to.dedup();
         references.addresses.sort_unstable();
@@ -156,6 +165,27 @@ impl Index {
             }
         }
         error
+    }
+
+    /// Has what the Kubernetes policies of a namespace decide be logged, or not.
+    pub(super) fn log_policies(&mut self, namespace: &str, logs: bool) {
+        let differs =
+            if logs { self.logging.insert(namespace.into()) } else { self.logging.remove(namespace) };
+        if !differs {
+            return;
+        }
+        let of_namespace = |policy: &Policy| {
+            let source = &policy.object.source;
+            policy.set != NONE
+                && source.kind == PolicyKind::K8sNetworkPolicy
+                && source.namespace.as_deref() == Some(namespace)
+        };
+        let found = self.policies.iter().filter(|(_, policy)| of_namespace(policy));
+        let ids: Vec<Id> = found.map(|(id, _)| id).collect();
+        for id in ids {
+            log(Arc::make_mut(&mut self.policies[id].object), logs);
+            self.mark_policy(id);
+        }
     }
 
     /// Takes in that a policy is gone.

@@ -107,7 +107,8 @@ pub(crate) fn pod(key: Key, pod: &Pod) -> k8s::Pod {
 }
 
 fn namespace(name: &str, labels: &Labels) -> k8s::Namespace {
-    k8s::Namespace { name: name.into(), labels: labels.iter().map(|(k, v)| (*k, *v)).collect() }
+    let logs = labels.len() % 2 == 1;
+    k8s::Namespace { name: name.into(), labels: labels.iter().map(|(k, v)| (*k, *v)).collect(), logs }
 }
 
 pub(crate) fn label_selector(expression: &Expression) -> LabelSelector {

@@ -62,6 +62,7 @@ fn rule(number: u32) -> Rule {
         pods: BTreeMap::from([(pod + 1, [pod_ip].into_iter().collect())]),
         peers: Peers::Of(peers.collect()),
         services: vec![Service::to(Protocol::Tcp, PortRange::single(80))],
+        logs: false,
     }
 }
 

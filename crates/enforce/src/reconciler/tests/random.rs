@@ -225,7 +225,7 @@ fn expected(reconciler: &Reconciler) -> Vec<Rule> {
         .flat_map(|spec| {
             rules::variants(spec, facts)
                 .into_iter()
-                .map(|variant| variant.rule(1, spec.direction, Class::K8s, spec.action))
+                .map(|variant| variant.rule(1, spec, (Class::K8s, spec.action)))
         })
         .collect()
 }
