@@ -10,6 +10,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use clap_complete::Shell;
+
+use crate::check::Check;
 use crate::connect::Place;
 use crate::query::Query;
 use crate::support::Wanted;
@@ -98,6 +101,13 @@ pub(crate) enum Verb {
     Proxy(Proxy),
     /// Fetches what helps to find out what is wrong: an archive of the controller, of each agent, and a file of the cluster.
     Supportbundle(Wanted),
+    /// Checks whether all is as Antrea needs it.
+    Check(Check),
+    /// Prints a script by which a shell completes what is typed, such as: source <(antctl completion bash)
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
 }
 
 /// Whose API is served where.
@@ -245,7 +255,9 @@ pub(crate) fn command(place: Place) -> Command {
     let mut command = Args::command();
     let (agent, controller, elsewhere) =
         (place == Place::Agent, place == Place::Controller, place == Place::Elsewhere);
-    for (name, hidden) in [("query", agent), ("trace-packet", controller), ("proxy", !elsewhere)] {
+    for (name, hidden) in
+        [("query", agent), ("trace-packet", controller), ("proxy", !elsewhere), ("check", !elsewhere)]
+    {
         command = command.mut_subcommand(name, |verb| verb.hide(hidden));
     }
     for name in ["trace-packet", "log-level"] {
@@ -260,6 +272,13 @@ pub(crate) fn command(place: Place) -> Command {
         }
         get.mut_arg("on", |node| node.hide(!elsewhere))
     })
+}
+
+/// What completes the commands that `place` has.
+pub(crate) fn completion(place: Place, shell: Shell) -> anyhow::Result<String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(place), "antctl", &mut script);
+    Ok(String::from_utf8(script)?)
 }
 
 /// A number of seconds, or a number with its unit.
@@ -316,6 +335,37 @@ impl Ended {
         } else {
             eprint!("{}", self.text);
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Process;
+
+    use super::*;
+
+    /// In the shell itself, as far as it is on every machine that builds this.
+    #[test]
+    fn bash_completes_what_works_here() {
+        let script = completion(Place::Elsewhere, Shell::Bash).unwrap();
+        let completed = |words: &str| {
+            let count = words.split(' ').count();
+            let last = words.rsplit(' ').next().unwrap();
+            let ask = format!(
+                "{script}\nCOMP_WORDS=({words}); COMP_CWORD={}; _antctl antctl '{last}' ''; echo ${{COMPREPLY[@]}}",
+                count - 1
+            );
+            let output = Process::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+            assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        assert_eq!(completed("antctl supp"), "supportbundle");
+        assert_eq!(completed("antctl get podi"), "podinterface");
+        assert_eq!(completed("antctl get podinterface --nod"), "--node");
+        assert_eq!(completed("antctl completion z"), "zsh");
+        for (shell, holds) in [(Shell::Zsh, "#compdef antctl"), (Shell::Fish, "complete -c antctl")] {
+            assert!(completion(Place::Elsewhere, shell).unwrap().contains(holds));
         }
     }
 }

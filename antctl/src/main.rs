@@ -21,6 +21,7 @@ use anyhow::{Context, bail};
 
 mod adopt;
 mod agents;
+mod check;
 mod cli;
 mod connect;
 mod get;
@@ -106,6 +107,8 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,
         Verb::Proxy(proxy) => proxy::run(clients, proxy).await,
+        Verb::Check(check) => check::run(clients, check).await,
+        Verb::Completion { shell } => cli::completion(clients.place(), *shell),
         Verb::Supportbundle(wanted) => support::run(clients, wanted, args.timeout).await,
     }
 }

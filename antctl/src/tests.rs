@@ -325,7 +325,9 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     assert_eq!(listed(Place::Controller), [true, false, false, true, true]);
     for place in [Place::Elsewhere, Place::Agent, Place::Controller] {
         let verbs = command(place).render_help().to_string();
-        assert_eq!(verbs.contains("\n  proxy "), place == Place::Elsewhere, "{verbs}");
+        for verb in ["proxy", "check"] {
+            assert_eq!(verbs.contains(&format!("\n  {verb} ")), place == Place::Elsewhere, "{verbs}");
+        }
         for name in ["get", "log-level"] {
             let help = command(place).find_subcommand_mut(name).unwrap().render_help().to_string();
             assert_eq!(help.contains("--node"), place == Place::Elsewhere, "{help}");
