@@ -8,6 +8,7 @@ use antrea_tests::station::Station;
 use serde_json::{Value, json};
 
 use crate::native::put;
+use crate::reject::{By, Met, probe};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NAMESPACES: &str = "api/v1/namespaces";
@@ -51,13 +52,15 @@ async fn decisions_are_told_once_each_and_repetitions_together() {
         lab.put_pod(0, name, &[("name", name)], None);
         lab.add_pod(0, name)
     };
-    let [target, near, friend, other] = ["target", "near", "friend", "other"].map(&mut pod);
+    let [target, near, friend, other, refused] =
+        ["target", "near", "friend", "other", "refused"].map(&mut pod);
     let rule = |name: &str, action: &str, from: &str| json!({"name": name, "action": action, "from": [labelled(from)], "enableLogging": true, "logLabel": "seen"});
     let mut quiet = rule("quiet", "Drop", "other");
     quiet["enableLogging"] = json!(false);
     let spec = json!({
         "priority": 5, "appliedTo": [labelled("target")],
-        "ingress": [rule("others", "Drop", "near"), rule("friends", "Allow", "friend"), quiet],
+        "ingress": [rule("others", "Drop", "near"), rule("friends", "Allow", "friend"), quiet,
+                    rule("refusing", "Reject", "refused")],
     });
     put(&lab, CLUSTER_POLICIES, None, "gate", &spec);
     let realized = || lab.api.get(CLUSTER_POLICIES, None, "gate").unwrap()["status"]["phase"] == "Realized";
@@ -94,6 +97,11 @@ async fn decisions_are_told_once_each_and_repetitions_together() {
     assert_eq!(found.len(), 4, "of nothing else: {found:#?}");
     let arrived = at_target.arrived();
     assert!(!arrived.contains_key(&near.ip) && arrived.contains_key(&friend.ip), "{arrived:?}");
+
+    // What is told to the log is told to its sender, too.
+    assert_eq!(probe(&refused.netns, By::Tcp, target.ip).await.0, Met::Refusal);
+    let refusing = line("refusing", "Reject", &refused, "TCP");
+    eventually("a refusal is told", LIMIT, || told(&lab).get(&refusing) == Some(&1)).await;
 
     // The same packet again and again is one line.
     try_in(&near.netns, &["ping", "-c", "4", "-i", "0.1", "-W", "1", &target.ip.to_string()]);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::native::put;
+use crate::traceflow::{run, told};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
@@ -29,7 +30,7 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 static ECHO: AtomicU16 = AtomicU16::new(1000);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     Tcp,
     Udp,
     Icmp,
@@ -38,7 +39,7 @@ enum By {
 const ALL: [By; 3] = [By::Tcp, By::Udp, By::Icmp];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Met {
+pub(crate) enum Met {
     Answer,
     Refusal,
     Silence,
@@ -77,7 +78,7 @@ async fn serve(netns: &str) -> Servers {
 }
 
 /// One probe, and how long it took.
-async fn probe(netns: &str, by: By, to: IpAddr) -> (Met, Duration) {
+pub(crate) async fn probe(netns: &str, by: By, to: IpAddr) -> (Met, Duration) {
     let attempt = move || {
         let begin = Instant::now();
         let met = match by {
@@ -278,6 +279,14 @@ async fn senders_are_told_at_once_in_every_direction_protocol_and_family() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(counted(), sent, "{direction}: each packet counts once");
         all_meet(&others[..1], Met::Answer).await;
+        let pods = if direction == "ingress" { ["near", "target"] } else { ["target", "near"] };
+        let [source, destination] = pods.map(|name| json!({"namespace": "default", "pod": name}));
+        let trace = json!({"source": source, "destination": destination,
+                           "packet": {"transportHeader": {"tcp": {"dstPort": PORT}}}});
+        let traced = told(&run(&lab, direction, trace).await);
+        let table = if direction == "ingress" { "IngressMetric" } else { "EgressMetric" };
+        let rejected = format!("NetworkPolicy/{table}/Rejected/AntreaClusterNetworkPolicy:reject");
+        assert!(traced[0].1.contains(&rejected), "{traced:?}");
 
         put(&lab, CLUSTER_POLICIES, None, "reject", &policy(direction, "Drop"));
         becomes(&cells[0], Met::Silence).await;

@@ -30,13 +30,13 @@ async fn ended(lab: &Lab, name: &str) -> Value {
 }
 
 /// Runs a trace to its end.
-async fn run(lab: &Lab, name: &str, spec: Value) -> Value {
+pub(crate) async fn run(lab: &Lab, name: &str, spec: Value) -> Value {
     start(lab, name, spec);
     ended(lab, name).await
 }
 
 /// What each node saw: role, and for each observation component, table, action, policy.
-fn told(status: &Value) -> Vec<(String, Vec<String>)> {
+pub(crate) fn told(status: &Value) -> Vec<(String, Vec<String>)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut all: Vec<(String, Vec<String>)> = status["results"]
         .as_array()
