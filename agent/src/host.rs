@@ -202,8 +202,6 @@ impl Host {
         if scope.settings {
             let done = progress.errors.check_all(self.applier.settings(&rules).await);
             progress.done.extend(done.into_iter().flatten());
-        }
-        if scope == Scope::ALL {
             self.quiet(&mut progress).await;
         }
         let mut rules_differed = false;

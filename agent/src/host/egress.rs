@@ -15,6 +15,8 @@
 //!   so in this hook at 99. Only what has the node's own address as it was sent is left to the bridge.
 //! - In output what ipvs has translated to an endpoint elsewhere.
 //!
+//! In input stands also what guards the tunnel against what ipvs translates ([`translated_to_the_tunnel`]).
+//!
 //! Pods of the same rules share their chains; the map finds them, whatever their number. One that is not in the map, for
 //! it is new and policy has not said anything of it yet, may do nothing here. The table changes at once or not at all: what
 //! cannot be installed leaves the one before. Without nftables iptables refuses everything to pods to which policy forbids
@@ -37,6 +39,7 @@ use netcfg::nft::{Chain, Hook, Match, Rule, Table, Verdict};
 use self::chains::Judged;
 use crate::host::network::HostConfig;
 use crate::host::subnet::gateway_of;
+use crate::host::tunnel_guard::Outer;
 
 /// The table.
 pub const TABLE: &str = "ANTREA-EGRESS";
@@ -76,13 +79,14 @@ pub struct Egress {
 }
 
 /// The table of one family, and pods for whose rules it has no room: they may do nothing that it judges. None where the
-/// node has no pods of the family.
+/// node has neither pods nor a tunnel of the family.
 pub fn table(config: &HostConfig, family: Family) -> Option<(Table, BTreeSet<IpAddr>)> {
     let of_family = |nets: &[IpNet]| -> Vec<IpNet> {
         nets.iter().copied().filter(|net| Family::from(*net) == family).collect()
     };
     let subnets = of_family(&config.subnets);
-    if subnets.is_empty() {
+    let tunnel = translated_to_the_tunnel(config, family);
+    if subnets.is_empty() && tunnel.is_none() {
         return None;
     }
     let Judged { mut table, left_out } = chains::of_pods(&config.egress, family, TABLE, PODS);
@@ -90,6 +94,7 @@ pub fn table(config: &HostConfig, family: Family) -> Option<(Table, BTreeSet<IpA
     let leaving = || Match::NotOutIface(config.gateway.clone());
     let judge = || Rule::new(Verdict::Goto(JUDGE.to_owned()));
     let (mut forward, mut input, mut output) = (Vec::new(), Vec::new(), Vec::new());
+    input.extend(tunnel);
     if family == Family::V6 {
         let (first, last) = NEIGHBOUR_DISCOVERY;
         input.push(Rule::new(Verdict::Accept).when(Match::IcmpType(first, last)));
@@ -125,10 +130,25 @@ pub fn table(config: &HostConfig, family: Family) -> Option<(Table, BTreeSet<IpA
         let chain = Chain { hook: Some(Hook { name, priority }), rules };
         table.chains.insert(name.to_uppercase(), chain);
     }
-    let known = Rule::new(Verdict::Accept).when(Match::Known);
-    let rules = vec![known, Rule::new(Verdict::OfSource(PODS.to_owned())), Rule::new(Verdict::Drop)];
+    // A SYN begins a connection, also one with the addresses and ports of an earlier one that policy had allowed.
+    let known = || Rule::new(Verdict::Accept).when(Match::Known);
+    let rules = vec![
+        known().when(Match::TcpGoesOn),
+        known().when(Match::NotProtocol(TCP)),
+        Rule::new(Verdict::OfSource(PODS.to_owned())),
+        Rule::new(Verdict::Drop),
+    ];
     table.chains.insert(JUDGE.to_owned(), Chain { hook: None, rules });
     Some((table, left_out))
+}
+
+/// Refuses what ipvs has translated to the node's end of the tunnel, after [`super::tunnel_guard`] has seen it with another
+/// destination. Packets of the tunnel itself are not tracked (`raw`), and what was sent to something else is.
+fn translated_to_the_tunnel(config: &HostConfig, family: Family) -> Option<Rule> {
+    let Some(Outer::Udp(port)) = config.tunnel else { return None };
+    let ports = Match::Ports { protocol: "udp", which: "dport", ranges: vec![(port, port)] };
+    let rule = Rule::new(Verdict::Drop).when(Match::Protocol(UDP)).when(ports).when(Match::Tracked);
+    (Family::from(config.transport) == family).then_some(rule)
 }
 
 #[cfg(test)]

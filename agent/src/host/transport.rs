@@ -131,7 +131,7 @@ fn choose<'a>(
 
 #[cfg(test)]
 mod tests {
-    use netcfg::OperState;
+    use netcfg::{Netns, OperState, Route, VethSpec};
     use serde_json::json;
 
     use super::*;
@@ -204,5 +204,54 @@ mod tests {
         assert!(choose(&by_range, &node(&["192.0.2.11"]), &links).unwrap_err().contains("198.51.100.0/24"));
         let missing = AgentConfig { transport_interface: "eth7".into(), ..AgentConfig::default() };
         assert!(choose(&missing, &annotated, &links).unwrap_err().contains("no such link"));
+    }
+
+    /// A router announces the node's address, which is on lo, and two links carry packets to peers.
+    #[tokio::test]
+    async fn the_way_to_peers_says_which_link_and_mtu_it_is() {
+        let space = Netns::unshare().await.unwrap();
+        let netlink = space.spawn_netlink().await.unwrap();
+        for (host_name, peer_name, host_mtu) in [("way0", "end0", 9000), ("way1", "end1", 1400)] {
+            let (host_mac, host_group, peer_mac) = (None, None, None);
+            let pair = VethSpec {
+                host_name,
+                host_mac,
+                host_mtu,
+                host_group,
+                peer_name,
+                peer_mac,
+                peer_mtu: 0,
+                peer_ns: &space,
+            };
+            netlink.create_veth(&pair).await.unwrap();
+        }
+        let links = netlink.links().await.unwrap();
+        let index = |name: &str| links.iter().find(|link| link.name == name).unwrap().index;
+        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        for (name, addresses) in [
+            ("lo", nets(&["192.0.2.11/32"])),
+            ("way0", nets(&["198.51.100.1/24"])),
+            ("way1", nets(&["203.0.113.1/24"])),
+        ] {
+            netlink.set_up(index(name)).await.unwrap();
+            netlink.apply_addresses(index(name), &addresses).await.unwrap();
+        }
+        for name in ["end0", "end1"] {
+            netlink.set_up(index(name)).await.unwrap();
+        }
+        let (config, node) = (AgentConfig::default(), node(&["192.0.2.11"]));
+        let found = async |peers: &[&str]| {
+            let peers: Vec<IpAddr> = peers.iter().map(|ip| ip.parse().unwrap()).collect();
+            let Transport { name, mtu, address, .. } = find(&netlink, &config, &node, &peers).await.unwrap();
+            assert_eq!(address.addr().to_string(), "192.0.2.11");
+            (name, mtu)
+        };
+        assert_eq!(found(&["203.0.113.9"]).await, ("way1".to_owned(), 1400));
+        assert_eq!(found(&["198.51.100.9"]).await, ("way0".to_owned(), 9000));
+        // Without a peer, and without a route to anywhere, no MTU is believed that is larger than usual.
+        assert_eq!(found(&[]).await, ("lo".to_owned(), USUAL_MTU));
+        let default = Route::default_v4().via("203.0.113.9".parse().unwrap()).dev(index("way1"));
+        netlink.set_route(&default).await.unwrap();
+        assert_eq!(found(&[]).await, ("way1".to_owned(), 1400));
     }
 }

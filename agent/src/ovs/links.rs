@@ -42,6 +42,17 @@ mod tests {
 
     use super::*;
 
+    /// One that was started with ipv6.disable=1. A setting that is not there could not be written, and no pod would start.
+    #[test]
+    fn a_kernel_without_ipv6_has_nothing_of_it_to_keep_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = || quiet_settings(&Tree::new(folder.path()), "pod").unwrap();
+        std::fs::create_dir_all(folder.path().join("net/ipv4/conf/pod")).unwrap();
+        assert_eq!(settings(), [(Sysctl::arp_ignore("pod").unwrap(), "8")]);
+        std::fs::create_dir_all(folder.path().join("net/ipv6/conf/pod")).unwrap();
+        assert_eq!(settings()[1..], [(Sysctl::disable_ipv6("pod").unwrap(), "1")]);
+    }
+
     #[tokio::test]
     async fn a_quiet_link_answers_nothing() {
         let space = netcfg::Netns::unshare().await.unwrap();

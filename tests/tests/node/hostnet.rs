@@ -85,13 +85,28 @@ fn state(node: &LabNode, pods: &[&str]) -> String {
     let mut fdb: Vec<&str> = fdb.lines().filter(|line| line.contains("dst")).collect();
     fdb.sort_unstable();
     let setting = |name: &str| {
-        let file = format!("/proc/sys/net/ipv4/{name}");
+        let file = format!("/proc/sys/net/{name}");
         // The link may be gone for a moment.
         String::from_utf8_lossy(&try_in(netns, &["cat", &file]).stdout).trim().to_owned()
     };
-    let settings = ["ip_forward", "conf/antrea-gw0/rp_filter"].map(setting);
+    let mut settings =
+        ["ip_forward", "conf/antrea-gw0/rp_filter"].map(|name| setting(&format!("ipv4/{name}"))).to_vec();
+    for pod in pods {
+        settings.extend(
+            [format!("ipv4/conf/{pod}/arp_ignore"), format!("ipv6/conf/{pod}/disable_ipv6")]
+                .map(|name| setting(&name)),
+        );
+    }
+    let mut rules_of_routing: Vec<_> =
+        sh(&format!("ip -n {netns} rule show")).lines().map(str::to_owned).collect();
+    // Those of one priority have no order.
+    rules_of_routing.sort();
+    let fixed = try_in(netns, &["ip", "neigh", "show", "dev", "antrea-gw0", "nud", "permanent"]);
+    let fixed = String::from_utf8_lossy(&fixed.stdout).into_owned();
     let (links, ports) = (links(netns, pods), ports(node));
-    format!("{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{rules:#?}\n{sets:#?}\n{judge:?}\n{settings:?}")
+    format!(
+        "{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{rules:#?}\n{sets:#?}\n{judge:?}\n{settings:?}\n{rules_of_routing:#?}\n{fixed}"
+    )
 }
 
 /// What is done to a node, and a word that the message has to have; empty where Open vSwitch itself puts it back.
@@ -123,12 +138,17 @@ fn damages(lab: &Lab, pod: &str) -> Vec<(String, &'static str)> {
         (exec("nft flush map ip ANTREA-EGRESS PODS"), "map PODS"),
         (exec("sysctl -qw net.ipv4.ip_forward=0"), "ip_forward"),
         (exec("sysctl -qw net.ipv4.conf.antrea-gw0.rp_filter=1"), "rp_filter"),
+        // Of all links at once, as somebody does who wants IPv6 on his node.
+        (exec("sysctl -qw net.ipv6.conf.all.disable_ipv6=0"), "disable_ipv6"),
+        (exec(&format!("sysctl -qw net.ipv4.conf.{pod}.arp_ignore=0")), "arp_ignore"),
     ];
     if Datapath::here() == Datapath::Userspace {
         let fdb = sh(&format!("bridge -n {} fdb show dev antrea-tun0", node.netns));
         let entry = fdb.lines().find(|line| line.contains(&format!("dst {}", lab.nodes[1].ip))).unwrap();
         let mac = entry.split(' ').next().unwrap();
         all.extend([
+            (ip("rule del fwmark 0x80000000/0x80000000"), "routing rule"),
+            (ip("neigh del 169.254.0.250 dev antrea-gw0"), "neighbour"),
             (ip("link set antrea-tun0 down"), "antrea-tun0"),
             (ip("link set antrea-tun0 mtu 1200"), "MTU"),
             (

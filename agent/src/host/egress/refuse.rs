@@ -71,6 +71,12 @@ pub fn add_rules(config: &HostConfig, family: Family, rules: &mut Ruleset) {
         let ipvs = leaving().not_src_type(AddrType::Local);
         rules.rule(Table::Mangle, "ANTREA-OUTPUT", ipvs);
     }
+    // A SYN begins a connection, also one with the addresses and ports of an earlier one.
+    rules.rule(
+        Table::Mangle,
+        CHAIN,
+        Rule::new(Target::Drop).syn().comment("Antrea: egress policy of Pods, without nftables"),
+    );
     rules.rule(
         Table::Mangle,
         CHAIN,

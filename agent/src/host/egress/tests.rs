@@ -44,6 +44,10 @@ struct Packet<'a> {
     port: u16,
     translated: bool,
     known: bool,
+    /// Of TCP's flags SYN alone.
+    syn: bool,
+    tracked: bool,
+    protocol: u8,
 }
 
 impl Packet<'_> {
@@ -51,7 +55,19 @@ impl Packet<'_> {
     fn forwarded(from: &str, to: &str, port: u16) -> Self {
         let sent = (ip("10.96.0.1"), 443);
         let (from, to) = (ip(from), ip(to));
-        Self { hook: "FORWARD", out: "eth0", from, to, sent, port, translated: true, known: false }
+        Self {
+            hook: "FORWARD",
+            out: "eth0",
+            from,
+            to,
+            sent,
+            port,
+            translated: true,
+            known: false,
+            syn: true,
+            tracked: true,
+            protocol: TCP,
+        }
     }
 
     fn has(&self, one: &Match, table: &Table) -> bool {
@@ -66,13 +82,17 @@ impl Packet<'_> {
                 Set::Ranges(ranges) => ranges.iter().any(|(first, last)| (first..=last).contains(&&self.to)),
             },
             Match::Known => self.known,
+            Match::TcpGoesOn => !self.syn,
+            Match::NotProtocol(number) => *number != self.protocol,
             Match::Translated => self.translated,
+            Match::Tracked => self.tracked,
             Match::AsSent(address) => self.sent.0 == self.to && *address == self.to,
             Match::NotSentTo(first, last) => !(first..=last).contains(&&self.sent.1),
-            Match::Protocol(number) => *number == 6,
+            Match::Protocol(number) => *number == self.protocol,
             Match::Ports { protocol, which, ranges } => {
                 let port = if *which == "dport" { self.port } else { 40_000 };
-                *protocol == "tcp" && ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
+                *protocol == (if self.protocol == TCP { "tcp" } else { "udp" })
+                    && ranges.iter().any(|(first, last)| (first..=last).contains(&&port))
             }
             Match::IcmpType(..) | Match::IcmpCode(_) => false,
         }
@@ -149,9 +169,10 @@ fn only_what_came_by_translation_or_to_the_node_is_judged_and_new_pods_may_do_no
     let config = with(HostEgress { isolated: ips(&PODS_HERE[..1]), ..HostEgress::default() });
     let away = Packet::forwarded(PODS_HERE[0], "192.0.2.99", 80);
     let own = Packet { hook: "INPUT", out: "", to: ip("192.0.2.11"), translated: false, ..away };
-    let isolated: [(&str, Packet<'_>, bool); 12] = [
+    let isolated: [(&str, Packet<'_>, bool); 13] = [
         ("translated", away, false),
-        ("known", Packet { known: true, ..away }, true),
+        ("known", Packet { known: true, syn: false, ..away }, true),
+        ("a SYN of a known connection", Packet { known: true, ..away }, false),
         ("not translated", Packet { translated: false, ..away }, true),
         (
             "a Service's address that nobody serves",
@@ -189,6 +210,37 @@ fn only_what_came_by_translation_or_to_the_node_is_judged_and_new_pods_may_do_no
     assert!(Packet::forwarded(PODS_HERE[2], "2001:db8::1", 80).passes(&config));
     let v4 = HostConfig { subnets: vec!["10.244.1.0/24".parse().unwrap()], ..config };
     assert!(table(&v4, Family::V6).is_none(), "no pods of the family");
+}
+
+/// Ipvs translates after the firewall has seen the packet, and flows do not see the sender where a device of the kernel is
+/// the tunnel.
+#[test]
+fn what_is_translated_to_the_tunnel_does_not_get_in() {
+    let config = config();
+    let node = ip("192.0.2.11");
+    let of_a_peer = Packet {
+        hook: "INPUT",
+        out: "",
+        from: ip("192.0.2.12"),
+        to: node,
+        sent: (node, 6081),
+        port: 6081,
+        translated: false,
+        known: false,
+        syn: false,
+        tracked: false,
+        protocol: UDP,
+    };
+    assert!(of_a_peer.passes(&config), "the tunnel's own packets are not tracked");
+    for from in [PODS_HERE[1], "192.0.2.12", "203.0.113.9"] {
+        let translated = Packet { from: ip(from), sent: (ip("10.96.0.9"), 80), tracked: true, ..of_a_peer };
+        assert!(!translated.passes(&config), "{from}");
+    }
+    let other = Packet { port: 6080, tracked: true, ..of_a_peer };
+    assert!(other.passes(&config));
+    let v6 = HostConfig { subnets: vec!["fd00:1::/64".parse().unwrap()], ..config };
+    let (table, _) = table(&v6, Family::V4).unwrap();
+    assert!(table.to_string().contains("udp dport { 6081 }"), "also where pods have another family: {table}");
 }
 
 #[test]

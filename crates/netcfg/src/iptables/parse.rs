@@ -188,6 +188,13 @@ impl Rule {
                 "-p" => self.proto = Some(Match::new(negated, proto(&value)?)),
                 "--sport" | "--sports" => self.src_ports = Some(Match::new(negated, ports(&value)?)),
                 "--dport" | "--dports" => self.dst_ports = Some(Match::new(negated, ports(&value)?)),
+                "--tcp-flags" => {
+                    let set = reader.value(&flag)?;
+                    if (value.as_str(), set.as_str()) != ("FIN,SYN,RST,ACK", "SYN") {
+                        return Err(format!("{flag} {value} {set} is not known"));
+                    }
+                    self.syn = Some(!negated);
+                }
                 "--icmp-type" | "--icmpv6-type" => {
                     self.icmp = Some(Match::new(negated, icmp_type(&value)?));
                 }
@@ -300,7 +307,8 @@ mod tests {
                     prop_oneof![Just(SetDir::Src), Just(SetDir::Dst)], 1..3))
                     .prop_map(|(n, name, dirs)| Match::new(n, SetMatch { name, dirs })), 0..3),
             (mark, connmark) in (matched(a_mark()), matched(a_mark())),
-            (src_group, dst_group) in (matched(any::<u32>()), matched(any::<u32>())),
+            (src_group, dst_group, syn) in
+                (matched(any::<u32>()), matched(any::<u32>()), prop::option::of(any::<bool>())),
             ct_state in matched(prop::collection::btree_set((0..7usize).prop_map(|i| CtState::NAMES[i].1), 1..4)),
             comment in prop::option::of("[ -~äß]{1,40}"),
             target in prop::option::of(a_target()),
@@ -309,7 +317,7 @@ mod tests {
                 src, dst, in_iface, out_iface,
                 // A port match names its protocol as the module; a negated one has no meaning there.
                 src_ports: ports.clone(), dst_ports: ports,
-                proto, icmp, src_type, dst_type, sets, mark, connmark, src_group, dst_group, ct_state, comment,
+                proto, syn, icmp, src_type, dst_type, sets, mark, connmark, src_group, dst_group, ct_state, comment,
                 target,
             }
         }
@@ -346,6 +354,7 @@ mod tests {
             "-m comment --comment \"open",
             "-s",
             "! -j ACCEPT",
+            "-p tcp -m tcp --tcp-flags SYN SYN -j ACCEPT",
             "-s 10.0.0.0/255.0.255.0 -j DROP",
         ] {
             assert!(line.parse::<Rule>().is_err(), "{line}");

@@ -75,6 +75,8 @@ pub struct Rule {
     /// Source ports; needs TCP, UDP or SCTP.
     pub src_ports: Option<Match<Ports>>,
     pub dst_ports: Option<Match<Ports>>,
+    /// Whether it asks for a connection: of FIN, SYN, RST and ACK it has SYN alone; needs TCP.
+    pub syn: Option<bool>,
     /// ICMP type; needs ICMP or ICMPv6.
     pub icmp: Option<Match<IcmpType>>,
     /// Kind of the source address.
@@ -186,6 +188,12 @@ impl Rule {
     pub fn dst_ports(mut self, ports: impl Into<Ports>) -> Self {
         self.dst_ports = Some(Match::new(false, ports.into()));
         self
+    }
+
+    /// Of TCP, and asking for a connection.
+    pub fn syn(mut self) -> Self {
+        self.syn = Some(true);
+        self.proto(Proto::TCP)
     }
 
     /// Of an ICMP type.
@@ -337,6 +345,9 @@ impl fmt::Display for Rule {
                     _ => put(Some("multiport"), m.negated, many, m.value.to_string()),
                 }
             }
+        }
+        if let Some(syn) = self.syn {
+            put(Some("tcp"), !syn, "--tcp-flags", "FIN,SYN,RST,ACK SYN".to_owned());
         }
         if let Some(m) = &self.icmp {
             let value = match m.value.code {

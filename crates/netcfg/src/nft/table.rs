@@ -90,8 +90,12 @@ pub enum Match {
     Dst(IpNet),
     /// Its destination is in the set of this name.
     DstIn(String),
-    /// It belongs to a connection that was seen before.
+    /// It belongs to a connection that was seen before: by its addresses and ports, which another one may have had.
     Known,
+    /// It is of TCP and does not ask for a connection: SYN without ACK (RFC 9293 §3.5).
+    TcpGoesOn,
+    /// Its connection is followed: no rule of the table `raw` has taken it out.
+    Tracked,
     /// Its connection's destination was translated by netfilter.
     Translated,
     /// Its destination is the one that its connection had at first, and this one.
@@ -100,6 +104,8 @@ pub enum Match {
     NotSentTo(u16, u16),
     /// Its protocol has this number.
     Protocol(u8),
+    /// Its protocol has another number.
+    NotProtocol(u8),
     /// A port of TCP, UDP or SCTP is in one of these ranges, which are in order and do not overlap.
     Ports {
         /// `tcp`, `udp` or `sctp`.
@@ -218,10 +224,13 @@ impl Match {
             Self::Dst(net) => write!(text, "{ip} daddr {net}"),
             Self::DstIn(set) => write!(text, "{ip} daddr @{set}"),
             Self::Known => write!(text, "ct state established,related"),
+            Self::TcpGoesOn => write!(text, "tcp flags & (syn | ack) != syn"),
+            Self::Tracked => write!(text, "ct state != untracked"),
             Self::Translated => write!(text, "ct status dnat"),
             Self::AsSent(address) => write!(text, "ct original {ip} daddr {address} {ip} daddr {address}"),
             Self::NotSentTo(first, last) => write!(text, "ct original proto-dst != {first}-{last}"),
             Self::Protocol(number) => write!(text, "meta l4proto {number}"),
+            Self::NotProtocol(number) => write!(text, "meta l4proto != {number}"),
             Self::Ports { protocol, which, ranges } => {
                 let ranges = ranges.iter().map(|(first, last)| range(first, last));
                 let ranges = ranges.collect::<Vec<_>>().join(", ");

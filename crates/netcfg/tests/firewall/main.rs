@@ -106,6 +106,8 @@ fn everything(family: Family) -> Ruleset {
     };
     add(filter, forward, Rule::new(Target::Accept).proto(icmp).icmp(3, Some(1)));
     add(filter, forward, Rule::new(Target::Accept).proto(icmp).icmp(if v4 { 8 } else { 128 }, None));
+    add(filter, forward, Rule::new(Target::Drop).syn());
+    add(filter, forward, Rule { syn: Some(false), ..Rule::new(Target::Accept) }.proto(Proto::TCP));
     add(filter, forward, Rule::new(Target::Accept).proto(Proto::ESP));
     add(filter, forward, Rule::new(Target::Accept).proto(Proto::GRE));
     add(filter, forward, Rule::new(Target::Accept).proto(Proto(99)));

@@ -24,7 +24,9 @@ fn every_match(family: Family) -> Table {
         jump("C").when(Match::Src(pods)).when(Match::NotSrc(pod)).when(Match::Dst(pods)),
         jump("C").when(Match::DstIn("S".into())).when(Match::Translated),
         jump("C").when(Match::AsSent(pod)).when(Match::Protocol(17)).when(Match::NotSentTo(30_000, 32_767)),
-        Rule::new(Verdict::Accept).when(Match::Known),
+        Rule::new(Verdict::Accept).when(Match::Known).when(Match::TcpGoesOn),
+        Rule::new(Verdict::Accept).when(Match::Known).when(Match::NotProtocol(6)),
+        Rule::new(Verdict::Drop).when(Match::Tracked).when(Match::Protocol(17)),
         Rule::new(Verdict::OfSource("M".into())),
         Rule::new(Verdict::Goto("D".into())).when(Match::DstIn("G".into())),
     ];
