@@ -210,7 +210,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
 /// is connected before what isolates it.
 ///
 /// # Errors
-/// Two owners that want different things, or the agent is shutting down.
+/// Two owners that want different things, Open vSwitch is away, or the agent is shutting down.
 pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
     let dataplane = &network.dataplane;
@@ -219,12 +219,14 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let entries = antrea_flows::meters(pipeline).into_iter().map(Entry::from).chain(flows).collect();
     dataplane.set(Owner::Node, Change::Whole(entries)).await.map_err(failed)?;
     let remembered = network.clone();
+    let ids = network.policy.ids_before(dataplane).await;
     let site = Site {
         pipeline: Arc::new(dataplane.network().clone()),
         sink: Box::new(dataplane.clone()),
         pods: Box::new(move || remembered.interfaces().iter().map(PodInterface::local_pod).collect()),
         changes: network.interface_count(),
         isolated: rows::isolated(&network.vswitch.ports(&network.bridge)),
+        ids: ids.map_err(|error| BringUpError::new("FlowsFailed", error))?,
     };
     let policy = network.policy.attach(site).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;

@@ -131,6 +131,7 @@ impl Agent {
             () = statistics => Ok(()),
             () = judged => Ok(()),
             () = logging => Ok(()),
+            () = self.policy.keep_rule_ids() => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,

@@ -41,7 +41,9 @@ mod files;
 mod handle;
 pub mod judged;
 mod known;
+mod notes;
 mod report;
+mod rule_ids;
 mod saver;
 mod statistics;
 

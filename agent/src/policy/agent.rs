@@ -1,7 +1,7 @@
 //! The task that owns policy on this node.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,6 +159,7 @@ impl PolicyAgent {
         let logged = watch::Sender::default();
         let rules = logged.subscribe();
         let address_told = metrics.address_told.clone();
+        let ids_file: Arc<Path> = files.rule_ids().into();
         let state = State {
             reconciler: Some(Reconciler::default()),
             site: None,
@@ -182,8 +183,15 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        let handle =
-            PolicyHandle::new(requests, prepared, confirmer, host_egress, (isolated, rules), address_told);
+        let handle = PolicyHandle::new(
+            requests,
+            prepared,
+            confirmer,
+            host_egress,
+            (isolated, rules),
+            address_told,
+            ids_file,
+        );
         (handle, agent)
     }
 
@@ -289,6 +297,10 @@ impl State {
                 Request::Owners(reply) => {
                     let _ = reply.send(self.reconciler.as_ref().map(Reconciler::owners).unwrap_or_default());
                 }
+                Request::RuleIds(mut version, reply) => {
+                    let ids = self.reconciler.as_ref().and_then(|r| r.rule_ids(&mut version));
+                    let _ = reply.send(ids.map(|ids| (version, ids)));
+                }
             }
         }
         self.attach_waiting().await?;
@@ -329,11 +341,13 @@ impl State {
         }
         for (mut site, reply) in std::mem::take(&mut self.waiting) {
             let (pipeline, isolated) = (site.pipeline.clone(), std::mem::take(&mut site.isolated));
+            let ids = std::mem::take(&mut site.ids);
             self.site = Some(site);
             self.behind = true;
             let begin = move |reconciler: &mut Reconciler| {
                 reconciler.attach(&pipeline);
                 reconciler.recall(isolated);
+                reconciler.recall_ids(ids.rules, ids.used);
             };
             let ((), result) = self.step(begin).await?;
             let _ = reply.send(result);

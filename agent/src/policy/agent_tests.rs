@@ -19,6 +19,7 @@ use super::super::client::Identity;
 use super::super::confirm::PodName;
 use super::super::fake::{Fake, eventually};
 use super::super::handle::Sink;
+use super::super::rule_ids::IdsBefore;
 use super::*;
 use antrea_enforce::testing::local_pod;
 use antrea_enforce::testing::network;
@@ -126,6 +127,7 @@ impl Node {
             pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
             isolated: Isolation::default(),
+            ids: IdsBefore::default(),
         };
         self.handle.attach(site).await
     }
@@ -170,6 +172,7 @@ pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane)
         pods: Box::new(Vec::new),
         changes: watch::Sender::new(0).subscribe(),
         isolated: Isolation::default(),
+        ids: IdsBefore::default(),
     };
     handle.request(|reply| Request::Attach(site, reply)).await.unwrap();
     handle

@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::agent::tests::{own_flows, start};
 use super::fake::{Fake, eventually};
 use super::handle::{PolicyHandle, Sink, Site};
+use super::rule_ids::IdsBefore;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 use crate::status::facts::Reporter;
 use crate::status::metrics::AgentMetrics;
@@ -105,6 +106,7 @@ impl Rig {
             pods: Box::new(move || interfaces.lock().clone()),
             changes: self.changes.subscribe(),
             isolated: Isolation::default(),
+            ids: IdsBefore::default(),
         };
         policy.attach(site).await.unwrap();
     }

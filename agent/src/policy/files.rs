@@ -61,6 +61,11 @@ impl Files {
         Self { folder: folder.into() }
     }
 
+    /// Where the ids of rules are kept beside the objects.
+    pub fn rule_ids(&self) -> PathBuf {
+        self.folder.join("rule-ids.json")
+    }
+
     /// Reads everything, as [`Self::read`] does. None if it was never written to its end, or if of an object
     /// nothing at all can be read.
     pub fn load(&self) -> Option<Vec<(Kind, Event)>> {

@@ -1,12 +1,14 @@
 //! The handle that the CNI server and bring-up have of policy.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
 use antrea_enforce::egress::HostEgress;
+use antrea_enforce::ids::RuleIds;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
 use antrea_enforce::pods::LocalPod;
@@ -22,6 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
+use super::rule_ids::IdsBefore;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 
 /// Why policy is not in force.
@@ -73,6 +76,8 @@ pub struct Site {
     pub changes: watch::Receiver<usize>,
     /// Which pods were isolated in the agent's last life.
     pub isolated: Isolation,
+    /// Ids of rules in the agent's last life.
+    pub ids: IdsBefore,
 }
 
 /// Tells the caller.
@@ -94,6 +99,8 @@ pub(super) enum Request {
     Explain(Question, oneshot::Sender<Explanation>),
     /// Whose rule each id is.
     Owners(oneshot::Sender<HashMap<u32, Counted>>),
+    /// The ids of rules if they changed since a version of them, and which one that is.
+    RuleIds(u64, oneshot::Sender<Option<(u64, RuleIds)>>),
 }
 
 /// What a packet met.
@@ -142,6 +149,8 @@ pub struct PolicyHandle {
     isolation: watch::Receiver<Option<Isolation>>,
     logged: LoggedRules,
     pub(super) address_told: Histogram,
+    /// Where the ids of rules are kept.
+    pub(super) ids_file: Arc<Path>,
 }
 
 impl std::fmt::Debug for PolicyHandle {
@@ -174,8 +183,9 @@ impl PolicyHandle {
         egress: watch::Receiver<HostEgress>,
         (isolation, logged): (watch::Receiver<Option<Isolation>>, LoggedRules),
         address_told: Histogram,
+        ids_file: Arc<Path>,
     ) -> Self {
-        Self { requests, confirmer, prepared, egress, isolation, logged, address_told }
+        Self { requests, confirmer, prepared, egress, isolation, logged, address_told, ids_file }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as

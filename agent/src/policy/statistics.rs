@@ -8,7 +8,7 @@ use antrea_api::controlplane::API_VERSION;
 use antrea_api::k8s::Object;
 use antrea_api::stats::TrafficStats;
 use antrea_enforce::tally::{Counted, Tally, Told};
-use antrea_flows::{Category, Table, object_of};
+use antrea_flows::{Table, object_of};
 use openflow::multipart::{FlowEntry, FlowFilter};
 use openflow::{CtState, Field};
 use ovs::of::OfError;
@@ -16,17 +16,16 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::handle::{PolicyHandle, Request};
+use super::notes;
+use super::rule_ids::{CATEGORY, POLICY};
 use crate::dataplane::Dataplane;
-
-/// Bits of a cookie that say what a flow is for.
-const CATEGORY: u64 = 0xff << 40;
 
 impl PolicyHandle {
     /// Looks and tells, for ever. What was told is kept in `file`, so that nothing is told twice by the agent's next life
     /// and what was counted in between is not lost.
     pub async fn tell_statistics(&self, dataplane: &Dataplane, file: &Path, every: Duration) {
         let mut sessions = self.confirmer.sessions.clone();
-        let mut written = read(file).await;
+        let mut written: Option<Told> = notes::read(file).await;
         let mut tally = written.clone().map_or_else(Tally::default, Tally::after);
         let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -46,11 +45,8 @@ impl PolicyHandle {
                 }
             }
             let told = tally.delivered();
-            if written.as_ref() != Some(&told) {
-                match write(file, &told).await {
-                    Ok(()) => written = Some(told),
-                    Err(error) => tracing::warn!(file = %file.display(), %error, "what was told is not kept"),
-                }
+            if written.as_ref() != Some(&told) && notes::write(file, &told).await {
+                written = Some(told);
             }
         }
     }
@@ -65,29 +61,13 @@ impl PolicyHandle {
     }
 }
 
-async fn read(file: &Path) -> Option<Told> {
-    let text = tokio::fs::read(file).await.ok()?;
-    serde_json::from_slice(&text)
-        .inspect_err(|error| tracing::warn!(file = %file.display(), %error, "statistics begin anew"))
-        .ok()
-}
-
-async fn write(file: &Path, told: &Told) -> std::io::Result<()> {
-    let part = file.with_extension("part");
-    if let Some(folder) = file.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    tokio::fs::write(&part, serde_json::to_vec(told)?).await?;
-    tokio::fs::rename(&part, file).await
-}
-
 /// What the flows of each rule have counted.
 async fn counters(dataplane: &Dataplane) -> Result<HashMap<u32, TrafficStats>, OfError> {
     let mut found = HashMap::new();
     for table in [Table::EgressMetric, Table::IngressMetric] {
         let filter = FlowFilter {
             table: dataplane.network().pipeline.number(table),
-            ..FlowFilter::cookie((Category::NetworkPolicy as u64) << 40, CATEGORY)
+            ..FlowFilter::cookie(POLICY, CATEGORY)
         };
         for entry in dataplane.session().flows(filter).await? {
             count(&entry, &mut found);

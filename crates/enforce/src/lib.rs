@@ -10,7 +10,8 @@
 //! # Invariants
 //! - A policy that changed stays as it was until all groups of its new form are there, and a group stays until no policy
 //!   in force names it: the three watches are not ordered among each other.
-//! - Rules are a function of the cache and the pods, in whatever order events came. Ids are not: a rule keeps its own.
+//! - Rules are a function of the cache and the pods, in whatever order events came. Ids are not: a rule keeps its own, also
+//!   from one process to the next ([`ids`]).
 //! - A pod that is still here keeps a policy that is taken from it until the controller, asked after that, still knows the
 //!   pod: policy ends with the sandbox, not with the pod's object ([`kept`]), and not with this process ([`isolation`]).
 //! - What cannot be read allows nothing, and the policy isolates, or if it is native denies, all the same ([`spec`]).
@@ -20,7 +21,7 @@
 pub mod cache;
 pub mod egress;
 mod groups;
-mod ids;
+pub mod ids;
 pub mod isolation;
 pub mod kept;
 pub mod logged;

@@ -423,7 +423,7 @@ impl Reconciler {
         };
         let (mut slots, mut spare) = pair(old, &policy);
         let mut to = Putting { policy: name, realizer, now, changes };
-        for (spec, slot) in policy.rules.iter().zip(&mut slots) {
+        for (at, (spec, slot)) in policy.rules.iter().zip(&mut slots).enumerate() {
             let variants = if policy.native && !self.takes_native {
                 Vec::new()
             } else {
@@ -440,7 +440,10 @@ impl Reconciler {
             // A rule that says something else now keeps its id where it can.
             let mut left = ids.into_values().collect::<BTreeSet<u32>>();
             for variant in new {
-                let Some(id) = left.pop_first().or_else(|| self.ids.take(now)) else {
+                self.ids.touch();
+                let place = (at, spec.direction);
+                let before = || self.ids.for_rule(now, name, place, &variant.services);
+                let Some(id) = left.pop_first().or_else(before) else {
                     tracing::error!(policy = &**name, "out of rule ids");
                     continue;
                 };

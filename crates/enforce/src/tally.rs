@@ -1,8 +1,8 @@
 //! What policies allowed and denied, from the counters of rules' flows.
 //!
 //! Counters belong to rule ids. An id stays with a policy while the policy has rules for it, and its flow keeps counting
-//! when the policy changes; an id that another policy has got has new flows, which count from 0. So does everything
-//! after Open vSwitch has started anew.
+//! when the policy changes, also in the agent's next life ([`crate::ids`]); an id that another policy has got has new
+//! flows, which count from 0. So does everything after Open vSwitch has started anew.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -51,8 +51,6 @@ pub struct Tally {
     seen: BTreeMap<u32, Seen>,
     /// Whether all ids were looked at before: one that was not there then has counted from 0.
     looked: bool,
-    /// Whether that was in the agent's last life: who has had an id of another since, nobody knows.
-    resumed: bool,
     due: BTreeMap<Arc<str>, Due>,
 }
 
@@ -67,7 +65,7 @@ impl Tally {
     /// Goes on from what was told in the agent's last life.
     #[must_use]
     pub fn after(told: Told) -> Self {
-        Self { seen: told.0, looked: true, resumed: true, due: BTreeMap::new() }
+        Self { seen: told.0, looked: true, due: BTreeMap::new() }
     }
 
     /// Takes in what the flows of each id have counted. Ids that are nobody's are passed over.
@@ -77,7 +75,6 @@ impl Tally {
             let Some(owner) = owners.get(id) else { continue };
             let news = match before.get(id) {
                 Some(last) if last.policy == owner.policy.name => since(&last.stats(), now),
-                Some(_) if self.resumed => TrafficStats::default(),
                 None if !self.looked => TrafficStats::default(),
                 Some(_) | None => *now,
             };
@@ -87,7 +84,7 @@ impl Tally {
                 self.add(owner, &news);
             }
         }
-        (self.looked, self.resumed) = (true, false);
+        self.looked = true;
     }
 
     fn add(&mut self, owner: &Counted, news: &TrafficStats) {
@@ -223,8 +220,8 @@ mod tests {
         let mut next = Tally::after(serde_json::from_str(&text).unwrap());
         let now = HashMap::from([(1, stats(12, 2)), (2, stats(12, 2)), (3, stats(6, 1))]);
         next.take(&now, &owners(&[(1, &a), (2, &b), (3, &b)]));
-        // Id 2 may have counted for A in between; 3 was nobody's.
-        assert_eq!(told(&next), of(&[("A", 3), ("B", 6)]));
+        // Id 2 went to B after that look, before the life ended; 3 was nobody's.
+        assert_eq!(told(&next), of(&[("A", 3), ("B", 18)]));
     }
 
     #[test]
