@@ -5,13 +5,18 @@
 //!          └─► Stranger  everybody else ─ first request that is allowed ─► Known
 //! ```
 //!
-//! Nobody is turned away at the door: when a class is full, the oldest connection of the address that holds most
-//! of them goes. Whoever holds one is therefore safe from whoever holds many, and an address gains nothing by more
+//! Nobody is turned away at the door: when a class is full, a connection of the address that holds most of them goes.
+//! Whoever holds one is therefore safe from whoever holds many, and an address gains nothing by more
 //! connections than its share. The classes do not take from each other.
+//!
+//! Of those that are known the oldest goes. Of strangers one goes by lot: behind one address there may be an agent and, by
+//! masquerade, pods of its node. If the oldest went, whoever connects fast enough would keep the agent out for ever; by lot
+//! each of its tries has a chance.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
     net::IpAddr,
 };
 
@@ -42,6 +47,21 @@ pub(crate) struct Bounds {
 struct Room {
     seated: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
     count: usize,
+    /// Draws who goes; none: the oldest.
+    lots: Option<Lots>,
+}
+
+/// Numbers that nobody outside can foresee: hashes of a counter under a random key.
+#[derive(Default)]
+struct Lots(RandomState, u64);
+
+impl Lots {
+    /// One of `count`, which is not 0.
+    fn draw(&mut self, count: usize) -> usize {
+        self.1 += 1;
+        let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.0.hash_one(self.1) % count).unwrap_or_default()
+    }
 }
 
 impl Room {
@@ -68,8 +88,11 @@ impl Room {
     }
 
     fn evict(&mut self, address: IpAddr) -> bool {
-        let oldest = self.seated.get(&address).and_then(|seats| seats.keys().next().copied());
-        let token = oldest.and_then(|id| self.leave(address, id));
+        let chosen = self.seated.get(&address).and_then(|seats| {
+            let at = self.lots.as_mut().map_or(0, |lots| lots.draw(seats.len()));
+            seats.keys().nth(at).copied()
+        });
+        let token = chosen.and_then(|id| self.leave(address, id));
         token.inspect(CancellationToken::cancel).is_some()
     }
 
@@ -105,7 +128,9 @@ pub(crate) struct Seat {
 impl Seats {
     pub(crate) fn new(own: Bounds, strangers: Bounds, known: Bounds, metrics: ServerMetrics) -> Self {
         let room = |bounds| (bounds, Room::default());
-        let seats = Self { own: room(own), strangers: room(strangers), known: room(known), next: 0, metrics };
+        let drawn = Room { lots: Some(Lots::default()), ..Room::default() };
+        let seats =
+            Self { own: room(own), strangers: (strangers, drawn), known: room(known), next: 0, metrics };
         seats.show();
         seats
     }
@@ -227,19 +252,48 @@ mod tests {
     }
 
     #[test]
-    fn the_greediest_goes_first_and_its_oldest() {
+    fn the_greediest_goes_first_and_of_those_that_are_known_its_oldest() {
         let mut seats = seats(4, 4);
-        let quiet = seats.enter(Class::Stranger, ip(1));
-        let greedy: Vec<_> = (0..6).map(|_| seats.enter(Class::Stranger, ip(2))).collect();
+        let known = |seats: &mut Seats, last| {
+            let seat = seats.enter(Class::Stranger, ip(last));
+            seats.promote(Class::Stranger, &seat);
+            seat
+        };
+        let quiet = known(&mut seats, 1);
+        let greedy: Vec<_> = (0..6).map(|_| known(&mut seats, 2)).collect();
         assert!(!quiet.evicted.is_cancelled());
         let gone: Vec<_> = greedy.iter().map(|seat| seat.evicted.is_cancelled()).collect();
         assert_eq!(gone, [true, true, true, false, false, false]);
-        let others: Vec<_> = (3..6).map(|last| seats.enter(Class::Stranger, ip(last))).collect();
+        let others: Vec<_> = (3..6).map(|last| known(&mut seats, last)).collect();
         assert!(greedy[..5].iter().all(|seat| seat.evicted.is_cancelled()));
         // Now all have as many, and age decides.
         assert!(quiet.evicted.is_cancelled() && !greedy[5].evicted.is_cancelled());
         assert!(others.iter().all(|seat| !seat.evicted.is_cancelled()));
         assert_eq!(seats.count(), 4);
+    }
+
+    /// An agent shares its node's address with pods that are masqueraded.
+    #[test]
+    fn who_connects_fast_does_not_keep_others_of_its_address_out() {
+        let mut seats = seats(64, 8);
+        let flood = |seats: &mut Seats| (0..8).for_each(|_| drop(seats.enter(Class::Stranger, ip(1))));
+        flood(&mut seats);
+        let mut stayed = 0;
+        for _ in 0..1000 {
+            let agent = seats.enter(Class::Stranger, ip(1));
+            // As many as there are seats, until it has shown who it is.
+            flood(&mut seats);
+            if !agent.evicted.is_cancelled() {
+                stayed += 1;
+                seats.promote(Class::Stranger, &agent);
+                seats.leave(Class::Known, &agent);
+            }
+        }
+        // (7/8)⁸ of them: 34 in 100.
+        assert!((200..500).contains(&stayed), "{stayed}");
+        let quiet = seats.enter(Class::Stranger, ip(2));
+        flood(&mut seats);
+        assert!(!quiet.evicted.is_cancelled(), "of another address");
     }
 
     #[test]
