@@ -136,6 +136,8 @@ pub async fn run(
     if native {
         let writing = policy::write_statuses(Arc::clone(&hub), client.clone());
         tasks.spawn_abortable("policy statuses", never_ends(writing));
+        let writing = policy::write_group_statuses(Arc::clone(&hub), client.clone());
+        tasks.spawn_abortable("group statuses", never_ends(writing));
         tasks.spawn_abortable("tiers", never_ends(policy::keep_tiers(client.clone())));
     }
     let seen = Arc::clone(&hub);

@@ -57,6 +57,8 @@ fn what_can_be_enforced_is_taken() {
             "Drop",
             json!({"protocols": [{"icmp": {"icmpType": 8, "icmpCode": 0}}, {"icmp": {}}], "enableLogging": true, "logLabel": "a"}),
         ),
+        egress("Drop", json!({"to": [{"serviceAccount": {"name": "a", "namespace": "n"}}]})),
+        policy(json!([{"serviceAccount": {"name": "a", "namespace": "n"}}]), json!({})),
         // What upstream's objects have and this version leaves out: an Allow less is stricter.
         egress("Allow", json!({"to": [{"fqdn": "*.example.com"}]})),
         egress("Allow", json!({"toServices": [{"name": "s", "namespace": "n"}]})),
@@ -80,7 +82,8 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
     let account = json!({"name": "a", "namespace": "n"});
     let cases = [
         (deny(json!({"fqdn": "a.example.com"})), "to: this version does not enforce fqdn"),
-        (deny(json!({"serviceAccount": account})), "to: this version does not enforce fqdn, serviceAccount"),
+        (deny(json!({"serviceAccount": account, "group": "g"})), "ipBlock, group and serviceAccount exclude"),
+        (policy(json!([{"serviceAccount": account, "group": "g"}]), json!({})), "appliedTo: name a group"),
         (deny(json!({"nodeSelector": {}})), "to: this version"),
         (deny(json!({"externalEntitySelector": {}})), "to: this version"),
         (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "to: this version"),

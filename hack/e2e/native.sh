@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Policies of crd.antrea.io on the real cluster: the gate, what is refused, by the definitions and by the controller, the document's example, Tiers, Pass, status.
+# Policies of crd.antrea.io on the real cluster: what is refused, by the definitions and by the controller, the document's example, Tiers, Pass, status, the gate.
 # Sourced by hack/e2e.sh.
 
 # acnp NAME TIER ACTION: what Pod one may do at Pod two, by a ClusterNetworkPolicy.
@@ -33,12 +33,9 @@ left_waits() {
 
 native() {
 	local said policy
-	patch_installation '{"featureGates": {"AntreaPolicy": true}}'
-	wait_for 20 condition_matches Progressing '^True' || fail 'the gate replaces nothing'
-	wait_for 150 settled || fail "the installation does not settle with AntreaPolicy: $(condition Progressing) $(condition Degraded)"
 	wait_for 40 tiers_made || fail "the static Tiers are not made: $(kubectl get tiers -o name)"
 	wait_for 40 webhooks_know_the_ca || fail 'the API server cannot ask the controller: no caBundle'
-	ok 'the gate is on, the controller makes the static Tiers, and the API server can ask it'
+	ok 'the controller makes the static Tiers, and the API server can ask it'
 
 	if said=$(acnp refused application Forbid 2>&1); then fail 'an action that does not exist was taken'; fi
 	[[ $said == *ingress* && $said == *action* ]] || fail "an action that does not exist is refused without its field: $said"
@@ -70,11 +67,26 @@ native() {
 	wait_for 10 connects one "$TWO:8080" || fail 'Pass does not go past later Tiers'
 	ok 'Tiers decide in their order, Pass goes on to NetworkPolicies, and the status tells'
 	for policy in late early; do kubectl delete acnp "$policy" >/dev/null; done
+}
 
+has_no_webhooks() { [[ -z $(kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -l served-by=antrea-controller -o name) ]]; }
+
+# Without the gate a policy that denies is in force no more, and with it again it is.
+native_gate() {
+	acnp gated application Drop >/dev/null
+	wait_for 10 refused one "$TWO:8080" || fail 'Drop does not hold'
+	patch_installation '{"featureGates": {"AntreaPolicy": false}}'
+	wait_for 20 condition_matches Progressing '^True' || fail 'the gate replaces nothing'
+	wait_for 150 settled || fail "the installation does not settle without AntreaPolicy: $(condition Progressing) $(condition Degraded)"
+	wait_for 10 connects one "$TWO:8080" || fail 'a policy holds without the gate'
+	wait_for 10 has_no_webhooks || fail 'the API server asks a controller that knows nothing of policies'
 	patch_installation '{"featureGates": null}'
 	wait_for 20 condition_matches Progressing '^True' || fail 'the gate replaces nothing on the way back'
-	wait_for 150 settled || fail "the installation does not settle without AntreaPolicy: $(condition Progressing)"
+	wait_for 150 settled || fail "the installation does not settle with AntreaPolicy: $(condition Progressing) $(condition Degraded)"
+	wait_for 10 refused one "$TWO:8080" || fail 'Drop does not hold again'
+	kubectl delete acnp gated >/dev/null
 	wait_for 10 connects one "$TWO:8080" || fail 'no connection afterwards'
+	ok 'without the gate AntreaPolicy nothing is left of native policies, and with it all is back'
 }
 
 webhooks_know_the_ca() {

@@ -12,7 +12,10 @@ use antrea_operator::{
 };
 use k8s_openapi::{
     api::{
-        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration,
+        },
         apps::v1::{DaemonSet, Deployment},
         core::v1::{ConfigMap, Service, ServiceAccount},
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
@@ -118,6 +121,8 @@ fn every_object_is_what_its_kind_says() {
             "ConfigMap" => same::<ConfigMap>(body),
             "Service" => same::<Service>(body),
             "APIService" => same::<APIService>(body),
+            "MutatingWebhookConfiguration" => same::<MutatingWebhookConfiguration>(body),
+            "ValidatingWebhookConfiguration" => same::<ValidatingWebhookConfiguration>(body),
             "Deployment" => same::<Deployment>(body),
             "DaemonSet" => same::<DaemonSet>(body),
             other => panic!("no check for {other}"),

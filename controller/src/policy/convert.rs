@@ -127,7 +127,7 @@ fn ip_block(block: &IpBlock) -> wire::IpBlock {
     wire::IpBlock { cidr: ip_net(&block.cidr), except: block.except.iter().map(ip_net).collect() }
 }
 
-fn ip_net(net: &IpNet) -> wire::IpNet {
+pub(super) fn ip_net(net: &IpNet) -> wire::IpNet {
     wire::IpNet { ip: octets(net.addr()), prefix_length: i32::from(net.prefix_len()) }
 }
 

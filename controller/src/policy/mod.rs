@@ -6,7 +6,7 @@
 //!  networkpolicies/addressgroups/appliedtogroups ◄─ storage ┘
 //!  networkpolicies/{name}/status ─► realization ─► status of native policies ◄─ native
 //!  nodestatssummaries ─► statistics ─► networkpolicystats of stats.antrea.io
-//!  networkpolicyevaluation, /endpoint ◄─ evaluation
+//!  networkpolicyevaluation, /endpoint ◄─ evaluation        *groupmembers, *groupassociations ◄─ groups
 //!  /podselection ◄─ lookup                                 Events of NetworkPolicies ◄─ mistakes
 //!  /podaddresses ─► addresses ─► Hub<State>       /validate, /mutate ◄─ admission
 //! ```
@@ -16,6 +16,7 @@ mod admission;
 mod convert;
 mod evaluation;
 mod feed;
+mod groups;
 mod lookup;
 mod mistakes;
 mod native;
@@ -44,6 +45,7 @@ pub use addresses::{Subnets, router as addresses};
 pub use admission::{AdmissionMetrics, router as admission};
 pub use evaluation::router as endpoints;
 pub use feed::{Feed, feeds};
+pub use groups::write_group_statuses;
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};
 pub use native::{keep_tiers, write_statuses};

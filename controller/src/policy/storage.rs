@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use super::{
     PolicyHub, State,
     evaluation::{self, Evaluations},
+    groups,
     resources::{AddressGroups, AppliedToGroups, NetworkPolicies, Served, Whole},
     scope,
 };
@@ -22,10 +23,12 @@ use super::{
 #[must_use]
 pub fn api(api: Api, hub: &Arc<PolicyHub>, namespace: &str) -> Api {
     let agents = scope::agents(namespace);
-    api.with(NetworkPolicies::RESOURCE, View::<NetworkPolicies>::new(hub, &agents))
+    let api = api
+        .with(NetworkPolicies::RESOURCE, View::<NetworkPolicies>::new(hub, &agents))
         .with(AddressGroups::RESOURCE, View::<AddressGroups>::new(hub, &agents))
         .with(AppliedToGroups::RESOURCE, View::<AppliedToGroups>::new(hub, &agents))
-        .with(evaluation::RESOURCE, Evaluations::new(hub))
+        .with(evaluation::RESOURCE, Evaluations::new(hub));
+    groups::resources(api, hub)
 }
 
 /// A resource's plural, and its objects if they are known.

@@ -38,6 +38,7 @@ mod admission;
 mod converted;
 mod evaluation;
 mod golden;
+mod groups;
 mod native;
 mod scope;
 mod selection;

@@ -34,9 +34,6 @@ enum Support {
     None,
     /// The component's part of the feature is not implemented, and the gate is off.
     Missing,
-    /// The configuration decides on what the feature needs, as the tables of the pipeline, but the feature itself is not
-    /// there: nothing works differently, and it is reported as off.
-    Prepared,
     /// It is on where the configuration says so, and off where that says nothing, whatever upstream has there.
     OptIn,
     /// All of it is there: on where upstream has it on, unless the configuration says otherwise.
@@ -93,7 +90,7 @@ impl Gate {
     /// Whether the component has the feature on where the configuration says `wanted`.
     fn is_on(&self, component: Component, wanted: Option<bool>) -> bool {
         match self.support(component) {
-            Support::Prepared | Support::Full => wanted.unwrap_or(self.default),
+            Support::Full => wanted.unwrap_or(self.default),
             Support::OptIn => wanted.unwrap_or(false),
             Support::None | Support::Missing => false,
         }
@@ -185,13 +182,12 @@ macro_rules! gates {
     (@ off) => { false };
 }
 
-// Name, stage, upstream's default, agent, controller. AntreaPolicy decides on the tables of the agent's pipeline; the
-// controller computes native policies for whoever asks for them.
+// Name, stage, upstream's default, agent, controller.
 gates! {
     "AdminNetworkPolicy"            Alpha off None    Missing;
     "AntreaIPAM"                    Alpha off Missing Missing;
     "AntreaNodeConfig"              Beta  on  Missing Missing;
-    "AntreaPolicy"                  Beta  on  Prepared OptIn;
+    "AntreaPolicy"                  Beta  on  Full    Full;
     "AntreaProxy"                   Ga    on  OptIn   None;
     "BGPPolicy"                     Alpha off Missing None;
     "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
@@ -257,7 +253,7 @@ mod tests {
         for off in ["AntreaProxy", "EndpointSlice", "Egress", "NodePortLocal"] {
             assert_eq!(agent.get(off), Some(&false), "{off}");
         }
-        assert_eq!(agent.get("AntreaPolicy"), Some(&true), "decides on tables");
+        assert_eq!(agent.get("AntreaPolicy"), Some(&true));
         assert_eq!(agent.get("NodeIPAM"), None, "the controller's");
         let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
         let agent = configured(Component::Agent, &asked);
@@ -274,21 +270,14 @@ mod tests {
             report(component, wanted).into_iter().find(|gate| gate.name == name).map(|gate| gate.status)
         };
         let none = BTreeMap::new();
-        assert_eq!(
-            find(Component::Agent, &none, "AntreaPolicy"),
-            Some("Disabled"),
-            "there are no such policies"
-        );
-        assert!(is_on(Component::Agent, "AntreaPolicy", &none), "but the tables");
-        assert_eq!(find(Component::Controller, &none, "AntreaPolicy"), Some("Disabled"));
+        for component in [Component::Agent, Component::Controller] {
+            assert_eq!(find(component, &none, "AntreaPolicy"), Some("Enabled"));
+        }
         assert_eq!(find(Component::Controller, &none, "TrafficControl"), None);
         let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
         assert_eq!(find(Component::Agent, &asked, "AntreaPolicy"), Some("Disabled"));
         assert_eq!(find(Component::Agent, &asked, "Egress"), Some("Disabled"));
         assert!(!is_on(Component::Agent, "AntreaPolicy", &asked));
-        let asked = wanted(&[("AntreaPolicy", true)]);
-        assert!(!is_on(Component::Controller, "AntreaPolicy", &none), "only for whoever asks for it");
-        assert!(is_on(Component::Controller, "AntreaPolicy", &asked));
         let asked = wanted(&[("AntreaProxy", true)]);
         assert!(!is_on(Component::Agent, "AntreaProxy", &none), "only for whoever asks for it");
         assert!(is_on(Component::Agent, "AntreaProxy", &asked));
@@ -297,7 +286,7 @@ mod tests {
             [Component::Agent, Component::Controller].map(|component| report(component, &none)).concat();
         let on: Vec<&str> =
             all.iter().filter(|gate| gate.status == "Enabled").map(|gate| gate.name).collect();
-        let both = ["NetworkPolicyStats", "Traceflow"];
+        let both = ["AntreaPolicy", "NetworkPolicyStats", "Traceflow"];
         assert_eq!(on, [both, both].concat(), "of agent and controller; nothing else works unasked");
         let version = |name: &str| all.iter().find(|gate| gate.name == name).map(|gate| gate.version);
         assert_eq!(

@@ -158,7 +158,7 @@ async fn serve(api: &Api, request: ResourceRequest, user: User, http: Request) -
     match request.verb {
         "get" => {
             let object = match request.subresource.as_str() {
-                "" => storage.get(&request.namespace, &request.name)?,
+                "" => storage.get_part(&request.namespace, &request.name, &query)?,
                 sub => storage.get_subresource(&request.namespace, &request.name, sub)?,
             };
             one(resource, &*object, encoding, include(&query), StatusCode::OK)

@@ -141,6 +141,20 @@ pub trait Storage: Send + Sync + 'static {
         Err(Failure::method_not_allowed("get", "this resource"))
     }
 
+    /// One object, where the query says how much of it.
+    ///
+    /// # Errors
+    /// As of [`Self::get`], or the query makes no sense.
+    fn get_part(
+        &self,
+        namespace: &str,
+        name: &str,
+        query: &HashMap<String, String>,
+    ) -> Result<Arc<dyn Object>, Failure> {
+        let _ = query;
+        self.get(namespace, name)
+    }
+
     /// A subresource of one object.
     ///
     /// # Errors

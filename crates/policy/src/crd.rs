@@ -130,12 +130,21 @@ pub struct AppliedTo {
     pub group: Option<Box<str>>,
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
-    /// Not supported.
-    pub service_account: Option<IgnoredAny>,
+    pub service_account: Option<NamespacedName>,
     /// Not supported.
     pub service: Option<IgnoredAny>,
     /// Not supported.
     pub node_selector: Option<IgnoredAny>,
+}
+
+/// An object of a namespace.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct NamespacedName {
+    #[serde(deserialize_with = "null_default")]
+    pub name: Box<str>,
+    #[serde(deserialize_with = "null_default")]
+    pub namespace: Box<str>,
 }
 
 /// A rule.
@@ -188,8 +197,7 @@ pub struct Peer {
     pub group: Option<Box<str>>,
     /// Not supported.
     pub fqdn: Option<IgnoredAny>,
-    /// Not supported.
-    pub service_account: Option<IgnoredAny>,
+    pub service_account: Option<NamespacedName>,
     /// Not supported.
     pub node_selector: Option<IgnoredAny>,
     /// Not supported.
@@ -252,12 +260,15 @@ pub struct Group {
     pub namespace: Box<str>,
     /// `metadata.name`
     pub name: Box<str>,
+    /// `metadata.uid`
+    pub uid: Box<str>,
     pub spec: GroupSpec,
 }
 
 impl From<Raw<GroupSpec>> for Group {
     fn from(raw: Raw<GroupSpec>) -> Self {
-        Self { namespace: raw.metadata.namespace, name: raw.metadata.name, spec: raw.spec }
+        let Metadata { namespace, name, uid, .. } = raw.metadata;
+        Self { namespace, name, uid, spec: raw.spec }
     }
 }
 

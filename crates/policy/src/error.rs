@@ -100,19 +100,22 @@ pub enum Problem {
     #[error("a policy applies to Pods, not to the ipBlocks of a group")]
     AddressesAppliedTo,
     /// An appliedTo that selects nothing.
-    #[error("needs podSelector, namespaceSelector or group")]
+    #[error("needs podSelector, namespaceSelector, serviceAccount or group")]
     EmptyAppliedTo,
-    /// An appliedTo with a group and a selector.
-    #[error("group excludes podSelector and namespaceSelector")]
+    /// An appliedTo of several kinds.
+    #[error("group, serviceAccount and selectors exclude each other")]
     MixedAppliedTo,
+    /// A ServiceAccount of which the name or the namespace is missing.
+    #[error("needs name and namespace")]
+    NoServiceAccount,
     /// A field that a policy of a namespace cannot have.
     #[error("is for ClusterNetworkPolicies only")]
     ClusterOnly,
     /// A native peer that names nothing.
-    #[error("a peer needs podSelector, namespaceSelector, namespaces, group or ipBlock")]
+    #[error("a peer needs podSelector, namespaceSelector, namespaces, serviceAccount, group or ipBlock")]
     EmptyNativePeer,
     /// A native peer of several kinds.
-    #[error("ipBlock, group and selectors exclude each other")]
+    #[error("ipBlock, group, serviceAccount and selectors exclude each other")]
     MixedNativePeer,
     /// A peer with namespaces in two ways.
     #[error("excludes namespaceSelector")]

@@ -78,6 +78,9 @@ impl Uid {
     }
 }
 
+/// Label that a Pod is given here by its ServiceAccount's name, whatever the object says: policies select by it. Upstream's.
+pub const SERVICE_ACCOUNT: &str = "internal.antrea.io/service-account";
+
 /// A Pod.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(from = "raw::Pod")]
@@ -88,7 +91,7 @@ pub struct Pod {
     pub namespace: Box<str>,
     /// `metadata.name`
     pub name: Box<str>,
-    /// `metadata.labels`
+    /// `metadata.labels`, and [`SERVICE_ACCOUNT`] from `spec.serviceAccountName`.
     pub labels: Labels,
     /// `spec.nodeName`; none until the Pod is scheduled.
     pub node: Option<Box<str>>,
@@ -259,6 +262,7 @@ mod raw {
     #[serde(rename_all = "camelCase", default)]
     struct PodSpec {
         node_name: Option<Box<str>>,
+        service_account_name: Option<Box<str>>,
         #[serde(deserialize_with = "null_default")]
         host_network: bool,
         #[serde(deserialize_with = "null_default")]
@@ -329,7 +333,7 @@ mod raw {
                 uid: Uid::parse(&uid),
                 namespace: metadata.namespace,
                 name: metadata.name,
-                labels: metadata.labels,
+                labels: metadata.labels.with(SERVICE_ACCOUNT, spec.service_account_name.as_deref()),
                 node: spec.node_name.filter(|node| !node.is_empty()),
                 ips: ips.filter_map(|ip| ip.parse::<IpAddr>().ok()).collect(),
                 ports: spec
@@ -389,7 +393,7 @@ mod tests {
     fn pod_from_json() {
         let json = r#"{"apiVersion":"v1","kind":"Pod",
             "metadata":{"namespace":"shop","name":"web-0","uid":"00000000-0000-0000-0000-0000000000af","labels":{"b":"1","a":"2"},"annotations":{"x":"y"}},
-            "spec":{"nodeName":"n1","containers":[
+            "spec":{"nodeName":"n1","serviceAccountName":"default","containers":[
                 {"name":"c","ports":[{"name":"http","containerPort":8080},{"containerPort":9090},
                                      {"name":"bad","containerPort":0}]},
                 {"name":"d","ports":null}],
@@ -404,7 +408,7 @@ mod tests {
                 uid: Some(Uid(NonZero::new(0xaf).unwrap())),
                 namespace: "shop".into(),
                 name: "web-0".into(),
-                labels: [("a", "2"), ("b", "1")].into_iter().collect(),
+                labels: [("a", "2"), ("b", "1"), (SERVICE_ACCOUNT, "default")].into_iter().collect(),
                 node: Some("n1".into()),
                 ips: PodIps {
                     v4: Some(Ipv4Addr::new(10, 0, 0, 5)),

@@ -23,6 +23,19 @@ impl Labels {
         self.0.iter().map(|(k, v)| (&**k, &**v))
     }
 
+    /// With this value of a key, or without the key.
+    #[must_use]
+    pub fn with(self, key: &str, value: Option<&str>) -> Self {
+        let mut pairs = self.0.into_vec();
+        match (pairs.binary_search_by(|(k, _)| (**k).cmp(key)), value) {
+            (Ok(at), Some(value)) => pairs[at].1 = value.into(),
+            (Err(at), Some(value)) => pairs.insert(at, (key.into(), value.into())),
+            (Ok(at), None) => drop(pairs.remove(at)),
+            (Err(_), None) => {}
+        }
+        Self(pairs.into_boxed_slice())
+    }
+
     /// Number of labels.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -57,6 +57,6 @@ pub mod ports;
 pub mod translate;
 
 pub use index::{
-    AddressGroup, AppliedToGroup, Effective, Findings, Index, NativeView, NodeView, Peering, Selection,
-    Sizes, Told,
+    AddressGroup, AppliedToGroup, Effective, Findings, GroupMembers, GroupReference, Index, NativeView,
+    NodeView, Peering, Selection, Sizes, Told,
 };

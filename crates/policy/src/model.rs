@@ -2,6 +2,7 @@
 //!
 //! The shapes are those of `controlplane.antrea.io/v1beta2`, so that encoding them is a plain walk.
 
+use std::net::IpAddr;
 use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
@@ -177,6 +178,14 @@ pub struct IpBlock {
     pub cidr: IpNet,
     /// Each is inside the block, without host bits.
     pub except: Box<[IpNet]>,
+}
+
+impl IpBlock {
+    /// Whether an address is meant.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(&address) && !self.except.iter().any(|except| except.contains(&address))
+    }
 }
 
 /// The other side of a rule: the union of what is listed. A peer that lists nothing matches nothing.

@@ -11,11 +11,13 @@
 //! - a policy whose tier is not there goes by the default tier, with its Drop and Reject rules alone: it keeps denying,
 //!   and what it allowed is not allowed at a place where others did not expect it.
 
+mod account;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::account::service_account;
 use self::services::{matches, services};
 use crate::{
     crd::{self, AppliedTo, DEFAULT_TIER, STATIC_TIERS},
@@ -34,7 +36,7 @@ pub(crate) type Key = (Box<str>, Box<str>);
 /// What a policy may refer to.
 pub(crate) struct Context<'a> {
     pub(crate) tiers: &'a BTreeMap<Box<str>, i64>,
-    pub(crate) groups: &'a BTreeMap<Key, crd::GroupSpec>,
+    pub(crate) groups: &'a BTreeMap<Key, crd::Group>,
     /// Namespaces and their labels.
     pub(crate) namespaces: &'a dyn Fn() -> Vec<(Arc<str>, Labels)>,
 }
@@ -111,6 +113,14 @@ pub(crate) fn group(group: &crd::Group, context: &Context<'_>) -> Vec<PolicyErro
     issues.into_errors()
 }
 
+/// What a group holds, and those in it.
+pub(crate) fn members(group: &crd::Group, context: &Context<'_>) -> PeerDraft {
+    let mut issues = Issues::new(PolicyError::object_of_group(group));
+    let mut members = PeerDraft::default();
+    Native::new(context, &group.namespace).all_members(&group.spec, &mut members, &mut issues.top());
+    members
+}
+
 /// The static tiers are what they are, whatever their objects say. Others come before the default one.
 fn tier_priority(name: &str, tiers: &BTreeMap<Box<str>, i64>) -> Option<i32> {
     let fixed = STATIC_TIERS.iter().find(|(tier, _)| *tier == name).map(|(_, priority)| *priority);
@@ -165,7 +175,6 @@ impl<'a> Native<'a> {
             let place = &mut place.index("appliedTo", i);
             let unsupported = [
                 ("externalEntitySelector", target.external_entity_selector.is_some()),
-                ("serviceAccount", target.service_account.is_some()),
                 ("service", target.service.is_some()),
                 ("nodeSelector", target.node_selector.is_some()),
             ];
@@ -173,16 +182,24 @@ impl<'a> Native<'a> {
                 continue;
             }
             let selects = target.pod_selector.is_some() || target.namespace_selector.is_some();
-            match &target.group {
-                Some(_) if selects => place.add(Problem::MixedAppliedTo),
-                None if !selects => place.add(Problem::EmptyAppliedTo),
-                None if self.own.is_some() && target.namespace_selector.is_some() => {
+            match (&target.group, &target.service_account) {
+                (None, None) if !selects => place.add(Problem::EmptyAppliedTo),
+                (None, None) if self.own.is_some() && target.namespace_selector.is_some() => {
                     place.field("namespaceSelector").add(Problem::ClusterOnly);
                 }
-                None => {
+                (None, None) => {
                     selectors.extend(self.selector(&target.pod_selector, &target.namespace_selector, place))
                 }
-                Some(group) => {
+                (None, Some(account)) if !selects => {
+                    let place = &mut place.field("serviceAccount");
+                    // Whoever may write policies in a namespace decides nothing about the Pods of others.
+                    if self.own.as_ref().is_some_and(|own| **own != *account.namespace) {
+                        place.field("namespace").add(Problem::ClusterOnly);
+                    } else {
+                        selectors.extend(service_account(account, place));
+                    }
+                }
+                (Some(group), None) if !selects => {
                     let place = &mut place.field("group");
                     let mut members = PeerDraft::default();
                     self.group(group, &mut members, place);
@@ -191,6 +208,7 @@ impl<'a> Native<'a> {
                     }
                     selectors.extend(members.groups);
                 }
+                _ => place.add(Problem::MixedAppliedTo),
             }
         }
         selectors
@@ -215,7 +233,12 @@ impl<'a> Native<'a> {
 
     /// Adds the members of a group. What of it cannot be used is reported at the place that names the group.
     fn group(&mut self, name: &str, to: &mut PeerDraft, place: &mut Place<'_>) {
-        let Some(spec) = self.find_group(name, place) else { return };
+        if let Some(spec) = self.find_group(name, place) {
+            self.all_members(spec, to, place);
+        }
+    }
+
+    fn all_members(&mut self, spec: &crd::GroupSpec, to: &mut PeerDraft, place: &mut Place<'_>) {
         self.members(spec, to, place);
         for name in &spec.child_groups {
             let Some(child) = self.find_group(name, place) else { continue };
@@ -229,7 +252,7 @@ impl<'a> Native<'a> {
 
     fn find_group(&mut self, name: &str, place: &mut Place<'_>) -> Option<&'a crd::GroupSpec> {
         let key = (self.own.as_deref().unwrap_or_default().into(), name.into());
-        let found = self.context.groups.get(&key);
+        let found = self.context.groups.get(&key).map(|group| &group.spec);
         self.uses.groups.insert(key);
         if found.is_none() {
             place.add(Problem::NoGroup(shorten(name)));
@@ -349,7 +372,6 @@ impl<'a> Native<'a> {
     ) -> Option<PerNamespace> {
         let unsupported = [
             ("fqdn", written.fqdn.is_some()),
-            ("serviceAccount", written.service_account.is_some()),
             ("nodeSelector", written.node_selector.is_some()),
             ("externalEntitySelector", written.external_entity_selector.is_some()),
             ("scope", !matches!(&*written.scope, "" | "Cluster")),
@@ -360,13 +382,16 @@ impl<'a> Native<'a> {
         let selects = written.pod_selector.is_some()
             || written.namespace_selector.is_some()
             || written.namespaces.is_some();
-        match (&written.ip_block, &written.group) {
-            (None, None) if !selects => place.add(Problem::EmptyNativePeer),
-            (Some(block), None) if !selects => {
+        match (&written.ip_block, &written.group, &written.service_account) {
+            (None, None, None) if !selects => place.add(Problem::EmptyNativePeer),
+            (None, None, Some(account)) if !selects => {
+                peer.groups.extend(service_account(account, &mut place.field("serviceAccount")));
+            }
+            (Some(block), None, None) if !selects => {
                 peer.ip_blocks.extend(ip_block(block, &mut place.field("ipBlock")));
             }
-            (None, Some(group)) if !selects => self.group(group, peer, &mut place.field("group")),
-            (None, None) => {
+            (None, Some(group), None) if !selects => self.group(group, peer, &mut place.field("group")),
+            (None, None, None) => {
                 let Some(namespaces) = &written.namespaces else {
                     peer.groups.extend(self.selector(
                         &written.pod_selector,

@@ -156,6 +156,48 @@ fn a_rule_never_applies_to_more_than_it_says() {
     assert!(target(bad).0.applied_to.is_empty());
 }
 
+/// By what the API server says of a Pod, not by a label that anybody may write.
+#[test]
+fn a_service_account_stands_for_the_pods_that_run_as_it() {
+    let mut index = Index::new();
+    let pod = |namespace: &str, name: &str, account: &str, ip: &str, labels: Value| -> k8s::Pod {
+        let metadata = json!({"namespace": namespace, "name": name, "labels": labels});
+        let spec = json!({"serviceAccountName": account, "nodeName": "n1"});
+        serde_json::from_value(
+            json!({"metadata": metadata, "spec": spec, "status": {"podIPs": [{"ip": ip}]}}),
+        )
+        .unwrap()
+    };
+    let forged = json!({"internal.antrea.io/service-account": "web"});
+    for pod in [
+        pod("shop", "web", "web", "10.0.0.1", Value::Null),
+        pod("shop", "other", "default", "10.0.0.2", forged),
+        pod("blog", "web", "web", "10.0.0.3", Value::Null),
+    ] {
+        index.apply_namespace(&serde_json::from_value(json!({"metadata": {"name": pod.namespace}})).unwrap());
+        index.apply_pod(&pod);
+    }
+    let account = |namespace: &str| json!({"serviceAccount": {"name": "web", "namespace": namespace}});
+    let spec = json!({
+        "priority": 5, "appliedTo": [account("shop")],
+        "ingress": [{"action": "Drop", "from": [account("blog")]}],
+    });
+    let (found, errors) = computed(&mut index, &policy("", spec.clone()));
+    assert_eq!(errors, Vec::<String>::new());
+    let targets = index.applied_to_group(&found.applied_to[0]).unwrap().members;
+    let names: Vec<_> = targets.iter().map(|pod| (&*pod.namespace, &*pod.name)).collect();
+    assert_eq!(names, [("shop", "web")]);
+    let peers = index.address_group(&found.rules[0].peer.address_groups[0]).unwrap().members;
+    assert_eq!(peers.iter().map(|member| &*member.pod.namespace).collect::<Vec<_>>(), ["blog"]);
+
+    let (found, errors) = computed(&mut index, &policy("blog", spec));
+    assert!(found.applied_to.is_empty() && found.rules.is_empty());
+    assert!(errors[0].contains("spec.appliedTo[0].serviceAccount.namespace: is for Cluster"), "{errors:?}");
+    let bad = json!({"action": "Drop", "to": [{"serviceAccount": {"name": "web"}}]});
+    let (found, errors) = computed(&mut index, &egress(json!([bad])));
+    assert!(found.rules.is_empty() && errors[0].contains("serviceAccount: needs name and"), "{errors:?}");
+}
+
 #[test]
 fn a_policy_whose_tier_is_away_keeps_denying_only() {
     let rules = json!([{"action": "Allow"}, {"action": "Pass"}, {"action": "Drop"}, {"action": "Reject"}]);

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.serviceAccount) && !has(self.service) && !has(self.nodeSelector) && !has(self.externalEntitySelector)")
-        .message("appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector and group"),
-    validation = Rule::new("has(self.group) != (has(self.podSelector) || has(self.namespaceSelector))")
-        .message("appliedTo: name a group, or Pods by podSelector and namespaceSelector")
+    validation = Rule::new("!has(self.service) && !has(self.nodeSelector) && !has(self.externalEntitySelector)")
+        .message("appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group"),
+    validation = Rule::new("[has(self.group), has(self.serviceAccount), has(self.podSelector) || has(self.namespaceSelector)].filter(x, x).size() == 1")
+        .message("appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector")
 )]
 pub struct AppliedTo {
     /// Pods with these labels: of the policy's namespace, or of all namespaces if the policy has none.
@@ -28,7 +28,7 @@ pub struct AppliedTo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub group: Option<String>,
-    /// Pods that run as this ServiceAccount. This version does not have it.
+    /// Pods that run as this ServiceAccount. In a policy of a namespace it is one of that namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<NamespacedName>,
     /// A Service of type NodePort, for what comes to it from outside. This version does not have it.
@@ -45,7 +45,8 @@ pub struct AppliedTo {
 #[x_kube(
     validation = Rule::new("!(has(self.podSelector) || has(self.namespaceSelector) || has(self.namespaces)) || !(has(self.ipBlock) || has(self.group) || has(self.fqdn) || has(self.serviceAccount) || has(self.nodeSelector) || has(self.externalEntitySelector))")
         .message("a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field"),
-    validation = Rule::new("!(has(self.ipBlock) && has(self.group))").message("ipBlock: excludes group"),
+    validation = Rule::new("[has(self.ipBlock), has(self.group), has(self.serviceAccount)].filter(x, x).size() <= 1")
+        .message("ipBlock, group and serviceAccount exclude each other"),
     validation = Rule::new("!(has(self.namespaces) && has(self.namespaceSelector))")
         .message("namespaces: excludes namespaceSelector")
 )]
@@ -74,7 +75,7 @@ pub struct Peer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub fqdn: Option<String>,
-    /// Pods that run as this ServiceAccount. This version does not enforce it.
+    /// Pods that run as this ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<NamespacedName>,
     /// Nodes with these labels. This version does not enforce it.

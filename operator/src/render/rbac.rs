@@ -131,6 +131,11 @@ fn antctl_rules() -> Vec<Value> {
         rule("system.antrea.io", &["controllerinfos"], read),
         rule("system.antrea.io", &["supportbundles"], &["get", "create", "delete"]),
         rule("system.antrea.io", &["supportbundles/download"], &["get"]),
+        rule(
+            "controlplane.antrea.io",
+            &["clustergroupmembers", "groupmembers", "groupassociations", "ipgroupassociations"],
+            &["get"],
+        ),
         // What verifies the controller's own API.
         named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
         // What agents are shown in place of their callers' own credentials.
@@ -178,7 +183,12 @@ fn controller_cluster_rules() -> Vec<Value> {
         ),
         rule(
             "crd.antrea.io",
-            &["clusternetworkpolicies/status", "networkpolicies/status"],
+            &[
+                "clusternetworkpolicies/status",
+                "networkpolicies/status",
+                "clustergroups/status",
+                "groups/status",
+            ],
             &["update", "patch"],
         ),
         rule("crd.antrea.io", &["tiers"], &["get", "list", "watch", "create", "update", "patch"]),

@@ -6,6 +6,7 @@
 
 pub mod evaluation;
 mod event;
+pub mod groups;
 mod salvage;
 mod table;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The index: what is known of the cluster, and what follows from it.
 
 mod drain;
+mod groups;
 mod matching;
 mod native;
 mod policy;
@@ -19,6 +20,7 @@ use std::{collections::BTreeSet, hash::Hash, sync::Arc};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use smallvec::SmallVec;
 
+pub use groups::{GroupMembers, GroupReference};
 pub use native::NativeView;
 pub use query::{AddressGroup, AppliedToGroup, Effective, NodeView, Peering, Selection, Sizes};
 use records::{ApplySet, Class, Group, Namespace, Node, Pod, Policy};

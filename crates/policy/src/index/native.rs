@@ -38,12 +38,14 @@ pub struct NativeView<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Natives {
     pub(super) tiers: BTreeMap<Box<str>, i64>,
-    pub(super) groups: BTreeMap<Key, crd::GroupSpec>,
+    pub(super) groups: BTreeMap<Key, crd::Group>,
     pub(super) policies: BTreeMap<Key, Entry>,
     /// To be computed before changes are handed out.
     dirty: BTreeSet<Key>,
     /// Computed since somebody asked.
     computed: BTreeSet<Key>,
+    /// Groups that came or changed since somebody asked.
+    groups_computed: BTreeSet<Key>,
 }
 
 fn key(namespace: &str, name: &str) -> Key {
@@ -111,15 +113,19 @@ impl Index {
     /// Takes in a ClusterGroup or Group that was added or changed.
     pub fn apply_group(&mut self, group: &crd::Group) {
         let key = key(&group.namespace, &group.name);
-        if self.natives.groups.get(&key) != Some(&group.spec) {
-            self.natives.groups.insert(key.clone(), group.spec.clone());
+        let known = self.natives.groups.insert(key.clone(), group.clone());
+        if known.as_ref().map(|known| &known.spec) != Some(&group.spec) {
             self.natives.mark(|entry| entry.uses.groups.contains(&key));
+        }
+        if known.is_none_or(|known| known.uid != group.uid) {
+            self.natives.groups_computed.insert(key);
         }
     }
 
     /// Takes in that a ClusterGroup (without a namespace) or Group is gone.
     pub fn delete_group(&mut self, namespace: &str, name: &str) {
         let key = key(namespace, name);
+        self.natives.groups_computed.remove(&key);
         if self.natives.groups.remove(&key).is_some() {
             self.natives.mark(|entry| entry.uses.groups.contains(&key));
         }
@@ -217,6 +223,23 @@ impl Index {
     /// Namespace (empty where there is none) and name of native policies that were computed since this was last asked.
     pub fn take_computed(&mut self) -> BTreeSet<(Box<str>, Box<str>)> {
         std::mem::take(&mut self.natives.computed)
+    }
+
+    /// Whether groups came since they were last asked for.
+    #[must_use]
+    pub fn has_new_groups(&self) -> bool {
+        !self.natives.groups_computed.is_empty()
+    }
+
+    /// Groups that came since this was last asked: namespace (empty for a ClusterGroup), name and UID. Their members are
+    /// known as soon as they are.
+    pub fn take_new_groups(&mut self) -> Vec<(Box<str>, Box<str>, Box<str>)> {
+        let new = std::mem::take(&mut self.natives.groups_computed).into_iter();
+        new.filter_map(|key| {
+            let uid = self.natives.groups.get(&key)?.uid.clone();
+            Some((key.0, key.1, uid))
+        })
+        .collect()
     }
 
     /// What `work` makes of what policies may refer to.

@@ -254,20 +254,6 @@ impl Index {
         Some(found)
     }
 
-    /// The AppliedToGroups and AddressGroups that select a Pod (`groupassociations`). None if the Pod is not
-    /// known.
-    #[must_use]
-    pub fn group_associations(&self, namespace: &str, pod: &str) -> Option<(Vec<GroupName>, Vec<GroupName>)> {
-        let groups = self.groups_of_pod(namespace, pod)?;
-        let names = |role: &dyn Fn(Id) -> bool| {
-            let mut names: Vec<_> =
-                groups.iter().filter(|g| role(**g)).map(|g| self.groups[*g].name.clone()).collect();
-            names.sort_unstable();
-            names
-        };
-        Some((names(&|g| self.is_applied_to_group(g)), names(&|g| self.is_address_group(g))))
-    }
-
     /// How many objects there are.
     #[must_use]
     pub fn sizes(&self) -> Sizes {

@@ -63,8 +63,8 @@ impl Index {
         let mut found = self.in_context(|context| native::group(group, context));
         if !group.spec.child_groups.is_empty() {
             let own = |key: &Key| *key.0 == *group.namespace;
-            let has = |spec: &crd::GroupSpec| spec.child_groups.contains(&group.name);
-            let parents = self.natives.groups.iter().filter(|(key, spec)| own(key) && has(spec));
+            let has = |known: &crd::Group| known.spec.child_groups.contains(&group.name);
+            let parents = self.natives.groups.iter().filter(|(key, known)| own(key) && has(known));
             let parents = some(parents.map(|(key, _)| &*key.1));
             if !parents.is_empty() {
                 let mut issues = Issues::new(PolicyError::object_of_group(group));

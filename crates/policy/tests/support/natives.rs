@@ -224,7 +224,7 @@ pub(crate) fn group_object(key: Key, group: &Group) -> crd::Group {
             ..Default::default()
         },
     };
-    crd::Group { namespace: key.0.into(), name: key.1.into(), spec }
+    crd::Group { namespace: key.0.into(), name: key.1.into(), uid: Box::default(), spec }
 }
 
 pub(crate) fn uid(key: Key, native: &Native) -> String {
@@ -373,4 +373,12 @@ fn members(world: &World, key: Key, name: &'static str, pods: &mut Vec<Selector>
         Some(group) => add(group),
         None => {}
     }
+}
+
+/// The Pods that are in a group, in order.
+pub(crate) fn pods_in(world: &World, key: Key) -> Vec<Key> {
+    let (mut selectors, mut blocks) = (vec![], vec![]);
+    members(world, key, key.1, &mut selectors, &mut blocks);
+    let found = selectors.iter().flat_map(|selector| super::oracle::pods(world, key, selector));
+    found.map(|(at, _)| *at).collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }

@@ -88,7 +88,7 @@ pub(crate) fn name(key: Key, (space, pods): &Selector) -> String {
     Uuid::new_v5(&namespace, parts.join(" And ").as_bytes()).to_string()
 }
 
-fn pods<'a>(world: &'a World, key: Key, selector: &Selector) -> Vec<(&'a Key, &'a Pod)> {
+pub(super) fn pods<'a>(world: &'a World, key: Key, selector: &Selector) -> Vec<(&'a Key, &'a Pod)> {
     let selected = |at: &Key, pod: &Pod| {
         let space = match &selector.0 {
             Space::Own => at.0 == key.0,
