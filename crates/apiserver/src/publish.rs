@@ -310,6 +310,7 @@ fn first_certificate(bundle: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::ClientTrust;
 
     #[test]
     fn a_renewed_bundle_holds_two_cas() {
@@ -319,5 +320,39 @@ mod tests {
         bundle.push_str(first_certificate(&old.ca));
         assert_eq!(cert::certificates("bundle", bundle.as_bytes()).unwrap().len(), 2);
         assert_eq!(first_certificate(&bundle), new.ca);
+    }
+
+    /// While the API server is away, so that nothing is published; which is no reason not to serve it.
+    #[tokio::test]
+    async fn a_certificate_of_ones_own_is_served_and_followed_and_a_bad_one_is_not() {
+        antrea_runtime::install_crypto_provider();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |cert: &ServingCert| {
+            for (name, text) in [("ca.crt", &cert.ca), ("tls.crt", &cert.cert), ("tls.key", &cert.key)] {
+                std::fs::write(folder.path().join(name), text).unwrap();
+            }
+        };
+        let [first, second] = ["a", "b"].map(|name| ServingCert::issue(name, &["a.b".to_owned()]).unwrap());
+        let manager = CertManager {
+            client: Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap(),
+            namespace: "n".to_owned(),
+            source: Source::Files(folder.path().into()),
+            config_map: "ca".to_owned(),
+            api_services: Vec::new(),
+            webhooks: Vec::new(),
+            manager: "m".to_owned(),
+        };
+        let error = manager.bootstrap().await.unwrap_err().to_string();
+        assert!(error.contains("ca.crt"), "{error}");
+        write(&first);
+        let tls = Tls::new(manager.bootstrap().await.unwrap(), ClientTrust::default()).unwrap();
+        assert_eq!(tls.cert(), first);
+        write(&second);
+        let error = manager.step(&tls).await.unwrap_err().to_string();
+        assert!(error.contains("ConfigMap n/ca"), "{error}");
+        assert_eq!(tls.cert(), second);
+        std::fs::write(folder.path().join("tls.key"), &first.key).unwrap();
+        assert!(manager.step(&tls).await.is_err(), "a key of another certificate");
+        assert_eq!(tls.cert(), second, "the last good one is served");
     }
 }

@@ -59,6 +59,11 @@ impl LabNode {
         self.dir.join("agent.log")
     }
 
+    /// host-local's records of the node's pods.
+    pub fn ipam_dir(&self) -> PathBuf {
+        self.dir.join("ipam").join("antrea")
+    }
+
     /// Removes a pod's namespace, attached or not.
     pub fn remove_netns(&mut self, netns: &str) {
         self.pods.retain(|known| known != netns);

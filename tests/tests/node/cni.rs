@@ -1,6 +1,7 @@
 //! The CNI contract: verbs, versions, concurrency, and nothing left behind.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use antrea_tests::lab::{Lab, Pod, sh};
 use antrea_tests::traces::Traces;
@@ -120,4 +121,40 @@ async fn adds_and_deletes_leave_the_host_as_it_was() {
 /// How often, 1000 unless `ANTREA_TEST_CHURN` says fewer: a machine in software takes its time.
 fn rounds() -> u32 {
     std::env::var("ANTREA_TEST_CHURN").map_or(1000, |text| text.parse().unwrap())
+}
+
+/// A power cut leaves files of host-local's empty or full of NULs. Nobody has these addresses, and they are freed.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_records_of_addresses_are_freed_and_stop_nothing() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::start(1, &[]).await;
+    let kept = lab.add_pod(0, "kept");
+    let folder = lab.nodes[0].ipam_dir();
+    let damage = |address: &str, record: &[u8]| {
+        let file = folder.join(address);
+        std::fs::write(&file, record).unwrap();
+        // What was written just now may be under way.
+        let opened = std::fs::File::options().write(true).open(&file).unwrap();
+        opened.set_modified(SystemTime::now() - Duration::from_secs(300)).unwrap();
+        file
+    };
+    let files = [damage("10.244.1.200", b""), damage("10.244.1.201", &[0; 70])];
+    // Also the record of an attachment that is here: its address must not go to another.
+    let own = damage(&kept.ip.to_string(), b"");
+    let gc = |lab: &Lab| {
+        let valid = json!([{"containerID": kept.container_id, "ifname": "eth0"}]);
+        let (output, text) =
+            lab.nodes[0].cni("GC", "", "", "1.1.0", Some(("cni.dev/valid-attachments", valid)));
+        assert!(output.status.success(), "{text}");
+    };
+    gc(&lab);
+    let there = |file: &std::path::PathBuf| file.exists();
+    assert!(!files.iter().any(there) && own.exists(), "by GC: {files:?}");
+    damage("10.244.1.202", &[0; 70]);
+    lab.nodes[0].kill_agent();
+    lab.start_agent(0);
+    lab.wait_ready(0).await;
+    assert!(!folder.join("10.244.1.202").exists() && own.exists(), "by the next agent");
+    let other = lab.add_pod(0, "other");
+    assert!(ping(&kept.netns, other.ip, 56, true));
 }

@@ -70,3 +70,24 @@ async fn peers_follow_node_objects() {
     let flows = lab.nodes[0].ofctl("dump-flows", &["--no-stats"]);
     assert!(!flows.contains("10.244.77.0/24"), "{flows}");
 }
+
+/// An address that is not here yet stands first in the Node's list, as a virtual one does that moves. The agent looks at the
+/// Node again for each try.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_comes_up_when_its_node_object_is_put_right() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(1, &[]).await;
+    let (name, right) = (lab.nodes[0].name.clone(), lab.nodes[0].ip);
+    lab.nodes[0].ip = Ipv4Addr::new(203, 0, 113, 77);
+    lab.publish_node(0);
+    lab.start_agent(0);
+    let told = lab.wait_unhealthy(0, "TransportInterfaceMissing").await;
+    println!("{name}: {told}");
+    assert!(told.contains("203.0.113.77"), "{told}");
+    lab.nodes[0].ip = right;
+    lab.publish_node(0);
+    let took = lab.wait_ready(0).await;
+    println!("ready {took:.1?} after the Node was put right");
+    let (a, b) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"));
+    assert!(ping(&a.netns, b.ip, 56, true));
+}
