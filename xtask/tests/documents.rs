@@ -84,3 +84,17 @@ fn names_and_links_are_found() {
     assert_eq!(named(text, &folders).collect::<Vec<_>>(), ["docs/a.md"]);
     assert_eq!(linked(text).collect::<Vec<_>>(), ["docs/b.md"]);
 }
+
+/// What git leaves of two versions that it could not put together.
+#[test]
+fn no_document_holds_two_versions_of_itself() -> Result<()> {
+    let mut checked = 0;
+    for document in documents()? {
+        let text = fs::read_to_string(&document)?;
+        let mark = text.lines().find(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+        ensure!(mark.is_none(), "{}: {}", document.display(), mark.unwrap_or_default());
+        checked += 1;
+    }
+    ensure!(checked > 10, "only {checked} documents");
+    Ok(())
+}
