@@ -67,6 +67,60 @@ native() {
 	wait_for 10 connects one "$TWO:8080" || fail 'Pass does not go past later Tiers'
 	ok 'Tiers decide in their order, Pass goes on to NetworkPolicies, and the status tells'
 	for policy in late early; do kubectl delete acnp "$policy" >/dev/null; done
+	rejects
+	by_account_and_group
+}
+
+is_told() { [[ $(in_pod one /agnhost connect "$TWO:8080" --timeout=3s 2>&1) == REFUSED* ]]; }
+
+# Between nodes, and through a Service: agnhost says REFUSED where it was told so, TIMEOUT where it heard nothing.
+rejects() {
+	acnp told application Reject >/dev/null
+	wait_for 10 is_told || fail "Reject is not told: $(in_pod one /agnhost connect "$TWO:8080" --timeout=3s 2>&1)"
+	left_gets || fail 'Reject keeps out others'
+	kubectl expose pod two --name=told --port=80 --target-port=8080 >/dev/null
+	wait_for 10 told_through_the_service || fail "Reject is not told through a Service: $(in_pod one /agnhost connect "$(service_address told):80" --timeout=3s 2>&1)"
+	kubectl delete service/told acnp/told >/dev/null
+	wait_for 10 connects one "$TWO:8080" || fail 'no connection after Reject'
+	ok 'Reject is told to the client, also through a Service'
+}
+
+service_address() { kubectl get service "$1" -o jsonpath='{.spec.clusterIP}'; }
+told_through_the_service() { [[ $(in_pod one /agnhost connect "$(service_address told):80" --timeout=3s 2>&1) == REFUSED* ]]; }
+
+group_is_computed() { [[ $(kubectl get clustergroup "$1" -o jsonpath='{.status.conditions[?(@.type=="GroupMembersComputed")].status}') == True ]]; }
+
+by_account_and_group() {
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: crd.antrea.io/v1beta1
+		kind: ClusterGroup
+		metadata: {name: ones}
+		spec: {podSelector: {matchLabels: {app: one}}}
+	END
+	wait_for 10 group_is_computed ones || fail "the group is not told to be computed: $(kubectl get clustergroup ones -o jsonpath='{.status}')"
+	kubectl get --raw /apis/controlplane.antrea.io/v1beta2/clustergroupmembers/ones |
+		jq -e '.totalMembers == 1 and .effectiveMembers[0].pod.name == "one"' >/dev/null || fail 'the group has other members'
+	kubectl get --raw /apis/controlplane.antrea.io/v1beta2/namespaces/default/groupassociations/one |
+		jq -e '[.associatedGroups[].name] == ["ones"]' >/dev/null || fail 'the Pod is in other groups'
+	kubectl create serviceaccount guest >/dev/null
+	pod visitor node1 'serviceAccountName: guest' <<-END
+		- {name: agnhost, image: $AGNHOST, imagePullPolicy: Never, command: [/agnhost, pause]}
+	END
+	kubectl wait --for=condition=Ready --timeout=60s pod/visitor >/dev/null || fail 'a Pod of an account is not Ready'
+	wait_for 10 connects visitor "$TWO:8080" || fail 'no connection before'
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: crd.antrea.io/v1beta1
+		kind: ClusterNetworkPolicy
+		metadata: {name: guests}
+		spec:
+		  priority: 5
+		  appliedTo: [{serviceAccount: {name: guest, namespace: default}}]
+		  egress: [{name: no, action: Drop, to: [{serviceAccount: {name: default, namespace: default}}]}]
+	END
+	wait_for 10 refused visitor "$TWO:8080" || fail 'a policy by ServiceAccount does not hold'
+	quietly connects one "$TWO:8080" || fail 'a policy by ServiceAccount holds for others'
+	kubectl delete acnp/guests clustergroup/ones pod/visitor serviceaccount/guest --wait=false >/dev/null
+	ok 'groups tell their members, and ServiceAccounts stand for their Pods'
 }
 
 has_no_webhooks() { [[ -z $(kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations -l served-by=antrea-controller -o name) ]]; }
