@@ -81,6 +81,7 @@ mod tests {
         ("code", "HTTP status"),
         ("ip_family", "v4, v6"),
         ("kind", "kinds of managed objects"),
+        ("meter_id", "meters that the agent makes, one for each kind of packet that comes up"),
         ("operation", "add, modify, delete"),
         ("reason", "why a span was dropped, why a connection ended"),
         ("resource", "the served resources, anything else is other"),
