@@ -152,7 +152,7 @@ fn systems(nodes: &[Node]) -> Finding {
             let mut kernels: Vec<String> = nodes.iter().map(|node| info(node).kernel_version).collect();
             kernels.sort();
             kernels.dedup();
-            (Verdict::Ok, format!("{} Nodes; Linux {}", nodes.len(), kernels.join(", ")))
+            (Verdict::Ok, format!("Linux {} on {}", kernels.join(", "), nodes.len()))
         }
     };
     Finding { check, verdict, detail }
@@ -225,7 +225,7 @@ fn controller(nodes: &[Node]) -> Finding {
                           spec.controller.tolerations adds some";
             (Verdict::Failed, detail.to_owned())
         }
-        count => (Verdict::Ok, format!("{count} of {} Nodes take it", nodes.len())),
+        count => (Verdict::Ok, format!("{count} of {} Nodes", nodes.len())),
     };
     Finding { check: "place for the controller", verdict, detail }
 }

@@ -50,6 +50,44 @@ antctl() {
 	ok 'antctl in the containers of agent and controller shows what they have'
 }
 
+# outside ARGUMENT...: antctl on this machine, which is no node, as whoever $access is the kubeconfig of.
+outside() { "$antctl" --kubeconfig "$access" "$@"; }
+
+# has_no_secret ARCHIVE: no private key and no token is in any of its files.
+has_no_secret() { ! tar -xzOf "$1" | grep -aqE 'PRIVATE KEY-----|eyJ[A-Za-z0-9_-]+[.]eyJ'; }
+
+# The administrator has a client certificate; the viewer has a token, which no agent gets to see.
+antctl_outside() {
+	local antctl access=$KUBECONFIG_PATH folder name
+	antctl=$(project_binaries)/antctl
+	folder=$(mktemp -d)
+	kubectl create serviceaccount viewer >/dev/null
+	kubectl create clusterrolebinding viewer --clusterrole=antctl --serviceaccount=default:viewer >/dev/null
+	kubectl config view --raw -o json |
+		jq --arg token "$(kubectl create token viewer)" '.users[].user = {token: $token}' >"$folder/viewer"
+	for access in "$KUBECONFIG_PATH" "$folder/viewer"; do
+		shows "$ONE" outside get podinterface one -n default --node node1
+		shows 'Classifier' outside get ovsflows --table-names-only --node node2
+		shows 'node1 [0-9]+.*node2 [0-9]+' outside log-level --node node1,node2
+	done
+	ok 'antctl asks the agents of both nodes from elsewhere, with a certificate and with a token'
+	access=$KUBECONFIG_PATH
+	shows 'Kubernetes version +ok' outside check cluster
+	shows "$folder" outside supportbundle -d "$folder/bundles" 2>/dev/null
+	for name in agent_node1 agent_node2 controller; do
+		has_no_secret "$folder/bundles/$name.tar.gz" || fail "there is a secret in the support bundle $name"
+		[[ $(tar -tzf "$folder/bundles/$name.tar.gz") == *networkpolicies* ]] || fail "the support bundle $name has no policies"
+	done
+	[[ $(tar -xzOf "$folder/bundles/agent_node1.tar.gz" ovsdb flows) == *"$ONE"* ]] || fail 'Pod one is not in the support bundle of node1'
+	kubectl get --raw /apis/system.antrea.io/v1beta1/controllerinfos/antrea-controller | jq -e .connectedAgentNum >/dev/null ||
+		fail 'the controller does not show its state as controllerinfos'
+	figure "support bundle of a node: $(stat -c %s "$folder/bundles/agent_node1.tar.gz") octets"
+	kubectl delete clusterrolebinding viewer >/dev/null
+	kubectl delete serviceaccount viewer >/dev/null
+	rm -r "$folder"
+	ok 'a support bundle of two nodes is whole and has no token or key'
+}
+
 # antctl says a level as klog does: 0 is Info, 4 is Debug.
 levels_are() { [[ $(in_agent log-level) == "$1" && $(in_controller log-level) == "$1" ]]; }
 
@@ -140,6 +178,7 @@ controller_status() {
 
 settings() {
 	antctl
+	antctl_outside
 	log_level
 	controller_status
 	no_encapsulation

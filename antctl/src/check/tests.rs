@@ -52,7 +52,7 @@ fn nodes_are_looked_at_one_by_one() {
     let (a, b) =
         (node("a", plain), node("b", |node| node["status"]["nodeInfo"]["kernelVersion"] = "6.1".into()));
     let both = [a.clone(), b];
-    is(systems(&both), Verdict::Ok, "2 Nodes; Linux 6.1, 6.12.1");
+    is(systems(&both), Verdict::Ok, "Linux 6.1, 6.12.1 on 2");
     is(readiness(&both), Verdict::Ok, "all are ready");
     is(pod_cidrs(&both), Verdict::Ok, "every");
     is(controller(&both), Verdict::Ok, "2 of 2");
@@ -130,10 +130,10 @@ async fn findings_are_a_table_and_a_failure_is_one() {
         text,
         "CHECK                      VERDICT   DETAIL\n\
          Kubernetes version         ok        v1.34.4\n\
-         operating systems          ok        1 Nodes; Linux 6.12.1\n\
+         operating systems          ok        Linux 6.12.1 on 1\n\
          Nodes                      ok        all are ready\n\
          Pod CIDRs                  ok        every Node has one\n\
-         place for the controller   ok        1 of 1 Nodes take it\n\
+         place for the controller   ok        1 of 1 Nodes\n\
          other networks             ok        none yet\n\
          Services                   ok        kube-proxy\n"
     );

@@ -18,6 +18,8 @@ struct Patterns {
     token: Regex,
     /// A credential of HTTP after its scheme.
     credential: Regex,
+    /// Name and password in a URL.
+    url: Regex,
     /// A name that means a secret, what separates it, and the value.
     named: Regex,
 }
@@ -33,7 +35,7 @@ static PATTERNS: LazyLock<Option<Patterns>> = LazyLock::new(|| {
         r"(?:null|true|false)[ \t]*(?:[,}\]\n]|\z)",
     ]
     .join("|");
-    let name = r"[A-Za-z0-9_.\-]*(?:password|passwd|passphrase|secret|token|psk|private[_-]?key|api[_-]?key|access[_-]?key|key-data)";
+    let name = r"[A-Za-z0-9_.\-]*(?:password|passwd|passphrase|secret|token|psk|private[_-]?key|api[_-]?key|access[_-]?key|key-data|authorization)";
     let named = format!(
         r#"(?i)({name}\\?["']?)(?:(\s*=\s*|:\s*)({value})|(\s*=\s*|:)([^\s,;}}\]"'\\]+)|(:[ \t]+)([^\s"'\\][^\n]*))"#
     );
@@ -44,16 +46,18 @@ static PATTERNS: LazyLock<Option<Patterns>> = LazyLock::new(|| {
         .ok()?,
         token: Regex::new(r"\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*").ok()?,
         credential: Regex::new(r"(?i)\b(bearer|basic)([ :=]+|%20)[A-Za-z0-9+/=._~-]{12,}").ok()?,
+        url: Regex::new(r"://[^\s/@:]*:[^\s/@]+@").ok()?,
         named: Regex::new(&named).ok()?,
     })
 });
 
 /// The text without secrets. What only looks like one goes too.
 pub fn redact(text: &str) -> Cow<'_, str> {
-    let Some(Patterns { key, token, credential, named }) = &*PATTERNS else { return WITHHELD.into() };
+    let Some(Patterns { key, token, credential, url, named }) = &*PATTERNS else { return WITHHELD.into() };
     let text = replace(text.into(), key, |found| format!("-----{}: {REDACTED}-----", &found[1]));
     let text = replace(text, token, |_| REDACTED.to_owned());
     let text = replace(text, credential, |found| format!("{}{}{REDACTED}", &found[1], &found[2]));
+    let text = replace(text, url, |_| format!("://{REDACTED}@"));
     replace(text, named, |found| {
         let part = |number| found.get(number).map(|part| part.as_str());
         let (between, value) = [(2, 3), (4, 5), (6, 7)]
@@ -100,6 +104,8 @@ mod tests {
             "client-key-data: S3CRET",
             "privateKey:S3CRET",
             "private_key = 'S3CRET S3CRET'",
+            "otlpEndpoint: https://user:S3CRET@collector:4317",
+            "authorization: S3CRET",
             "{\"token\": null, \"password\": \"S3CRET\"}",
             "password: true S3CRET",
             "aws_secret_access_key: S3CRET",
@@ -120,6 +126,7 @@ mod tests {
             "type=gre, options:key=flow, external_ids:pod-name=web",
             "priority=200,ip,reg0=0x1/0xf actions=ct(commit,table=Output,zone=65520)",
             "the token is of another agent",
+            "authorization failed; see https://[fd00::1]:6443/apis and http://10.0.0.1:80/a@b",
             "-A ANTREA-FORWARD -i antrea-gw0 -m comment --comment \"Antrea: accept\" -j ACCEPT",
         ] {
             assert_eq!(redact(text), text);
