@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::config::AuditLogging;
 
@@ -41,7 +42,7 @@ impl LogFile {
     /// Writes lines, each with its end.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         let length = text.len() as u64;
-        if self.size > 0 && self.size + length > self.limits.max_size * MEGABYTE {
+        if self.size > 0 && self.size + length > self.limits.max_size.max(1) * MEGABYTE {
             self.set_aside()?;
         }
         self.file.write_all(text.as_bytes())?;
@@ -74,8 +75,11 @@ fn prefix(path: &Path) -> String {
     format!("{}-", path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// Removes what is too old or too many, and compresses what is not yet.
+/// Removes what is too old or too many, and compresses what is not yet. One at a time, for two would each miss what the
+/// other has taken away.
 fn tidy(path: &Path, limits: AuditLogging, now: SystemTime) -> io::Result<()> {
+    static TIDYING: Mutex<()> = Mutex::new(());
+    let _one = TIDYING.lock();
     let mut old = Vec::new();
     for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
         let entry = entry?;
