@@ -11,8 +11,8 @@ use std::{
 
 use antrea_api::features;
 use antrea_crds::installation::{
-    AntreaInstallationSpec, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel, ProxyMode,
-    PullPolicy, Resources, TlsVersion, Toleration, Tracing, TrafficEncapMode, TunnelType,
+    AntreaInstallationSpec, AuditLogging, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel,
+    ProxyMode, PullPolicy, Resources, TlsVersion, Toleration, Tracing, TrafficEncapMode, TunnelType,
 };
 use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
@@ -95,6 +95,8 @@ pub struct Effective {
     pub api_server: Option<String>,
     /// Form of log lines.
     pub log_format: LogFormat,
+    /// Limits of the audit log of policies; none: the agents' own.
+    pub audit_logging: Option<AuditLogging>,
     /// Where spans go, with its share; none: nowhere.
     pub tracing: Option<Tracing>,
     /// How agents and controller serve TLS.
@@ -253,6 +255,12 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         gateway,
         api_server: spec.kube_api_server_override.clone().or_else(|| facts.api_server.clone()),
         log_format: spec.log_format.unwrap_or(LogFormat::Text),
+        audit_logging: spec.audit_logging.as_ref().map(|limits| AuditLogging {
+            max_size: Some(limits.max_size.unwrap_or(500)),
+            max_backups: Some(limits.max_backups.unwrap_or(3)),
+            max_age: Some(limits.max_age.unwrap_or(28)),
+            compress: Some(limits.compress.unwrap_or(true)),
+        }),
         tracing: spec.tracing.clone().map(|tracing| Tracing {
             sampling_percent: Some(tracing.sampling_percent.unwrap_or(100)),
             ..tracing

@@ -9,6 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+mod audit;
 mod gates;
 mod images;
 mod monitoring;
@@ -19,6 +20,7 @@ mod tls;
 mod tracing;
 mod workloads;
 
+pub use audit::AuditLogging;
 pub use gates::{IMPLEMENTED_GATES, KNOWN_GATES};
 pub use images::{ImageOverride, Images, PullPolicy, PullSecret};
 pub use monitoring::Monitoring;
@@ -215,6 +217,10 @@ pub struct AntreaInstallationSpec {
     /// TLS on the ports of agents and controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSettings>,
+
+    /// Limits of the audit log of policies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_logging: Option<AuditLogging>,
 
     /// Export of traces; absent (default): none are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -83,6 +83,7 @@ impl Effective {
                 cipher_suites: self.tls.cipher_suites.clone(),
                 controller_certificate_secret: self.tls.controller_secret.clone(),
             }),
+            audit_logging: self.audit_logging.clone(),
             tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
             proxy: Some(Proxy { mode: Some(self.proxy) }),

@@ -113,6 +113,7 @@ fn agent(config: &Effective) -> Value {
     let pods: Vec<String> = config.pod_cidrs.iter().map(IpNet::to_string).collect();
     set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
     set("featureGates", Some(gates(config, Component::Agent)));
+    set("auditLogging", audit_logging(config));
     set("tracing", tracing(config));
     set("tlsMinVersion", tls_min_version(config));
     set("tlsCipherSuites", tls_cipher_suites(config));
@@ -140,6 +141,11 @@ fn controller(config: &Effective) -> Value {
         }
     }
     conf
+}
+
+/// As agents read it: the spec's own form.
+fn audit_logging(config: &Effective) -> Option<Value> {
+    config.audit_logging.as_ref().map(|limits| serde_json::to_value(limits).expect("limits must be JSON"))
 }
 
 /// As both components read it: the spec's own form.
