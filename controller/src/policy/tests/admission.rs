@@ -237,7 +237,7 @@ async fn nobody_is_answered_before_the_cluster_is_known_or_beyond_bounds() {
     assert_eq!(ask(&cluster.app, "/validate/acnp", &huge, [192, 0, 2, 1]).await.0, 400);
     // Bodies that do not come hold places of their sender alone.
     let mut waiting = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..64 {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri("/validate/acnp")
@@ -249,16 +249,25 @@ async fn nobody_is_answered_before_the_cluster_is_known_or_beyond_bounds() {
         request.extensions_mut().insert(SocketAddr::from(([192, 0, 2, 66], 4000)));
         waiting.push(tokio::spawn(cluster.app.clone().oneshot(request)));
     }
-    for _ in 0..100 {
-        if ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0 == 503 {
+    // They are waited for 3 s, which is little for a busy machine: one refusal is enough. There are more than there are
+    // places, for this question may have one of them when the last comes.
+    let mut refused = false;
+    for _ in 0..500 {
+        refused = ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0 == 503;
+        if refused {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0, 503);
+    assert!(refused, "a question of an address that has all its places");
     assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 1]).await.0, 200);
+    let mut held = 0;
     for task in waiting {
-        assert_eq!(task.await.unwrap().unwrap().status(), 400);
+        match task.await.unwrap().unwrap().status().as_u16() {
+            400 => held += 1,
+            status => assert_eq!(status, 503),
+        }
     }
+    assert!((1..=16).contains(&held), "{held} of one address");
     assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0, 200);
 }
