@@ -252,9 +252,12 @@ fn add(state: &mut State, world: &World, key: Key, head: Head, applied_to: &[Sel
         key.1,
         names(applied_to)
     );
+    // By the annotation of the namespace, which stands on every other one (see `world`); of native rules none asks for it.
+    let is_annotated = world.namespaces.get(key.0).is_some_and(|labels| labels.len() % 2 == 1);
+    let logs = kind == "K8sNetworkPolicy" && is_annotated;
     for rule in rules {
         text += &format!(
-            "\n  {} {} {} from/to [{}] [{}] port {:?} for [{}]",
+            "\n  {} {} {} log {logs} from/to [{}] [{}] port {:?} for [{}]",
             if rule.ingress { "In" } else { "Out" },
             rule.action,
             rule.priority,
