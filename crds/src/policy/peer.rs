@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("!has(self.service) && !has(self.nodeSelector) && !has(self.externalEntitySelector)")
         .message("appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group"),
-    validation = Rule::new("[has(self.group), has(self.serviceAccount), has(self.podSelector) || has(self.namespaceSelector)].filter(x, x).size() == 1")
+    validation = Rule::new("has(self.group) ? !has(self.serviceAccount) && !has(self.podSelector) && !has(self.namespaceSelector) : has(self.serviceAccount) != (has(self.podSelector) || has(self.namespaceSelector))")
         .message("appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector")
 )]
 pub struct AppliedTo {
@@ -45,7 +45,7 @@ pub struct AppliedTo {
 #[x_kube(
     validation = Rule::new("!(has(self.podSelector) || has(self.namespaceSelector) || has(self.namespaces)) || !(has(self.ipBlock) || has(self.group) || has(self.fqdn) || has(self.serviceAccount) || has(self.nodeSelector) || has(self.externalEntitySelector))")
         .message("a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field"),
-    validation = Rule::new("[has(self.ipBlock), has(self.group), has(self.serviceAccount)].filter(x, x).size() <= 1")
+    validation = Rule::new("has(self.serviceAccount) ? !has(self.ipBlock) && !has(self.group) : !(has(self.ipBlock) && has(self.group))")
         .message("ipBlock, group and serviceAccount exclude each other"),
     validation = Rule::new("!(has(self.namespaces) && has(self.namespaceSelector))")
         .message("namespaces: excludes namespaceSelector")
