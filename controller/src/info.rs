@@ -26,7 +26,7 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 const COUNTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Numbers that the object shows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Computed NetworkPolicies.
     pub network_policies: usize,
@@ -36,6 +36,8 @@ pub struct Counts {
     pub applied_to_groups: usize,
     /// Agents with an open watch.
     pub connected_agents: usize,
+    /// NetworkPolicies that are in force without a part, and what is wrong with them; empty if there are none.
+    pub invalid_policies: String,
 }
 
 /// What the object is made of.
@@ -80,10 +82,10 @@ impl Facts {
     /// # Errors
     /// It has no form in JSON.
     pub fn now(&self) -> serde_json::Result<Value> {
-        self.with(*self.counts.borrow())
+        self.with(&self.counts.borrow())
     }
 
-    fn with(&self, counts: Counts) -> serde_json::Result<Value> {
+    fn with(&self, counts: &Counts) -> serde_json::Result<Value> {
         compose(&self.base, counts, &self.health.pending(), Time(jiff::Timestamp::now()))
     }
 }
@@ -100,8 +102,8 @@ impl Publisher {
         let mut backoff = Backoff::new(Duration::from_secs(1), RETRY);
         loop {
             changes.mark_unchanged();
-            let counts = *self.facts.counts.borrow_and_update();
-            let pause = match self.write(counts).await {
+            let counts = self.facts.counts.borrow_and_update().clone();
+            let pause = match self.write(&counts).await {
                 Ok(()) => {
                     backoff.reset();
                     HEARTBEAT
@@ -130,7 +132,7 @@ impl Publisher {
         }
     }
 
-    async fn write(&self, counts: Counts) -> kube::Result<()> {
+    async fn write(&self, counts: &Counts) -> kube::Result<()> {
         let info = self.facts.with(counts).map_err(kube::Error::SerdeError)?;
         // Applied, so that the object is made when it is missing and foreign labels stay.
         let params = PatchParams::apply(MANAGER).force();
@@ -141,7 +143,7 @@ impl Publisher {
 /// The object for these inputs.
 fn compose(
     base: &ControllerInfo,
-    counts: Counts,
+    counts: &Counts,
     problems: &[(String, String)],
     now: Time,
 ) -> serde_json::Result<Value> {
@@ -159,14 +161,20 @@ fn compose(
             ("False", camel_case(first), list.join("; "))
         }
     };
-    let mut spec = base.clone();
-    spec.controller_conditions = vec![ControllerCondition {
-        type_: ControllerConditionType::ControllerHealthy,
+    let condition = |type_, status: &str, reason: String, message: String| ControllerCondition {
+        type_,
         status: status.to_owned(),
-        last_heartbeat_time: Some(now),
+        last_heartbeat_time: Some(now.clone()),
         reason,
         message,
-    }];
+    };
+    let invalid = &counts.invalid_policies;
+    let (valid, cause) = if invalid.is_empty() { ("True", "") } else { ("False", "InvalidPolicy") };
+    let mut spec = base.clone();
+    spec.controller_conditions = vec![
+        condition(ControllerConditionType::ControllerHealthy, status, reason, message),
+        condition(ControllerConditionType::NetworkPoliciesValid, valid, cause.to_owned(), invalid.clone()),
+    ];
     let mut info = serde_json::to_value(AntreaControllerInfo::new(CONTROLLER_INFO_NAME, spec))?;
     // Zeros have to be told: a field that was applied and is then left out is taken away, and of an object
     // that loses all of its fields the API server makes a null, which it then refuses.
@@ -198,21 +206,28 @@ mod tests {
         let base = ControllerInfo { version: "v1".into(), api_port: 10349, ..ControllerInfo::default() };
         let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let counts = Counts { network_policies: 3, connected_agents: 2, ..Counts::default() };
-        let well = compose(&base, counts, &[], now.clone()).unwrap();
+        let well = compose(&base, &counts, &[], now.clone()).unwrap();
         assert_eq!(well["metadata"]["name"], "antrea-controller");
         assert_eq!(well["connectedAgentNum"], 2);
         let numbers = json!({ "networkPolicyNum": 3, "addressGroupNum": 0, "appliedToGroupNum": 0 });
         assert_eq!(well["networkPolicyControllerInfo"], numbers, "zeros are told");
-        assert_eq!(well["controllerConditions"][0]["status"], "True");
+        for condition in [0, 1] {
+            assert_eq!(well["controllerConditions"][condition]["status"], "True");
+        }
         // What is sent is what the type says.
         assert!(serde_json::from_value::<AntreaControllerInfo>(well).is_ok());
 
         let problems =
             [("pod watch".to_owned(), "403 forbidden".to_owned()), ("certificate".to_owned(), String::new())];
-        let ill = compose(&base, counts, &problems, now).unwrap();
+        let counts = Counts { invalid_policies: "shop/web: spec.ingress[0]: too much".into(), ..counts };
+        let ill = compose(&base, &counts, &problems, now).unwrap();
         let condition = &ill["controllerConditions"][0];
         assert_eq!(condition["status"], "False");
         assert_eq!(condition["reason"], "PodWatch");
         assert_eq!(condition["message"], "pod watch: 403 forbidden; certificate");
+        let condition = &ill["controllerConditions"][1];
+        assert_eq!(condition["type"], ControllerConditionType::NetworkPoliciesValid.name());
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("InvalidPolicy")));
+        assert_eq!(condition["message"], "shop/web: spec.ingress[0]: too much");
     }
 }

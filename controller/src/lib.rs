@@ -213,7 +213,11 @@ pub async fn run(
 async fn count(hub: Arc<policy::PolicyHub>, counts: watch::Sender<info::Counts>) {
     loop {
         let now = policy::counts(&hub);
-        counts.send_if_modified(|last| std::mem::replace(last, now) != now);
+        counts.send_if_modified(|last| {
+            let changed = *last != now;
+            *last = now;
+            changed
+        });
         tokio::time::sleep(COUNT_EVERY).await;
     }
 }

@@ -318,4 +318,16 @@ pub struct ControllerCondition {
 pub enum ControllerConditionType {
     /// The controller does all of its work.
     ControllerHealthy,
+    /// Every NetworkPolicy is in force whole. The message names those that are not; who wrote one finds an Event of it.
+    NetworkPoliciesValid,
+}
+
+impl ControllerConditionType {
+    /// As in the object.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ControllerHealthy => "ControllerHealthy",
+            Self::NetworkPoliciesValid => "NetworkPoliciesValid",
+        }
+    }
 }

@@ -19,8 +19,8 @@ use kube::{
 };
 
 use super::{
-    PolicyHub,
-    mistakes::Mistakes,
+    PolicyHub, State,
+    mistakes::{Mistakes, Partial},
     native::{ClusterGroup, ClusterPolicy, NamespacedGroup, NamespacedPolicy},
     source::{Source, Watched},
     trace::Batch,
@@ -111,8 +111,12 @@ pub(super) trait Input: Source {
     fn delete(key: &Key, index: &mut Index);
     /// Takes in all that there are: `objects`, and those of `kept` as they are known.
     fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError>;
-    /// Tells what cannot be honoured of these objects.
-    fn tell(_: &[&Self], _: Vec<PolicyError>, _: &Mistakes) {}
+    /// Notes and tells what cannot be honoured of these objects.
+    fn tell(_: &[&Self], _: Vec<PolicyError>, _: &mut Partial, _: &Mistakes) {}
+    /// Notes that an object is gone.
+    fn gone(_: &Key, _: &mut Partial) {}
+    /// Notes that a complete list came, in which of these alone nothing new is known.
+    fn only(_: &[Key], _: &mut Partial) {}
 }
 
 pub(super) fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
@@ -182,16 +186,26 @@ impl Input for k8s::NetworkPolicy {
         index.reset_network_policies(objects.iter().copied(), borrowed(kept))
     }
 
-    fn tell(objects: &[&Self], errors: Vec<PolicyError>, mistakes: &Mistakes) {
+    fn gone(key: &Key, partial: &mut Partial) {
+        partial.remove(key);
+    }
+
+    fn only(kept: &[Key], partial: &mut Partial) {
+        partial.keep(kept);
+    }
+
+    fn tell(objects: &[&Self], errors: Vec<PolicyError>, partial: &mut Partial, mistakes: &Mistakes) {
         let mut of_object: HashMap<Box<str>, Vec<PolicyError>> = HashMap::new();
         for error in errors {
             of_object.entry(error.object.clone()).or_default().push(error);
         }
-        if of_object.is_empty() {
+        if of_object.is_empty() && partial.len() == 0 {
             return;
         }
         for policy in objects {
-            if let Some(errors) = of_object.remove(&*PolicyError::object_of(policy)) {
+            let errors = of_object.remove(&*PolicyError::object_of(policy)).unwrap_or_default();
+            partial.set(policy, &errors);
+            if !errors.is_empty() {
                 mistakes.tell(policy, &errors);
             }
         }
@@ -400,16 +414,20 @@ fn take_in<T: Input>(
                 match change {
                     Change::Apply(arrived) => {
                         if let Some((object, errors)) = arrived.apply(&mut state.index) {
-                            T::tell(&[object], errors, mistakes);
+                            T::tell(&[object], errors, &mut state.partial, mistakes);
                         }
                     }
-                    Change::Delete(key) => T::delete(key, &mut state.index),
+                    Change::Delete(key) => {
+                        T::delete(key, &mut state.index);
+                        T::gone(key, &mut state.partial);
+                    }
                     Change::Reset(all) => {
-                        reset(all, &mut state.index, mistakes);
+                        reset(all, state, mistakes);
                         state.synced |= 1 << T::FEED as u8;
                     }
                 }
             }
+            state.metrics.invalid.set(i64::try_from(state.partial.len()).unwrap_or(i64::MAX));
         });
     };
     // A full list of a large cluster takes longer than a runtime thread may be kept.
@@ -421,17 +439,18 @@ fn take_in<T: Input>(
     complete
 }
 
-fn reset<T: Input>(all: &[Arrived<T>], index: &mut Index, mistakes: &Mistakes) {
+fn reset<T: Input>(all: &[Arrived<T>], state: &mut State, mistakes: &Mistakes) {
     let (mut objects, mut kept) = (Vec::with_capacity(all.len()), Vec::new());
     for arrived in all {
         match arrived {
             Arrived::Decoded(_, object) => objects.push(object),
-            Arrived::Undecoded(key, _) if T::is_known(key, index) => kept.push(key.clone()),
+            Arrived::Undecoded(key, _) if T::is_known(key, &state.index) => kept.push(key.clone()),
             Arrived::Undecoded(_, salvaged) => objects.extend(salvaged),
         }
     }
-    let errors = T::reset(&objects, &kept, index);
-    T::tell(&objects, errors, mistakes);
+    let errors = T::reset(&objects, &kept, &mut state.index);
+    T::only(&kept, &mut state.partial);
+    T::tell(&objects, errors, &mut state.partial, mistakes);
 }
 
 enum Change<T> {

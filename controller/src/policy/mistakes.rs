@@ -1,6 +1,8 @@
-//! What of a NetworkPolicy cannot be honoured, told to whoever wrote it: in the log, and as an Event of the object.
+//! What of a NetworkPolicy cannot be honoured, told to whoever wrote it: in the log, as an Event of the object, and
+//! for as long as it is so by the condition NetworkPoliciesValid of AntreaControllerInfo.
 
 use std::{
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -14,6 +16,8 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::mpsc;
 
+use super::undecoded::{self, Key};
+
 /// Policies whose Events wait to be written. Of more, as after a start in a cluster full of mistakes, only the log tells.
 const WAITING: usize = 256;
 /// Pause between two Events: nobody waits for them, and the API server has other things to do.
@@ -22,6 +26,58 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MAX_NOTE: usize = 1024;
 /// Longest part of an Event's name that is the policy's.
 const MAX_NAME: usize = 200;
+/// Longest text that is kept of a policy, in octets: a tenant chooses how many policies there are and how wrong.
+const MAX_KEPT: usize = 256;
+/// Policies that the condition names; of the others it tells the number.
+const NAMED: usize = 3;
+
+/// The policies that are in force without a part.
+#[derive(Debug, Default)]
+pub(super) struct Partial(BTreeMap<Key, String>);
+
+impl Partial {
+    /// A policy is in force, with what is wrong with it.
+    pub(super) fn set(&mut self, policy: &NetworkPolicy, errors: &[PolicyError]) {
+        let key = (policy.namespace.to_string(), policy.name.to_string());
+        if errors.is_empty() {
+            self.0.remove(&key);
+        } else {
+            let mut text = joined(errors);
+            text.truncate(text.floor_char_boundary(MAX_KEPT));
+            self.0.insert(key, text);
+        }
+    }
+
+    /// A policy is gone.
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// Forgets all but these, of which nothing new is known.
+    pub(super) fn keep(&mut self, kept: &[Key]) {
+        let known = kept.iter().filter_map(|key| self.0.remove_entry(key)).collect();
+        self.0 = known;
+    }
+
+    /// Number of policies.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The first of them by name and what is wrong, and how many there are besides; empty if all are whole.
+    pub(super) fn message(&self) -> String {
+        let named = self.0.iter().take(NAMED).map(|(key, text)| format!("{}: {text}", undecoded::text(key)));
+        let more = self.0.len().saturating_sub(NAMED);
+        named.chain((more > 0).then(|| format!("{more} more"))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What is wrong, each with its field.
+fn joined(errors: &[PolicyError]) -> String {
+    let texts: Vec<String> =
+        errors.iter().map(|error| format!("{}: {}", error.path, error.problem)).collect();
+    texts.join("; ")
+}
 
 /// A policy and what is wrong with it.
 #[derive(Debug)]
@@ -46,9 +102,7 @@ pub fn channel() -> (Mistakes, mpsc::Receiver<Mistaken>) {
 impl Mistakes {
     /// Tells what is wrong with a policy.
     pub(super) fn tell(&self, policy: &NetworkPolicy, errors: &[PolicyError]) {
-        let texts: Vec<String> =
-            errors.iter().map(|error| format!("{}: {}", error.path, error.problem)).collect();
-        let errors = texts.join("; ");
+        let errors = joined(errors);
         tracing::warn!(namespace = %policy.namespace, name = %policy.name, errors, "a part of the policy is unusable");
         let mistaken = Mistaken {
             namespace: policy.namespace.to_string(),

@@ -70,6 +70,7 @@ pub struct State {
     /// AddressGroups that are being sent to somebody, so that a thousand agents that list at once share
     /// one copy.
     whole: Whole,
+    partial: mistakes::Partial,
     realization: realization::Realization,
     stale: native::Stale,
     statistics: statistics::Statistics,
@@ -91,6 +92,7 @@ impl State {
             address_groups: sizes.address_groups,
             applied_to_groups: sizes.applied_to_groups,
             connected_agents: routes.nodes(NetworkPolicies::NUMBER),
+            invalid_policies: self.partial.message(),
         }
     }
 }
@@ -102,6 +104,7 @@ pub fn hub(metrics: PolicyMetrics, tracer: Tracer) -> Arc<PolicyHub> {
         synced: 0,
         wanted: Feed::bits(&Feed::KUBERNETES),
         whole: Whole::new(),
+        partial: mistakes::Partial::default(),
         realization: realization::Realization::default(),
         stale: native::Stale::default(),
         statistics: statistics::Statistics::default(),
@@ -139,6 +142,8 @@ pub struct PolicyMetrics {
     queues: [IntGauge; METRICS.len()],
     /// In the order of [`Feed`].
     undecodable: [IntGauge; Feed::COUNT],
+    /// NetworkPolicies in force without a part.
+    invalid: IntGauge,
     /// Pods whose addresses agents told: believed, refused.
     addresses: [IntCounter; 2],
 }
@@ -168,6 +173,10 @@ impl PolicyMetrics {
             &["resource"],
         )?;
         let undecodable = Feed::ALL.map(|feed| undecodable.with_label_values(&[feed.resource()]));
+        let invalid = metrics.gauge(
+            "antrea_controller_invalid_network_policies",
+            "Kubernetes NetworkPolicies of which a part cannot be honoured; what it would have allowed is not.",
+        )?;
         let addresses = metrics.counter_vec(
             "antrea_controller_told_pod_addresses_total",
             "Pods without an address in their status of whose addresses agents told, by whether it was believed; a pod \
@@ -181,6 +190,7 @@ impl PolicyMetrics {
             duration: [histogram(a)?, histogram(b)?, histogram(c)?],
             queues: [gauge(a)?, gauge(b)?, gauge(c)?],
             undecodable,
+            invalid,
         })
     }
 

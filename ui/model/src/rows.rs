@@ -109,7 +109,7 @@ pub(crate) fn controller(info: &AntreaControllerInfo, now: Timestamp) -> Control
     let conditions: Vec<Condition> = spec
         .controller_conditions
         .iter()
-        .map(|one| condition("ControllerHealthy", &one.status, &one.reason, &one.message))
+        .map(|one| condition(one.type_.name(), &one.status, &one.reason, &one.message))
         .collect();
     let heartbeat = latest(spec.controller_conditions.iter().map(|one| &one.last_heartbeat_time));
     ControllerRow {

@@ -121,6 +121,9 @@ async fn a_policy_that_is_too_large_is_told_of() {
     for part in ["\"shop\"", "\"huge\"", "spec.ingress[0].from[0]: the rule needs more than 4096 matches"] {
         assert!(text.contains(part), "{text}");
     }
+    let condition = |inputs: &Inputs| crate::policy::counts(&inputs.hub).invalid_policies;
+    let text = condition(&inputs);
+    assert!(text.starts_with("shop/huge: spec.ingress[0].from[0]: the rule needs more"), "{text}");
     // Of those in a list each is told of, and none that is right.
     list(
         &inputs.policies,
@@ -130,9 +133,17 @@ async fn a_policy_that_is_too_large_is_told_of() {
     assert!(text.contains("\"large\"") && text.contains("\"vast\""), "{text}");
     until(|| inputs.hub.read(|state, _| state.index.network_policy("uid-huge").is_none()).0).await;
     assert!(inputs.mistakes.try_recv().is_err());
+    let text = condition(&inputs);
+    assert!(text.starts_with("shop/large: ") && text.contains(", shop/vast: "), "{text}");
+    assert!(!text.contains("huge") && !text.contains("shop/allow"), "{text}");
 
     let mut node = Node::join(&inputs.hub, "n1");
-    let policy = &node.catch_up().policies["uid-vast"];
-    assert_eq!(policy.rules.len(), 1, "it isolates");
-    assert_eq!(policy.rules[0].from, wire::NetworkPolicyPeer::default());
+    let sent = &node.catch_up().policies["uid-vast"];
+    assert_eq!(sent.rules.len(), 1, "it isolates");
+    assert_eq!(sent.rules[0].from, wire::NetworkPolicyPeer::default());
+    // It is mended, or it goes: nothing is told of it any more.
+    apply(&inputs.policies, super::policy("vast", 2, json!({}), json!({})));
+    until(|| !condition(&inputs).contains("vast")).await;
+    inputs.policies.unbounded_send(Ok(watcher::Event::Delete(policy("large")))).unwrap();
+    until(|| condition(&inputs).is_empty()).await;
 }
