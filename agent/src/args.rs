@@ -25,6 +25,12 @@ pub struct Args {
     /// Folder with the host-local plugin; CNI_PATH of each call comes after it.
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: Vec<PathBuf>,
+    /// The node's folder of CNI plugins; those that were installed there are kept as they are.
+    #[arg(long, requires = "host_cni_conf_dir")]
+    pub host_cni_bin_dir: Option<PathBuf>,
+    /// The node's folder of CNI configurations; that of antrea is kept as it was installed.
+    #[arg(long, requires = "host_cni_bin_dir")]
+    pub host_cni_conf_dir: Option<PathBuf>,
     /// host-local's data, where it is not /var/lib/cni/networks.
     #[arg(long)]
     pub cni_data_dir: Option<PathBuf>,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{AgentConfig, EncapMode, TunnelType};
 use crate::dataplane::{Dataplane, Task};
 use crate::host::egress::Egress;
+use crate::host::files;
 use crate::host::network::HostConfig;
 use crate::host::subnet::{gateway_net, gateway_of};
 use crate::host::transport;
@@ -50,6 +51,8 @@ pub struct Paths {
     pub cni_data: Option<PathBuf>,
     /// Where the kernel's parameters are written.
     pub sysctls: Tree,
+    /// The node's CNI files, where they are kept.
+    pub installed: Option<files::Sources>,
 }
 
 /// What bring-up needs.

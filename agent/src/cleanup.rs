@@ -24,6 +24,7 @@ use netcfg::{ANTREA_PROTOCOL, Family, Link, Netlink, Netns, Route, RoutingRule};
 use tokio::time::Instant;
 
 use crate::host::egress;
+use crate::host::files;
 use crate::ovs::bridge::TUNNEL_PORT;
 
 mod steps;
@@ -183,7 +184,7 @@ async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Remains, netcfg
 /// The configuration is first: from then on the runtime does not execute the plugin.
 fn installed(folders: &Folders) -> Vec<PathBuf> {
     let mut files =
-        vec![folders.cni_conf_dir.join("10-antrea.conflist"), folders.cni_plugin_dir.join("antrea")];
+        vec![folders.cni_conf_dir.join(files::CONFIGURATION), folders.cni_plugin_dir.join(files::PLUGIN)];
     files.retain(|path| path.symlink_metadata().is_ok());
     files
 }

@@ -12,6 +12,7 @@
 
 mod drift;
 pub mod egress;
+pub mod files;
 mod follow;
 mod links;
 pub mod local_traffic;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::drift::REPAIRED;
 use self::drift::{Findings, Teller};
 use self::egress::Egress;
+use self::files::Installed;
 use self::times::{Scope, Times};
 use self::watch::{Interest, Suspicion, Watch};
 use crate::config::AgentConfig;
@@ -72,6 +74,8 @@ pub struct Host {
     device_mtu: Option<u32>,
     rules: HostConfig,
     applier: HostNetwork,
+    /// Files of the node; elsewhere while they are looked at.
+    installed: Option<Installed>,
     reporter: Reporter,
     /// What everything was applied for without a problem.
     applied: Option<(Nodes, Egress)>,
@@ -96,6 +100,7 @@ impl Host {
         bridge: Bridge,
         (underlay, transport): (Underlay, String),
         (rules, applier): (HostConfig, HostNetwork),
+        installed: Installed,
         reporter: Reporter,
     ) -> Self {
         Self {
@@ -109,6 +114,7 @@ impl Host {
             device_mtu: None,
             rules,
             applier,
+            installed: Some(installed),
             reporter,
             applied: None,
             lost: BTreeSet::new(),
@@ -203,6 +209,7 @@ impl Host {
             let done = progress.errors.check_all(self.applier.settings(&rules).await);
             progress.done.extend(done.into_iter().flatten());
             self.quiet(&mut progress).await;
+            self.files(&mut progress).await;
         }
         let mut rules_differed = false;
         if scope.rules {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::bringup::{self, Inputs, Paths, Wired};
 use crate::config::AgentConfig;
 use crate::host::Host;
+use crate::host::files::Installed;
 use crate::host::network::HostNetwork;
 use crate::ovs::audit::Audit;
 use crate::ovs::bridge::BringUpError;
@@ -208,6 +209,7 @@ impl Agent {
             wired.bridge.clone(),
             (wired.underlay.clone(), wired.facts.transport_interface.clone()),
             (wired.host.clone(), host_network),
+            self.installed()?,
             self.reporter.clone(),
         );
         let current = nodes.borrow().clone().unwrap_or_default();
@@ -223,6 +225,13 @@ impl Agent {
         }
         bringup::go_live(&wired.network, &wired.bridge).await?;
         Ok((Box::new(wired), peering, host, services))
+    }
+
+    fn installed(&self) -> Result<Installed, BringUpError> {
+        let sources = self.paths.installed.as_ref();
+        let installed = sources.map_or_else(|| Ok(Installed::default()), Installed::read);
+        installed
+            .map_err(|error| BringUpError::new("CNIFilesFailed", format!("CNI files of the image: {error}")))
     }
 
     async fn follow_counts(&self, network: &NodeNetwork) {

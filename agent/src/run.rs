@@ -7,6 +7,7 @@ use crate::args::{Args, Command};
 use crate::bringup::Paths;
 use crate::cleanup;
 use crate::config::AgentConfig;
+use crate::host::files;
 use crate::life::Agent;
 use crate::peers::watch::watch_nodes;
 use crate::pods::server;
@@ -158,11 +159,20 @@ async fn serve(
     tasks.spawn_abortable("status", publish::publish(client, identity, reporter.clone()));
     tasks.spawn_abortable("conditions", publish::measure(reporter.subscribe(), metrics.agent.clone()));
 
+    let folders = args.host_cni_bin_dir.zip(args.host_cni_conf_dir);
+    let installed = folders.map(|(plugins, configurations)| files::Sources {
+        plugin: PathBuf::from("/usr/local/bin/antrea-cni"),
+        chained: args.cni_bin_dir.first().cloned().unwrap_or_default(),
+        configuration: args.config.with_file_name("antrea-cni.conflist"),
+        plugins,
+        configurations,
+    });
     let services = features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates);
     let traceflow = features::is_on(Component::Agent, "Traceflow", &config.feature_gates);
     let agent = Agent {
         config,
         paths: Paths {
+            installed,
             cni_bin: args.cni_bin_dir,
             cni_data: args.cni_data_dir,
             sysctls: Tree::new(args.sysctl_dir),

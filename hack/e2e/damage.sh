@@ -32,6 +32,7 @@ damage_state() {
 	in_node "$node" ip neigh show dev antrea-gw0 nud permanent | sort
 	in_node "$node" iptables-save | grep -- '^-A.*ANTREA-'
 	in_node "$node" ipset save ANTREA-POD-IP 2>/dev/null | grep ^add | sort
+	in_node "$node" find /etc/cni/net.d /opt/cni/bin -type f -printf '%p %m %s\n' | sort
 	in_node "$node" cat /proc/sys/net/ipv4/{ip_forward,conf/antrea-gw0/{rp_filter,arp_announce}} 2>/dev/null
 }
 
@@ -105,6 +106,9 @@ damage() {
 	host_damaged 'forwarding switched off' sysctl -qw net.ipv4.ip_forward=0
 	host_damaged 'reverse path filter of the gateway' sysctl -qw net.ipv4.conf.antrea-gw0.rp_filter=1
 	host_damaged 'a pod link down' ip link set "$(pod_link)" down
+	host_damaged 'the CNI configuration deleted' rm /etc/cni/net.d/10-antrea.conflist
+	host_damaged 'the CNI plugin emptied' truncate -s 0 /opt/cni/bin/antrea
+	host_damaged 'a chained plugin that cannot be executed' chmod 644 /opt/cni/bin/portmap
 	damaged 'a subnet out of its set' HostNetworkRepaired "$LOOKED_AT_WITHIN" in_node node2 ipset del ANTREA-POD-IP "$peer"
 	# The userspace datapath's.
 	if in_node node2 ip link show antrea-tun0 >/dev/null 2>&1; then

@@ -200,6 +200,23 @@ impl Host {
         }
     }
 
+    /// Files are small and mostly only their times are looked at, but the node's disk may be slow.
+    pub(super) async fn files(&mut self, progress: &mut Progress) {
+        let Some(mut installed) = self.installed.take() else { return };
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = installed.keep();
+            (installed, found)
+        });
+        match looked.await {
+            Ok((installed, (done, problems))) => {
+                self.installed = Some(installed);
+                progress.done.extend(done);
+                progress.problems.extend(problems);
+            }
+            Err(error) => progress.problems.push(format!("CNI files: {error}")),
+        }
+    }
+
     /// See [`quiet_settings`]; a link that went meanwhile has no settings.
     pub(super) async fn quiet(&self, progress: &mut Progress) {
         let mut links: Vec<_> = self.pod_links().into_iter().map(|link| link.name).collect();

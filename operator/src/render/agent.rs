@@ -45,6 +45,12 @@ pub const OVS_CAPABILITIES: &[&str] = &["NET_ADMIN", "NET_RAW"];
 /// Its entries are those of the network namespace of whoever opens them, in Pods' namespaces too.
 const SYSCTL_DIR: &str = "/host/proc/sys";
 
+/// The Node's folder of CNI plugins in our containers: at its own place it would hide the image's.
+const HOST_CNI_BIN: &str = "/host/opt/cni/bin";
+
+/// The Node's folder of CNI configurations in our containers.
+const HOST_CNI_CONF: &str = "/host/etc/cni/net.d";
+
 pub(super) fn daemon_set(config: &Effective, configuration: &Configuration, around: &Surroundings) -> Object {
     let pod = json!({
         "terminationGracePeriodSeconds": 10,
@@ -96,8 +102,8 @@ fn install_cni(config: &Effective) -> Value {
         "securityContext": confined(&["CHOWN", "DAC_OVERRIDE", "FOWNER", "SYS_MODULE"]),
         "volumeMounts": [
             {"name": CONFIG, "mountPath": "/etc/antrea", "readOnly": true},
-            {"name": "host-cni-bin", "mountPath": "/host/opt/cni/bin"},
-            {"name": "host-cni-conf", "mountPath": "/host/etc/cni/net.d"},
+            {"name": "host-cni-bin", "mountPath": HOST_CNI_BIN},
+            {"name": "host-cni-conf", "mountPath": HOST_CNI_CONF},
             {"name": "host-lib-modules", "mountPath": "/lib/modules", "readOnly": true},
         ],
     })
@@ -109,7 +115,10 @@ fn agent(config: &Effective) -> Value {
         "image": config.agent_image,
         "imagePullPolicy": pull_policy(config.pull_policy),
         "command": [AGENT],
-        "args": ["--config", "/etc/antrea/antrea-agent.conf", "--sysctl-dir", SYSCTL_DIR],
+        "args": [
+            "--config", "/etc/antrea/antrea-agent.conf", "--sysctl-dir", SYSCTL_DIR,
+            "--host-cni-bin-dir", HOST_CNI_BIN, "--host-cni-conf-dir", HOST_CNI_CONF,
+        ],
         "env": environment(config),
         "ports": [{"name": "api", "containerPort": AGENT_PORT, "hostPort": AGENT_PORT, "protocol": "TCP"}],
         "resources": resources(&config.agent.resources),
@@ -124,7 +133,9 @@ fn agent(config: &Effective) -> Value {
             // Namespaces of Pods that start later have to show up here.
             {"name": "host-var-run-netns", "mountPath": "/var/run/netns", "mountPropagation": "HostToContainer"},
             {"name": "host-var-lib-cni", "mountPath": "/var/lib/cni"},
-            {"name": "host-cni-bin", "mountPath": "/opt/cni/bin", "readOnly": true},
+            // What the init container put there is kept as it is.
+            {"name": "host-cni-bin", "mountPath": HOST_CNI_BIN},
+            {"name": "host-cni-conf", "mountPath": HOST_CNI_CONF},
             {"name": "host-var-log-antrea", "mountPath": "/var/log/antrea"},
             {"name": "host-proc-sys-net", "mountPath": format!("{SYSCTL_DIR}/net")},
             {"name": "xtables-lock", "mountPath": "/run/xtables.lock"},
