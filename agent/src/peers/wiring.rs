@@ -221,8 +221,14 @@ pub fn wire(underlay: &Underlay, peer: &Peer) -> Wiring {
                 wiring.routes.push(Route::new(host).dev(underlay.gateway_link));
                 wiring.neighbours.push(Neighbour { ip: *gateway, mac: MacAddr(VIRTUAL_MAC.0) });
             }
-        } else if cidr.addr().is_ipv4() == remote.is_ipv4() && underlay.transport.contains(&remote) {
-            wiring.routes.push(Route::new(*cidr).via(remote).dev(underlay.transport_link));
+        } else if underlay.transport.contains(&remote)
+            && let Some(next) = peer.transport_ip(cidr.addr())
+        {
+            // A link that leads to the peer without a router in one family does in the other, of which this node's
+            // own prefix is not known.
+            let route = Route::new(*cidr);
+            let route = if next == remote { route.via(next) } else { route.via_onlink(next) };
+            wiring.routes.push(route.dev(underlay.transport_link));
         }
         // Across subnets without a tunnel the underlay's own routers have to know the pod subnets.
     }
@@ -356,11 +362,24 @@ mod tests {
     #[test]
     fn a_direct_peer_is_routed_through_its_address() {
         let wiring = wire(&underlay(EncapMode::NoEncap), &peer());
-        assert_eq!(wiring.routes.len(), 1, "an IPv6 subnet has no IPv4 next hop");
+        assert_eq!(
+            wiring.routes.len(),
+            1,
+            "an IPv6 subnet has no next hop where the peer has no IPv6 address"
+        );
         assert_eq!(wiring.routes[0].via, Some("192.0.2.12".parse().unwrap()));
         assert_eq!(wiring.routes[0].dev, Some(2));
         assert!(wiring.fdb.is_empty());
         assert_eq!(wiring.flows.unwrap().via, Via::Direct);
+
+        let mut both = peer();
+        both.transport_ips.push("2001:db8::12".parse().unwrap());
+        let routes = wire(&underlay(EncapMode::NoEncap), &both).routes;
+        assert_eq!(routes.len(), 2);
+        assert_eq!((routes[1].via, routes[1].dev), (Some("2001:db8::12".parse().unwrap()), Some(2)));
+        assert!(routes[1].onlink && !routes[0].onlink);
+        both.transport_ips[0] = "198.51.100.12".parse().unwrap();
+        assert!(wire(&underlay(EncapMode::NoEncap), &both).routes.is_empty(), "routers know the way there");
     }
 
     #[test]

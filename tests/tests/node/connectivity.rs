@@ -129,8 +129,17 @@ async fn hybrid_routes_to_neighbours_and_tunnels_to_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_families_at_once() {
+    both_families(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_encap_routes_both_families() {
+    both_families(&[("trafficEncapMode", json!("noEncap"))]).await;
+}
+
+async fn both_families(config: &[(&str, Value)]) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::without_agents(2, &[]).await;
+    let mut lab = Lab::without_agents(2, config).await;
     lab.add_ipv6();
     lab.start_agents().await;
     let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
