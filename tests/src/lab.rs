@@ -15,7 +15,7 @@ use crate::background::Background;
 use crate::fake_api::FakeApi;
 
 mod control_plane;
-mod families;
+pub mod families;
 mod node;
 pub mod operator;
 
@@ -63,6 +63,8 @@ pub struct Lab {
     pub programs: Option<PathBuf>,
     /// What agents that are started from now on are told besides.
     pub agent_args: Vec<&'static str>,
+    /// A folder in which agents find programs before others.
+    agent_path: Option<PathBuf>,
     /// The collector of spans, where there is one.
     pub(crate) collector: Option<Background>,
 }
@@ -178,6 +180,7 @@ impl Lab {
             config,
             programs: None,
             agent_args: Vec::new(),
+            agent_path: None,
             collector: None,
         };
         let underlay = lab.outside();
@@ -307,6 +310,8 @@ impl Lab {
         let file = node.dir.join("antrea-agent.conf");
         std::fs::write(&file, config.to_string()).unwrap();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(node.log()).unwrap();
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let path = self.agent_path.iter().cloned().chain(std::env::split_paths(&inherited));
         let child = Command::new("ip")
             .args(["netns", "exec", &node.netns])
             .args(confinement(AGENT_CAPABILITIES))
@@ -329,6 +334,7 @@ impl Lab {
             .env("NODE_NAME", &node.name)
             .env("POD_NAME", format!("antrea-agent-{}", node.name))
             .env("POD_NAMESPACE", "kube-system")
+            .env("PATH", std::env::join_paths(path).unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -87,6 +87,52 @@ pub fn udp(from: (MacAddr, IpAddr), to: (MacAddr, IpAddr), port: u16) -> Vec<u8>
     packet(from, to, 17, &[0, 9, high, low, 0, 12, 0, 0, b'p', b'r', b'o', b'b'], 6)
 }
 
+/// A UDP datagram with its header, as IP carries it.
+pub fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len() + 8).unwrap();
+    let header = [from.1.to_be_bytes(), to.1.to_be_bytes(), length.to_be_bytes(), [0; 2]].concat();
+    let mut datagram = [&header, payload].concat();
+    // Of IPv4 a datagram needs no checksum (RFC 768), of IPv6 it does.
+    if let (IpAddr::V6(src), IpAddr::V6(dst)) = (from.0, to.0) {
+        let pseudo = [&src.octets()[..], &dst.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, 17]];
+        let sum = checksum(&[&pseudo.concat()[..], &datagram].concat());
+        datagram[6..8].copy_from_slice(&sum);
+    }
+    datagram
+}
+
+/// A fragment of a UDP datagram: the octets `piece`, which begin at `offset` and after which `more` come or do not.
+pub fn fragment(
+    from: (MacAddr, IpAddr),
+    to: (MacAddr, IpAddr),
+    id: u16,
+    (offset, more): (usize, bool),
+    piece: &[u8],
+) -> Vec<u8> {
+    let offset = u16::try_from(offset).unwrap();
+    assert!(offset.is_multiple_of(8), "fragments begin at a multiple of 8");
+    match (from.1, to.1) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let total = u16::try_from(piece.len() + 20).unwrap().to_be_bytes();
+            let [id, at] = [id, (offset / 8) | (u16::from(more) << 13)].map(u16::to_be_bytes);
+            let mut header = vec![0x45, 0, total[0], total[1], id[0], id[1], at[0], at[1], 64, 17, 0, 0];
+            header.extend([src.octets(), dst.octets()].concat());
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum);
+            ethernet(from.0, to.0, 0x0800, &[&header, piece].concat())
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let length = u16::try_from(piece.len() + 8).unwrap().to_be_bytes();
+            let header = [0x60, 0, 0, 0, length[0], length[1], 44, 64];
+            let [id, at] = [id, offset | u16::from(more)].map(u16::to_be_bytes);
+            let extension = [17, 0, at[0], at[1], 0, 0, id[0], id[1]];
+            let packet = [&header[..], &src.octets(), &dst.octets(), &extension, piece].concat();
+            ethernet(from.0, to.0, 0x86dd, &packet)
+        }
+        _ => panic!("{} and {} are of two families", from.1, to.1),
+    }
+}
+
 /// How a frame is packed to go from node to node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {

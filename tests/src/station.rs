@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -170,7 +170,11 @@ impl Drop for Station {
 }
 
 async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
-    let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+    // Of both families, unless the kernel has one alone.
+    let any = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).await {
+        Ok(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        Err(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+    };
     let listener = TcpListener::bind((any, TCP_PORT)).await.unwrap();
     let receiver = UdpSocket::bind((any, UDP_PORT)).await.unwrap();
     // The test that waits for it may be gone.
@@ -182,9 +186,11 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
             tokio::spawn(async move {
                 // Who does not say when it began has just begun.
                 let said = tokio::time::timeout(SAYS_WHEN, stream.read_u64()).await;
-                state.note(from.ip(), said.ok().and_then(Result::ok).unwrap_or(accepted), |arrived| {
-                    arrived.tcp += 1
-                });
+                state.note(
+                    from.ip().to_canonical(),
+                    said.ok().and_then(Result::ok).unwrap_or(accepted),
+                    |arrived| arrived.tcp += 1,
+                );
             });
         }
     };
@@ -192,7 +198,8 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
         let mut datagram = [0; 8];
         loop {
             if let Ok((8, from)) = receiver.recv_from(&mut datagram).await {
-                state.note(from.ip(), u64::from_be_bytes(datagram), |arrived| arrived.udp += 1);
+                state
+                    .note(from.ip().to_canonical(), u64::from_be_bytes(datagram), |arrived| arrived.udp += 1);
             }
         }
     };
@@ -212,7 +219,11 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
                         let _ = stream.write_u64(begun).await;
                     }
                 });
-                if let Ok(socket) = UdpSocket::bind((any, 0)).await {
+                let own: IpAddr = match target {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                };
+                if let Ok(socket) = UdpSocket::bind((own, 0)).await {
                     // Without a route there is nothing to send.
                     let _ = socket.send_to(&begun.to_be_bytes(), (target, UDP_PORT)).await;
                 }

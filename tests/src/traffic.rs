@@ -176,6 +176,7 @@ pub async fn send_from(netns: &str, source: IpAddr, to: SocketAddr) -> std::io::
 pub struct Sink {
     seen: Arc<Mutex<BTreeMap<IpAddr, u64>>>,
     stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Sink {
@@ -186,14 +187,14 @@ impl Sink {
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let (seen, stop) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let (counts, stopped) = (seen.clone(), stop.clone());
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
                     *counts.lock().entry(from.ip().to_canonical()).or_default() += 1;
                 }
             }
         });
-        Self { seen, stop }
+        Self { seen, stop, thread: Some(thread) }
     }
 
     /// What has arrived.
@@ -210,6 +211,10 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        // The port is another's then.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Nodes and pods with IPv6 beside IPv4.
 
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 
+use netcfg::Family;
 use serde_json::json;
 
 use super::{Lab, NODES, Pod, sh};
@@ -31,6 +33,49 @@ impl Lab {
     pub fn outside_ipv6(&self) -> IpAddr {
         "fd00:31::1".parse().unwrap()
     }
+
+    /// The address of a node in a family, with [`Self::add_ipv6`].
+    pub fn node_ip(&self, index: usize, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.nodes[index].ip.into(),
+            Family::V6 => format!("fd00:31::1{}", index + 1).parse().unwrap(),
+        }
+    }
+
+    /// The subnet of a node's pods in a family, with [`Self::add_ipv6`].
+    pub fn pod_cidr(&self, index: usize, family: Family) -> String {
+        match family {
+            Family::V4 => self.nodes[index].pod_cidr.clone(),
+            Family::V6 => format!("fd00:244:{}::/64", index + 1),
+        }
+    }
+
+    /// The outside world's address in a family, with [`Self::add_ipv6`].
+    pub fn outside_of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.outside_ip().into(),
+            Family::V6 => self.outside_ipv6(),
+        }
+    }
+
+    /// From now on agents find no nftables on their nodes.
+    pub fn without_nftables(&mut self) {
+        let folder = self.dir.path().join("without-nftables");
+        std::fs::create_dir(&folder).unwrap();
+        let program = folder.join("nft");
+        let text = "#!/bin/sh\necho 'nft: cannot open nf_tables: Operation not supported' >&2\nexit 1\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.agent_path = Some(folder);
+    }
+}
+
+/// The iptables of a family.
+pub fn iptables(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
 }
 
 impl Pod {
@@ -38,6 +83,14 @@ impl Pod {
     pub fn ips(&self) -> Vec<IpAddr> {
         let ips = self.result["ips"].as_array().unwrap().iter();
         ips.map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()).collect()
+    }
+
+    /// Its address in a family.
+    pub fn ip_of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.ip,
+            Family::V6 => self.ipv6(),
+        }
     }
 
     /// Its IPv6 address.

@@ -4,21 +4,41 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use antrea_tests::lab::families::iptables;
 use antrea_tests::lab::{Lab, eventually, sh};
 use antrea_tests::station::{Arrived, Station, until_isolated};
+use netcfg::Family;
 use serde_json::json;
 
 /// The probes' ports, kept by every translation.
 const PORTS: &str = "7000:7001";
-const SERVICE: &str = "10.96.0.10";
-const EXTERNAL: &str = "203.0.113.9";
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Addresses of a Service, and one that only portmap's rules know.
+struct Addresses {
+    family: Family,
+    service: IpAddr,
+    external: IpAddr,
+    host_port: IpAddr,
+}
+
+impl Addresses {
+    fn of(family: Family) -> Self {
+        let texts = match family {
+            Family::V4 => ["10.96.0.10", "203.0.113.9", "192.0.2.77"],
+            Family::V6 => ["fd00:10:96::10", "2001:db8::9", "2001:db8:77::77"],
+        };
+        let [service, external, host_port] = texts.map(|text| text.parse().unwrap());
+        Self { family, service, external, host_port }
+    }
+}
 
 /// What kube-proxy has on a node for a Service with one endpoint: NodePort, external address and ClusterIP, all but
 /// the last masqueraded; and what portmap has for the endpoint's own hostPort, of which the node's pods are
 /// masqueraded.
-fn proxy(lab: &Lab, index: usize, endpoint: IpAddr) {
-    let (netns, node) = (&lab.nodes[index].netns, lab.nodes[index].ip);
+fn proxy(lab: &Lab, index: usize, endpoint: IpAddr, addresses: &Addresses) {
+    let family = addresses.family;
+    let (netns, node) = (&lab.nodes[index].netns, lab.node_ip(index, family));
     let mut rules = vec![
         "-N PROXY".to_owned(),
         "-A PREROUTING -j PROXY".to_owned(),
@@ -30,9 +50,7 @@ fn proxy(lab: &Lab, index: usize, endpoint: IpAddr) {
         "-A MASQ -j MASQUERADE --random-fully".to_owned(),
     ];
     for protocol in ["tcp", "udp"] {
-        for (address, masqueraded) in
-            [(node.to_string(), true), (EXTERNAL.into(), true), (SERVICE.into(), false)]
-        {
+        for (address, masqueraded) in [(node, true), (addresses.external, true), (addresses.service, false)] {
             let to = format!("-A PROXY -d {address} -p {protocol} --dport {PORTS}");
             if masqueraded {
                 rules.push(format!("{to} -j MARK --or-mark 0x4000"));
@@ -42,11 +60,11 @@ fn proxy(lab: &Lab, index: usize, endpoint: IpAddr) {
             rules.push(format!("{to} -j DNAT --to-destination {endpoint}"));
         }
         let host_port = format!("-A PROXY -m addrtype --dst-type LOCAL -p {protocol} --dport {PORTS}");
-        rules.push(format!("{host_port} -s {} -j MARK --or-mark 0x4000", lab.nodes[index].pod_cidr));
+        rules.push(format!("{host_port} -s {} -j MARK --or-mark 0x4000", lab.pod_cidr(index, family)));
         rules.push(format!("{host_port} -j DNAT --to-destination {endpoint}"));
     }
     for rule in rules {
-        sh(&format!("ip netns exec {netns} iptables -w -t nat {rule}"));
+        sh(&format!("ip netns exec {netns} {} -w -t nat {rule}", iptables(family)));
     }
 }
 
@@ -56,18 +74,31 @@ fn full(arrived: Arrived) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_ports_host_ports_and_external_addresses_meet_ingress_policy() {
+    they_meet_ingress_policy(Family::V4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_of_ipv6_meet_it_too() {
+    they_meet_ingress_policy(Family::V6).await;
+}
+
+async fn they_meet_ingress_policy(family: Family) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::start(2, &[]).await;
+    let mut lab = Lab::without_agents(2, &[("serviceCIDRv6", json!("fd00:10:96::/112"))]).await;
+    if family == Family::V6 {
+        lab.add_ipv6();
+    }
+    lab.start_agents().await;
     let server = lab.add_pod(0, "server");
     let (near, far) = (lab.add_pod(0, "near"), lab.add_pod(1, "far"));
+    let endpoint = server.ip_of(family);
+    let of_service = Addresses::of(family);
     for index in [0, 1] {
-        proxy(&lab, index, server.ip);
+        proxy(&lab, index, endpoint, &of_service);
     }
-    let addresses: [IpAddr; 2] = [0, 1].map(|index| lab.nodes[index].ip.into());
-    // By portmap alone: an address that kube-proxy's rules do not know.
-    let host_port: IpAddr = "192.0.2.77".parse().unwrap();
-    sh(&format!("ip -n {} addr add {host_port}/32 dev lo", lab.nodes[0].netns));
-    let (external, service): (IpAddr, IpAddr) = (EXTERNAL.parse().unwrap(), SERVICE.parse().unwrap());
+    let addresses: [IpAddr; 2] = [0, 1].map(|index| lab.node_ip(index, family));
+    let Addresses { service, external, host_port, .. } = of_service;
+    sh(&format!("ip -n {} addr add {host_port} dev lo", lab.nodes[0].netns));
     let outside = lab.outside();
     for (to, via) in [(external, addresses[0]), (host_port, addresses[0])] {
         sh(&format!("ip -n {outside} route add {to} via {via}"));
@@ -101,7 +132,7 @@ async fn node_ports_host_ports_and_external_addresses_meet_ingress_policy() {
 
     let spec = json!({"podSelector": {"matchLabels": {"name": "server"}}, "policyTypes": ["Ingress"]});
     lab.put_policy("isolate", &spec);
-    near.aim([server.ip]);
+    near.aim([endpoint]);
     until_isolated(&[&near, &receiver], || receiver.leaked(|_| true) != Arrived::default()).await;
     let mut leaks = Vec::new();
     for (what, from, to) in ways {
@@ -124,7 +155,7 @@ async fn node_ports_host_ports_and_external_addresses_meet_ingress_policy() {
 
     // A process of the node itself, as kubelet, also by the Service's address.
     let kubelet = Station::start(&lab.nodes[0].netns);
-    for to in [server.ip, service] {
+    for to in [endpoint, service] {
         receiver.forget();
         kubelet.aim([to]);
         eventually("a process of the node reaches the pod", LIMIT, || full(receiver.leaked(|_| true))).await;

@@ -174,6 +174,65 @@ async fn a_crowd_keeps_nobody_from_being_answered() {
     }
 }
 
+/// Tries in a row that kubelet makes before it takes the agent for dead (failureThreshold of its liveness probe).
+const TRIES: usize = 5;
+
+/// As [`ask`], by somebody who tries again when he is cut off. Returns how often he was.
+async fn ask_again(endpoint: &Endpoint, path: &str, longest: &mut Duration) -> usize {
+    for cut in 0.. {
+        let begin = Instant::now();
+        let answer = https::get(endpoint, path).await;
+        let took = begin.elapsed();
+        assert!(took < ANSWER, "{path} of {}: answered after {took:?}", endpoint.address);
+        *longest = (*longest).max(took);
+        if matches!(answer, Ok((200, _))) {
+            return cut;
+        }
+        assert!(cut + 1 < TRIES, "{path} of {}: {answer:?}, the last of {TRIES} tries", endpoint.address);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    0
+}
+
+/// A pod of the host's network has the address from which kubelet asks: it cannot be told from kubelet before it has shown
+/// who it is, so a try may be cut off, but not all that kubelet makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_a_crowd_on_the_node_itself() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let lab = Lab::start(1, &[("logLevel", json!("info"))]).await;
+    let told = || lab.api.get(AGENT_INFOS, None, "node1").is_some_and(|i| i["apiCABundle"].is_string());
+    eventually("the agent tells its CA", LIMIT, told).await;
+    let (own, scrape) = (lab.agent_endpoint(0, None), lab.agent_endpoint(0, Some("lab-scraper")));
+    let sources: Vec<_> = (1..=100).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
+    let pid = lab.nodes[0].agent_pid();
+    let before = memory(pid).0;
+    let crowds = crowds(&own, &sources);
+    let begin = Instant::now();
+    let (mut probe, mut asked, mut round, mut cut, mut peak) = (Duration::ZERO, Duration::ZERO, 0, 0, before);
+    while round < 3 || !crowds.iter().all(|(.., crowd)| crowd.is_over()) {
+        for path in ["/livez", "/readyz"] {
+            cut += ask_again(&own, path, &mut probe).await;
+        }
+        cut += ask_again(&scrape, "/metrics", &mut asked).await;
+        peak = peak.max(memory(pid).0);
+        round += 1;
+        assert!(begin.elapsed() < Duration::from_secs(900), "the crowds do not end");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let tried = crowds.iter().map(|(.., crowd)| crowd.tried());
+    let (opened, refused) =
+        tried.fold((0, 0), |(all, none), (opened, refused)| (all + opened, none + refused));
+    println!(
+        "{opened} hostile connections opened and {refused} cut in their handshake, in {:?}; {round} rounds, {cut} tries cut off; at most: probe \
+         {probe:?}, scrape {asked:?}; memory in MiB, before and most: {before} {peak}",
+        begin.elapsed()
+    );
+    assert!(opened > 0 && opened + refused == 6 * (connections() / 6), "not all tried");
+    let made_room = lab.agent_metric(0, "antrea_api_connections_ended_total{reason=\"room\"}").await;
+    assert!(made_room > 0.0, "the crowd never filled the port");
+    assert!(peak - before <= AGENT_MEMORY, "{} MiB more than before, {AGENT_MEMORY} allowed", peak - before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_keeps_nobody_from_the_operator() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;

@@ -4,9 +4,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use antrea_tests::lab::{Lab, NETWORK_POLICIES, eventually, sh};
+use antrea_tests::lab::families::iptables;
+use antrea_tests::lab::{AGENT_INFOS, Lab, NETWORK_POLICIES, eventually, sh};
 use antrea_tests::station::{Arrived, Station};
 use antrea_tests::traffic::ping;
+use ipnet::IpNet;
+use netcfg::Family;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,6 +42,85 @@ async fn egress_policy_holds_for_endpoints_that_are_no_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn egress_policy_holds_for_endpoints_on_nodes_that_are_reached_without_a_tunnel() {
     egress_policy_holds(&[("trafficEncapMode", json!("noEncap"))]).await;
+}
+
+/// The same of IPv6, in which the host's rules are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn isolation_holds_for_ipv6_endpoints_that_are_no_pods() {
+    isolation_holds(Family::V6, true).await;
+}
+
+/// Where the host cannot judge, whoever has an egress policy is refused all that a Service may lead to.
+#[tokio::test(flavor = "multi_thread")]
+async fn isolation_holds_on_a_node_without_nftables() {
+    isolation_holds(Family::V4, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn isolation_holds_for_ipv6_on_a_node_without_nftables() {
+    isolation_holds(Family::V6, false).await;
+}
+
+async fn isolation_holds(family: Family, nftables: bool) {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[("serviceCIDRv6", json!("fd00:10:96::/112"))]).await;
+    lab.add_ipv6();
+    if !nftables {
+        lab.without_nftables();
+    }
+    lab.start_agents().await;
+    let mut pod = |index: usize, name: &str| {
+        lab.put_pod(index, name, &[("app", name)], None);
+        let pod = lab.add_pod(index, name);
+        let station = Station::start(&pod.netns);
+        (pod, station)
+    };
+    let (iso, free, target) = (pod(0, "iso"), pod(0, "free"), pod(1, "target"));
+    let services: [IpAddr; 4] = SERVICES.map(|service| match family {
+        Family::V4 => service.parse().unwrap(),
+        Family::V6 => format!("fd00:10:96::{}", &service["10.96.0.".len()..]).parse().unwrap(),
+    });
+    let endpoints =
+        [lab.node_ip(0, family), lab.node_ip(1, family), lab.outside_of(family), target.0.ip_of(family)];
+    for (service, endpoint) in services.iter().zip(endpoints) {
+        for protocol in ["tcp", "udp"] {
+            sh(&format!(
+                "ip netns exec {} {} -w -t nat -A PREROUTING -d {service} -p {protocol} --dport 7000:7001 -j DNAT \
+                 --to-destination {endpoint}",
+                lab.nodes[0].netns,
+                iptables(family)
+            ));
+        }
+    }
+    let hosts = [lab.nodes[0].netns.clone(), lab.nodes[1].netns.clone(), lab.outside()]
+        .map(|netns| Station::start(&netns));
+    let trial = |from| Trial { from, services, stations: [&hosts[0], &hosts[1], &hosts[2], &target.1] };
+    let (nothing, all) = ([(false, false); 4], [(true, true); 4]);
+    trial(&iso.1).becomes("without a policy", all).await;
+    let spec = json!({"podSelector": {"matchLabels": {"app": "iso"}}, "policyTypes": ["Egress"]});
+    lab.put_policy("deny", &spec);
+    trial(&iso.1).becomes("isolated", nothing).await;
+    trial(&free.1).becomes("without a policy of its own", all).await;
+    // Beside what it may not reach at all, it may reach the other node; who cannot judge refuses that too.
+    let allowed = json!({
+        "podSelector": {"matchLabels": {"app": "iso"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": IpNet::from(endpoints[1]).to_string()}}]}],
+    });
+    lab.put_policy("some", &allowed);
+    let expected = [(false, false), (nftables, nftables), (false, false), (false, false)];
+    trial(&iso.1).becomes("allowed the other node", expected).await;
+    if !nftables {
+        let told = || {
+            let info = lab.api.get(AGENT_INFOS, None, "node1").unwrap_or_default();
+            info["agentConditions"].to_string().contains("EgressRulesLeftOut")
+        };
+        eventually("it is told", LIMIT, told).await;
+    }
+    for name in ["deny", "some"] {
+        lab.api.delete(NETWORK_POLICIES, Some("default"), name);
+    }
+    trial(&iso.1).becomes("without a policy again", all).await;
 }
 
 async fn egress_policy_holds(config: &[(&str, Value)]) {

@@ -1,4 +1,5 @@
-//! From a policy's creation to its flows on every node, beside a plain watcher of the same API server.
+//! From a policy's creation to its flows on every node, beside a plain watcher of the same API server; and from a new pod's
+//! ADD to its address in the flows of another node's policies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -34,7 +35,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
         lab.add_pod(index, name);
     }
     let watcher = watch(&lab).await?;
-    let monitors = [Monitor::start(&lab.nodes[0])?, Monitor::start(&lab.nodes[1])?];
+    let monitors = [Monitor::start(&lab.nodes[0], "198.18.")?, Monitor::start(&lab.nodes[1], "198.18.")?];
     let (mut plain, mut beyond, mut whole) = (Vec::new(), Vec::new(), Vec::new());
     // The monitors connect in their own time.
     for n in 1..=100 {
@@ -70,6 +71,55 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
             percentile(&plain, percent)
         ));
         report.add(if percent == 50 { figure.goal(GOAL) } else { figure });
+    }
+    Ok(())
+}
+
+const NEWCOMERS: usize = 50;
+/// From the answer of ADD, in milliseconds.
+const NEWCOMERS_GOAL: Goal = Goal::AtMost(50.0);
+
+/// Measures how long the policies of another node do without a new pod, while its status has no address yet.
+///
+/// # Errors
+/// A pod is not known within 30 s.
+pub(crate) async fn newcomers(report: Report) -> anyhow::Result<()> {
+    let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
+    lab.put_pod(0, "server", &[("app", "server")], None);
+    lab.add_pod(0, "server");
+    lab.put_policy(
+        "clients",
+        &json!({
+            "podSelector": {"matchLabels": {"app": "server"}},
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "client"}}}]}],
+        }),
+    );
+    let monitor = Monitor::start(&lab.nodes[0], "10.244.2.")?;
+    let mut beyond = Vec::new();
+    // The monitor connects in its own time.
+    let warm = (0..100).map(|n| (n, true)).chain((0..NEWCOMERS).map(|n| (n, false)));
+    let mut connected = false;
+    for (n, warming) in warm {
+        if warming && connected {
+            continue;
+        }
+        let name = format!("{}-{n}", if warming { "warm" } else { "client" });
+        lab.put_pod(1, &name, &[("role", "client")], None);
+        let pod = lab.attach_pod(1, &name);
+        let answered = Instant::now();
+        let limit = if warming { Duration::from_secs(1) } else { LIMIT };
+        let seen = wait(&monitor.seen, &pod.ip.to_string(), limit);
+        connected = seen.is_ok();
+        if !warming {
+            beyond.push(seen.with_context(|| name.clone())?.saturating_duration_since(answered));
+        }
+        lab.delete_pod(1, &pod);
+        tokio::time::sleep(PAUSE).await;
+    }
+    for percent in [50, 99] {
+        let name = format!("ADD answered to the address in another node's policy, p{percent}");
+        let figure = Figure::new(name, "ms", percentile(&beyond, percent));
+        report.add(if percent == 50 { figure.goal(NEWCOMERS_GOAL) } else { figure });
     }
     Ok(())
 }
@@ -131,7 +181,8 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn start(node: &LabNode) -> anyhow::Result<Self> {
+    /// Tells of the sources that begin with `prefix`.
+    fn start(node: &LabNode, prefix: &'static str) -> anyhow::Result<Self> {
         let target = format!("unix:{}", node.ovs.mgmt_sock("br-int").display());
         let mut child = node
             .ovs
@@ -145,9 +196,9 @@ impl Monitor {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let now = Instant::now();
-                let Some((_, rest)) = line.split_once("nw_src=198.18.") else { continue };
-                let end = rest.find([',', ' ']).unwrap_or(rest.len());
-                if sender.send((format!("198.18.{}", &rest[..end]), now)).is_err() {
+                let Some((_, rest)) = line.split_once("nw_src=") else { continue };
+                let source = &rest[..rest.find([',', ' ']).unwrap_or(rest.len())];
+                if source.starts_with(prefix) && sender.send((source.to_owned(), now)).is_err() {
                     return;
                 }
             }

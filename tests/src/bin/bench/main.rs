@@ -88,6 +88,11 @@ const SECTIONS: &[Section] = &[
         run: |report| Box::pin(latency::run(report)),
     },
     Section {
+        name: "newcomer",
+        about: "from a new pod's ADD to its address in the policies of another node",
+        run: |report| Box::pin(latency::newcomers(report)),
+    },
+    Section {
         name: "controller",
         about: "start, memory and latency of the controller's process in a cluster of 100,000 pods",
         run: |report| Box::pin(controller::run(report)),
