@@ -2,7 +2,7 @@
 # The cluster suite: a real two-node Kubernetes is made, looked at from outside, and taken away. What is
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
-#                      crash connectivity services proxy traffic policies native native_gate traceflow spec settings rollout restart health damage prometheus netpol removal olm legacy
+#                      crash connectivity services proxy traffic policies native native_gate traceflow spec settings rollout restart health damage prometheus netpol manifest removal olm legacy
 #                      or, shorter: crash_once for crash, monitoring for prometheus
 #   OLM_RULES=v0|v1     how one generation of OLM installs, not both
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
@@ -34,7 +34,7 @@ NETPOL=${NETPOL:-all}
 
 parts=("$@")
 if ((${#parts[@]} == 0)); then
-	parts=(connectivity services proxy traffic policies native native_gate traceflow spec settings rollout restart health damage prometheus netpol removal olm legacy)
+	parts=(connectivity services proxy traffic policies native native_gate traceflow spec settings rollout restart health damage prometheus netpol manifest removal olm legacy)
 	[[ -n ${ATTACH:-} ]] || parts=(crash "${parts[@]}")
 fi
 for part in "${parts[@]}"; do

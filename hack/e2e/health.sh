@@ -183,8 +183,29 @@ scrapers() {
 	ok 'metrics of operator, controller and agent: 401 without a valid token, 403 without the right, else 200'
 }
 
+# as_agent TOKEN NODE: writes the AntreaAgentInfo of a node, with a mark, as who has the token.
+as_agent() {
+	local access=$STATE/as-agent
+	kubectl config view --raw -o json | jq --arg token "$1" '.users[].user = {token: $token}' >"$access"
+	kubectl get antreaagentinfo "$2" -o json | jq '.metadata.annotations["antrea.io/probe"] = "marked"' |
+		"$(kubernetes_bin)/kubectl" --kubeconfig "$access" replace -f - 2>&1
+}
+
+# The token of an agent, were it stolen, changes what its own node tells and nothing of another.
+own_info_only() {
+	local token said
+	token=$(kubectl -n kube-system create token antrea-agent --bound-object-kind Pod --bound-object-name "$(agent_of node2)")
+	# The agent writes too, and of two who read the same state one is told to read again.
+	wait_for 20 as_agent "$token" node2 >/dev/null || fail "the agent of node2 cannot tell its own state: $(as_agent "$token" node2)"
+	said=$(as_agent "$token" node1) && fail 'the agent of node2 may change the state of node1'
+	[[ $said == *'an agent may change the AntreaAgentInfo of its own Node only'* ]] || fail "the refusal says: $said"
+	rm "$STATE/as-agent"
+	ok 'an agent changes the state of its own node alone'
+}
+
 health() {
 	scrapers
+	own_info_only
 	turns_and_turns_back 'ovs-vswitchd killed' node2 OpenflowConnectionUp OpenflowDisconnected kill_ovs nothing
 	wait_for 60 pods_talk || fail 'pods do not talk after ovs-vswitchd was killed'
 	flows_corrupted

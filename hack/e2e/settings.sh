@@ -70,6 +70,10 @@ antctl_outside() {
 		shows 'Classifier' outside get ovsflows --table-names-only --node node2
 		shows 'node1 [0-9]+.*node2 [0-9]+' outside log-level --node node1,node2
 	done
+	access=$KUBECONFIG_PATH
+	shows '' outside log-level 4 --node node1
+	shows 'node1 +4.*node2 +0' outside log-level --node node1,node2
+	shows '' outside log-level 0 --node node1
 	ok 'antctl asks the agents of both nodes from elsewhere, with a certificate and with a token'
 	access=$KUBECONFIG_PATH
 	shows 'Kubernetes version +ok' outside check cluster
