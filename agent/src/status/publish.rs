@@ -76,7 +76,7 @@ pub async fn publish(client: Client, identity: Identity, reporter: Reporter) -> 
             Ok(()) => {}
             Err(Failure::Absent) => {
                 sleep(RETRY.mul_f64(0.5 + share)).await;
-                next = facts.borrow_and_update().clone();
+                next = following(Some(next), facts.borrow_and_update().clone());
                 continue;
             }
             Err(Failure::Api(error)) => {
@@ -84,7 +84,7 @@ pub async fn publish(client: Client, identity: Identity, reporter: Reporter) -> 
                 let since = *outage.get_or_insert_with(Timestamp::now);
                 reporter.update(|facts| facts.api = unreachable(since, &error));
                 sleep(RETRY.mul_f64(0.5 + share)).await;
-                next = facts.borrow_and_update().clone();
+                next = following(Some(next), facts.borrow_and_update().clone());
                 continue;
             }
         }
@@ -108,7 +108,7 @@ pub async fn publish(client: Client, identity: Identity, reporter: Reporter) -> 
     }
 }
 
-/// What to write of the first change since the last write and of what is true now: what failed and works again
+/// What to write of the first change since the last write, or of what could not be written, and of what is true now: what failed and works again
 /// has happened all the same; that it works follows at once. Not so of an outage of the API server, whose end
 /// would be no news: of that, only what is true now.
 fn following(first: Option<Facts>, last: Facts) -> Facts {
@@ -142,16 +142,22 @@ struct Writer {
 impl Writer {
     async fn write(&mut self, facts: &Facts) -> Result<(), Failure> {
         let known = self.object.take();
-        let exchange = async {
-            let mut object = match known {
-                Some(object) => object,
-                None => self.api.get(&self.identity.node).await?,
-            };
+        let replace = async |mut object: AntreaAgentInfo| {
             object.spec = compose(&self.identity, facts, Timestamp::now());
             if let Some(capabilities) = &facts.capabilities {
                 object.annotations_mut().extend(capabilities.to_annotations());
             }
             self.api.replace(&self.identity.node, &PostParams::default(), &object).await
+        };
+        let exchange = async {
+            if let Some(known) = known {
+                match replace(known).await {
+                    // Somebody has put a label on it: what failed here is told all the same, and now.
+                    Err(kube::Error::Api(status)) if status.code == 409 => {}
+                    other => return other,
+                }
+            }
+            replace(self.api.get(&self.identity.node).await?).await
         };
         match timeout(LIMIT, exchange).await {
             Ok(Ok(stored)) => {

@@ -145,6 +145,24 @@ async fn a_lost_open_vswitch_is_told() {
     assert_eq!(lab.agent_metric(0, "antrea_agent_condition{type=\"AgentHealthy\"}").await, 1.0);
 }
 
+/// Somebody else has changed the object meanwhile: the failure is told all the same, though it is over soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_on_the_object_hides_no_failure() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = lab_with_status(1).await;
+    let mut labelled = lab.api.get(AGENT_INFOS, None, "node1").unwrap();
+    labelled["metadata"]["labels"]["team"] = "net".into();
+    lab.api.put(AGENT_INFOS, labelled);
+    let version = lab.api.version();
+    lab.nodes[0].ovs.kill_vswitchd().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    lab.nodes[0].ovs.start_vswitchd().unwrap();
+    told_since(version, &lab, "OpenflowConnectionUp", "OpenflowDisconnected", "ovs-vswitchd").await;
+    turns_back(&lab, "OpenflowConnectionUp").await;
+    let kept = lab.api.get(AGENT_INFOS, None, "node1").unwrap();
+    assert_eq!(kept["metadata"]["labels"]["team"], "net", "who labels it keeps the label");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_datapath_that_does_not_forward_is_told() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
