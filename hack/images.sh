@@ -6,7 +6,7 @@
 #   images.sh base      only makes the Debian that the others start from
 # Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:trixie-slim to start from a
 # registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 IMAGES=$CACHE/images
 
@@ -137,6 +137,7 @@ image_tag() {
 		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni,load_modules} "$REPO/tools/cni/go.mod")"
 }
 
+[[ ${BASH_SOURCE[0]} == "$0" ]] || return 0
 case ${1:-} in
 project | test) "${1}_images" ;;
 oci) oci_images "$2" "$3" ;;
