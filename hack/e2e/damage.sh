@@ -32,6 +32,7 @@ damage_state() {
 	in_node "$node" ip neigh show dev antrea-gw0 nud permanent | sort
 	in_node "$node" iptables-save | grep -- '^-A.*ANTREA-'
 	in_node "$node" ipset save ANTREA-POD-IP 2>/dev/null | grep ^add | sort
+	in_node "$node" find /var/lib/cni/networks/antrea -name '*.*.*.*' -printf '%f %s\n' | sort
 	in_node "$node" find /etc/cni/net.d /opt/cni/bin -type f -printf '%p %m %s\n' | sort
 	in_node "$node" cat /proc/sys/net/ipv4/{ip_forward,conf/antrea-gw0/{rp_filter,arp_announce}} 2>/dev/null
 }
@@ -106,6 +107,7 @@ damage() {
 	host_damaged 'forwarding switched off' sysctl -qw net.ipv4.ip_forward=0
 	host_damaged 'reverse path filter of the gateway' sysctl -qw net.ipv4.conf.antrea-gw0.rp_filter=1
 	host_damaged 'a pod link down' ip link set "$(pod_link)" down
+	host_damaged 'the records of addresses deleted' find /var/lib/cni/networks/antrea -name '*.*.*.*' -delete
 	host_damaged 'the CNI configuration deleted' rm /etc/cni/net.d/10-antrea.conflist
 	host_damaged 'the CNI plugin emptied' truncate -s 0 /opt/cni/bin/antrea
 	host_damaged 'a chained plugin that cannot be executed' chmod 644 /opt/cni/bin/portmap

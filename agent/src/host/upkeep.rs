@@ -1,6 +1,7 @@
 //! Putting links, addresses, routes, neighbours and the settings of links right.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use netcfg::nl::route::RouteFilter;
 use netcfg::{Link, MacAddr, VxlanInfo};
@@ -12,8 +13,8 @@ use super::{Host, Moved, Progress, setting_differed};
 use crate::config::{EncapMode, TunnelType};
 use crate::ovs::bridge::{Bridge, Datapath, TUNNEL_PORT};
 use crate::peers::wiring::Wiring;
-use crate::pods::attach;
 use crate::pods::network::{POD_LINK_GROUP, quiet_settings};
+use crate::pods::{attach, leases};
 
 impl Host {
     pub(super) fn has_vxlan(&self) -> bool {
@@ -203,17 +204,42 @@ impl Host {
     /// Files are small and mostly only their times are looked at, but the node's disk may be slow.
     pub(super) async fn files(&mut self, progress: &mut Progress) {
         let Some(mut installed) = self.installed.take() else { return };
+        // Of those that a call is about the record goes or comes with it.
+        let interfaces = self.network.interfaces().into_iter();
+        let quiet = interfaces.filter(|interface| !self.network.is_claimed(&interface.host_ifname));
+        let held: Vec<_> = quiet
+            .flat_map(|interface| {
+                let attachment = interface.attachment();
+                interface.ips.into_iter().map(move |ip| (ip, attachment.clone()))
+            })
+            .collect();
+        let leases = self.network.host_local.allocations();
         let looked = tokio::task::spawn_blocking(move || {
             let found = installed.keep();
-            (installed, found)
+            (installed, found, leases::reserve(&leases, &held))
         });
         match looked.await {
-            Ok((installed, (done, problems))) => {
+            Ok((installed, (done, problems), reserved)) => {
                 self.installed = Some(installed);
                 progress.done.extend(done);
                 progress.problems.extend(problems);
+                match reserved {
+                    Ok(ips) => self.reserved(&ips, progress),
+                    Err(error) => progress.problems.push(format!("records of addresses: {error}")),
+                }
             }
             Err(error) => progress.problems.push(format!("CNI files: {error}")),
+        }
+    }
+
+    fn reserved(&self, ips: &[IpAddr], progress: &mut Progress) {
+        for ip in ips {
+            if self.network.holder(&[*ip], "").is_some() {
+                progress.done.push(format!("address {ip} was not reserved"));
+            } else {
+                // A call has taken the pod away meanwhile, and it may have been after that.
+                leases::release(&self.network.host_local.allocations(), *ip);
+            }
         }
     }
 

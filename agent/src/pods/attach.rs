@@ -197,6 +197,12 @@ async fn attach(
     );
     confirmed.map_err(|error| AttachError::new(ErrorCode::TryAgainLater, error))?;
     let (allocated, container) = (allocated?, container?);
+    let ips: Vec<_> = allocated.ips.iter().map(|ip| ip.address.addr()).collect();
+    if let Some((ip, PodInterface { pod_namespace, pod_name, .. })) = node.holder(&ips, &call.container_id) {
+        let message =
+            format!("IPAM gave {ip}, which pod {pod_namespace}/{pod_name} has: its record was lost");
+        return Err(AttachError::new(ErrorCode::TryAgainLater, message));
+    }
     let reserved = node.reserve_ofport().ok_or_else(|| configure("no OpenFlow port number is free"))?;
     let mut interface = PodInterface {
         host_ifname,
@@ -207,7 +213,7 @@ async fn attach(
         pod_uid: pod.uid,
         netns: call.netns.clone(),
         mac,
-        ips: allocated.ips.iter().map(|ip| ip.address.addr()).collect(),
+        ips,
         ofport: reserved.number(),
     };
 

@@ -2,6 +2,8 @@
 //! its own. What is in no file's name an address is another file of the folder.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -50,6 +52,39 @@ impl Leases {
             }
         });
         freed.map(|(ip, _)| *ip).collect()
+    }
+}
+
+/// Reserves addresses again whose record is gone, in host-local's form: it would give them to others. Returns those.
+/// Blocks.
+///
+/// # Errors
+/// The first that cannot be reserved.
+pub fn reserve(folder: &Path, attachments: &[(IpAddr, AttachmentKey)]) -> io::Result<Vec<IpAddr>> {
+    let mut reserved = Vec::new();
+    for (ip, (container_id, ifname)) in attachments {
+        let file = folder.join(ip.to_string());
+        if file.symlink_metadata().is_ok() {
+            continue;
+        }
+        std::fs::create_dir_all(folder)?;
+        match OpenOptions::new().write(true).create_new(true).open(&file) {
+            Ok(mut record) => {
+                record.write_all(format!("{container_id}\r\n{ifname}").as_bytes())?;
+                reserved.push(*ip);
+            }
+            // host-local was faster; whoever it gave the address to is refused.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reserved)
+}
+
+/// Takes back what [`reserve`] has done for an address.
+pub fn release(folder: &Path, ip: IpAddr) {
+    if let Err(error) = std::fs::remove_file(folder.join(ip.to_string())) {
+        tracing::debug!(%ip, %error, "the address was freed already");
     }
 }
 
@@ -116,5 +151,22 @@ mod tests {
         assert_eq!(left.damaged.len(), 1, "a pod has that address");
         assert_eq!(left.held.len(), 3);
         assert_eq!(Leases::read(Path::new("/nowhere")), Leases::default());
+    }
+    #[test]
+    fn a_lost_record_is_written_again_and_no_other_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let networks = folder.path().join("antrea");
+        let key = |id: &str| (id.to_owned(), "eth0".to_owned());
+        let attachments: [(IpAddr, AttachmentKey); 2] =
+            [("10.244.1.2".parse().unwrap(), key("abc")), ("fd00::2".parse().unwrap(), key("abc"))];
+        assert_eq!(reserve(&networks, &attachments).unwrap(), attachments.clone().map(|(ip, _)| ip));
+        assert_eq!(reserve(&networks, &attachments).unwrap(), Vec::<IpAddr>::new());
+        let mut held = Leases::read(&networks).held;
+        held.sort();
+        assert_eq!(held, attachments);
+        // It is another's by now.
+        std::fs::write(networks.join("10.244.1.2"), "other\r\neth0").unwrap();
+        assert_eq!(reserve(&networks, &attachments).unwrap(), Vec::<IpAddr>::new());
+        assert!(Leases::read(&networks).held.contains(&(attachments[0].0, key("other"))));
     }
 }

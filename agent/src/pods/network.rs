@@ -146,6 +146,15 @@ impl NodeNetwork {
         Leases::read(&self.host_local.allocations())
     }
 
+    /// An attachment of another container that has one of `ips`, and which.
+    pub fn holder(&self, ips: &[IpAddr], container_id: &str) -> Option<(IpAddr, PodInterface)> {
+        let interfaces = self.interfaces.lock();
+        let others = interfaces.iter().filter(|other| other.container_id != container_id);
+        others
+            .flat_map(|other| other.ips.iter().map(move |ip| (ip, other)))
+            .find_map(|(ip, other)| ips.contains(ip).then(|| (*ip, other.clone())))
+    }
+
     /// Frees addresses of which IPAM's record is damaged and that no attachment has.
     pub fn free_damaged_leases(&self) {
         let used = self.interfaces.lock().iter().flat_map(|interface| interface.ips.clone()).collect();

@@ -1,12 +1,15 @@
 //! Nothing is deleted that is not proven to be the deleter's own.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use antrea_tests::lab::{Lab, eventually, sh, try_in};
 use antrea_tests::traffic::{ping, quick_ping};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
+
+use crate::health::{lab_with_status, told_since, turns_back};
 
 /// The device group of links that agents make.
 const POD_LINK_GROUP: u32 = 0xa27e;
@@ -92,4 +95,43 @@ async fn somebody_elses_link_of_that_name_stays() {
     sh(&format!("ip -n {} link set {name} group {}", node.netns, POD_LINK_GROUP));
     let (output, text) = node.cni("ADD", "owned-1", &netns, "1.0.0", None);
     assert!(output.status.success(), "{text}");
+}
+
+/// Somebody empties IPAM's folder: it would give addresses of running pods to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_record_gives_no_address_twice() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = lab_with_status(1).await;
+    let mut held: Vec<IpAddr> = ["a", "b"].map(|name| lab.add_pod(0, name).ip).into();
+    let folder = lab.nodes[0].dir.join("ipam/antrea");
+    let reserved = |held: &[IpAddr]| held.iter().all(|ip| folder.join(ip.to_string()).exists());
+    let mut refused = 0;
+    for round in 0..2 {
+        assert!(reserved(&held), "{held:?}");
+        let version = lab.api.version();
+        let name = format!("next{round}");
+        let netns = lab.pod_netns(0, &name);
+        for file in std::fs::read_dir(&folder).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let (output, text) =
+            lab.nodes[0].cni("ADD", &format!("{name}-0123456789abcdef"), &netns, "1.0.0", None);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        if output.status.success() {
+            let ip =
+                answer["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
+            assert!(!held.contains(&ip), "{ip} is given to a second pod");
+            held.push(ip);
+        } else {
+            assert_eq!(answer["code"], 11, "try again later: {text}");
+            assert!(text.contains("its record was lost"), "{text}");
+            refused += 1;
+            lab.nodes[0].remove_netns(&netns);
+        }
+        eventually("addresses are reserved again", Duration::from_secs(20), || reserved(&held)).await;
+        told_since(version, &lab, "AgentHealthy", "HostNetworkRepaired", "was not reserved").await;
+        turns_back(&lab, "AgentHealthy").await;
+    }
+    println!("{refused} of 2 new pods were refused");
+    assert!(refused > 0, "no address was given twice by IPAM, so nothing was tried");
 }
