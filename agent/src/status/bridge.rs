@@ -309,8 +309,29 @@ fn packet(
     parts.extend(
         defaults.iter().filter(|(field, _)| !said(field)).map(|(field, value)| format!("{field}{value}")),
     );
+    if !said("ct_") {
+        parts.extend(protocol.and_then(|protocol| begins(protocol, &words)));
+    }
     // The protocol first: what follows needs it.
     Ok(words.iter().map(ToString::to_string).chain(parts).collect::<Vec<_>>().join(","))
+}
+
+/// What the tracker will know of a connection that begins with this packet. Policy goes by that, and a trace does not ask the
+/// tracker. Of ICMP it has type and code in place of ports.
+fn begins(protocol: &str, words: &[&str]) -> Option<String> {
+    let (number, source, destination): (u8, &[&str], &[&str]) = match protocol.trim_end_matches('6') {
+        "tcp" => (6, &["tcp_src=", "tp_src="], &["tcp_dst=", "tp_dst="]),
+        "udp" => (17, &["udp_src=", "tp_src="], &["udp_dst=", "tp_dst="]),
+        "sctp" => (132, &["sctp_src=", "tp_src="], &["sctp_dst=", "tp_dst="]),
+        "icmp" if protocol == "icmp" => (1, &["icmp_type="], &["icmp_code="]),
+        "icmp" => (58, &["icmpv6_type=", "icmp_type="], &["icmpv6_code=", "icmp_code="]),
+        _ => return None,
+    };
+    let said = |fields: &[&str]| {
+        words.iter().find_map(|word| fields.iter().find_map(|field| word.strip_prefix(field))).unwrap_or("0")
+    };
+    let (source, destination) = (said(source), said(destination));
+    Some(format!("ct_state=new|trk,ct_nw_proto={number},ct_tp_src={source},ct_tp_dst={destination}"))
 }
 
 async fn ovs_tracing(
@@ -410,7 +431,8 @@ mod tests {
     fn a_packet_is_what_its_ends_send() {
         assert_eq!(
             traced("shop/web", "shop/db", "", "tcp,tcp_dst=80", "").unwrap(),
-            "tcp,tcp_dst=80,nw_src=10.0.0.1,nw_dst=10.0.0.2,in_port=1,dl_src=0a:00:00:00:00:01,dl_dst=0a:00:00:00:00:02,nw_ttl=64"
+            "tcp,tcp_dst=80,nw_src=10.0.0.1,nw_dst=10.0.0.2,in_port=1,dl_src=0a:00:00:00:00:01,dl_dst=0a:00:00:00:00:02,nw_ttl=64,\
+             ct_state=new|trk,ct_nw_proto=6,ct_tp_src=0,ct_tp_dst=80"
         );
         // What is not of this node is behind the gateway, and comes from there.
         assert_eq!(
@@ -427,6 +449,17 @@ mod tests {
             "a forged source: {other}"
         );
         assert!(traced("shop/web", "", "", "ip,in_port=7", "").unwrap().starts_with("ip,in_port=7,nw_src"));
+        for (flow, tracked) in [
+            ("udp6,udp_src=1000,tp_dst=53", ",ct_state=new|trk,ct_nw_proto=17,ct_tp_src=1000,ct_tp_dst=53"),
+            ("sctp", ",ct_state=new|trk,ct_nw_proto=132,ct_tp_src=0,ct_tp_dst=0"),
+            ("icmp,icmp_type=8,icmp_code=0", ",ct_state=new|trk,ct_nw_proto=1,ct_tp_src=8,ct_tp_dst=0"),
+            ("icmp6,icmpv6_type=128", ",ct_state=new|trk,ct_nw_proto=58,ct_tp_src=128,ct_tp_dst=0"),
+            ("ip", ",nw_ttl=64"),
+            ("tcp,ct_state=est|trk,ct_nw_proto=6", ",nw_ttl=64"),
+        ] {
+            let packet = traced("shop/web", "", "", flow, "").unwrap();
+            assert!(packet.ends_with(tracked), "{packet}");
+        }
         for (ends, flow, family, says) in [
             (["shop/none", ""], "", "", "source shop/none"),
             (["", "10.0.0.1"], "", "6", "destination 10.0.0.1"),
