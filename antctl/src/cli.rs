@@ -14,6 +14,7 @@ use clap_complete::Shell;
 
 use crate::check::Check;
 use crate::connect::Place;
+use crate::explain::{self, Explain};
 use crate::query::Query;
 use crate::support::Wanted;
 
@@ -86,6 +87,10 @@ pub(crate) enum Verb {
     /// Traces a packet through the network: sends one, or watches real traffic, and shows what each Node did with it.
     #[command(visible_alias = "tf")]
     Traceflow(Trace),
+    /// Says why a Pod reaches another, a Service or an address, or does not: what policies decide at both ends, what the
+    /// agents have of them, what the bridges do with such a packet, and what is wrong. Exit code: 0 allowed, 1 denied by
+    /// policy, 2 broken or not known.
+    Explain(Explain),
     /// Asks the controller what policies have to do with Pods.
     Query(Query),
     /// Shows the log level of this container's component, or of controller or agents, or sets it.
@@ -255,9 +260,13 @@ pub(crate) fn command(place: Place) -> Command {
     let mut command = Args::command();
     let (agent, controller, elsewhere) =
         (place == Place::Agent, place == Place::Controller, place == Place::Elsewhere);
-    for (name, hidden) in
-        [("query", agent), ("trace-packet", controller), ("proxy", !elsewhere), ("check", !elsewhere)]
-    {
+    for (name, hidden) in [
+        ("query", agent),
+        ("trace-packet", controller),
+        ("proxy", !elsewhere),
+        ("check", !elsewhere),
+        ("explain", !elsewhere),
+    ] {
         command = command.mut_subcommand(name, |verb| verb.hide(hidden));
     }
     for name in ["trace-packet", "log-level"] {
@@ -301,10 +310,12 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Arguments of a process. The error is how it ends without any: what help is asked for, or offered where a command is
-/// incomplete, goes to stdout and is success; all else goes to stderr and ends as any other failure does, by 1.
+/// incomplete, goes to stdout and is success; all else goes to stderr and ends as any other failure does, by 1, or by 2
+/// where 1 means something else.
 pub(crate) fn parse(place: Place, line: impl IntoIterator<Item = OsString>) -> Result<Args, Ended> {
+    let line: Vec<OsString> = line.into_iter().collect();
     let parsed =
-        command(place).try_get_matches_from(line).and_then(|matches| Args::from_arg_matches(&matches));
+        command(place).try_get_matches_from(&line).and_then(|matches| Args::from_arg_matches(&matches));
     parsed.map_err(|error| {
         let helps = matches!(
             error.kind(),
@@ -312,7 +323,13 @@ pub(crate) fn parse(place: Place, line: impl IntoIterator<Item = OsString>) -> R
                 | ErrorKind::DisplayVersion
                 | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
-        Ended { text: error.render().to_string(), success: helps }
+        let explains = line.iter().any(|word| word == "explain");
+        let code = match () {
+            () if helps => 0,
+            () if explains => explain::FAILED,
+            () => 1,
+        };
+        Ended { text: error.render().to_string(), code }
     })
 }
 
@@ -321,21 +338,20 @@ pub(crate) fn parse(place: Place, line: impl IntoIterator<Item = OsString>) -> R
 pub(crate) struct Ended {
     /// What it says.
     pub(crate) text: String,
-    /// Whether that is what was asked for.
-    pub(crate) success: bool,
+    /// Its exit code: 0 if that is what was asked for.
+    pub(crate) code: u8,
 }
 
 impl Ended {
     /// Says it.
     pub(crate) fn tell(&self) -> ExitCode {
-        if self.success {
+        if self.code == 0 {
             // Who asked for help may have seen enough of it.
             let _ = std::io::stdout().write_all(self.text.as_bytes());
-            ExitCode::SUCCESS
         } else {
             eprint!("{}", self.text);
-            ExitCode::FAILURE
         }
+        ExitCode::from(self.code)
     }
 }
 

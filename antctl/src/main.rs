@@ -12,18 +12,19 @@
 //! Invariants:
 //! - A token that is worth something elsewhere goes only to a server whose certificate was verified, and to no agent.
 //! - What is asked for goes to stdout, all else to stderr. The exit code is 0 only if it was had, else 1; of
-//!   `version` antctl's own is enough.
+//!   `version` antctl's own is enough. That of `explain` is part of the answer ([`explain`]).
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use antrea_runtime::{install_crypto_provider, logging};
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 mod adopt;
 mod agents;
 mod check;
 mod cli;
 mod connect;
+mod explain;
 mod get;
 mod output;
 mod plan;
@@ -37,6 +38,7 @@ mod traceflow;
 
 use cli::{Args, Verb};
 use connect::{Clients, Environment};
+use explain::NotAllowed;
 
 fn main() -> ExitCode {
     let environment = Environment::detect();
@@ -49,19 +51,26 @@ fn main() -> ExitCode {
     {
         eprintln!("antctl: {error}");
     }
-    let done =
-        start(&args, environment).and_then(|text| match std::io::stdout().write_all(text.as_bytes()) {
-            // The reader has seen enough.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.context("write to stdout"),
-        });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("antctl: {}", told(&error));
-            ExitCode::FAILURE
+    let (text, code) = match start(&args, environment) {
+        Ok(text) => (text, 0),
+        Err(error) => match error.downcast::<NotAllowed>() {
+            Ok(answer) => (answer.text, answer.code),
+            Err(error) => return failed(&args.verb, &error),
+        },
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // The reader has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            failed(&args.verb, &anyhow::Error::new(error).context("write to stdout"))
         }
+        _ => ExitCode::from(code),
     }
+}
+
+/// Says why there is no answer.
+fn failed(verb: &Verb, error: &anyhow::Error) -> ExitCode {
+    eprintln!("antctl: {}", told(error));
+    ExitCode::from(if matches!(verb, Verb::Explain(_)) { explain::FAILED } else { 1 })
 }
 
 fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
@@ -103,6 +112,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Adopt { dry_run } if *dry_run => adopt::adopt(clients).await,
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
+        Verb::Explain(asked) => explain::run(clients, asked).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,

@@ -288,6 +288,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         "proxy --agent-node n1 --address ::1",
         "supportbundle n1 *worker* -d x --since 1h",
         "supportbundle -l a=b",
+        "explain shop/web svc/shop/db --port http --protocol udp -o json",
     ] {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
     }
@@ -325,7 +326,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     assert_eq!(listed(Place::Controller), [true, false, false, true, true]);
     for place in [Place::Elsewhere, Place::Agent, Place::Controller] {
         let verbs = command(place).render_help().to_string();
-        for verb in ["proxy", "check"] {
+        for verb in ["proxy", "check", "explain"] {
             assert_eq!(verbs.contains(&format!("\n  {verb} ")), place == Place::Elsewhere, "{verbs}");
         }
         for name in ["get", "log-level"] {
@@ -338,20 +339,23 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
 /// As scripts for upstream's antctl expect it.
 #[test]
 fn help_is_success_and_anything_wrong_is_one() {
-    for (words, success) in [
-        ("", true),
-        ("get", true),
-        ("help", true),
-        ("get --help", true),
-        ("--version", true),
-        ("supportbundle -l", false),
-        ("get egress", false),
-        ("get np -o xml", false),
-        ("version --nonsense", false),
+    for (words, code) in [
+        ("", 0),
+        ("get", 0),
+        ("help", 0),
+        ("get --help", 0),
+        ("--version", 0),
+        ("explain --help", 0),
+        ("supportbundle -l", 1),
+        ("get egress", 1),
+        ("get np -o xml", 1),
+        ("version --nonsense", 1),
+        // There 1 means that policy denies.
+        ("explain a b --protocol gre", 2),
     ] {
         let line = ["antctl"].into_iter().chain(words.split_whitespace()).map(Into::into);
         let ended = crate::cli::parse(Place::Elsewhere, line).unwrap_err();
-        assert_eq!(ended.success, success, "{words}: {}", ended.text);
+        assert_eq!(ended.code, code, "{words}: {}", ended.text);
         assert!(!ended.text.is_empty());
     }
 }

@@ -30,22 +30,11 @@ pub(crate) async fn run(clients: &Clients, asked: &Trace, limit: Duration) -> an
     if let Some(destination) = &mut wanted.destination {
         find_service(&cluster, destination).await?;
     }
-    let traces: Api<Traceflow> = Api::all(cluster.client.clone());
-    let mut trace = Traceflow::new("", wanted);
-    trace.metadata.name = None;
-    trace.metadata.generate_name = Some(prefix(asked));
-    let made = traces.create(&PostParams::default(), &trace).await;
-    let made = made.map_err(|error| cluster.explain(&error, "create a Traceflow"))?;
-    let name = made.metadata.name.clone().context("the API server has given the Traceflow no name")?;
+    let name = create(&cluster, prefix(asked), wanted).await?;
     if asked.nowait {
         return Ok(format!("{name}\n"));
     }
-    let ended = wait(&cluster, &traces, &name).await;
-    // Whoever waited has seen it. One that stays has its end and harms nobody.
-    if let Err(error) = traces.delete(&name, &DeleteParams::default()).await {
-        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete Traceflow {name}")));
-    }
-    let ended = ended?;
+    let ended = end_of(&cluster, &name).await?;
     let status = ended.status.clone().unwrap_or_default();
     let text = output(&name, &ended, asked).render(asked.output)?;
     if status.phase == Some(Phase::Failed) {
@@ -53,6 +42,46 @@ pub(crate) async fn run(clients: &Clients, asked: &Trace, limit: Duration) -> an
         bail!("Traceflow {name} failed: {}", status.reason);
     }
     Ok(text)
+}
+
+/// Makes one whose name begins so, and returns its name.
+async fn create(cluster: &Server, prefix: String, wanted: TraceflowSpec) -> anyhow::Result<String> {
+    let traces: Api<Traceflow> = Api::all(cluster.client.clone());
+    let mut trace = Traceflow::new("", wanted);
+    trace.metadata.name = None;
+    trace.metadata.generate_name = Some(prefix);
+    let made = traces.create(&PostParams::default(), &trace).await;
+    let made = made.map_err(|error| cluster.explain(&error, "create a Traceflow"))?;
+    made.metadata.name.context("the API server has given the Traceflow no name")
+}
+
+/// Waits for its end and removes it.
+async fn end_of(cluster: &Server, name: &str) -> anyhow::Result<Traceflow> {
+    let traces: Api<Traceflow> = Api::all(cluster.client.clone());
+    let ended = wait(cluster, &traces, name).await;
+    // Whoever waited has seen it. One that stays has its end and harms nobody.
+    if let Err(error) = traces.delete(name, &DeleteParams::default()).await {
+        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete Traceflow {name}")));
+    }
+    ended
+}
+
+/// Sends a packet, and returns what became of it. The destination's name is a Service's, or else a Pod's.
+///
+/// # Errors
+/// The API server takes no Traceflow.
+pub(crate) async fn fate(
+    cluster: &Server,
+    asked: &Trace,
+    is_service: bool,
+    limit: Duration,
+) -> anyhow::Result<Status> {
+    let mut wanted = spec(asked, limit)?;
+    if let Some(destination) = wanted.destination.as_mut().filter(|_| is_service) {
+        destination.service = destination.pod.take();
+    }
+    let name = create(cluster, prefix(asked), wanted).await?;
+    Ok(end_of(cluster, &name).await?.status.unwrap_or_default())
 }
 
 async fn wait(cluster: &Server, traces: &Api<Traceflow>, name: &str) -> anyhow::Result<Traceflow> {

@@ -56,6 +56,58 @@ outside() { "$antctl" --kubeconfig "$access" "$@"; }
 # has_no_secret ARCHIVE: no private key and no token is in any of its files.
 has_no_secret() { ! tar -xzOf "$1" | grep -aqE 'PRIVATE KEY-----|eyJ[A-Za-z0-9_-]+[.]eyJ'; }
 
+# explains CODE REGEX ARGUMENT...: antctl explain ends with this exit code and says this.
+explains() {
+	local code=$1 wanted=$2 said status=0
+	shift 2
+	said=$(outside explain "$@" 2>&1) || status=$?
+	[[ $status == "$code" && $said =~ $wanted ]] || {
+		note "explain $* ends with $status: $said"
+		return 1
+	}
+}
+
+# What is so, what a policy denies, and what is broken; with the two nodes' own policies, groups and bridges.
+explanations() {
+	local began
+	explains 0 'through the tunnel to node2.*the bridge of node2 gives it to default/two' default/left default/two ||
+		fail 'explain does not see how a pod of the other node is reached'
+	explains 0 'packet sent +it came to default/two on node2' default/left default/two --send ||
+		fail 'explain does not send a packet'
+	explains 0 'the bridge of node1 gives it to default/one' default/left default/one --port 8080 ||
+		fail 'explain does not see how a pod of the same node is reached'
+	explains 0 "in the Node's network: no policy selects it" default/left default/host2 --port 8090 ||
+		fail 'explain does not know a pod in the network of its node'
+	explains 0 'from there on routes' default/left "$WORLD" --port 18090 || fail 'explain does not see the way out of the cluster'
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: networking.k8s.io/v1
+		kind: NetworkPolicy
+		metadata: {name: shut}
+		spec:
+		  podSelector: {matchLabels: {app: two}}
+		  ingress: [{from: [{podSelector: {matchLabels: {app: one}}}], ports: [{port: 8080}]}]
+	END
+	wait_for 15 explains 1 'NetworkPolicy default/shut isolates default/two.*the bridge of node2 drops it in table IngressDefaultRule' \
+		default/left default/two || fail "explain does not name the policy that denies: $(outside explain default/left default/two 2>&1)"
+	explains 0 'NetworkPolicy default/shut, ingress rule 0, allows it' default/one default/two ||
+		fail 'explain does not name the rule that allows'
+	explains 1 'ingress rule 0, is about default/one, but only TCP 8080' default/one default/two --port 9 ||
+		fail 'explain does not name the port that is allowed'
+	kubectl delete networkpolicy shut >/dev/null
+	kubectl expose pod two --name=explained --port=80 --target-port=8080 >/dev/null
+	wait_for 15 explains 0 'kube-proxy gives it an endpoint' default/left svc/default/explained ||
+		fail "explain does not see how a Service is reached: $(outside explain default/left svc/default/explained 2>&1)"
+	kubectl create service clusterip nobody --tcp=80 >/dev/null
+	explains 2 'Service default/nobody has no endpoint: its selector takes no Pod' default/left default/nobody ||
+		fail 'explain does not miss the endpoints of a Service'
+	kubectl delete service explained nobody >/dev/null
+	explains 2 'there is no Pod default/none' default/none default/two || fail 'explain does not tell wrong arguments by their exit code'
+	began=$(date +%s%N)
+	explains 0 allowed default/left default/two || fail 'explain still sees what is gone'
+	figure "antctl explain between two nodes: $((($(date +%s%N) - began) / 1000000)) ms"
+	ok 'antctl explain says what is allowed, what a policy denies, and what is broken'
+}
+
 # The administrator has a client certificate; the viewer has a token, which no agent gets to see.
 antctl_outside() {
 	local antctl access=$KUBECONFIG_PATH folder name
@@ -69,6 +121,7 @@ antctl_outside() {
 		shows "$ONE" outside get podinterface one -n default --node node1
 		shows 'Classifier' outside get ovsflows --table-names-only --node node2
 		shows 'node1 [0-9]+.*node2 [0-9]+' outside log-level --node node1,node2
+		explains 0 allowed default/one default/two || fail 'antctl explain does not find that pods reach each other'
 	done
 	access=$KUBECONFIG_PATH
 	shows '' outside log-level 4 --node node1
@@ -76,6 +129,7 @@ antctl_outside() {
 	shows '' outside log-level 0 --node node1
 	ok 'antctl asks the agents of both nodes from elsewhere, with a certificate and with a token'
 	access=$KUBECONFIG_PATH
+	explanations
 	shows 'Kubernetes version +ok' outside check cluster
 	shows "$folder" outside supportbundle -d "$folder/bundles" 2>/dev/null
 	for name in agent_node1 agent_node2 controller; do

@@ -354,6 +354,13 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
             if let Some(namespace) = &target.namespace {
                 object["metadata"]["namespace"] = namespace.clone().into();
             }
+            let generated = object["metadata"]["generateName"].as_str();
+            let generated = generated.map(|start| format!("{start}{}", api.version()));
+            if object["metadata"]["name"].is_null()
+                && let Some(name) = generated
+            {
+                object["metadata"]["name"] = name.into();
+            }
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             if api.get(&target.collection, target.namespace.as_deref(), &name).is_some() {
                 return failure(StatusCode::CONFLICT, "AlreadyExists");

@@ -34,6 +34,17 @@ impl Lab {
         trust: ClientTrust,
         routes: Router,
     ) -> Self {
+        Self::beside(token, trusted, trust, routes, |_| {}).await
+    }
+
+    /// The same, where the API server holds more.
+    pub(crate) async fn beside(
+        token: Option<&str>,
+        trusted: bool,
+        trust: ClientTrust,
+        routes: Router,
+        more: impl FnOnce(&mut Cluster),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let issue = || ServingCert::issue("antrea-agent", &["localhost".to_owned()]).unwrap();
@@ -53,20 +64,25 @@ impl Lab {
         ];
         answers.extend(token.map(|token| (TOKEN, json!({"status": {"token": token}}))));
         let shown = Arc::default();
-        let fixture = Fixture::new(Cluster {
+        let mut cluster = Cluster {
             agents: vec![agent_info("n1", Timestamp::now(), port, ca)],
             answers: answers.into_iter().map(|(path, answer)| (path.to_owned(), answer)).collect(),
             allows: true,
             shown: Arc::clone(&shown),
             ..Cluster::default()
-        })
-        .await;
+        };
+        more(&mut cluster);
+        let fixture = Fixture::new(cluster).await;
         fixture.serve_whom(cert, listener, None, routes, trust).await;
         Self { fixture, shown }
     }
 
     pub(crate) async fn run(&self, words: &str) -> String {
         self.fixture.run(Place::Elsewhere, &format!("antctl {words}")).await.unwrap()
+    }
+
+    pub(crate) async fn tries(&self, words: &str) -> anyhow::Result<String> {
+        self.fixture.run(Place::Elsewhere, &format!("antctl {words}")).await
     }
 
     pub(crate) async fn fails(&self, words: &str) -> String {

@@ -123,7 +123,9 @@ fn agent_cluster_rules(config: &Effective) -> Vec<Value> {
 fn antctl_rules() -> Vec<Value> {
     let read = &["get", "list"];
     vec![
-        rule("", &["nodes"], read),
+        // The ends of what explain is asked about, by name or by address, and who serves a Service.
+        rule("", &["nodes", "pods", "services"], read),
+        rule("discovery.k8s.io", &["endpointslices"], &["list"]),
         rule("crd.antrea.io", &["antreaagentinfos", "antreacontrollerinfos"], read),
         rule("crd.antrea.io", &["traceflows"], &["get", "list", "watch", "create", "delete"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),

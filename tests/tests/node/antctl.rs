@@ -8,6 +8,8 @@ use std::time::Duration;
 use antrea_tests::lab::{AGENT_INFOS, Lab, binary, eventually, sh};
 use serde_json::{Value, json};
 
+mod explain;
+
 const LIMIT: Duration = Duration::from_secs(30);
 const CONTROLLER_INFOS: &str = "apis/crd.antrea.io/v1beta1/antreacontrollerinfos";
 
