@@ -59,8 +59,9 @@ fn what_can_be_enforced_is_taken() {
         ),
         egress("Drop", json!({"to": [{"serviceAccount": {"name": "a", "namespace": "n"}}]})),
         policy(json!([{"serviceAccount": {"name": "a", "namespace": "n"}}]), json!({})),
-        // What upstream's objects have and this version leaves out: an Allow less is stricter.
         egress("Allow", json!({"to": [{"fqdn": "*.example.com"}]})),
+        egress("Drop", json!({"to": [{"podSelector": {}}, {"fqdn": "a.example.com"}]})),
+        // What upstream's objects have and this version leaves out: an Allow less is stricter.
         egress("Allow", json!({"toServices": [{"name": "s", "namespace": "n"}]})),
         egress("Allow", json!({"l7Protocols": [{"http": {"path": "/x"}}]})),
         policy(json!([]), json!({"ingress": [{"action": "Allow", "appliedTo": [{"group": "g"}]}]})),
@@ -81,13 +82,13 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
     let deny = |peer: Value| egress("Drop", json!({"to": [{"podSelector": {}}, peer]}));
     let account = json!({"name": "a", "namespace": "n"});
     let cases = [
-        (deny(json!({"fqdn": "a.example.com"})), "to: this version does not enforce fqdn"),
-        (deny(json!({"serviceAccount": account, "group": "g"})), "ipBlock, group and serviceAccount exclude"),
+        (deny(json!({"fqdn": "a.example.com", "podSelector": {}})), "a peer of Pods"),
+        (deny(json!({"fqdn": "a.example.com", "group": "g"})), "serviceAccount and fqdn exclude"),
+        (deny(json!({"serviceAccount": account, "group": "g"})), "serviceAccount and fqdn exclude"),
         (policy(json!([{"serviceAccount": account, "group": "g"}]), json!({})), "appliedTo: name a group"),
         (deny(json!({"nodeSelector": {}})), "to: this version"),
         (deny(json!({"externalEntitySelector": {}})), "to: this version"),
         (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "to: this version"),
-        (egress("Pass", json!({"to": [{"fqdn": "a"}]})), "to: this version"),
         (egress("Reject", json!({"toServices": [{"name": "s"}]})), "toServices: this version"),
         (
             egress("Allow", json!({"toServices": [{"name": "s"}], "ports": [{"port": 1}]})),
@@ -122,6 +123,13 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
                 json!({"ingress": [{"action": "Allow", "appliedTo": [{"podSelector": {}}]}]}),
             ),
             "spec.appliedTo: is for the whole policy or for each rule",
+        ),
+        (
+            policy(
+                json!([{"podSelector": {}}]),
+                json!({"ingress": [{"action": "Drop", "from": [{"fqdn": "a.example.com"}]}]}),
+            ),
+            "from: fqdn belongs to egress rules",
         ),
         (policy(json!([]), json!({"ingress": [{"action": "Allow"}]})), "spec.appliedTo: say"),
         (policy(json!([{}]), json!({})), "appliedTo: name a group"),

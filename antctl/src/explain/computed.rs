@@ -160,6 +160,7 @@ fn rule(rule: &wire::NetworkPolicyRule) -> Rule {
         peer: Peer {
             address_groups: peer.address_groups.iter().map(|name| group_name(name)).collect(),
             ip_blocks: peer.ip_blocks.iter().filter_map(block).collect(),
+            fqdns: peer.fqdns.iter().map(|name| name.as_str().into()).collect(),
         },
         services: rule.services.iter().filter_map(service).collect(),
         priority: rule.priority,

@@ -119,6 +119,7 @@ fn peer(peer: &Peer) -> wire::NetworkPolicyPeer {
     wire::NetworkPolicyPeer {
         address_groups: peer.address_groups.iter().map(ToString::to_string).collect(),
         ip_blocks: peer.ip_blocks.iter().map(ip_block).collect(),
+        fqdns: peer.fqdns.iter().map(ToString::to_string).collect(),
         ..wire::NetworkPolicyPeer::default()
     }
 }

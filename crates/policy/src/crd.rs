@@ -195,8 +195,8 @@ pub struct Peer {
     /// Namespaces by how they are like that of the Pod that the rule applies to.
     pub namespaces: Option<PeerNamespaces>,
     pub group: Option<Box<str>>,
-    /// Not supported.
-    pub fqdn: Option<IgnoredAny>,
+    /// Domain name; `*` stands for any part.
+    pub fqdn: Option<Box<str>>,
     pub service_account: Option<NamespacedName>,
     /// Not supported.
     pub node_selector: Option<IgnoredAny>,

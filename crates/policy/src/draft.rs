@@ -77,6 +77,8 @@ pub struct PeerDraft {
     /// Pods by selector.
     pub groups: Vec<GroupSelector>,
     pub ip_blocks: Vec<IpBlock>,
+    /// Domain names, as [`crate::model::Peer`] has them.
+    pub fqdns: Vec<Box<str>>,
 }
 
 /// A rule; see [`crate::model::Rule`].

@@ -111,11 +111,19 @@ pub enum Problem {
     /// A field that a policy of a namespace cannot have.
     #[error("is for ClusterNetworkPolicies only")]
     ClusterOnly,
+    /// A field that a peer of ingress rules cannot have.
+    #[error("belongs to egress rules")]
+    EgressOnly,
+    /// Not a domain name.
+    #[error("{0:?} is not a domain name: at most 253 of a-z, 0-9, '-', '_', '.', and '*' for any part")]
+    Fqdn(Box<str>),
     /// A native peer that names nothing.
-    #[error("a peer needs podSelector, namespaceSelector, namespaces, serviceAccount, group or ipBlock")]
+    #[error(
+        "a peer needs podSelector, namespaceSelector, namespaces, serviceAccount, group, ipBlock or fqdn"
+    )]
     EmptyNativePeer,
     /// A native peer of several kinds.
-    #[error("ipBlock, group, serviceAccount and selectors exclude each other")]
+    #[error("ipBlock, group, serviceAccount, fqdn and selectors exclude each other")]
     MixedNativePeer,
     /// A peer with namespaces in two ways.
     #[error("excludes namespaceSelector")]

@@ -193,6 +193,8 @@ impl IpBlock {
 pub struct Peer {
     pub address_groups: Box<[GroupName]>,
     pub ip_blocks: Box<[IpBlock]>,
+    /// Domain names in lower case; `*` stands for any part. Of egress rules only.
+    pub fqdns: Box<[Box<str>]>,
 }
 
 impl Peer {
@@ -202,7 +204,7 @@ impl Peer {
         let block = |cidr: IpNet| IpBlock { cidr, except: Box::default() };
         let v4 = ipnet::Ipv4Net::default().into();
         let v6 = ipnet::Ipv6Net::default().into();
-        Self { address_groups: Box::default(), ip_blocks: [block(v4), block(v6)].into() }
+        Self { ip_blocks: [block(v4), block(v6)].into(), ..Self::default() }
     }
 }
 

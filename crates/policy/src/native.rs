@@ -12,12 +12,16 @@
 //!   and what it allowed is not allowed at a place where others did not expect it.
 
 mod account;
+mod names;
+mod namespaces;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::account::service_account;
+use self::names::fqdn;
+use self::namespaces::PerNamespace;
 use self::services::{matches, services};
 use crate::{
     crd::{self, AppliedTo, DEFAULT_TIER, STATIC_TIERS},
@@ -138,13 +142,6 @@ struct Native<'a> {
     namespaces: Option<Vec<(Arc<str>, Labels)>>,
     budget: Budget,
     rules: Vec<RuleDraft>,
-}
-
-/// A peer that means other Pods for each namespace, or for each combination of labels of namespaces.
-struct PerNamespace {
-    /// Keys of labels; empty for the same namespace.
-    keys: Vec<Box<str>>,
-    pods: Option<Selector>,
 }
 
 impl<'a> Native<'a> {
@@ -313,7 +310,7 @@ impl<'a> Native<'a> {
         let mut peer = PeerDraft::default();
         let mut relative = Vec::new();
         for (i, written) in written.iter().enumerate() {
-            relative.extend(self.peer(written, &mut peer, &mut place.index(list, i)));
+            relative.extend(self.peer(direction, written, &mut peer, &mut place.index(list, i)));
         }
         if written.is_empty() {
             peer.ip_blocks = Peer::anywhere().ip_blocks.into_vec();
@@ -345,7 +342,7 @@ impl<'a> Native<'a> {
         }
         for peer in relative {
             for (peer, applied_to) in self.expand(&peer, applied_to) {
-                let peer = PeerDraft { groups: vec![peer], ip_blocks: Vec::new() };
+                let peer = PeerDraft { groups: vec![peer], ..PeerDraft::default() };
                 drafts.push(make(peer, applied_to));
             }
         }
@@ -366,12 +363,12 @@ impl<'a> Native<'a> {
     /// nothing.
     fn peer(
         &mut self,
+        direction: Direction,
         written: &crd::Peer,
         peer: &mut PeerDraft,
         place: &mut Place<'_>,
     ) -> Option<PerNamespace> {
         let unsupported = [
-            ("fqdn", written.fqdn.is_some()),
             ("nodeSelector", written.node_selector.is_some()),
             ("externalEntitySelector", written.external_entity_selector.is_some()),
             ("scope", !matches!(&*written.scope, "" | "Cluster")),
@@ -382,6 +379,16 @@ impl<'a> Native<'a> {
         let selects = written.pod_selector.is_some()
             || written.namespace_selector.is_some()
             || written.namespaces.is_some();
+        if let Some(name) = &written.fqdn {
+            let others =
+                written.ip_block.is_some() || written.group.is_some() || written.service_account.is_some();
+            if selects || others {
+                place.add(Problem::MixedNativePeer);
+            } else {
+                peer.fqdns.extend(fqdn(name, direction, &mut place.field("fqdn")));
+            }
+            return None;
+        }
         match (&written.ip_block, &written.group, &written.service_account) {
             (None, None, None) if !selects => place.add(Problem::EmptyNativePeer),
             (None, None, Some(account)) if !selects => {
@@ -420,58 +427,6 @@ impl<'a> Native<'a> {
         None
     }
 
-    /// For each namespace, or combination of labels, that `applied_to` reaches: the peer, and what the rule applies to
-    /// there.
-    fn expand(
-        &mut self,
-        peer: &PerNamespace,
-        applied_to: &[GroupSelector],
-    ) -> Vec<(GroupSelector, Vec<GroupSelector>)> {
-        let known = self.namespaces.get_or_insert_with(self.context.namespaces);
-        // In order, so that the draft does not depend on that of events.
-        let mut found: BTreeMap<Vec<Box<str>>, Vec<GroupSelector>> = BTreeMap::new();
-        for target in applied_to {
-            for (name, labels) in known.iter() {
-                let reached = match &target.scope {
-                    Scope::All => true,
-                    Scope::Namespace(namespace) => namespace == name,
-                    Scope::NamespaceSelector(selector) => selector.matches(labels),
-                };
-                if !reached {
-                    continue;
-                }
-                let values: Option<Vec<Box<str>>> =
-                    peer.keys.iter().map(|key| labels.get(key).map(Into::into)).collect();
-                let Some(values) = values else { continue };
-                let (class, scope) = if peer.keys.is_empty() {
-                    (vec![(**name).into()], Scope::Namespace(name.clone()))
-                } else {
-                    let pairs = peer.keys.iter().zip(&values).map(|(key, value)| (&**key, &**value));
-                    let narrowed = match &target.scope {
-                        Scope::NamespaceSelector(selector) => selector.and_equals(pairs),
-                        _ => Selector::everything().and_equals(pairs),
-                    };
-                    (values, Scope::NamespaceSelector(narrowed))
-                };
-                let selector = GroupSelector { scope, pods: target.pods.clone() };
-                let targets = found.entry(class).or_default();
-                if !targets.contains(&selector) {
-                    targets.push(selector);
-                }
-            }
-        }
-        let expanded = found.into_iter().map(|(class, targets)| {
-            let scope = if peer.keys.is_empty() {
-                Scope::Namespace(class.first().map_or_else(|| k8s::shared(""), |name| k8s::shared(name)))
-            } else {
-                let pairs = peer.keys.iter().zip(&class).map(|(key, value)| (&**key, &**value));
-                Scope::NamespaceSelector(Selector::everything().and_equals(pairs))
-            };
-            (GroupSelector { scope, pods: peer.pods.clone() }, targets)
-        });
-        expanded.collect()
-    }
-
     /// Takes what a rule needs from the policy's limits.
     fn take(&mut self, rule: &RuleDraft) -> Result<(), TooLarge> {
         let budget = &mut self.budget;
@@ -479,7 +434,7 @@ impl<'a> Native<'a> {
         for service in &rule.services {
             budget.take(matches(service))?;
         }
-        budget.take(rule.peer.groups.len())?;
+        budget.take(rule.peer.groups.len() + rule.peer.fqdns.len())?;
         for block in &rule.peer.ip_blocks {
             budget.take(prefixes(block, budget.left()))?;
         }

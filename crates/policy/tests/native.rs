@@ -60,7 +60,19 @@ fn order_actions_and_services_are_upstreams() {
 fn what_cannot_be_expressed_is_left_out_and_named() {
     let good = json!({"podSelector": {}});
     let cases = [
-        (json!({"action": "Allow", "to": [{"fqdn": "x"}]}), "spec.egress[0].to[0].fqdn: is not enforced"),
+        (
+            json!({"action": "Drop", "to": [{"fqdn": "a b"}]}),
+            "spec.egress[0].to[0].fqdn: \"a b\" is not a domain",
+        ),
+        (
+            json!({"action": "Allow", "to": [{"fqdn": "."}]}),
+            "spec.egress[0].to[0].fqdn: \".\" is not a domain",
+        ),
+        (json!({"action": "Allow", "to": [{"fqdn": "x".repeat(254)}]}), "is not a domain name: at most 253"),
+        (
+            json!({"action": "Drop", "to": [{"fqdn": "x", "podSelector": {}}]}),
+            "spec.egress[0].to[0]: ipBlock, group, serviceAccount, fqdn",
+        ),
         (
             json!({"action": "Drop", "toServices": [{"name": "s"}]}),
             "spec.egress[0].toServices: is not enforced",
@@ -118,10 +130,30 @@ fn what_cannot_be_expressed_is_left_out_and_named() {
         assert!(errors[0].starts_with("ClusterNetworkPolicy p: "), "{errors:?}");
     }
     // What can be of a rule is sent: it is narrower than what was meant.
-    let rule = json!({"action": "Drop", "to": [{"fqdn": "x"}, {"podSelector": {}}]});
+    let rule = json!({"action": "Drop", "to": [{"nodeSelector": {}}, {"podSelector": {}}]});
     let (policy, errors) = computed(&mut Index::new(), &egress(json!([rule])));
     assert_eq!((policy.rules.len(), policy.rules[0].peer.address_groups.len(), errors.len()), (1, 1, 1));
     assert!(policy.rules[0].peer.ip_blocks.is_empty());
+}
+
+#[test]
+fn domain_names_are_told_in_the_form_in_which_they_are_compared_and_only_of_egress() {
+    let rule = json!({"action": "Drop", "to": [{"fqdn": "*.Example.COM."}, {"fqdn": "_a-b.example.org"}]});
+    let (computed_policy, errors) = computed(&mut Index::new(), &egress(json!([rule])));
+    assert_eq!(errors, Vec::<String>::new());
+    let peer = &computed_policy.rules[0].peer;
+    let names: Vec<&str> = peer.fqdns.iter().map(|name| &**name).collect();
+    assert_eq!(names, ["*.example.com", "_a-b.example.org"]);
+    assert!(peer.address_groups.is_empty() && peer.ip_blocks.is_empty());
+
+    let spec = json!({
+        "priority": 1,
+        "appliedTo": [{"podSelector": {}}],
+        "ingress": [{"action": "Drop", "from": [{"fqdn": "x"}]}],
+    });
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("", spec));
+    assert!(computed_policy.rules.is_empty());
+    assert_eq!(errors, ["ClusterNetworkPolicy p: spec.ingress[0].from[0].fqdn: belongs to egress rules"]);
 }
 
 #[test]

@@ -29,11 +29,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Fields of a peer that this version cannot enforce, as CEL asks for none of them.
-const PEERS_KNOWN: &str = "!has(p.fqdn) && !has(p.nodeSelector) && !has(p.externalEntitySelector) \
-    && (!has(p.scope) || p.scope == 'Cluster')";
+const PEERS_KNOWN: &str =
+    "!has(p.nodeSelector) && !has(p.externalEntitySelector) && (!has(p.scope) || p.scope == 'Cluster')";
 
 fn denies_by(list: &str) -> String {
-    format!("self.action == 'Allow' || !has(self.{list}) || self.{list}.all(p, {PEERS_KNOWN})")
+    let names = if list == "from" { "!has(p.fqdn) && " } else { "" };
+    format!("self.action == 'Allow' || !has(self.{list}) || self.{list}.all(p, {names}{PEERS_KNOWN})")
 }
 
 macro_rules! policy {
@@ -135,9 +136,9 @@ policy! {
     validation = Rule::new("self.action == 'Allow' || !has(self.protocols) || self.protocols.all(p, !has(p.igmp))")
         .message("protocols: this version does not enforce igmp, and a rule that denies would let through what it denies"),
     validation = Rule::new(denies_by("from"))
-        .message("from: this version does not enforce nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies"),
+        .message("from: fqdn belongs to egress rules; this version does not enforce nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies"),
     validation = Rule::new(denies_by("to"))
-        .message("to: this version does not enforce fqdn, nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies")
+        .message("to: this version does not enforce nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies")
 )]
 pub struct PolicyRule {
     /// What is done with what matches. Pass leaves the decision to Kubernetes NetworkPolicies.

@@ -45,8 +45,8 @@ pub struct AppliedTo {
 #[x_kube(
     validation = Rule::new("!(has(self.podSelector) || has(self.namespaceSelector) || has(self.namespaces)) || !(has(self.ipBlock) || has(self.group) || has(self.fqdn) || has(self.serviceAccount) || has(self.nodeSelector) || has(self.externalEntitySelector))")
         .message("a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field"),
-    validation = Rule::new("has(self.serviceAccount) ? !has(self.ipBlock) && !has(self.group) : !(has(self.ipBlock) && has(self.group))")
-        .message("ipBlock, group and serviceAccount exclude each other"),
+    validation = Rule::new("has(self.fqdn) ? !has(self.serviceAccount) && !has(self.ipBlock) && !has(self.group) : has(self.serviceAccount) ? !has(self.ipBlock) && !has(self.group) : !(has(self.ipBlock) && has(self.group))")
+        .message("ipBlock, group, serviceAccount and fqdn exclude each other"),
     validation = Rule::new("!(has(self.namespaces) && has(self.namespaceSelector))")
         .message("namespaces: excludes namespaceSelector")
 )]
@@ -71,9 +71,10 @@ pub struct Peer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub group: Option<String>,
-    /// Domain name; * stands for any part. For egress rules only. This version does not enforce it.
+    /// Domain name; * stands for any part, dots included. Its addresses are those that Pods with the rule are told by
+    /// DNS. For egress rules only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(min = 1, max = 254), regex(pattern = r"^[-_0-9a-zA-Z.*]+$"))]
     pub fqdn: Option<String>,
     /// Pods that run as this ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]

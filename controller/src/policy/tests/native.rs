@@ -85,6 +85,14 @@ async fn a_native_policy_is_served_and_its_status_follows_the_reports() {
     assert!(told.errors.starts_with("spec.ingress[0].l7Protocols: is not enforced"), "{}", told.errors);
     let (_, served) = get(hub, "networkpolicies/uid-guard").await;
     assert_eq!((served["rules"].as_array().unwrap().len(), &served["rules"][0]["priority"]), (1, &json!(1)));
+
+    // Domain names go to agents as they compare them.
+    let mut names = spec(json!([]));
+    names["egress"] = json!([{ "action": "Drop", "to": [{ "fqdn": "*.Example.com" }] }]);
+    apply(&policies, native(None, 3, names));
+    until(|| status(hub, "").is_some_and(|told| told.generation == 3)).await;
+    let (_, served) = get(hub, "networkpolicies/uid-guard").await;
+    assert_eq!(served["rules"][0]["to"], json!({ "fqdns": ["*.example.com"] }));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ impl Index {
     #[must_use]
     pub fn group_members(&self, namespace: &str, name: &str) -> Option<GroupMembers> {
         let group = self.natives.groups.get(&(namespace.into(), name.into()))?;
-        let PeerDraft { groups, ip_blocks } = self.in_context(|context| native::members(group, context));
+        let PeerDraft { groups, ip_blocks, .. } = self.in_context(|context| native::members(group, context));
         let classes = self.classes.iter().filter(|(class, _)| self.is_in(*class, &groups));
         let pods = classes.flat_map(|(_, class)| &class.pods);
         let mut pods: Vec<AddressMember> = pods.filter_map(|pod| self.address_member(*pod)).collect();

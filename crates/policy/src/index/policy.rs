@@ -274,6 +274,7 @@ impl Index {
             peer: Peer {
                 address_groups: self.refer(&rule.peer.groups, &mut to.addresses),
                 ip_blocks: rule.peer.ip_blocks.into(),
+                fqdns: rule.peer.fqdns.into(),
             },
             services: rule.services.into(),
             priority: rule.priority,

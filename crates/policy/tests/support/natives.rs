@@ -5,7 +5,6 @@ use antrea_policy::{
     k8s::{IntOrString, IpBlock},
 };
 use proptest::{collection, option, prelude::*, sample::select};
-use serde::de::IgnoredAny;
 
 use super::{
     events::expression,
@@ -28,8 +27,8 @@ pub(crate) enum NativePeer {
     Block(&'static str),
     SameNamespace(Option<Expression>),
     SameLabel(&'static str, Option<Expression>),
-    /// Not enforced.
-    Fqdn,
+    /// Of egress rules only.
+    Fqdn(&'static str),
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +86,7 @@ fn peer() -> impl Strategy<Value = NativePeer> {
         1 => select(&BLOCKS[..]).prop_map(NativePeer::Block),
         1 => pods().prop_map(NativePeer::SameNamespace),
         1 => (select(&["a", "b"][..]), pods()).prop_map(|(key, pods)| NativePeer::SameLabel(key, pods)),
-        1 => Just(NativePeer::Fqdn),
+        1 => select(&["a.example.com", "*.example.org"][..]).prop_map(NativePeer::Fqdn),
     ]
 }
 
@@ -171,7 +170,7 @@ pub(crate) fn policy_object(key: Key, native: &Native) -> crd::Policy {
             NativePeer::Block(cidr) => crd::Peer { ip_block: Some(block(cidr)), ..Default::default() },
             NativePeer::SameNamespace(pods) => same("Self", vec![], pods),
             NativePeer::SameLabel(label, pods) => same("", vec![(*label).into()], pods),
-            NativePeer::Fqdn => crd::Peer { fqdn: Some(IgnoredAny), ..Default::default() },
+            NativePeer::Fqdn(name) => crd::Peer { fqdn: Some((*name).into()), ..Default::default() },
         }
     };
     let mut spec = crd::PolicySpec {
@@ -252,16 +251,17 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
             if applies.is_empty() || (tier.is_none() && !denies) {
                 continue;
             }
-            let make = |peers, blocks, applied_to| Described {
+            let make = |peers, blocks, names, applied_to| Described {
                 ingress,
                 peers,
                 blocks,
+                names,
                 port: rule.port,
                 applied_to,
                 priority,
                 action: rule.action,
             };
-            let (mut peers, mut blocks, mut relative) = (vec![], vec![], vec![]);
+            let (mut peers, mut blocks, mut names, mut relative) = (vec![], vec![], vec![], vec![]);
             for peer in &rule.peers {
                 match peer {
                     NativePeer::Pods(spaces, pods) => peers.push((space(key, spaces), pods.clone())),
@@ -270,7 +270,8 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                     NativePeer::SameNamespace(_) | NativePeer::SameLabel(..) if !key.0.is_empty() => {}
                     NativePeer::SameNamespace(pods) => relative.push((None, pods)),
                     NativePeer::SameLabel(label, pods) => relative.push((Some(*label), pods)),
-                    NativePeer::Fqdn => {}
+                    NativePeer::Fqdn(name) if !ingress => names.push((*name).to_owned()),
+                    NativePeer::Fqdn(_) => {}
                 }
             }
             if rule.peers.is_empty() {
@@ -279,8 +280,8 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                     peers.push((Space::Selected(vec![]), None));
                 }
             }
-            if !(peers.is_empty() && blocks.is_empty()) {
-                rules.push(make(peers, blocks, own.clone()));
+            if !(peers.is_empty() && blocks.is_empty() && names.is_empty()) {
+                rules.push(make(peers, blocks, names, own.clone()));
             }
             for (label, pods) in relative {
                 for (class, targets) in classes(world, label, applies) {
@@ -288,7 +289,7 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                         None => Space::Named(class),
                         Some(label) => Space::Selected(vec![(label, "=", vec![class])]),
                     };
-                    rules.push(make(vec![(space, pods.clone())], vec![], targets));
+                    rules.push(make(vec![(space, pods.clone())], vec![], vec![], targets));
                 }
             }
         }

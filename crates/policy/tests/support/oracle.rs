@@ -27,6 +27,8 @@ pub(crate) struct Described {
     pub ingress: bool,
     pub peers: Vec<Selector>,
     pub blocks: Vec<String>,
+    /// Domain names.
+    pub names: Vec<String>,
     pub port: Option<&'static str>,
     pub applied_to: Vec<Selector>,
     pub priority: i32,
@@ -130,6 +132,7 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
                 ingress: direction,
                 peers: vec![],
                 blocks: vec![],
+                names: vec![],
                 port: rule.port,
                 applied_to: vec![],
                 priority: -1,
@@ -170,6 +173,7 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
                 ingress: direction,
                 peers: vec![],
                 blocks: vec![],
+                names: vec![],
                 port: None,
                 applied_to: vec![],
                 priority: -1,
@@ -257,12 +261,13 @@ fn add(state: &mut State, world: &World, key: Key, head: Head, applied_to: &[Sel
     let logs = kind == "K8sNetworkPolicy" && is_annotated;
     for rule in rules {
         text += &format!(
-            "\n  {} {} {} log {logs} from/to [{}] [{}] port {:?} for [{}]",
+            "\n  {} {} {} log {logs} from/to [{}] [{}] [{}] port {:?} for [{}]",
             if rule.ingress { "In" } else { "Out" },
             rule.action,
             rule.priority,
             names(&rule.peers),
             rule.blocks.join(" "),
+            rule.names.join(" "),
             rule.port,
             names(&rule.applied_to),
         );

@@ -63,13 +63,14 @@ fn policy(policy: &NetworkPolicy) -> String {
             other => panic!("{other:?}"),
         });
         text += &format!(
-            "\n  {:?} {:?} {} log {} from/to [{}] [{}] port {port:?} for [{}]",
+            "\n  {:?} {:?} {} log {} from/to [{}] [{}] [{}] port {port:?} for [{}]",
             rule.direction,
             rule.action,
             rule.priority,
             rule.enable_logging,
             names(&rule.peer.address_groups),
             blocks.collect::<Vec<_>>().join(" "),
+            rule.peer.fqdns.join(" "),
             names(&rule.applied_to),
         );
     }
