@@ -20,7 +20,7 @@ mod node;
 pub mod operator;
 
 pub use self::node::LabNode;
-use self::node::{end, tail};
+use self::node::{end, last_lines, tail};
 pub use control_plane::{NAMESPACES, NETWORK_POLICIES, PODS};
 
 /// Collection path of Node objects.
@@ -453,14 +453,17 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.controller_log()).unwrap_or_default();
-            println!("=== last lines of the controller\n{}", tail(&log, 20));
+            println!("=== last lines of the controller\n{}", last_lines(&log));
+            for node in &self.nodes {
+                println!("=== Open vSwitch of {}\n{}", node.name, node.state_of_ovs());
+            }
         }
         drop(std::mem::take(&mut self.control_plane));
         for node in &mut self.nodes {
             node.end_agent(nix::sys::signal::Signal::SIGKILL);
             if std::thread::panicking() {
                 let log = std::fs::read_to_string(node.log()).unwrap_or_default();
-                println!("=== last lines of the agent of {}\n{}", node.name, tail(&log, 40));
+                println!("=== last lines of the agent of {}\n{}", node.name, last_lines(&log));
             }
             for netns in node.pods.drain(..).chain([node.netns.clone()]) {
                 let _ = Command::new("ip").args(["netns", "del", &netns]).output();

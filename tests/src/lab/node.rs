@@ -192,4 +192,38 @@ impl LabNode {
             .unwrap();
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
+
+    /// What a failed test wants to know of Open vSwitch: whether it waits for flows, what it forwards and what it lost.
+    pub(super) fn state_of_ovs(&self) -> String {
+        let shown = |what: &str, said: std::io::Result<String>| {
+            let text = said.unwrap_or_else(|error| error.to_string());
+            let lines: Vec<&str> = text.lines().take(25).collect();
+            format!("--- {what}\n{}\n", lines.join("\n"))
+        };
+        let gateway = ["in_port=antrea-gw0"];
+        [
+            shown("other_config", self.ovs.vsctl(&["get", "Open_vSwitch", ".", "other_config"])),
+            shown("ports", self.ovs.appctl(&["--timeout=5", "dpif/show"])),
+            shown("upcalls", self.ovs.appctl(&["--timeout=5", "upcall/show"])),
+            shown(
+                "flows of the gateway",
+                self.ovs.ofctl(&["--timeout=5", "--names", "dump-flows"], "br-int", &gateway),
+            ),
+            shown(
+                "counters of the gateway",
+                self.ovs.ofctl(&["--timeout=5", "dump-ports"], "br-int", &["antrea-gw0"]),
+            ),
+        ]
+        .concat()
+    }
+}
+
+/// The last lines of a log, and of those before them what is more than detail.
+pub(super) fn last_lines(log: &str) -> String {
+    let notable: String = log
+        .lines()
+        .filter(|line| [" INFO ", " WARN ", "ERROR "].iter().any(|level| line.contains(level)))
+        .collect::<Vec<_>>()
+        .join("\n");
+    format!("{}\n...\n{}", tail(&notable, 25), tail(log, 10))
 }
