@@ -230,6 +230,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
         changes: network.interface_count(),
         isolated: rows::isolated(&network.vswitch.ports(&network.bridge)),
         ids: ids.map_err(|error| BringUpError::new("FlowsFailed", error))?,
+        dns: network.policy.dns_before().await,
     };
     let policy = network.policy.attach(site).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;

@@ -78,6 +78,9 @@ pub struct AgentConfig {
     pub log_format: String,
     /// Limits of the log of what policies decide.
     pub audit_logging: AuditLogging,
+    /// Seconds for which what DNS told of a domain name in a policy holds at least, however short its time to live is.
+    #[serde(rename = "fqdnCacheMinTTL")]
+    pub fqdn_cache_min_ttl: u32,
     /// Export of spans.
     pub tracing: antrea_runtime::trace::Config,
 }
@@ -211,6 +214,7 @@ impl Default for AgentConfig {
             log_level: "info".into(),
             log_format: "text".into(),
             audit_logging: AuditLogging::default(),
+            fqdn_cache_min_ttl: 0,
             tracing: antrea_runtime::trace::Config::default(),
         }
     }

@@ -21,10 +21,10 @@ use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
 use crate::pods::rows;
 use crate::policy::audit::Audit as Log;
-use crate::policy::{PolicyHandle, judged};
+use crate::policy::{DnsSettings, PolicyHandle, judged};
 use crate::services::Follower;
 use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::{AgentMetrics, ProxyMetrics};
+use crate::status::metrics::{AgentMetrics, DnsMetrics, ProxyMetrics};
 use crate::traceflow::Tracer;
 use anyhow::{Context, Result};
 use netcfg::Netlink;
@@ -45,6 +45,8 @@ pub struct Agent {
     pub policy: PolicyHandle,
     pub reporter: Reporter,
     pub metrics: AgentMetrics,
+    /// Of DNS's answers.
+    pub dns_metrics: DnsMetrics,
     /// Where the bridge serves Services: how to read them, and what counts them.
     pub services: Option<(kube::Client, ProxyMetrics)>,
     /// Where Traceflow is on: how to read traces and to write what was seen.
@@ -114,6 +116,12 @@ impl Agent {
         let (log, auditor) = log.context("the log of what policies decide")?;
         let judged = judged::follow(&wired.network.dataplane, &log);
         let logging = auditor.run(&wired.network);
+        let settings = DnsSettings {
+            shortest: Duration::from_secs(self.config.fqdn_cache_min_ttl.into()),
+            mtu: wired.network.mtu as usize,
+            run_dir: PathBuf::from(&self.config.ovs_run_dir),
+        };
+        let dns = self.policy.follow_dns(&wired.network.dataplane, settings, &self.dns_metrics);
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let moved = self.moved(nodes.clone(), &own);
@@ -132,6 +140,8 @@ impl Agent {
             () = statistics => Ok(()),
             () = judged => Ok(()),
             () = logging => Ok(()),
+            () = dns => Ok(()),
+            () = self.policy.keep_dns() => Ok(()),
             () = self.policy.keep_rule_ids() => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),

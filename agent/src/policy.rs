@@ -9,6 +9,7 @@
 //!                                                         ├─► status of each policy ─► controller
 //!                                  counters of flows ─────┴─► statistics ────────────► controller
 //!  packets that rules reject ─► answers ─► bridge       packets that are logged ─► np.log
+//!  answers of DNS ─► cache ─► … ─► Dataplane, and then ─► bridge
 //! ```
 //!
 //! # Invariants
@@ -35,6 +36,7 @@ mod causes;
 mod client;
 mod confirm;
 mod discovery;
+mod dns;
 #[cfg(test)]
 mod fake;
 mod files;
@@ -49,6 +51,7 @@ mod statistics;
 
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
+pub use dns::DnsSettings;
 pub use handle::{PolicyHandle, Prepared, Question, Site};
 pub use known::{Objects, Record};
 

@@ -118,6 +118,7 @@ async fn serve(
         .then(|| (args.policy_dir.join("statistics.json"), Duration::from_secs(args.statistics_interval)));
     let record = Record::at(&args.policy_dir);
     let policy_config = PolicyConfig { folder: args.policy_dir, token: args.token_file, ..policy_config };
+    let dns_metrics = metrics.policy.dns.clone();
     let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
     tasks.spawn("policy", policy_agent.run(shutdown.clone()));
 
@@ -183,6 +184,7 @@ async fn serve(
         policy,
         reporter,
         metrics: metrics.agent,
+        dns_metrics,
         services: services.then(|| (kube.clone(), metrics.proxy)),
         traceflow: traceflow.then_some(kube),
         statistics,

@@ -44,6 +44,7 @@ fn good_specs_pass() {
         json!({"images": {"registry": "r.example.com:5000/mirror", "agent": {"tag": "x"}}}),
         json!({"monitoring": {"metrics": false, "dashboards": true}}),
         json!({"auditLogging": {"maxSize": 1, "maxBackups": 0, "maxAge": 0, "compress": false}}),
+        json!({"fqdnCacheMinTTL": 604_800}),
         json!({"tracing": {"otlpEndpoint": "http://192.0.2.10:4317", "samplingPercent": 0}}),
         json!({"tracing": {"otlpEndpoint": "http://[2001:db8::1]:4317/"}}),
         json!({"tracing": {"otlpEndpoint": "https://otlp.example.com", "caBundle": "-----BEGIN CERTIFICATE-----\n…"}}),

@@ -97,6 +97,8 @@ pub struct Effective {
     pub log_format: LogFormat,
     /// Limits of the audit log of policies; none: the agents' own.
     pub audit_logging: Option<AuditLogging>,
+    /// Seconds for which agents keep what DNS tells, at least; none: their own default.
+    pub fqdn_cache_min_ttl: Option<u32>,
     /// Where spans go, with its share; none: nowhere.
     pub tracing: Option<Tracing>,
     /// How agents and controller serve TLS.
@@ -261,6 +263,7 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             max_age: Some(limits.max_age.unwrap_or(28)),
             compress: Some(limits.compress.unwrap_or(true)),
         }),
+        fqdn_cache_min_ttl: spec.fqdn_cache_min_ttl,
         tracing: spec.tracing.clone().map(|tracing| Tracing {
             sampling_percent: Some(tracing.sampling_percent.unwrap_or(100)),
             ..tracing

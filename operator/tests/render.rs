@@ -77,6 +77,7 @@ fn a_full_spec() {
         "kubeAPIServerOverride": "https://172.30.0.1:6443",
         "logLevel": "Debug", "logFormat": "JSON",
         "auditLogging": {"maxSize": 100, "maxBackups": 0, "compress": false},
+        "fqdnCacheMinTTL": 30,
         "tracing": {"otlpEndpoint": "http://192.0.2.10:4317"},
         "tls": {
             "minVersion": "VersionTLS13", "cipherSuites": ["TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"],

@@ -24,7 +24,7 @@ fit. Labels have few values: tables of the pipeline, operations, kinds and state
 nodes or addresses.
 
 A scrape reads counters that are kept anyway and asks Open vSwitch nothing. Absent of upstream's are the metrics of
-what is not there yet (the DNS cache, meters, the flow exporter, status of native policies) and those of
+what is not there yet (the flow exporter, status of native policies) and those of
 Go libraries that are not used here (`go_*`, `workqueue_*`, `rest_client_*` and most of `apiserver_*`).
 
 What the status objects cost the API server: each agent writes its AntreaAgentInfo, of about 3 kB, once a minute
@@ -83,7 +83,8 @@ mod tests {
         ("kind", "kinds of managed objects"),
         ("meter_id", "meters that the agent makes, one for each kind of packet that comes up"),
         ("operation", "add, modify, delete"),
-        ("reason", "why a span was dropped, why a connection ended"),
+        ("outcome", "what became of an answer of DNS: four"),
+        ("reason", "why a span was dropped, why a connection ended, why an address was forgotten"),
         ("resource", "the served resources, anything else is other"),
         ("result", "ok, error"),
         ("state", "states of a node"),

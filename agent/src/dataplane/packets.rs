@@ -26,6 +26,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 pub enum Subscriber {
     /// What a rule rejects.
     Policy,
+    /// What DNS answers pods to which rules with domain names apply.
+    Dns,
     Traceflow,
 }
 
@@ -34,6 +36,7 @@ impl Subscriber {
     fn of(packet: &PacketIn2) -> Option<Self> {
         match *packet.userdata.first()? {
             antrea_flows::POLICY_PACKET_IN => Some(Self::Policy),
+            antrea_flows::DNS_PACKET_IN => Some(Self::Dns),
             antrea_flows::TRACE_PACKET_IN => Some(Self::Traceflow),
             _ => None,
         }
@@ -43,6 +46,7 @@ impl Subscriber {
     fn name(self) -> &'static str {
         match self {
             Self::Policy => "policy",
+            Self::Dns => "dns",
             Self::Traceflow => "traceflow",
         }
     }

@@ -1,9 +1,9 @@
 //! The task that owns policy on this node.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::Event;
 use antrea_flows::Owner;
@@ -29,6 +29,8 @@ use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
 use antrea_enforce::reconciler::Reconciler;
 
+mod counts;
+mod dns;
 mod doubts;
 mod record;
 mod step;
@@ -98,6 +100,8 @@ struct State {
     known: bool,
     /// The bridge has not got all flows: the next push is of everything.
     behind: bool,
+    /// Ports whose answers of DNS the bridge sends up.
+    askers: BTreeSet<u32>,
     /// The session's events do not fit; nothing is taken until the next one.
     lost: bool,
     prepared: Arc<PreparedPods>,
@@ -159,13 +163,13 @@ impl PolicyAgent {
         let logged = watch::Sender::default();
         let rules = logged.subscribe();
         let address_told = metrics.address_told.clone();
-        let ids_file: Arc<Path> = files.rule_ids().into();
         let state = State {
             reconciler: Some(Reconciler::default()),
             site: None,
             waiting: Vec::new(),
             known: false,
             behind: false,
+            askers: BTreeSet::new(),
             lost: false,
             prepared: prepared.clone(),
             egress,
@@ -175,7 +179,7 @@ impl PolicyAgent {
             updates: updates_queue,
             renew,
             doubts: Doubts::new(confirmer.clone()),
-            saver: Saver::new(files),
+            saver: Saver::new(files.clone()),
             recalled: false,
             board: board.clone(),
             reporter,
@@ -190,7 +194,7 @@ impl PolicyAgent {
             host_egress,
             (isolated, rules),
             address_told,
-            ids_file,
+            &files,
         );
         (handle, agent)
     }
@@ -266,6 +270,7 @@ impl State {
                 answer = self.doubts.answer() => self.settle(answer).await?,
                 failure = self.saver.finished() => self.saved(failure.map_err(|e| Ended(e.to_string()))?).await?,
                 _ = housekeeping.tick() => {
+                    self.expire_dns().await?;
                     self.count();
                     self.save().await?;
                 }
@@ -274,7 +279,7 @@ impl State {
     }
 
     async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
-        let mut pods = Vec::new();
+        let (mut pods, mut told) = (Vec::new(), Vec::new());
         let mut cause = Span::none();
         for request in requests {
             match request {
@@ -301,9 +306,19 @@ impl State {
                     let ids = self.reconciler.as_ref().and_then(|r| r.rule_ids(&mut version));
                     let _ = reply.send(ids.map(|ids| (version, ids)));
                 }
+                Request::IsNews(answers, reply) => {
+                    let dns = self.reconciler.as_ref().map(|reconciler| reconciler.cache.dns());
+                    let _ =
+                        reply.send(dns.is_none_or(|dns| answers.iter().any(|answer| dns.is_news(answer))));
+                }
+                Request::Learn(answers, shortest, reply) => told.push((answers, shortest, reply)),
+                Request::Dns(version, reply) => {
+                    let _ = reply.send(self.reconciler.as_ref().and_then(|r| dns::since(r, version)));
+                }
             }
         }
         self.attach_waiting().await?;
+        self.learn(told).await?;
         if pods.is_empty() {
             return Ok(());
         }
@@ -341,13 +356,15 @@ impl State {
         }
         for (mut site, reply) in std::mem::take(&mut self.waiting) {
             let (pipeline, isolated) = (site.pipeline.clone(), std::mem::take(&mut site.isolated));
-            let ids = std::mem::take(&mut site.ids);
+            let (ids, dns) = (std::mem::take(&mut site.ids), std::mem::take(&mut site.dns));
+            self.askers.clear();
             self.site = Some(site);
             self.behind = true;
             let begin = move |reconciler: &mut Reconciler| {
                 reconciler.attach(&pipeline);
                 reconciler.recall(isolated);
                 reconciler.recall_ids(ids.rules, ids.used);
+                reconciler.cache.change_dns(|cache| cache.recall(dns, Instant::now()));
             };
             let ((), result) = self.step(begin).await?;
             let _ = reply.send(result);
@@ -402,30 +419,6 @@ impl State {
 
     fn commits(&self) -> u64 {
         self.reconciler.as_ref().map_or(0, |reconciler| reconciler.cache.commits())
-    }
-
-    /// Publishes counts.
-    fn count(&self) {
-        let Some(reconciler) = &self.reconciler else { return };
-        let counts = reconciler.cache.counts();
-        self.metrics.set(counts[0], reconciler.rule_counts());
-        let counts = counts.map(|count| i32::try_from(count).unwrap_or(i32::MAX));
-        let damaged = reconciler.cache.damaged();
-        self.metrics.undecodable.set(i64::try_from(damaged.len()).unwrap_or(i64::MAX));
-        let objects = match damaged.iter().next() {
-            None => Health::Good,
-            Some(((kind, name), error)) => {
-                let (resource, more) = (kind.resource(), damaged.len() - 1);
-                Health::bad(
-                    "UndecodableObjects",
-                    format_args!("{resource} {name}: {error} (and {more} more)"),
-                )
-            }
-        };
-        self.reporter.update(|facts| {
-            facts.policies = counts;
-            facts.objects = objects;
-        });
     }
 
     async fn with_reconciler<T: Send + 'static>(

@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use antrea_api::controlplane::GroupEvent;
+use antrea_api::controlplane::{GroupEvent, NetworkPolicyPeer};
 use antrea_api::k8s::Object;
 use antrea_api::selection::PodSelection;
 use antrea_flows::{BridgeStore, Change, Entry};
+use antrea_packet::DnsAnswer;
 use antrea_runtime::metrics::Metrics;
 use futures::future::BoxFuture;
 use http::StatusCode;
@@ -23,7 +24,9 @@ use super::super::rule_ids::IdsBefore;
 use super::*;
 use antrea_enforce::testing::local_pod;
 use antrea_enforce::testing::network;
-use antrea_enforce::testing::{address_group, applied_to_group, applied_to_patch, member, policy};
+use antrea_enforce::testing::{
+    address_group, applied_to_group, applied_to_patch, member, native, native_rule, policy,
+};
 
 /// A bridge that can be away.
 #[derive(Default)]
@@ -128,6 +131,7 @@ impl Node {
             changes: self.changes.subscribe(),
             isolated: Isolation::default(),
             ids: IdsBefore::default(),
+            dns: Vec::new(),
         };
         self.handle.attach(site).await
     }
@@ -173,6 +177,7 @@ pub async fn attached_for_tests(folder: &std::path::Path, dataplane: &Dataplane)
         changes: watch::Sender::new(0).subscribe(),
         isolated: Isolation::default(),
         ids: IdsBefore::default(),
+        dns: Vec::new(),
     };
     handle.request(|reply| Request::Attach(site, reply)).await.unwrap();
     handle
@@ -409,5 +414,52 @@ async fn an_agent_without_a_controller_goes_by_its_last_life() {
     fake.send(&Event::AppliedToGroup(GroupEvent::Deleted("a".into())));
     fake.send(&Event::PolicyDeleted("P".into()));
     eventually("gone", || node.bridge.count() == 0).await;
+    node.stop().await;
+}
+
+/// An answer may go on when the bridge has its addresses, and not before. The next life knows them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dns_tells_is_known_when_the_bridge_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rule = native_rule("Drop", &[]);
+    (rule.direction, rule.from) = ("Out".into(), NetworkPolicyPeer::default());
+    rule.to.fqdns = vec!["*.example.com".into()];
+    let mut all = objects();
+    all.push(Event::Policy(native("N", (250, 5.0), "a", vec![rule])));
+    let fake = Fake::start(all).await;
+    let node = Node::start(folder.path(), fake.target(), LONG);
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
+    node.attach().await.unwrap();
+    let flows = |part: &str| {
+        let store = node.bridge.store.lock();
+        store.all().iter().filter(|entry| entry.to_string().contains(part)).count()
+    };
+    assert_eq!(flows("userdata=02"), 2, "UDP and TCP of one family");
+    let learn = |address: &str| {
+        let addresses = vec![(address.parse().unwrap(), 300)];
+        let answers = vec![DnsAnswer { names: vec!["www.example.com".into()], addresses }];
+        node.handle.request(|reply| Request::Learn(answers, Duration::ZERO, reply))
+    };
+    learn("192.0.2.1").await.unwrap();
+    assert_eq!(flows("nw_dst=192.0.2.1"), 1);
+    *node.bridge.away.lock() = true;
+    assert!(learn("192.0.2.2").await.is_err(), "the bridge has not got it");
+    *node.bridge.away.lock() = false;
+    eventually("offered again", || flows("nw_dst=192.0.2.2") == 1).await;
+    assert_eq!(flows("userdata=02"), 2);
+
+    let handle = node.handle.clone();
+    let keeping = tokio::spawn(async move { handle.keep_dns().await });
+    eventually("kept", || folder.path().join("dns.json").exists()).await;
+    keeping.abort();
+    let known = node.handle.dns_before().await;
+    assert_eq!((known.len(), known[0].name.as_str(), known[0].addresses.len()), (1, "www.example.com", 2));
+    let mut left = known[0].addresses.iter().map(|(_, left)| left.as_secs());
+    assert!(left.all(|left| (290..=302).contains(&left)), "{known:?}");
+
+    // The pod is alive: it was meant.
+    fake.script.lock().selections.insert("web-0".to_owned(), PodSelection::default());
+    fake.send(&Event::PolicyDeleted("N".into()));
+    eventually("nothing is sent up for nobody", || flows("userdata=02") == 0).await;
     node.stop().await;
 }

@@ -107,6 +107,7 @@ impl Rig {
             changes: self.changes.subscribe(),
             isolated: Isolation::default(),
             ids: IdsBefore::default(),
+            dns: Vec::new(),
         };
         policy.attach(site).await.unwrap();
     }

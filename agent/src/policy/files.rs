@@ -66,6 +66,11 @@ impl Files {
         self.folder.join("rule-ids.json")
     }
 
+    /// Where what DNS has told is kept.
+    pub fn dns(&self) -> PathBuf {
+        self.folder.join("dns.json")
+    }
+
     /// Reads everything, as [`Self::read`] does. None if it was never written to its end, or if of an object
     /// nothing at all can be read.
     pub fn load(&self) -> Option<Vec<(Kind, Event)>> {

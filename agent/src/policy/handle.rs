@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
+use antrea_enforce::dns::Remembered;
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::ids::RuleIds;
 use antrea_enforce::isolation::Isolation;
@@ -16,6 +18,7 @@ use antrea_enforce::reconciler::Reconciler;
 use antrea_enforce::tally::Counted;
 use antrea_flows::policy::{Direction, RuleError};
 use antrea_flows::{Change, Network, Owner};
+use antrea_packet::DnsAnswer;
 use antrea_runtime::trace;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -24,6 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
 use super::confirm::{SharedConfirmer, Unconfirmed};
+use super::files::Files;
 use super::rule_ids::IdsBefore;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
 
@@ -78,6 +82,8 @@ pub struct Site {
     pub isolated: Isolation,
     /// Ids of rules in the agent's last life.
     pub ids: IdsBefore,
+    /// What DNS had told in the agent's last life.
+    pub dns: Vec<Remembered>,
 }
 
 /// Tells the caller.
@@ -101,6 +107,12 @@ pub(super) enum Request {
     Owners(oneshot::Sender<HashMap<u32, Counted>>),
     /// The ids of rules if they changed since a version of them, and which one that is.
     RuleIds(u64, oneshot::Sender<Option<(u64, RuleIds)>>),
+    /// Whether DNS told with this what rules do not have yet.
+    IsNews(Vec<DnsAnswer>, oneshot::Sender<bool>),
+    /// DNS told this; addresses remain for so long at least. The answer comes when rules have them.
+    Learn(Vec<DnsAnswer>, Duration, Reply),
+    /// What DNS has told if that changed since a version of it, and which one it is.
+    Dns(u64, oneshot::Sender<Option<(u64, Vec<Remembered>)>>),
 }
 
 /// What a packet met.
@@ -151,6 +163,8 @@ pub struct PolicyHandle {
     pub(super) address_told: Histogram,
     /// Where the ids of rules are kept.
     pub(super) ids_file: Arc<Path>,
+    /// Where what DNS has told is kept.
+    pub(super) dns_file: Arc<Path>,
 }
 
 impl std::fmt::Debug for PolicyHandle {
@@ -183,9 +197,10 @@ impl PolicyHandle {
         egress: watch::Receiver<HostEgress>,
         (isolation, logged): (watch::Receiver<Option<Isolation>>, LoggedRules),
         address_told: Histogram,
-        ids_file: Arc<Path>,
+        files: &Files,
     ) -> Self {
-        Self { requests, confirmer, prepared, egress, isolation, logged, address_told, ids_file }
+        let (ids_file, dns_file) = (files.rule_ids().into(), files.dns().into());
+        Self { requests, confirmer, prepared, egress, isolation, logged, address_told, ids_file, dns_file }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as

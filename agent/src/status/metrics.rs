@@ -8,10 +8,12 @@ use antrea_runtime::trace;
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod dns;
 mod packets;
 mod policy;
 mod proxy;
 
+pub use dns::{DnsMetrics, Outcome};
 pub use packets::PacketInMetrics;
 pub use policy::PolicyMetrics;
 pub use proxy::ProxyMetrics;

@@ -1,18 +1,22 @@
 //! What the controller has said: policies, AddressGroups and AppliedToGroups, and what changed of them.
 
 mod intake;
+mod saving;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use antrea_api::controlplane::{self, ObjectReference};
-use antrea_api::k8s::{DecodeError, Object, ObjectMeta};
+use antrea_api::k8s::{DecodeError, Object};
 use antrea_api::selection::PodSelection;
 use antrea_flows::policy::Direction;
 
 use self::intake::Staged;
-use crate::groups::{Group, Groups};
+pub use self::saving::Save;
+use self::saving::Unsaved;
+use crate::dns::DnsCache;
+use crate::groups::{Group, Groups, Users};
 use crate::spec::{Member, MemberKey, Policy, RuleSpec, Standing};
 
 /// A watched resource.
@@ -78,22 +82,8 @@ pub struct Changes {
     pub pods: BTreeSet<Arc<str>>,
     /// AddressGroups whose members changed, with the addresses that came or went.
     pub addresses: HashMap<Arc<str>, HashSet<IpAddr>>,
-}
-
-/// An object's new form for the disk.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Save {
-    pub kind: Kind,
-    pub name: Arc<str>,
-    /// Its envelope; none: it is gone.
-    pub bytes: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-enum Unsaved {
-    Policy(Vec<u8>),
-    Group,
-    Gone,
+    /// Domain names of rules whose addresses changed, with those that came or went.
+    pub fqdns: HashMap<Arc<str>, HashSet<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -123,6 +113,10 @@ pub struct Cache {
     policies: HashMap<Arc<str>, Entry>,
     address: Groups,
     applied_to: Groups,
+    /// Domain names of rules.
+    fqdns: Users,
+    /// Their addresses.
+    dns: DnsCache,
     /// AppliedToGroups of each pod.
     pod_groups: HashMap<ObjectReference, BTreeSet<Arc<str>>>,
     staged: HashMap<Kind, Staged>,
@@ -160,6 +154,24 @@ impl Cache {
     /// Policies that name an AddressGroup.
     pub fn users_of(&self, address_group: &str) -> impl Iterator<Item = &Arc<str>> {
         self.address.users(address_group)
+    }
+
+    /// Policies that name a domain name.
+    pub(crate) fn users_of_fqdn(&self, fqdn: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.fqdns.of(fqdn)
+    }
+
+    /// What DNS has told of domain names in policies.
+    pub fn dns(&self) -> &DnsCache {
+        &self.dns
+    }
+
+    /// Changes what is known of addresses of domain names.
+    pub fn change_dns(&mut self, change: impl FnOnce(&mut DnsCache)) {
+        change(&mut self.dns);
+        for (fqdn, touched) in self.dns.take_touched() {
+            self.changes.fqdns.entry(fqdn).or_default().extend(touched);
+        }
     }
 
     /// Number of policies, AddressGroups and AppliedToGroups.
@@ -382,9 +394,22 @@ impl Cache {
         let applied_to = |entry: Option<&Entry>| {
             entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.applied_to_groups())))
         };
+        let fqdns = |entry: Option<&Entry>| {
+            entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.fqdns())))
+        };
         let (address_before, applied_to_before) = (address(old), applied_to(old));
-        self.address.index(name, &address_before, &address(now));
-        self.applied_to.index(name, &applied_to_before, &applied_to(now));
+        let (fqdns_before, fqdns_now) = (fqdns(old), fqdns(now));
+        self.address.users.index(name, &address_before, &address(now));
+        self.applied_to.users.index(name, &applied_to_before, &applied_to(now));
+        self.fqdns.index(name, &fqdns_before, &fqdns_now);
+        for fqdn in fqdns_now.difference(&fqdns_before) {
+            self.dns.want(fqdn);
+        }
+        for fqdn in fqdns_before.difference(&fqdns_now) {
+            if self.fqdns.of(fqdn).next().is_none() {
+                self.dns.unwant(fqdn);
+            }
+        }
         let before = [(Kind::AddressGroups, address_before), (Kind::AppliedToGroups, applied_to_before)];
         for (kind, names) in before {
             for group in names {
@@ -422,48 +447,6 @@ impl Cache {
             self.applied_to.is_there(group) || old.applied_to_groups().any(|name| name == group)
         };
         !new.applied_to_groups().all(known)
-    }
-
-    /// Whether something is not on disk yet.
-    pub fn has_unsaved(&self) -> bool {
-        !self.unsaved.is_empty()
-    }
-
-    /// What is not on disk yet; it counts as saved from now on.
-    pub fn take_unsaved(&mut self) -> Vec<Save> {
-        let unsaved = std::mem::take(&mut self.unsaved);
-        unsaved
-            .into_iter()
-            .map(|((kind, name), unsaved)| {
-                let bytes = match unsaved {
-                    Unsaved::Policy(bytes) => Some(bytes),
-                    Unsaved::Gone => None,
-                    Unsaved::Group => self.encode_group(kind, &name),
-                };
-                Save { kind, name, bytes }
-            })
-            .collect()
-    }
-
-    /// What [`Self::take_unsaved`] gave could not be saved.
-    pub fn put_back(&mut self, saves: Vec<Save>) {
-        for Save { kind, name, bytes } in saves {
-            self.unsaved.entry((kind, name)).or_insert(match (kind, bytes) {
-                (_, None) => Unsaved::Gone,
-                (Kind::Policies, Some(bytes)) => Unsaved::Policy(bytes),
-                _ => Unsaved::Group,
-            });
-        }
-    }
-
-    fn encode_group(&mut self, kind: Kind, name: &Arc<str>) -> Option<Vec<u8>> {
-        let group = self.groups(kind).by_name.get(name).filter(|group| !group.doomed)?;
-        let metadata = ObjectMeta::named(&**name);
-        let group_members = group.members.iter().map(|(key, member)| member.write(key)).collect();
-        Some(match kind {
-            Kind::AppliedToGroups => controlplane::AppliedToGroup { metadata, group_members }.seal(),
-            _ => controlplane::AddressGroup { metadata, group_members }.seal(),
-        })
     }
 
     /// Names of all objects of a kind that the controller wants here.

@@ -127,6 +127,7 @@ fn a_changed_policy_waits_for_its_groups_and_a_new_one_does_not() {
     feed(&mut cache, [Event::Policy(policy("P", 4, "missing", &[])), Event::PolicyDeleted("P".into())]);
     assert_eq!(cache.counts()[0], 0);
     assert!(cache.applied_to.users.is_empty() && cache.address.users.is_empty());
+    assert!(cache.fqdns.is_empty());
 }
 
 #[test]

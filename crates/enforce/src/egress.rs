@@ -29,7 +29,7 @@ pub struct HostEgress {
     pub allowed: Vec<HostRule>,
     /// Rules of the baseline tier in their order.
     pub last: Vec<HostRule>,
-    /// Addresses in the AddressGroups that rules name.
+    /// Addresses in the AddressGroups that rules name, and of their domain names.
     pub groups: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
 }
 
@@ -42,7 +42,7 @@ pub struct HostRule {
     pub pods: BTreeSet<IpAddr>,
     /// Where to.
     pub nets: BTreeSet<IpNet>,
-    /// And to the members of these AddressGroups.
+    /// And to the members of these of [`HostEgress::groups`].
     pub groups: BTreeSet<Arc<str>>,
     /// Protocols and ports; empty is all.
     pub services: Vec<Service>,
@@ -95,7 +95,9 @@ impl Reconciler {
             Peers::Any => nets.extend(everybody()),
             // Names mean to each peer what it says; the rule knows.
             Peers::Of(peers) if spec.has_named_ports() => {
-                let met = |net: &&IpNet| self.is_routed() || spec.nets.contains(*net);
+                let is_told =
+                    |net: &IpNet| spec.fqdns.iter().any(|fqdn| self.cache.dns().has(fqdn, &net.addr()));
+                let met = |net: &&IpNet| self.is_routed() || spec.nets.contains(*net) || is_told(net);
                 nets.extend(peers.iter().filter(met).copied());
             }
             Peers::Of(_) => {
@@ -105,6 +107,12 @@ impl Reconciler {
                         known.entry(name.clone()).or_insert_with(|| group.ips().copied().collect());
                         groups.insert(name.clone());
                     }
+                }
+                for fqdn in &spec.fqdns {
+                    let name: Arc<str> = format!("fqdn {fqdn}").into();
+                    let told = || self.cache.dns().addresses(std::slice::from_ref(fqdn)).copied().collect();
+                    known.entry(name.clone()).or_insert_with(told);
+                    groups.insert(name);
                 }
             }
         }

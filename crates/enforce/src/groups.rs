@@ -71,9 +71,12 @@ impl Group {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     pub(super) by_name: HashMap<Arc<str>, Group>,
-    /// Policies that name a group, in force or held.
-    pub(super) users: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    pub(super) users: Users,
 }
+
+/// Policies that name something, in force or held.
+#[derive(Debug, Default)]
+pub(super) struct Users(HashMap<Arc<str>, BTreeSet<Arc<str>>>);
 
 impl Groups {
     /// Whether the controller wants the group here.
@@ -83,26 +86,38 @@ impl Groups {
 
     /// Policies that name a group.
     pub(super) fn users(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.users.get(name).into_iter().flatten()
+        self.users.of(name)
+    }
+}
+
+impl Users {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
-    /// A policy names the groups `after` now, and `before` until now.
+    /// Policies that name this.
+    pub(super) fn of(&self, name: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.0.get(name).into_iter().flatten()
+    }
+
+    /// A policy names `after` now, and `before` until now.
     pub(super) fn index(
         &mut self,
         policy: &Arc<str>,
         before: &BTreeSet<Arc<str>>,
         after: &BTreeSet<Arc<str>>,
     ) {
-        for group in before.difference(after) {
-            if let Some(users) = self.users.get_mut(group) {
+        for name in before.difference(after) {
+            if let Some(users) = self.0.get_mut(name) {
                 users.remove(policy);
                 if users.is_empty() {
-                    self.users.remove(group);
+                    self.0.remove(name);
                 }
             }
         }
-        for group in after.difference(before) {
-            self.users.entry(group.clone()).or_default().insert(policy.clone());
+        for name in after.difference(before) {
+            self.0.entry(name.clone()).or_default().insert(policy.clone());
         }
     }
 }

@@ -19,6 +19,7 @@
 //! Nothing here waits, reads a clock or does input or output; the agent's room `policy` does.
 
 pub mod cache;
+pub mod dns;
 pub mod egress;
 mod groups;
 pub mod ids;

@@ -2,21 +2,19 @@
 //!
 //! The rules are a function of cache and pods; ids are not, they stay with a rule for its life.
 
+mod members;
 mod pairing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use antrea_api::selection::PodSelection;
-use antrea_flows::policy::{
-    Action, Direction, MemberChange, Peers, Realizer, Rule, RuleChange, RuleError, Service,
-};
+use antrea_flows::policy::{Direction, Realizer, Rule, RuleChange, RuleError, Service};
 use antrea_flows::{Diff, EncapMode, Network, Table};
-use ipnet::IpNet;
 use openflow::Flow;
 
+use self::members::PeerSet;
 use self::pairing::pair;
 use crate::cache::Cache;
 use crate::ids::Ids;
@@ -206,11 +204,16 @@ impl Reconciler {
             }
             looked_at.insert(name);
         }
-        for (group, touched) in changes.addresses {
-            let users: Vec<Arc<str>> = self.cache.users_of(&group).cloned().collect();
+        let groups = changes.addresses.into_iter().map(|(name, touched)| (PeerSet::Group(name), touched));
+        let fqdns = changes.fqdns.into_iter().map(|(name, touched)| (PeerSet::Fqdn(name), touched));
+        for (set, touched) in groups.chain(fqdns) {
+            let users: Vec<Arc<str>> = match &set {
+                PeerSet::Group(group) => self.cache.users_of(group).cloned().collect(),
+                PeerSet::Fqdn(fqdn) => self.cache.users_of_fqdn(fqdn).cloned().collect(),
+            };
             for name in users {
                 if !whole.contains(&name)
-                    && !self.change_peers(&name, &group, &touched, &realizer, &mut rule_changes)
+                    && !self.change_peers(&name, &set, &touched, &realizer, &mut rule_changes)
                 {
                     whole.insert(name.clone());
                 }
@@ -340,71 +343,6 @@ impl Reconciler {
             self.release_id(id, now);
         }
         slots.iter().any(|slot| !slot.is_empty()).then_some(Realised { policy, slots })
-    }
-
-    /// Members of AppliedToGroups, or their interfaces, changed. False: the policy has to be done as a whole.
-    fn change_pods(&self, name: &str, realizer: &Realizer, changes: &mut Vec<RuleChange>) -> bool {
-        let Some(realised) = self.policies.get(name) else { return false };
-        if self.cache.policy(name).is_none() {
-            return false;
-        }
-        let mut found = Vec::new();
-        for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
-            let pods = rules::pods(spec, self.facts(name));
-            if pods.is_empty() && slot.is_empty() {
-                continue;
-            }
-            let only = if slot.len() == 1 { slot.values().next() } else { None };
-            let Some(rule) = only.and_then(|id| realizer.rule(*id)) else { return false };
-            if spec.has_named_ports() || pods.is_empty() {
-                return false;
-            }
-            let change = MemberChange {
-                removed_pods: rule.pods.keys().filter(|ofport| !pods.contains_key(ofport)).copied().collect(),
-                added_pods: pods
-                    .into_iter()
-                    .filter(|(ofport, ips)| rule.pods.get(ofport) != Some(ips))
-                    .collect(),
-                ..MemberChange::default()
-            };
-            if change != MemberChange::default() {
-                found.push(RuleChange::Members(rule.id, change));
-            }
-        }
-        changes.extend(found);
-        true
-    }
-
-    /// These addresses came into or went from an AddressGroup. False: as above.
-    fn change_peers(
-        &self,
-        name: &str,
-        group: &Arc<str>,
-        touched: &HashSet<IpAddr>,
-        realizer: &Realizer,
-        changes: &mut Vec<RuleChange>,
-    ) -> bool {
-        let Some(realised) = self.policies.get(name) else { return false };
-        let mut found = Vec::new();
-        for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
-            if slot.is_empty() || !spec.groups.contains(group) {
-                continue;
-            }
-            // Everybody takes the place of members that nobody knows, until they are known.
-            let unknown = |id| realizer.rule(id).is_none_or(|rule| rule.peers == Peers::Any);
-            let becomes_known = spec.action != Action::Allow && slot.values().any(|id| unknown(*id));
-            if spec.has_named_ports() || becomes_known {
-                return false;
-            }
-            let (added_peers, removed_peers) = touched
-                .iter()
-                .map(|ip| IpNet::from(*ip))
-                .partition(|net| rules::is_peer(spec, &self.cache, net));
-            let change = MemberChange { added_peers, removed_peers, ..MemberChange::default() };
-            found.extend(slot.values().map(|id| RuleChange::Members(*id, change.clone())));
-        }
-        changes.extend(found);
-        true
     }
 
     /// A policy is new, changed or gone.

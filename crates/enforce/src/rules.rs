@@ -125,8 +125,10 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
             let members = spec.groups.iter().filter_map(|name| cache.address_group(name)).flat_map(|group| {
                 group.members().values().flat_map(|m| m.ips.iter().map(|ip| (IpNet::from(*ip), &*m.ports)))
             });
+            // Of what is behind a domain name nobody knows ports.
+            let told = cache.dns().addresses(&spec.fqdns).map(|ip| (IpNet::from(*ip), &[][..]));
             let mut nets: BTreeMap<usize, BTreeSet<IpNet>> = BTreeMap::new();
-            for (services, found) in resolve_named_ports(&spec.services, blocks.chain(members)) {
+            for (services, found) in resolve_named_ports(&spec.services, blocks.chain(members).chain(told)) {
                 let at = place(&services);
                 nets.entry(at).or_default().extend(found);
                 let peers = Peers::Of(BTreeSet::new());
@@ -169,6 +171,7 @@ fn peers(spec: &RuleSpec, cache: &Cache) -> Peers {
     for group in spec.groups.iter().filter_map(|name| cache.address_group(name)) {
         nets.extend(group.ips().map(|ip| IpNet::from(*ip)));
     }
+    nets.extend(cache.dns().addresses(&spec.fqdns).map(|ip| IpNet::from(*ip)));
     of(nets)
 }
 
@@ -185,4 +188,5 @@ pub(crate) fn is_peer(spec: &RuleSpec, cache: &Cache, net: &IpNet) -> bool {
             .iter()
             .filter_map(|name| cache.address_group(name))
             .any(|group| group.contains(&net.addr()))
+        || spec.fqdns.iter().any(|fqdn| cache.dns().has(fqdn, &net.addr()))
 }

@@ -58,6 +58,8 @@ pub struct RuleSpec {
     pub applied_to: Vec<Arc<str>>,
     /// AddressGroups whose members are peers.
     pub groups: Vec<Arc<str>>,
+    /// Domain names whose addresses are peers, in lower case; `*` stands for any part ([`crate::dns`]).
+    pub fqdns: Vec<Arc<str>>,
     /// Further peers; exceptions are subtracted.
     pub nets: BTreeSet<IpNet>,
     /// Alternatives; empty is all traffic.
@@ -152,6 +154,11 @@ impl Policy {
         self.rules.iter().flat_map(|rule| &rule.groups)
     }
 
+    /// Domain names of its rules, with repetitions.
+    pub(crate) fn fqdns(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().flat_map(|rule| &rule.fqdns)
+    }
+
     /// Names of its AppliedToGroups, with repetitions.
     pub fn applied_to_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(|rule| &rule.applied_to)
@@ -179,6 +186,7 @@ impl RuleSpec {
             keeps: true,
             applied_to,
             groups: Vec::new(),
+            fqdns: Vec::new(),
             nets: BTreeSet::new(),
             services: Vec::new(),
             logs: false,

@@ -45,6 +45,13 @@ fn node_userspace() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn dns() -> Result<()> {
+    let net = network(Datapath::Userspace, TunnelKind::KernelVxlan);
+    insta::assert_snapshot!("dns", dump(&antrea_flows::dns(&net, &[7].into()))?);
+    Ok(())
+}
+
 /// The whole of the smallest installation: one family, no native policies, no tunnel.
 #[test]
 fn node_ipv4_noencap() -> Result<()> {

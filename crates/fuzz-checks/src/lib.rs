@@ -6,6 +6,7 @@
 //! `fuzz/corpus`.
 
 pub mod cidr_subtract;
+pub mod dns_answer;
 pub mod openflow_decode;
 pub mod openflow_text;
 pub mod ovsdb_frames;

@@ -27,6 +27,11 @@ fn cidr_subtract() -> Result<()> {
 }
 
 #[test]
+fn dns_answer() -> Result<()> {
+    replay("dns_answer", fuzz_checks::dns_answer::check)
+}
+
+#[test]
 fn openflow_decode() -> Result<()> {
     replay("openflow_decode", fuzz_checks::openflow_decode::check)
 }

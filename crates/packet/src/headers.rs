@@ -1,6 +1,7 @@
 //! The headers of a packet, as octets and back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use openflow::MacAddr;
 
@@ -239,6 +240,27 @@ pub fn parse(frame: &[u8]) -> Option<Headers> {
         }
         _ => None,
     }
+}
+
+/// Whether the frame's packet is of IPv4.
+pub(crate) fn is_ipv4(frame: &[u8]) -> bool {
+    frame.get(12..ETHERNET).is_some_and(|kind| *kind == TYPE_IPV4)
+}
+
+/// The protocol of a whole packet, and where in the frame what IP carries is. `None` of a fragment, of what is cut, and of
+/// what is no untagged frame with an IP header.
+pub(crate) fn segment(frame: &[u8]) -> Option<(u8, Range<usize>)> {
+    let packet = frame.get(ETHERNET..)?;
+    let (protocol, body) = match <[u8; 2]>::try_from(frame.get(12..ETHERNET)?).ok()? {
+        // A fragment says so by its offset, or by the flag that more follow.
+        TYPE_IPV4 if word(packet, 6)? & 0x3fff == 0 && packet[0] & 0xf >= 5 => {
+            (*packet.get(9)?, usize::from(packet[0] & 0xf) * 4..usize::from(word(packet, 2)?))
+        }
+        TYPE_IPV6 => (*packet.get(6)?, 40..40 + usize::from(word(packet, 4)?)),
+        _ => return None,
+    };
+    packet.get(body.clone())?;
+    Some((protocol, ETHERNET + body.start..ETHERNET + body.end))
 }
 
 /// The header of a protocol.

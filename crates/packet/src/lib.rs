@@ -1,16 +1,21 @@
-//! Packets as octets: the headers of a frame, read and made, and the answer that refuses a packet.
+//! Packets as octets: the headers of a frame, read and made, the answer that refuses a packet, and what DNS tells.
 //!
 //! ```text
 //!  frame ─► parse ──► Headers ─► build ─► frame            Traceflow
 //!  frame ─► refuse ─► TCP reset, or ICMP "prohibited"      action Reject
+//!  frame ─► dns ──► names and addresses                    peers by FQDN
 //! ```
 //!
 //! # Invariants
 //! - Nothing is assumed of a frame's length or contents: what cannot be read is no packet.
 //! - What is made here has correct checksums.
 
+mod dns;
 mod headers;
+mod offload;
 mod refusal;
 
+pub use dns::{DnsAnswer, DnsPacket, dns};
 pub use headers::{Headers, ICMP, ICMPV6, TCP, Transport, UDP, build, parse};
+pub use offload::without_offload;
 pub use refusal::refuse;

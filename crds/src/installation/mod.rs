@@ -222,6 +222,12 @@ pub struct AntreaInstallationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit_logging: Option<AuditLogging>,
 
+    /// Seconds for which an address that DNS told Pods of a domain name in a policy counts as its, however short its time to
+    /// live is, 0 to 604800; for applications that keep addresses longer than they may. Default: 0.
+    #[serde(default, rename = "fqdnCacheMinTTL", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub fqdn_cache_min_ttl: Option<u32>,
+
     /// Export of traces; absent (default): none are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,

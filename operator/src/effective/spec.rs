@@ -84,6 +84,7 @@ impl Effective {
                 controller_certificate_secret: self.tls.controller_secret.clone(),
             }),
             audit_logging: self.audit_logging.clone(),
+            fqdn_cache_min_ttl: self.fqdn_cache_min_ttl,
             tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
             proxy: Some(Proxy { mode: Some(self.proxy) }),

@@ -114,6 +114,7 @@ fn agent(config: &Effective) -> Value {
     set("podCIDRs", (!pods.is_empty()).then(|| pods.into()));
     set("featureGates", Some(gates(config, Component::Agent)));
     set("auditLogging", audit_logging(config));
+    set("fqdnCacheMinTTL", config.fqdn_cache_min_ttl.map(Value::from));
     set("tracing", tracing(config));
     set("tlsMinVersion", tls_min_version(config));
     set("tlsCipherSuites", tls_cipher_suites(config));

@@ -38,7 +38,7 @@ impl State {
             pods::arrange(self.prepared.pods.lock().values().cloned().collect(), connected)
         });
         let all = self.behind;
-        let (done, outcome, everything, told) = self
+        let (done, outcome, everything, told, askers) = self
             .with_reconciler(move |reconciler| {
                 let done = work(reconciler);
                 if let Some(interfaces) = interfaces {
@@ -49,7 +49,8 @@ impl State {
                 let told = (all || !outcome.policies.is_empty() || !outcome.diff.is_empty()).then(|| {
                     (reconciler.host_egress(), reconciler.isolation(), Arc::new(reconciler.logged()))
                 });
-                (done, outcome, everything, told)
+                let askers = told.is_some().then(|| reconciler.askers());
+                (done, outcome, everything, told, askers)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
@@ -61,7 +62,7 @@ impl State {
         }
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };
-        let failures = match self.push(outcome.diff, everything, pods).await {
+        let failures = match self.push(outcome.diff, everything, askers, pods).await {
             Ok(failures) => failures,
             Err(error) => {
                 if !self.behind {
@@ -85,6 +86,7 @@ impl State {
         &mut self,
         diff: Diff,
         everything: Option<Vec<Flow>>,
+        askers: Option<BTreeSet<u32>>,
         pods: Vec<(Owner, Change)>,
     ) -> Result<Failures, DataplaneError> {
         let Some(site) = &self.site else { return Ok(Failures::new()) };
@@ -95,12 +97,17 @@ impl State {
         } else if !diff.is_empty() {
             batch = batch.require(Owner::Policy, Change::Diff(diff));
         }
+        let askers = askers.filter(|askers| (whole && !askers.is_empty()) || *askers != self.askers);
+        if let Some(askers) = &askers {
+            batch = batch.require(Owner::Dns, Change::flows(antrea_flows::dns(&site.pipeline, askers)));
+        }
         let batch = pods.into_iter().fold(batch, |batch, (owner, change)| batch.with(owner, change));
         if batch.is_empty() {
             return Ok(Failures::new());
         }
         let failures = site.sink.apply(batch).await?;
         self.behind &= !whole;
+        self.askers = askers.unwrap_or_else(|| std::mem::take(&mut self.askers));
         Ok(failures)
     }
 

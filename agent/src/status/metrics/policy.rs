@@ -3,6 +3,8 @@
 use antrea_runtime::metrics::{self, Metrics};
 use prometheus::{Histogram, IntGauge};
 
+use super::DnsMetrics;
+
 const TOLD_BUCKETS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
 
 /// Counts of policies and rules.
@@ -12,6 +14,8 @@ pub struct PolicyMetrics {
     rules: [IntGauge; 2],
     /// Objects of the controller whose last form did not decode.
     pub undecodable: IntGauge,
+    /// Of DNS's answers.
+    pub dns: DnsMetrics,
     /// From a change of the pods' addresses to the controller's answer to it.
     pub address_told: Histogram,
 }
@@ -23,6 +27,7 @@ impl PolicyMetrics {
     /// A name is taken.
     pub fn new(metrics: &Metrics) -> metrics::Result<Self> {
         Ok(Self {
+            dns: DnsMetrics::new(metrics)?,
             address_told: metrics.histogram(
                 "antrea_agent_pod_address_told_duration_seconds",
                 "From a change of this node's pods, or of the session with the controller, to the controller's knowing \

@@ -1,12 +1,13 @@
 //! Native policies: what they come to, and what stays closed.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use antrea_api::controlplane::{
     self, Event, IpBlock, NetworkPolicy, NetworkPolicyRule, Service as WireService,
 };
 use antrea_api::k8s::IntOrString;
-use antrea_flows::policy::{Action, Class, Protocol, Rule};
+use antrea_flows::policy::{Action, Class, Peers, Protocol, Rule};
 use proptest::prelude::*;
 
 use super::tests::Node;
@@ -14,6 +15,7 @@ use super::*;
 use crate::egress::{HostEgress, HostRule};
 use crate::testing::*;
 
+mod names;
 mod spread;
 
 const PODS: [(&str, u32, &str); 3] = [("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8"), ("r", 9, "10.0.0.9")];
@@ -269,7 +271,7 @@ fn the_host_learns_of_native_rules_in_their_order() {
     assert!(found.isolated.is_empty() && found.allowed.is_empty());
 
     let mut broken = native_rule("Drop", &["g"]);
-    broken.from.fqdns = vec!["example.org".into()];
+    broken.from.to_services = vec![controlplane::ObjectReference::default()];
     node.event(Event::Policy(outwards(native("late", (250, 5.0), "a", vec![broken]))));
     let found = node.reconciler.host_egress();
     assert_eq!(found.first[1].nets.len(), 2, "everybody: {found:?}");

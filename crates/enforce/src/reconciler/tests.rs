@@ -1,6 +1,7 @@
 mod kept;
 mod random;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use antrea_api::controlplane::{
@@ -9,6 +10,7 @@ use antrea_api::controlplane::{
 use antrea_api::k8s::{IntOrString, ObjectMeta};
 use antrea_flows::policy::{Class, Peers, Rule};
 use antrea_flows::{EncapMode, Entry, Key};
+use ipnet::IpNet;
 
 use super::*;
 use crate::cache::Kind;

@@ -23,8 +23,30 @@ const BOTH: [Direction; 2] = [Direction::In, Direction::Out];
 /// What a rule says of services and addresses.
 type Contents = (Vec<NamedService>, BTreeSet<IpNet>);
 
-/// And of AddressGroups.
-type Denied = (Vec<NamedService>, BTreeSet<IpNet>, Vec<Arc<str>>);
+/// What a native rule says of services and peers.
+struct Native {
+    services: Vec<NamedService>,
+    nets: BTreeSet<IpNet>,
+    groups: Vec<Arc<str>>,
+    fqdns: Vec<Arc<str>>,
+}
+
+impl Native {
+    /// All traffic, from and to everybody.
+    fn all() -> Self {
+        Self::of((Vec::new(), everybody()), None)
+    }
+
+    /// What `peer` lists, or nobody beside `nets`.
+    fn of((services, nets): Contents, peer: Option<&NetworkPolicyPeer>) -> Self {
+        let (groups, fqdns) = peer.map(|peer| (groups(peer), fqdns(peer))).unwrap_or_default();
+        Self { services, nets, groups, fqdns }
+    }
+
+    fn meets_nobody(&self) -> bool {
+        self.nets.is_empty() && self.groups.is_empty() && self.fqdns.is_empty()
+    }
+}
 
 /// Reads the rules of one policy.
 #[derive(Default)]
@@ -172,16 +194,20 @@ impl Reader {
         };
         let (directions, contents, whole) = match sides(rule) {
             Ok((direction, peer)) if action == Action::Allow => {
-                let contents = self.native_allowed(rule, peer);
-                (vec![direction], contents.map(|(services, nets)| (services, nets, groups(peer))), true)
+                let mut contents =
+                    self.native_allowed(rule, direction, peer).map(|found| Native::of(found, Some(peer)));
+                if direction == Direction::In {
+                    contents.iter_mut().for_each(|contents| contents.fqdns.clear());
+                }
+                (vec![direction], contents, true)
             }
             Ok((direction, peer)) => {
-                let (contents, whole) = self.denied(rule, peer);
+                let (contents, whole) = self.denied(rule, direction, peer);
                 (vec![direction], Some(contents), whole)
             }
             Err(other) => {
                 self.problem(format_args!("direction {other:?}"));
-                let all = (action != Action::Allow).then(|| (Vec::new(), everybody(), Vec::new()));
+                let all = (action != Action::Allow).then(Native::all);
                 (BOTH.into(), all, false)
             }
         };
@@ -190,8 +216,8 @@ impl Reader {
             Rank::new(tier, priority, rule.priority, action)
         });
         // Nobody is on the other side: it says nothing.
-        let contents = contents.filter(|(_, nets, groups)| !(nets.is_empty() && groups.is_empty()));
-        let Some((services, nets, groups)) = contents else { return Vec::new() };
+        let contents = contents.filter(|contents| !contents.meets_nobody());
+        let Some(Native { services, nets, groups, fqdns }) = contents else { return Vec::new() };
         let name = Some(&*rule.name).filter(|name| !name.is_empty()).map(Into::into);
         let spec = |direction| RuleSpec {
             direction,
@@ -201,6 +227,7 @@ impl Reader {
             keeps: true,
             applied_to: applied_to.to_vec(),
             groups: groups.clone(),
+            fqdns: fqdns.clone(),
             nets: nets.clone(),
             services: services.clone(),
             logs: rule.enable_logging,
@@ -210,8 +237,13 @@ impl Reader {
     }
 
     /// What a native rule allows; none if that is nothing.
-    fn native_allowed(&mut self, rule: &NetworkPolicyRule, peer: &NetworkPolicyPeer) -> Option<Contents> {
-        for kind in unsupported(peer) {
+    fn native_allowed(
+        &mut self,
+        rule: &NetworkPolicyRule,
+        direction: Direction,
+        peer: &NetworkPolicyPeer,
+    ) -> Option<Contents> {
+        for kind in unsupported(direction, peer) {
             self.problem(format_args!("{kind} are not supported: not allowed"));
         }
         match self.allowed(rule, peer) {
@@ -224,9 +256,14 @@ impl Reader {
     }
 
     /// What a rule denies, or leaves to Kubernetes policies, and whether all of it was understood.
-    fn denied(&mut self, rule: &NetworkPolicyRule, peer: &NetworkPolicyPeer) -> (Denied, bool) {
+    fn denied(
+        &mut self,
+        rule: &NetworkPolicyRule,
+        direction: Direction,
+        peer: &NetworkPolicyPeer,
+    ) -> (Native, bool) {
         let (mut all_peers, mut all_services, mut whole) = (false, false, true);
-        for kind in unsupported(peer) {
+        for kind in unsupported(direction, peer) {
             self.problem(format_args!("{kind} are not supported: taken for everybody"));
             all_peers = true;
         }
@@ -249,7 +286,7 @@ impl Reader {
                 }
             }
         }
-        too_large = too_large.or(self.budget.take(peer.address_groups.len()).err());
+        too_large = too_large.or(self.budget.take(selectors(peer)).err());
         for block in &peer.ip_blocks {
             match self.block(block) {
                 Ok(Some(found)) => nets.extend(found),
@@ -266,13 +303,17 @@ impl Reader {
         too_large = too_large.or(self.budget.end_rule().err());
         if let Some(error) = too_large {
             self.problem(format_args!("{error}, but denies everything"));
-            return ((Vec::new(), everybody(), Vec::new()), false);
+            return (Native::all(), false);
         }
         if all_services {
             services.clear();
         }
-        let peers = if all_peers { (everybody(), Vec::new()) } else { (nets, groups(peer)) };
-        ((services, peers.0, peers.1), whole && !all_peers && !all_services)
+        let contents = if all_peers {
+            Native::of((services, everybody()), None)
+        } else {
+            Native::of((services, nets), Some(peer))
+        };
+        (contents, whole && !all_peers && !all_services)
     }
 
     /// What a rule allows of services and addresses; `None` if all of its services are unreadable.
@@ -298,7 +339,7 @@ impl Reader {
         if services.is_empty() && !rule.services.is_empty() {
             return Ok(None);
         }
-        self.budget.take(peer.address_groups.len())?;
+        self.budget.take(selectors(peer))?;
         let mut nets = BTreeSet::new();
         for block in &peer.ip_blocks {
             match self.block(block)? {
@@ -348,14 +389,24 @@ fn groups(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
     peer.address_groups.iter().map(|name| name.as_str().into()).collect()
 }
 
+/// Domain names in the form in which they are compared.
+fn fqdns(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
+    peer.fqdns.iter().map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()).collect()
+}
+
+/// What of the peer has members that others tell.
+fn selectors(peer: &NetworkPolicyPeer) -> usize {
+    peer.address_groups.len() + peer.fqdns.len()
+}
+
 fn everybody() -> BTreeSet<IpNet> {
     [Ipv4Net::default().into(), Ipv6Net::default().into()].into()
 }
 
 /// Kinds of peers that it has and this version does not know what to do with.
-fn unsupported(peer: &NetworkPolicyPeer) -> impl Iterator<Item = &'static str> {
+fn unsupported(direction: Direction, peer: &NetworkPolicyPeer) -> impl Iterator<Item = &'static str> {
     let kinds = [
-        ("peers by FQDN", peer.fqdns.is_empty()),
+        ("sources by FQDN", peer.fqdns.is_empty() || direction == Direction::Out),
         ("toServices", peer.to_services.is_empty()),
         ("label identities", peer.label_identities.is_empty()),
     ];

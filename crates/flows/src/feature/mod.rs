@@ -2,6 +2,7 @@
 
 mod base;
 mod conntrack;
+mod dns;
 mod gateway;
 mod peer;
 mod pod;
@@ -14,6 +15,7 @@ mod tunnel;
 
 pub use base::base;
 pub use conntrack::conntrack;
+pub use dns::{DNS_PACKET_IN, deliver_dns, dns, dns_receiver};
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;

@@ -21,7 +21,7 @@ use openflow::{
     PacketOut, PortNo,
 };
 
-use super::{priority::HIGH, proxy::translate};
+use super::{dns::DNS_METER, priority::HIGH, proxy::translate};
 use crate::{
     config::{Network, VIRTUAL_MAC},
     cookie::{Category, object_of},
@@ -70,7 +70,7 @@ pub struct Judged {
 pub fn meters(net: &Network) -> Vec<Meter> {
     let band = MeterBand { rate: RATE, burst: BURST, kind: BandType::Drop };
     let flags = MeterFlags::PKTPS | MeterFlags::BURST;
-    let ids = if net.node.metered { &[METER, LOG_METER][..] } else { &[] };
+    let ids = if net.node.metered { &[METER, DNS_METER, LOG_METER][..] } else { &[] };
     ids.iter().map(|id| Meter { id: *id, flags, bands: vec![band] }).collect()
 }
 

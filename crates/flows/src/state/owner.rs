@@ -7,6 +7,8 @@ pub enum Owner {
     Node,
     /// Policy. Rules share flows, so [`crate::policy::Realizer`] keeps track within.
     Policy,
+    /// Domain names in policies: what takes DNS's answers to the agent.
+    Dns,
     /// A pod of this node, by interface name or whatever else the caller knows pods by.
     Pod(Arc<str>),
     /// Another node, by name.
@@ -20,7 +22,7 @@ pub enum Owner {
 impl Owner {
     /// Whether the safety of others rests on what this owner has: nothing may be installed without it.
     pub fn is_vital(&self) -> bool {
-        matches!(self, Owner::Node | Owner::Policy)
+        matches!(self, Owner::Node | Owner::Policy | Owner::Dns)
     }
 }
 
@@ -29,6 +31,7 @@ impl fmt::Display for Owner {
         match self {
             Owner::Node => f.write_str("the node"),
             Owner::Policy => f.write_str("policy"),
+            Owner::Dns => f.write_str("domain names in policies"),
             Owner::Pod(name) => write!(f, "pod {name}"),
             Owner::Peer(name) => write!(f, "peer {name}"),
             Owner::Service(name) => write!(f, "Service {name}"),

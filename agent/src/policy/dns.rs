@@ -1,0 +1,209 @@
+//! Answers of DNS servers to pods to which rules with domain names apply: each waits here until the rules have its addresses.
+//!
+//! An answer is let go only when policy knows what it says: a rule that denies would else come after the connection that it
+//! is about. What cannot be known in time, or read, is not let go, and the pod asks again.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use antrea_enforce::dns::Remembered;
+use antrea_packet::{DnsAnswer, DnsPacket};
+use openflow::PacketIn2;
+use ovs::ctl;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::handle::{PolicyError, PolicyHandle, Request};
+use super::notes;
+use crate::dataplane::{Dataplane, Subscriber};
+use crate::status::metrics::{DnsMetrics, Outcome};
+
+/// How long an answer waits for its rules. Resolvers ask again after five seconds, many earlier.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the datapath is waited for.
+const COMPARED: Duration = Duration::from_millis(100);
+
+/// In which Open vSwitch has got the question for it, ahead of the change.
+const HEAD_START: Duration = Duration::from_millis(1);
+
+/// Answers that wait together.
+const TOGETHER: usize = 64;
+
+/// How soon after a change what is known is on disk.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is kept on disk: names, their addresses, and until which second of Unix time each is one.
+type Record = BTreeMap<String, BTreeMap<IpAddr, u64>>;
+
+/// How answers are dealt with.
+#[derive(Clone, Debug)]
+pub struct DnsSettings {
+    /// For how long addresses remain at least.
+    pub shortest: Duration,
+    /// Octets of the longest packet that pods take.
+    pub mtu: usize,
+    /// Where Open vSwitch takes commands.
+    pub run_dir: PathBuf,
+}
+
+/// An answer that waits.
+struct Held {
+    ofport: u32,
+    frames: Vec<Vec<u8>>,
+    outcome: Outcome,
+}
+
+impl PolicyHandle {
+    /// Holds answers until rules know them, for ever.
+    pub async fn follow_dns(&self, dataplane: &Dataplane, settings: DnsSettings, metrics: &DnsMetrics) {
+        let mut queue = dataplane.subscribe(Subscriber::Dns);
+        let mut packets = Vec::with_capacity(TOGETHER);
+        while queue.recv_many(&mut packets, TOGETHER).await > 0 {
+            let begin = Instant::now();
+            let (mut answers, mut waiting) = (Vec::new(), Vec::new());
+            for packet in packets.drain(..) {
+                let Some((held, found)) = read(&packet, settings.mtu) else {
+                    metrics.answered(Outcome::Malformed, begin.elapsed());
+                    continue;
+                };
+                if found.is_empty() {
+                    deliver(dataplane, held, begin, metrics).await;
+                } else {
+                    answers.extend(found);
+                    waiting.push(held);
+                }
+            }
+            if waiting.is_empty() {
+                continue;
+            }
+            let known = self.learn(answers, &settings);
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, known).await {
+                for held in waiting {
+                    deliver(dataplane, held, begin, metrics).await;
+                }
+            } else {
+                tracing::warn!(
+                    answers = waiting.len(),
+                    "rules could not have DNS's answers in time: pods have to ask again"
+                );
+                waiting.iter().for_each(|_| metrics.answered(Outcome::NotRealized, begin.elapsed()));
+            }
+        }
+    }
+
+    /// Has rules know what DNS told, in the bridge and in what the datapath has made of it.
+    ///
+    /// The datapath goes on by what it has seen of an address until its flows are compared with the bridge's, which Open
+    /// vSwitch does at once after each change. Its end is what is waited for: who asks before the change is told of the first
+    /// comparison that ends after it. One that is under way by chance may be taken for it.
+    async fn learn(&self, answers: Vec<DnsAnswer>, settings: &DnsSettings) -> Result<(), PolicyError> {
+        let (reply, is_news) = oneshot::channel();
+        let _ = self.requests.send(Request::IsNews(answers.clone(), reply)).await;
+        let mut compared = JoinSet::new();
+        if is_news.await.unwrap_or(true) {
+            let run_dir = settings.run_dir.clone();
+            compared.spawn(async move { ctl::call(&run_dir, "revalidator/wait", &[]).await });
+            tokio::time::sleep(HEAD_START).await;
+        }
+        self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await?;
+        if let Ok(Some(Ok(Err(error)))) = tokio::time::timeout(COMPARED, compared.join_next()).await {
+            tracing::debug!(%error, "the datapath may go on by what it knew of an address");
+        }
+        Ok(())
+    }
+
+    /// Keeps what is known on disk, for ever.
+    pub async fn keep_dns(&self) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut version = 0;
+        loop {
+            tick.tick().await;
+            let (reply, answer) = oneshot::channel();
+            if self.requests.send(Request::Dns(version, reply)).await.is_err() {
+                return;
+            }
+            if let Ok(Some((now, names))) = answer.await
+                && notes::write(&self.dns_file, &record(names, unix_time())).await
+            {
+                version = now;
+            }
+        }
+    }
+
+    /// What was known in the agent's last life.
+    pub async fn dns_before(&self) -> Vec<Remembered> {
+        let record: Record = notes::read(&self.dns_file).await.unwrap_or_default();
+        recalled(record, unix_time())
+    }
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn record(names: Vec<Remembered>, now: Duration) -> Record {
+    let until = |left: Duration| (now + left).as_secs() + 1;
+    let addresses =
+        |all: Vec<(IpAddr, Duration)>| all.into_iter().map(|(ip, left)| (ip, until(left))).collect();
+    names.into_iter().map(|Remembered { name, addresses: all }| (name, addresses(all))).collect()
+}
+
+fn recalled(record: Record, now: Duration) -> Vec<Remembered> {
+    let left = |until: u64| Duration::from_secs(until).checked_sub(now);
+    let addresses = |all: BTreeMap<IpAddr, u64>| {
+        all.into_iter().filter_map(|(ip, until)| Some((ip, left(until)?))).collect()
+    };
+    record.into_iter().map(|(name, all)| Remembered { name, addresses: addresses(all) }).collect()
+}
+
+/// The answer that a packet-in brings, and what it tells; `None` of what must not be let go.
+fn read(packet: &PacketIn2, mtu: usize) -> Option<(Held, Vec<DnsAnswer>)> {
+    let ofport = antrea_flows::dns_receiver(packet)?;
+    let (found, outcome) = match antrea_packet::dns(&packet.packet) {
+        DnsPacket::Answers(found) => (found, Outcome::Delivered),
+        DnsPacket::Partly(found) => (found, Outcome::PartlyRead),
+        DnsPacket::Malformed => return None,
+    };
+    // The packet does not come to a card any more that could do the rest.
+    let frames = antrea_packet::without_offload(&packet.packet, mtu)?;
+    Some((Held { ofport, frames, outcome }, found))
+}
+
+async fn deliver(dataplane: &Dataplane, held: Held, begin: Instant, metrics: &DnsMetrics) {
+    let Held { ofport, frames, outcome } = held;
+    for frame in frames {
+        let sent = dataplane.session().packet_out(antrea_flows::deliver_dns(ofport, frame)).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a pod does not get DNS's answer");
+            return metrics.answered(Outcome::NotRealized, begin.elapsed());
+        }
+    }
+    metrics.answered(outcome, begin.elapsed());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_known_is_known_again_for_the_time_that_is_left() {
+        let now = Duration::from_millis(1_000_400);
+        let [a, b]: [IpAddr; 2] = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap());
+        let names = vec![Remembered {
+            name: "a.example".into(),
+            addresses: vec![(a, Duration::from_secs(30)), (b, Duration::from_secs(3))],
+        }];
+        let written = record(names, now);
+        // Whole seconds, rounded up: nothing goes early.
+        assert_eq!(written["a.example"], [(a, 1031), (b, 1004)].into());
+        let text = serde_json::to_string(&written).unwrap();
+        let read: Record = serde_json::from_str(&text).unwrap();
+        let later = recalled(read, now + Duration::from_secs(10));
+        assert_eq!(later[0].addresses, [(a, Duration::from_millis(20_600))]);
+    }
+}
