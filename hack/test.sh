@@ -107,7 +107,7 @@ stage_node() {
 # and what native policies say of endpoints reached without one is left to test-all.
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap_with_the connectivity::hybrid connectivity::no_encap
-	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fragments:: hairpin::
+	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
 	handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
 	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
 	traceflow:: tunnel::

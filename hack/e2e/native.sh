@@ -41,7 +41,7 @@ native() {
 	[[ $said == *ingress* && $said == *action* ]] || fail "an action that does not exist is refused without its field: $said"
 	awk '/^```yaml/ { on = 1; print "---"; next } /^```/ { on = 0 } on' "$REPO/docs/policies.md" | kubectl apply -f - >/dev/null ||
 		fail 'an example of docs/policies.md is refused'
-	kubectl delete acnp tenants node-local-dns >/dev/null
+	kubectl delete acnp tenants node-local-dns updates >/dev/null
 	kubectl delete clustergroup dns >/dev/null
 	ok 'what cannot be is refused by its field, and the example is taken'
 	asked_before_it_is_written

@@ -15,6 +15,7 @@ mod datapath;
 mod departed;
 mod failclosed;
 mod forwarded;
+mod fqdn;
 mod fragments;
 mod hairpin;
 mod handover;
