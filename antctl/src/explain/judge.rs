@@ -244,6 +244,16 @@ fn judged(
     let of_controller = node.computed.as_ref().ok().map(decide);
     let of_agent = node.agent.as_ref().ok().map(|agent| decide(&agent.computed));
     let mut found = Vec::new();
+    let names_domains =
+        |decision: &Decision| decision.considered.iter().any(|rule| !rule.rule().peer.fqdns.is_empty());
+    if [&of_controller, &of_agent].into_iter().flatten().any(names_domains) {
+        let text = format!(
+            "rules with domain names apply to {full}: which addresses these have, its agent learns from DNS answers, and \
+             the bridge shows"
+        );
+        found.push(Finding::new(check, Mark::Note, text));
+        return (found, None);
+    }
     match (&of_controller, &of_agent) {
         (Some(decision), _) => found.push(case.told(decision)),
         (None, Some(decision)) => {

@@ -191,6 +191,21 @@ fn an_address_outside_is_met_by_blocks_alone() {
     says(&denied, Verdict::Denied, "no rule allows TCP 5432 to 198.51.100.9");
 }
 
+/// Only the agent knows which addresses a name has.
+#[test]
+fn of_domain_names_the_bridge_tells() {
+    let mut named = rule("Out", "", Vec::new());
+    named.to.fqdns = vec!["*.example.com".into()];
+    let policies = [
+        native("web", "names", 50, vec![named]),
+        policy_of("web", "quiet", vec![rule("Out", "", Vec::new())]),
+    ];
+    let words = "rules with domain names apply to shop/web";
+    says(&with(facts(), &policies), Verdict::Allowed, words);
+    let denied = sends(with(facts(), &policies), traced(Table::EgressDefaultRule, End::Drop));
+    says(&denied, Verdict::Denied, "in table EgressDefaultRule: egress policy denies it");
+}
+
 #[test]
 fn of_a_service_each_endpoint_is_told() {
     says(&service(), Verdict::Allowed, "where kube-proxy gives it an endpoint");
