@@ -23,6 +23,10 @@ build_kernel() {
 		--exclude='*/sound/*/*.[ch]' --exclude='*/drivers/gpu/drm/*/*.[ch]' --exclude='*/Documentation/*.rst'
 	# A symbol of old C libraries, exported to modules. Ours has none of either.
 	sed -i '/EXPORT_SYMBOL_PROTO(__xmknod)/d' arch/um/os-Linux/user_syms.c
+	# Octets of a program's floating point registers. Later processors have more than this kernel knows of (with AMX 11,008),
+	# and the host takes all of them or none. Copies are on the kernel's stack: guest.config has a larger one.
+	grep -q 'HOST_FP_SIZE, 2696' arch/x86/um/user-offsets.c || die 'this source has another size of floating point registers'
+	sed -i 's/HOST_FP_SIZE, 2696/HOST_FP_SIZE, 16384/' arch/x86/um/user-offsets.c
 	make ARCH=um KCONFIG_ALLCONFIG="$REPO/hack/guest.config" allnoconfig
 	while IFS= read -r line; do
 		[[ $line != CONFIG_* ]] || grep -qxF -- "$line" .config || die "this kernel takes no $line of hack/guest.config"
