@@ -23,7 +23,7 @@ const SERVICES: [(&str, u16); 5] =
     [("TCP", 7000), ("TCP", 7001), ("TCP", 7100), ("UDP", 7000), ("UDP", 7001)];
 
 /// After this long a change is in force, unless others took longer.
-const SETTLED: Duration = Duration::from_millis(1000);
+const SETTLED: Duration = Duration::from_millis(1500);
 
 /// How long a change may take until everything does what the oracle says; loose, for the machine is busy.
 const IN_FORCE: Duration = Duration::from_secs(10);

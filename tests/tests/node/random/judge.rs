@@ -70,8 +70,17 @@ impl Judge {
         };
         if let Some(fault) = fault {
             let took = outcome.ended - outcome.sent;
-            self.faults.push(format!("{what}: {} {fault} after {took:?}", say(outcome.probe)));
+            let when = self.when(outcome);
+            self.faults.push(format!("{what}: {} {fault} after {took:?}, {when}", say(outcome.probe)));
         }
+    }
+
+    /// How long after the last change a probe was sent, and how long after that was taken for being in force.
+    fn when(&self, outcome: &Outcome) -> String {
+        let mut times = self.epochs.iter().rev().filter(|epoch| epoch.since <= outcome.sent);
+        let ago = times.next().map(|epoch| outcome.sent - epoch.since);
+        let before = times.next().map(|epoch| outcome.sent - epoch.since);
+        format!("sent {ago:?} into its state, {before:?} into the one before")
     }
 }
 
