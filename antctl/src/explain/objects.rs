@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use antrea_api::k8s::IntOrString;
 use antrea_policy::model::Protocol;
 use anyhow::bail;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::facts::{self, ContainerPort};
 
@@ -129,17 +129,25 @@ pub(super) struct ServicePort {
     protocol: String,
 }
 
+/// A list that must be there and is empty, as Go writes it.
+fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::<Vec<T>>::deserialize(from)?.unwrap_or_default())
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct EndpointSlice {
     address_type: String,
+    #[serde(deserialize_with = "nullable")]
     endpoints: Vec<SliceEndpoint>,
+    #[serde(deserialize_with = "nullable")]
     ports: Vec<SlicePort>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct SliceEndpoint {
+    #[serde(deserialize_with = "nullable")]
     addresses: Vec<String>,
     conditions: EndpointConditions,
     target_ref: Option<Reference>,

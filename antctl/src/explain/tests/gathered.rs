@@ -177,6 +177,9 @@ fn endpoints_are_those_of_the_port() {
     assert_eq!((found.len(), found[0].port, found[0].ready), (1, 5432, true));
     assert!(endpoints(&list(slices(true)), &port, protocol, true).is_empty());
     assert!(endpoints(&list(slices(true)), &port, Protocol::Udp, false).is_empty());
+    // A Service that selects nobody has one such slice.
+    let empty = json!({"items": [{"addressType": "IPv4", "endpoints": null, "ports": null}]});
+    assert!(endpoints(&list(empty), &port, protocol, false).is_empty());
     let external = json!({"metadata": {"name": "x", "namespace": "shop"}, "spec": {"type": "ExternalName", "externalName": "db.example"}});
     let external: objects::Service = serde_json::from_value(external).unwrap();
     assert!(external.port(&Wanted::default()).unwrap_err().to_string().contains("a name for db.example"));
