@@ -103,7 +103,7 @@ pub(crate) async fn newcomers(report: Report) -> anyhow::Result<()> {
         if warming && connected {
             continue;
         }
-        let name = format!("{}-{n}", if warming { "warm" } else { "client" });
+        let name = format!("{}{n}", if warming { "warm" } else { "client" });
         lab.put_pod(1, &name, &[("role", "client")], None);
         let pod = lab.attach_pod(1, &name);
         let answered = Instant::now();
