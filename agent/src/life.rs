@@ -204,10 +204,14 @@ impl Agent {
             tokio::spawn(task.run(self.shutdown.clone()));
         }
         bringup::stage(&wired.network).await?;
-        let host_network =
-            HostNetwork::new(self.netlink.clone(), &wired.host.families(), self.paths.sysctls.clone())
-                .await
-                .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
+        let host_network = HostNetwork::new(
+            self.netlink.clone(),
+            &wired.host.families(),
+            self.paths.sysctls.clone(),
+            wired.network.judged().clone(),
+        )
+        .await
+        .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
         let mut peering = Peering {
             network: wired.network.clone(),
             underlay: wired.underlay.clone(),

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod claims;
 pub mod interfaces;
 pub mod ipam;
+pub mod judged;
 pub mod leases;
 pub mod naming;
 pub mod network;

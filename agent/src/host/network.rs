@@ -14,6 +14,7 @@ use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::host::egress::{self, Egress, refuse};
 use crate::host::tunnel_guard::{self, Outer};
+use crate::pods::judged::Judged;
 use crate::pods::network::POD_LINK_GROUP;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
@@ -255,6 +256,8 @@ pub struct HostNetwork {
     without: Option<String>,
     sets: Ipsets,
     sysctls: Tree,
+    /// Told which pods those tables, or what refuses without them, speak of.
+    judged: Judged,
 }
 
 impl HostNetwork {
@@ -262,7 +265,12 @@ impl HostNetwork {
     ///
     /// # Errors
     /// Neither variant of iptables is there.
-    pub async fn new(netlink: Netlink, families: &[Family], sysctls: Tree) -> netcfg::Result<Self> {
+    pub async fn new(
+        netlink: Netlink,
+        families: &[Family],
+        sysctls: Tree,
+        judged: Judged,
+    ) -> netcfg::Result<Self> {
         let netns = netlink.netns().clone();
         let backend = Backend::detect(&netns).await?;
         tracing::info!(?backend, "iptables");
@@ -278,7 +286,7 @@ impl HostNetwork {
         if without.is_some() {
             judges.clear();
         }
-        Ok(Self { netlink, tables, judges, without, sets: Ipsets::new(netns), sysctls })
+        Ok(Self { netlink, tables, judges, without, sets: Ipsets::new(netns), sysctls, judged })
     }
 
     /// Why the node has no nftables; `None` if it has.
@@ -299,12 +307,16 @@ impl HostNetwork {
         {
             errors.check(self.sets.apply(&sets).await);
         }
+        if errors.errors().is_empty() {
+            self.judged.end(&config.egress.pods);
+        }
         errors.finish(())
     }
 
     /// Makes the tables of egress policy what `config` says. Returns what differed, for people, and the families that have
     /// none, neither this one nor that of before.
     async fn judge(&self, config: &HostConfig, errors: &mut NetcfgErrors) -> (Vec<String>, Vec<Family>) {
+        self.judged.begin(&config.egress.pods);
         let (mut changed, mut refused) = (Vec::new(), Vec::new());
         for family in Family::BOTH {
             let Some((table, _)) = egress::table(config, family) else { continue };
@@ -351,6 +363,10 @@ impl HostNetwork {
         let sets = errors.check(sets(config)).unwrap_or_default();
         if let Some(text) = errors.check(self.sets.apply(&sets).await) {
             changed.extend((!text.is_empty()).then(|| "members of a set differed".to_owned()));
+        }
+        // What else fails does not concern them.
+        if errors.errors().is_empty() {
+            self.judged.end(&config.egress.pods);
         }
         for tables in &self.tables {
             let applied = errors.check(tables.apply(&rules(config, tables.family())).await);

@@ -5,6 +5,7 @@
 //! which succeeds where there is nothing to undo.
 
 mod check;
+mod handover;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -227,7 +228,7 @@ async fn attach(
         connect(node, &interface),
         async {
             // Nothing that the address's former owner was allowed is left before a packet can reach this one.
-            forget_connections(node, &interface.ips).await?;
+            handover::take_back(node, &interface.ips).await?;
             install(node, &interface).await
         }
     );
@@ -242,12 +243,6 @@ async fn attach(
     }
     announce(&interface, netns);
     Ok((interface, prepared))
-}
-
-/// See [`crate::ovs::connections`].
-async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), AttachError> {
-    let forgetting = trace::step(trace_child!("conntrack.flush"), node.connections.forget(ips));
-    forgetting.await.map_err(configure)
 }
 
 /// Installs the flows of policies that select the pod and its own, in one transaction.
@@ -388,7 +383,7 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     if failures.is_empty() {
         // With the flows gone no packet makes an entry again. Whoever gets the address next asks once more.
         if let Some(interface) = node.interface(&call.container_id, &call.ifname)
-            && let Err(error) = forget_connections(node, &interface.ips).await
+            && let Err(error) = handover::forget_connections(node, &interface.ips).await
         {
             tracing::warn!(container = call.container_id, %error, "connections of the pod are not forgotten");
         }

@@ -17,6 +17,7 @@ use crate::ovs::connections::Connections;
 use crate::pods::claims::{Claim, Claims};
 use crate::pods::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
+use crate::pods::judged::Judged;
 use crate::pods::leases::Leases;
 use crate::pods::ofports::{OfPorts, Reserved};
 use crate::policy::PolicyHandle;
@@ -60,6 +61,7 @@ pub struct NodeNetwork {
     count: watch::Sender<usize>,
     ofports: OfPorts,
     claims: Claims,
+    judged: Judged,
 }
 
 impl Deref for NodeNetwork {
@@ -80,6 +82,7 @@ impl NodeNetwork {
             count,
             ofports: OfPorts::default(),
             claims: Claims::default(),
+            judged: Judged::default(),
         }
     }
 
@@ -139,6 +142,11 @@ impl NodeNetwork {
     /// The subnets that hold one of `ips`.
     pub fn subnets_of(&self, ips: &[IpAddr]) -> Vec<IpNet> {
         self.subnets.iter().filter(|subnet| ips.iter().any(|ip| subnet.contains(ip))).copied().collect()
+    }
+
+    /// Whose addresses the host's egress policy speaks of.
+    pub fn judged(&self) -> &Judged {
+        &self.judged
     }
 
     /// IPAM's records.

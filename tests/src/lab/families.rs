@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use netcfg::Family;
 use serde_json::json;
@@ -58,13 +59,22 @@ impl Lab {
         }
     }
 
-    /// From now on agents find no nftables on their nodes.
+    /// Agents that are started from now on find no nftables on their nodes.
     pub fn without_nftables(&mut self) {
-        let folder = self.dir.path().join("without-nftables");
+        self.agents_nft("echo 'nft: cannot open nf_tables: Operation not supported' >&2; exit 1");
+    }
+
+    /// Agents that are started from now on have nodes whose nftables takes its time.
+    pub fn with_slow_nftables(&mut self, each: Duration) {
+        let path = std::env::var("PATH").unwrap();
+        self.agents_nft(&format!("sleep {}; PATH='{path}' exec nft \"$@\"", each.as_secs_f32()));
+    }
+
+    fn agents_nft(&mut self, script: &str) {
+        let folder = self.dir.path().join("agents-nft");
         std::fs::create_dir(&folder).unwrap();
         let program = folder.join("nft");
-        let text = "#!/bin/sh\necho 'nft: cannot open nf_tables: Operation not supported' >&2\nexit 1\n";
-        std::fs::write(&program, text).unwrap();
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         self.agent_path = Some(folder);
     }

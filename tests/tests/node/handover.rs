@@ -120,7 +120,10 @@ async fn client(to: SocketAddr, sent: Arc<AtomicU64>) {
 /// Two nodes, of which the first has five addresses for pods: one that is freed is given out again at once when four
 /// others are taken.
 async fn few_addresses() -> Lab {
-    let mut lab = Lab::without_agents(2, &[]).await;
+    with_few_addresses(Lab::without_agents(2, &[]).await).await
+}
+
+async fn with_few_addresses(mut lab: Lab) -> Lab {
     lab.nodes[0].pod_cidr = "10.244.1.0/29".into();
     lab.publish_node(0);
     lab.start_agents().await;
@@ -259,7 +262,19 @@ async fn a_host_port_is_its_next_owners_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_isolated_pod_inherits_no_connection_that_the_host_translates() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = few_addresses().await;
+    inherits_nothing_of_the_host(few_addresses().await).await;
+}
+
+/// What the host's rules still let through as the former owner's would be a connection of the new one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_what_a_host_lets_through_that_is_slow_to_change_its_rules() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[]).await;
+    lab.with_slow_nftables(Duration::from_millis(500));
+    inherits_nothing_of_the_host(with_few_addresses(lab).await).await;
+}
+
+async fn inherits_nothing_of_the_host(mut lab: Lab) {
     let spec = json!({"podSelector": {"matchLabels": {"name": "heir"}}, "policyTypes": ["Egress"]});
     lab.put_policy("isolate", &spec);
     let first = lab.add_pod(0, "first");

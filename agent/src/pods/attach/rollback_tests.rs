@@ -98,6 +98,7 @@ impl Lab {
             userspace: true,
         };
         let node = Arc::new(NodeNetwork::new(parts, InterfaceStore::default()));
+        node.judged().end(&[].into());
         Self { node, rig, ovs, folder, pod, host, _guard: cancel.drop_guard() }
     }
 
@@ -172,4 +173,29 @@ async fn whatever_fails_in_add_nothing_is_left() {
     assert_eq!(lab.rig.switch.committed().len(), bundles + 1, "one bundle");
     del(&lab.node, &call).await.unwrap();
     assert_eq!(lab.traces(), clean);
+}
+
+/// A busy host may let through as the former owner's what its egress policy forbids to the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_is_connected_while_the_host_takes_it_for_its_predecessor() {
+    let lab = Lab::start().await;
+    let (clean, call) = (lab.traces(), lab.call(""));
+    let former: IpAddr = "10.244.1.7".parse().unwrap();
+    lab.node.judged().end(&[former].into());
+    let error = add(&lab.node, &call).await.unwrap_err();
+    assert_eq!((error.code, lab.traces()), (ErrorCode::TryAgainLater, clean.clone()), "{error}");
+    assert!(error.message.contains("10.244.1.7"), "{error}");
+
+    let (node, again) = (lab.node.clone(), call.clone());
+    let adding = tokio::spawn(async move { add(&node, &again).await });
+    // Everything but its flows.
+    let port = async || lab.ovs.vsctl(&["list-ports", "br-int"]).unwrap().trim().to_owned();
+    while port().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!adding.is_finished() && lab.rig.switch.flows().is_empty(), "connected");
+    lab.node.judged().end(&[].into());
+    adding.await.unwrap().unwrap();
+    assert_ne!(lab.rig.switch.flows().len(), 0);
 }
