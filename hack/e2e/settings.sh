@@ -115,6 +115,7 @@ antctl_outside() {
 	folder=$(mktemp -d)
 	kubectl create serviceaccount viewer >/dev/null
 	kubectl create clusterrolebinding viewer --clusterrole=antctl --serviceaccount=default:viewer >/dev/null
+	kubectl create rolebinding -n kube-system viewer --role=antctl --serviceaccount=default:viewer >/dev/null
 	kubectl config view --raw -o json |
 		jq --arg token "$(kubectl create token viewer)" '.users[].user = {token: $token}' >"$folder/viewer"
 	for access in "$KUBECONFIG_PATH" "$folder/viewer"; do
@@ -141,6 +142,7 @@ antctl_outside() {
 		fail 'the controller does not show its state as controllerinfos'
 	figure "support bundle of a node: $(stat -c %s "$folder/bundles/agent_node1.tar.gz") octets"
 	kubectl delete clusterrolebinding viewer >/dev/null
+	kubectl delete rolebinding -n kube-system viewer >/dev/null
 	kubectl delete serviceaccount viewer >/dev/null
 	rm -r "$folder"
 	ok 'a support bundle of two nodes is whole and has no token or key'

@@ -43,6 +43,8 @@ pub(super) fn objects(config: &Effective) -> Vec<Object> {
     objects.push(managed(&object::SERVICE_ACCOUNT, ANTCTL, json!({})));
     objects.push(managed(&object::CLUSTER_ROLE, ANTCTL, json!({"rules": antctl_rules()})));
     objects.push(managed(&object::CLUSTER_ROLE_BINDING, ANTCTL, binding("ClusterRole", ANTCTL, ANTCTL)));
+    objects.push(managed(&object::ROLE, ANTCTL, json!({"rules": antctl_local_rules()})));
+    objects.push(managed(&object::ROLE_BINDING, ANTCTL, binding("Role", ANTCTL, ANTCTL)));
     // Added to the roles that clusters give to their users. Policies of a namespace are its editors' to write; whoever
     // reads those sees the order that they are in too.
     const WRITE: &[&str] = &["create", "update", "patch", "delete", "deletecollection"];
@@ -138,10 +140,6 @@ fn antctl_rules() -> Vec<Value> {
             &["clustergroupmembers", "groupmembers", "groupassociations", "ipgroupassociations"],
             &["get"],
         ),
-        // What verifies the controller's own API.
-        named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
-        // What agents are shown in place of their callers' own credentials.
-        named("", &["serviceaccounts/token"], &[ANTCTL], &["create"]),
         json!({
             "nonResourceURLs": [
                 "/addressgroups", "/agentinfo", "/appliedtogroups", "/endpoint", "/featuregates", "/loglevel",
@@ -150,6 +148,16 @@ fn antctl_rules() -> Vec<Value> {
             "verbs": ["get"],
         }),
         json!({"nonResourceURLs": ["/loglevel"], "verbs": ["put"]}),
+    ]
+}
+
+/// In Antrea's own namespace alone: an account of the same name in another one is somebody else's.
+fn antctl_local_rules() -> Vec<Value> {
+    vec![
+        // What verifies the controller's own API.
+        named("", &["configmaps"], &[CONTROLLER_CA], &["get"]),
+        // What agents are shown in place of their callers' own credentials.
+        named("", &["serviceaccounts/token"], &[ANTCTL], &["create"]),
     ]
 }
 
