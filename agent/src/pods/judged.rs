@@ -67,7 +67,8 @@ mod tests {
         let judged = Judged::default();
         let ip = IpAddr::from([10, 0, 0, 1]);
         judged.end(&[ip].into());
-        let mut waiting = std::pin::pin!(judged.without(&[ip]));
+        let ips = [ip];
+        let mut waiting = std::pin::pin!(judged.without(&ips));
         assert!(waiting.as_mut().now_or_never().is_none());
         judged.end(&BTreeSet::new());
         assert!(waiting.now_or_never().is_some());

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ovs::Vswitch;
 use ovs::testing::TestOvs;
@@ -36,7 +37,9 @@ struct Namespace(String);
 
 impl Namespace {
     fn new(what: &str) -> Self {
-        let name = format!("attach-{what}-{}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("attach-{what}-{}-{number}", std::process::id());
         sh(&format!("ip netns add {name}"));
         Self(name)
     }
