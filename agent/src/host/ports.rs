@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use netcfg::Link;
-use ovs::db::{Change, Changes, Row};
+use ovs::db::{Changes, Row, RowChange};
 use ovs::vswitch::PortSpec;
 
 use super::links::{DesiredLink, Fault};
@@ -21,7 +21,7 @@ const INTERFACE_COLUMNS: [&str; 5] = ["type", "options", "ofport_request", "mac"
 
 /// Names of ports that are gone, or are configured otherwise than before.
 pub(super) fn touched(changes: &Changes) -> impl Iterator<Item = &str> {
-    changes.iter().filter_map(|Change { table, old, new }| {
+    changes.iter().filter_map(|RowChange { table, old, new }| {
         let columns = match &**table {
             "Port" => &PORT_COLUMNS[..],
             "Interface" => &INTERFACE_COLUMNS[..],

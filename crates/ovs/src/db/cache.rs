@@ -76,7 +76,7 @@ impl Row {
 
 /// What happened to one row.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct RowChange {
     /// Table of the row.
     pub table: Arc<str>,
     /// Row before; `None` when it was inserted.
@@ -86,7 +86,7 @@ pub struct Change {
 }
 
 /// Changes that took effect together.
-pub type Changes = Vec<Change>;
+pub type Changes = Vec<RowChange>;
 
 #[derive(Clone, Debug)]
 struct Table {
@@ -226,7 +226,7 @@ impl Cache {
             };
             let old = table.put(uuid, new.clone());
             if old.is_some() || new.is_some() {
-                changes.push(Change { table: name, old, new });
+                changes.push(RowChange { table: name, old, new });
             }
         }
         Ok(changes)
@@ -240,13 +240,13 @@ impl Cache {
             for (uuid, row) in &table.rows {
                 let old = self.table(name).get(*uuid);
                 if old.is_none_or(|old| old.values != row.values) {
-                    changes.push(Change { table: name.clone(), old: old.cloned(), new: Some(row.clone()) });
+                    changes.push(RowChange { table: name.clone(), old: old.cloned(), new: Some(row.clone()) });
                 }
             }
         }
         for (name, table) in &self.tables {
             let gone = table.rows.iter().filter(|(uuid, _)| new.table(name).get(**uuid).is_none());
-            changes.extend(gone.map(|(_, row)| Change {
+            changes.extend(gone.map(|(_, row)| RowChange {
                 table: name.clone(),
                 old: Some(row.clone()),
                 new: None,

@@ -12,7 +12,7 @@ mod txn;
 mod value;
 
 pub use crate::connect::{Connect, UnixConnector};
-pub use cache::{Cache, Change, Changes, Row, TableView};
+pub use cache::{Cache, Changes, Row, RowChange, TableView};
 pub use error::{OpError, OvsdbError};
 pub use monitor::MonitorMethod;
 pub use schema::{AtomType, ColumnType, DbSchema, SchemaError, TableSchema};
