@@ -17,8 +17,8 @@ strip -o "$stage/node-suite" "$suite"
 cp "$ANTREA_CNI_PLUGINS"/{host-local,portmap,bandwidth,cnitool} "$stage/plugins/"
 # The guest has no certificates, and a TLS stack does not start without one. Nothing is checked with it.
 openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=nobody -days 1 -keyout /dev/null -out "$stage/ca.pem" 2>/dev/null
-churn=10 orders=4
-[[ -z ${FULL:-} ]] || churn=1000 orders=48
+churn=10 orders=4 random=60
+[[ -z ${FULL:-} ]] || churn=1000 orders=48 random=300
 cat >"$stage/run" <<END
 #!/bin/bash
 cd /tmp
@@ -27,7 +27,7 @@ cp -r $stage bin
 export ANTREA_BIN=/tmp/bin ANTREA_CNI_PLUGINS=/tmp/bin/plugins SSL_CERT_FILE=$stage/ca.pem RUST_BACKTRACE=0
 # One processor, and each of a program's pages comes by a system call of the host: the same tests, with smaller numbers
 # where they repeat.
-export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$orders
+export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$orders ANTREA_TEST_RANDOM_SECONDS=$random
 exec bin/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"

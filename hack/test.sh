@@ -117,7 +117,7 @@ stage_kernel() {
 	local tests=("${KERNEL_TESTS[@]}")
 	# Ten thousands of probes and handshakes on time are nothing for one processor. antctl is not in the guest: what it says
 	# does not depend on the datapath.
-	[[ -z $FULL ]] || tests=(--skip random:: --skip hostile:: --skip mixed:: --skip antctl::)
+	[[ -z $FULL ]] || tests=(--skip hostile:: --skip mixed:: --skip antctl::)
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
 }
 

@@ -22,11 +22,20 @@ use tokio_util::sync::CancellationToken;
 use crate::oracle::Service;
 use crate::random::Dice;
 
-/// How long the answer to a constant probe is waited for: TCP tries again after a second.
-const PATIENCE: Duration = Duration::from_millis(1300);
+/// Of constant probes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Pause between those of one end.
+    pub every: Duration,
+    /// How long the answer to one is waited for: TCP tries again after a second.
+    pub patience: Duration,
+}
 
-/// Pause between the constant probes of one end.
-const EVERY: Duration = Duration::from_millis(25);
+impl Default for Pace {
+    fn default() -> Self {
+        Self { every: Duration::from_millis(25), patience: Duration::from_millis(1300) }
+    }
+}
 
 /// Pause between the lines on a held connection, and what a line may take.
 const LINE_EVERY: Duration = Duration::from_millis(200);
@@ -117,7 +126,7 @@ pub struct Place {
 
 impl Prober {
     /// Starts ends that listen on `services`.
-    pub fn start(places: &[Place], services: &[(&'static str, u16)], seed: u64) -> Self {
+    pub fn start(places: &[Place], services: &[(&'static str, u16)], pace: Pace, seed: u64) -> Self {
         let (shared, stop) = (Arc::new(Shared::default()), CancellationToken::new());
         let constant = Arc::new(AtomicBool::new(false));
         let addresses = Arc::new(places.iter().map(|place| place.address).collect::<Vec<_>>());
@@ -142,7 +151,7 @@ impl Prober {
                 let probing = async {
                     serve(&end.shared, place.address, &services).await;
                     let _ = ready.send(());
-                    let mut tick = tokio::time::interval(EVERY);
+                    let mut tick = tokio::time::interval(pace.every);
                     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
                     loop {
                         tokio::select! {
@@ -155,7 +164,7 @@ impl Prober {
                                 let end = end.clone();
                                 let to = target(&addresses, probe);
                                 tokio::spawn(async move {
-                                    let outcome = end.probe(probe, to, PATIENCE).await;
+                                    let outcome = end.probe(probe, to, pace.patience).await;
                                     end.shared.constant.lock().push(outcome);
                                 });
                             }
@@ -359,7 +368,7 @@ impl Sender {
 
     async fn hold(&self, probe: Probe, to: SocketAddr, time: Duration) {
         let begin = Instant::now();
-        let Ok(Ok(mut stream)) = tokio::time::timeout(PATIENCE, self.connect(to)).await else { return };
+        let Ok(Ok(mut stream)) = tokio::time::timeout(LINE_LIMIT, self.connect(to)).await else { return };
         self.shared.held.fetch_add(1, Ordering::Relaxed);
         let mut buffer = [0; 16];
         while begin.elapsed() < time {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use self::document::{COLUMNS, COMMITTED, INTRODUCTION, ROWS, Seen, file, section, sections};
 use antrea_tests::lab::{Datapath, Lab, Pod, sh};
 use antrea_tests::oracle::Service;
-use antrea_tests::prober::{Place, Probe, Prober};
+use antrea_tests::prober::{Pace, Place, Probe, Prober};
 use antrea_tests::raw;
 use antrea_tests::traffic::Sink;
 use netcfg::{MacAddr, Netns};
@@ -350,7 +350,7 @@ async fn under_deny_all(mode: Mode) {
         (target(&mut places, outside_ip), api(10_349)),
     ];
     let world = World {
-        prober: Prober::start(&places, &[SERVED, PLAIN].concat(), 1),
+        prober: Prober::start(&places, &[SERVED, PLAIN].concat(), Pace::default(), 1),
         rows,
         netns,
         sink: Sink::open(&server.netns, INNER).await,

@@ -240,7 +240,11 @@ impl Cache {
             for (uuid, row) in &table.rows {
                 let old = self.table(name).get(*uuid);
                 if old.is_none_or(|old| old.values != row.values) {
-                    changes.push(RowChange { table: name.clone(), old: old.cloned(), new: Some(row.clone()) });
+                    changes.push(RowChange {
+                        table: name.clone(),
+                        old: old.cloned(),
+                        new: Some(row.clone()),
+                    });
                 }
             }
         }
