@@ -18,11 +18,12 @@ use crate::native::put;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
+/// As resolvers wait: an answer is held until the datapath goes by it, which a busy machine takes its time for.
+const ANSWERED: Duration = Duration::from_secs(5);
 /// How long nothing is waited for.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// Names, or probes, that each answer rests on.
 const FLOOR: u8 = 20;
-/// Of the servers that pods try to reach.
 const PORT: u16 = 7200;
 /// Of a connection that stays.
 const ECHO: u16 = 7201;
@@ -169,7 +170,7 @@ async fn ask(pod: &str, server: IpAddr, name: &str, kind: u16) -> Option<Duratio
     let message = query(name, kind);
     let attempt = move || {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(ANSWERED)).unwrap();
         socket.connect((server, 53)).unwrap();
         let begin = Instant::now();
         socket.send(&message).unwrap();
@@ -183,7 +184,7 @@ async fn ask_by_tcp(pod: &str, name: &str, kind: u16) -> bool {
     let message = query(name, kind);
     let attempt = move || -> std::io::Result<()> {
         let mut stream = TcpStream::connect_timeout(&(SERVER, 53).into(), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(ANSWERED))?;
         stream.write_all(&[&(message.len() as u16).to_be_bytes(), &message[..]].concat())?;
         let mut length = [0; 2];
         stream.read_exact(&mut length)?;

@@ -54,7 +54,7 @@ impl Load {
             Datapath::Userspace => Self { pods: 8, constant: Pace::default(), slower: 1, floor: 500 },
             Datapath::System => {
                 let constant = Pace { every: Duration::from_millis(250), patience: Duration::from_secs(6) };
-                Self { pods: 4, constant, slower: 4, floor: 50 }
+                Self { pods: 4, constant, slower: 4, floor: 20 }
             }
         }
     }

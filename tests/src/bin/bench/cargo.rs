@@ -20,7 +20,18 @@ fn repository() -> anyhow::Result<PathBuf> {
 /// `cargo bench` of one benchmark; its progress passes through. Returns what it printed.
 async fn bench(package: &str, bench: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["bench", "--quiet", "--profile", "measure", "-p", package, "--bench", bench, "--"])
+        .args([
+            "bench",
+            "--quiet",
+            "--profile",
+            "measure",
+            "-p",
+            package,
+            "--bench",
+            bench,
+            "--all-features",
+            "--",
+        ])
         .args(arguments)
         .current_dir(repository()?)
         .stdin(Stdio::null())
@@ -78,6 +89,14 @@ fn seconds(text: &str) -> Option<f64> {
 /// The benchmark failed or writes something else.
 pub(crate) async fn shapes(report: Report) -> anyhow::Result<()> {
     figures(report, "antrea-policy", "shapes").await
+}
+
+/// Native policies of one node.
+///
+/// # Errors
+/// The benchmark failed or writes something else.
+pub(crate) async fn native(report: Report) -> anyhow::Result<()> {
+    figures(report, "antrea-enforce", "native").await
 }
 
 /// A thousand agents that watch.

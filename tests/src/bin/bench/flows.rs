@@ -1,5 +1,5 @@
-//! 5,000 NetworkPolicies with 10 peers each on one node: from rules to installed flows, against ovs-ofctl
-//! with the same flows.
+//! 5,000 NetworkPolicies with 10 peers each, and 10,000 native rules, on one node: from rules to installed flows,
+//! against ovs-ofctl with the same flows.
 //!
 //! No two policies share a peer, which is the most flows that so many peers can be. Policies apply to the 110
 //! pods that a node has at most, in turn.
@@ -23,8 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::report::{Figure, Goal, Report, median};
 
-const POLICIES: u32 = 5_000;
-const PEERS: u32 = 10;
 const PODS: u32 = 110;
 const ROUNDS: usize = 3;
 const BRIDGE: &str = "br-int";
@@ -48,16 +46,31 @@ fn network() -> anyhow::Result<Network> {
     Ok(Network::new(node, Round(1)))
 }
 
-/// Ingress of one policy: its pod, ten addresses of its own, TCP port 80.
-fn rule(number: u32) -> Rule {
+/// A kind of policies.
+struct Shape {
+    name: &'static str,
+    policies: u32,
+    peers: u32,
+    /// Each has a place in the order.
+    native: bool,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape { name: "5,000 policies of 10 peers", policies: 5_000, peers: 10, native: false },
+    Shape { name: "10,000 native rules of 5 peers", policies: 10_000, peers: 5, native: true },
+];
+
+/// Ingress of one policy: its pod, addresses of its own, TCP port 80.
+fn rule(shape: &Shape, number: u32) -> Rule {
     let pod = number % PODS;
     let pod_ip = IpAddr::V4(Ipv4Addr::from(0x0af4_0100 + 2 + pod));
-    let peers =
-        (0..PEERS).map(|peer| IpNet::from(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number * PEERS + peer))));
+    let peers = (0..shape.peers)
+        .map(|peer| IpNet::from(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number * shape.peers + peer))));
+    let class = if shape.native { Class::Native { priority: 100 + number as u16 } } else { Class::K8s };
     Rule {
         id: number + 1,
         direction: Direction::In,
-        class: Class::K8s,
+        class,
         action: Action::Allow,
         pods: BTreeMap::from([(pod + 1, [pod_ip].into_iter().collect())]),
         peers: Peers::Of(peers.collect()),
@@ -71,6 +84,13 @@ fn rule(number: u32) -> Rule {
 /// # Errors
 /// The switch refuses the flows, or the two ways install different ones.
 pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
+    for shape in &SHAPES {
+        realize(&report, shape).await?;
+    }
+    Ok(())
+}
+
+async fn realize(report: &Report, shape: &Shape) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("abf").tempdir_in("/tmp")?;
     let ovs = TestOvs::start(dir.path(), None)?;
     let cancel = CancellationToken::new();
@@ -78,7 +98,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     let of = ovs.dummy_bridge(BRIDGE, &cancel).await?;
 
     let network = network()?;
-    let rules = || (0..POLICIES).map(rule).map(RuleChange::Upsert);
+    let rules = || (0..shape.policies).map(|number| rule(shape, number)).map(RuleChange::Upsert);
     let mut realizer = Realizer::new(&network);
     realizer.apply(rules())?;
     let wanted = realizer.flows();
@@ -89,7 +109,7 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     let file = dir.path().join("flows.txt");
     std::fs::write(&file, text)?;
     let file = file.to_str().context("temporary path is no text")?;
-    report.say(&format!("{POLICIES} policies of {PEERS} peers are {} flows", wanted.len()));
+    report.say(&format!("{} are {} flows", shape.name, wanted.len()));
 
     let clear = || of.send_barriered(vec![FlowMod::delete_by_cookie(0, 0).into()]);
     let (mut computing, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
@@ -134,13 +154,13 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
     let flows = wanted.len() as f64;
     let (ours, theirs) = (median(&ours), median(&theirs));
     let peer = format!("{} flows; peer: ovs-ofctl --bundle add-flows with them", wanted.len());
-    let name = "5,000 policies of 10 peers, rules to installed flows";
+    let name = format!("{}, rules to installed flows", shape.name);
     report.add(Figure::new(name, "s", ours).peer(theirs).goal(Goal::RatioAtMost(1.0)).note(peer.clone()));
     report.add(
-        Figure::new("5,000 policies of 10 peers, flows per second", "1/s", flows / ours)
+        Figure::new(format!("{}, flows per second", shape.name), "1/s", flows / ours)
             .peer(flows / theirs)
             .note(peer),
     );
-    report.add(Figure::new("5,000 policies of 10 peers, rules to flows alone", "s", median(&computing)));
+    report.add(Figure::new(format!("{}, rules to flows alone", shape.name), "s", median(&computing)));
     Ok(())
 }

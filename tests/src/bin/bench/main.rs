@@ -18,6 +18,7 @@ mod controller;
 mod flows;
 mod footprint;
 mod latency;
+mod native;
 mod observe;
 mod report;
 mod restart;
@@ -106,6 +107,16 @@ const SECTIONS: &[Section] = &[
         name: "policy",
         about: "policy computation for clusters of four shapes",
         run: |report| Box::pin(cargo::shapes(report)),
+    },
+    Section {
+        name: "native",
+        about: "10,000 native rules on a node: memory, packets beside them, a flood of what they deny",
+        run: |report| Box::pin(native::run(report)),
+    },
+    Section {
+        name: "native-order",
+        about: "10,000 native policies of one node computed, and what one more sends",
+        run: |report| Box::pin(cargo::native(report)),
     },
     Section {
         name: "watchers",

@@ -137,7 +137,7 @@ async fn request(lab: &Lab, path: &str) -> anyhow::Result<(f64, usize)> {
 
 /// Processor time of a process's threads, to the nanosecond, and of the commands that it ran and that have
 /// ended.
-fn cpu(pid: u32) -> anyhow::Result<Duration> {
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     let mut total = Duration::ZERO;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = task?.path().join("schedstat");

@@ -28,7 +28,7 @@ const TUNNEL: &str = "bare-tun0";
 
 /// What is sent.
 #[derive(Clone, Copy)]
-enum Load {
+pub(crate) enum Load {
     Tcp,
     SmallUdp,
 }
@@ -156,7 +156,7 @@ async fn quiet(netlink: &Netlink, link: &str) -> anyhow::Result<()> {
 }
 
 /// One run of [`SECONDS`]: Gbit/s or thousands of packets per second that arrived.
-async fn iperf3(client: &str, server: &str, to: IpAddr, load: Load) -> anyhow::Result<f64> {
+pub(crate) async fn iperf3(client: &str, server: &str, to: IpAddr, load: Load) -> anyhow::Result<f64> {
     let command = |netns: &str| {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", netns, "iperf3", "-J"]);
