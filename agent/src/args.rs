@@ -44,6 +44,9 @@ pub struct Args {
     /// The log of what policies decide.
     #[arg(long, default_value = "/var/log/antrea/networkpolicy/np.log")]
     pub audit_log: PathBuf,
+    /// Folder for the files of PacketCaptures.
+    #[arg(long, default_value = "/tmp/antrea/packetcapture/packets")]
+    pub packet_capture_dir: PathBuf,
     /// Seconds between two looks at what policies let through and what not, with the gate NetworkPolicyStats.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub statistics_interval: u64,

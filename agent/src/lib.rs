@@ -11,6 +11,7 @@
 
 pub mod args;
 mod bringup;
+mod capture;
 mod cleanup;
 mod config;
 mod dataplane;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bringup::{self, Inputs, Paths, Wired};
+use crate::capture::{Capturer, Files};
 use crate::config::AgentConfig;
 use crate::host::Host;
 use crate::host::files::Installed;
@@ -51,6 +52,8 @@ pub struct Agent {
     pub services: Option<(kube::Client, ProxyMetrics)>,
     /// Where Traceflow is on: how to read traces and to write what was seen.
     pub traceflow: Option<kube::Client>,
+    /// Where PacketCapture is on: how to read captures and to write their status, their files, and the agent's Pod.
+    pub captures: Option<(kube::Client, Files, String)>,
     /// Where NetworkPolicyStats is on: the file with what the controller was told, and how often it is.
     pub statistics: Option<(PathBuf, Duration)>,
     /// The file of what policies decide.
@@ -124,6 +127,9 @@ impl Agent {
         let dns = self.policy.follow_dns(&wired.network.dataplane, settings, &self.dns_metrics);
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
+        let capturer = self.captures.clone().map(|(client, files, pod)| {
+            Capturer::new(wired.network.clone(), client, files, pod, self.metrics.captures.clone())
+        });
         let moved = self.moved(nodes.clone(), &own);
         let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
@@ -133,6 +139,7 @@ impl Agent {
         tokio::select! {
             () = serve(services, nodes.clone(), self.shutdown.clone()) => Ok(()),
             () = look_out(tracer, self.shutdown.clone()) => Ok(()),
+            () = capture(capturer, self.shutdown.clone()) => Ok(()),
             () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
             moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),
@@ -291,6 +298,14 @@ async fn serve(
 async fn look_out(tracer: Option<Tracer>, shutdown: CancellationToken) {
     match tracer {
         Some(tracer) => tracer.run(shutdown).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Captures packets, where PacketCapture is on.
+async fn capture(capturer: Option<Capturer>, shutdown: CancellationToken) {
+    match capturer {
+        Some(capturer) => capturer.run(shutdown).await,
         None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::args::{Args, Command};
 use crate::bringup::Paths;
+use crate::capture::Files;
 use crate::cleanup;
 use crate::config::AgentConfig;
 use crate::host::files;
@@ -117,6 +118,7 @@ async fn serve(
     let statistics = features::is_on(Component::Agent, "NetworkPolicyStats", &config.feature_gates)
         .then(|| (args.policy_dir.join("statistics.json"), Duration::from_secs(args.statistics_interval)));
     let record = Record::at(&args.policy_dir);
+    let files = Files::new(args.packet_capture_dir);
     let policy_config = PolicyConfig { folder: args.policy_dir, token: args.token_file, ..policy_config };
     let dns_metrics = metrics.policy.dns.clone();
     let (policy, policy_agent) = PolicyAgent::new(policy_config, metrics.policy);
@@ -132,6 +134,7 @@ async fn serve(
     let renewal = Renewal::default();
     let offer = Offer::new(&config.tls_min_version, &config.tls_cipher_suites)?;
     let tls = api::tls(&reporter, &metrics.certificate, &renewal, offer)?;
+    let pod = args.pod_name.clone();
     let identity = Identity {
         node: args.node_name.clone(),
         pod: args.pod_name,
@@ -145,6 +148,7 @@ async fn serve(
         network: network_state,
         ovs_run_dir: PathBuf::from(&config.ovs_run_dir),
         record,
+        captures: files.clone(),
         log,
         gates: features::report(Component::Agent, &config.feature_gates),
     };
@@ -170,6 +174,7 @@ async fn serve(
     });
     let services = features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates);
     let traceflow = features::is_on(Component::Agent, "Traceflow", &config.feature_gates);
+    let captures = features::is_on(Component::Agent, "PacketCapture", &config.feature_gates);
     let agent = Agent {
         config,
         paths: Paths {
@@ -186,6 +191,7 @@ async fn serve(
         metrics: metrics.agent,
         dns_metrics,
         services: services.then(|| (kube.clone(), metrics.proxy)),
+        captures: captures.then(|| (kube.clone(), files, pod)),
         traceflow: traceflow.then_some(kube),
         statistics,
         audit_log: args.audit_log,

@@ -12,6 +12,7 @@ use clap::{ArgGroup, Command, CommandFactory, FromArgMatches, Parser, Subcommand
 
 use clap_complete::Shell;
 
+use crate::capture::Capture;
 use crate::check::Check;
 use crate::connect::Place;
 use crate::explain::{self, Explain};
@@ -87,6 +88,9 @@ pub(crate) enum Verb {
     /// Traces a packet through the network: sends one, or watches real traffic, and shows what each Node did with it.
     #[command(visible_alias = "tf")]
     Traceflow(Trace),
+    /// Captures the first packets of a flow at a Pod, and fetches them as a file that Wireshark and tcpdump read.
+    #[command(visible_alias = "pc", alias = "packetcaptures")]
+    Packetcapture(Capture),
     /// Says why a Pod reaches another, a Service or an address, or does not: what policies decide at both ends, what the
     /// agents have of them, what the bridges do with such a packet, and what is wrong. Exit code: 0 allowed, 1 denied by
     /// policy, 2 broken or not known.
@@ -266,6 +270,7 @@ pub(crate) fn command(place: Place) -> Command {
         ("proxy", !elsewhere),
         ("check", !elsewhere),
         ("explain", !elsewhere),
+        ("packetcapture", !elsewhere),
     ] {
         command = command.mut_subcommand(name, |verb| verb.hide(hidden));
     }

@@ -21,6 +21,7 @@ use anyhow::bail;
 
 mod adopt;
 mod agents;
+mod capture;
 mod check;
 mod cli;
 mod connect;
@@ -81,8 +82,10 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
         let more = match args.verb {
             // A trace has that time; its end is told a moment later.
             Verb::Traceflow(_) => Duration::from_secs(5),
-            // Each of their requests has that time.
-            Verb::Proxy(_) | Verb::Supportbundle(_) => return run(args, &clients).await,
+            // Each of their requests has that time, or what they ask for has, once its turn has come.
+            Verb::Proxy(_) | Verb::Supportbundle(_) | Verb::Packetcapture(_) => {
+                return run(args, &clients).await;
+            }
             _ => Duration::ZERO,
         };
         match tokio::time::timeout(args.timeout + more, run(args, &clients)).await {
@@ -113,6 +116,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
         Verb::Explain(asked) => explain::run(clients, asked).await,
+        Verb::Packetcapture(asked) => capture::run(clients, asked, args.timeout).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,

@@ -256,7 +256,11 @@ async fn fetch(server: &Server, name: &str, since: &str, limit: Duration) -> any
     Ok(archive)
 }
 
-async fn download(server: &Server, path: &str) -> anyhow::Result<Vec<u8>> {
+/// The octets of an answer, as many as an archive may have.
+///
+/// # Errors
+/// Says who refused, or that there are more.
+pub(crate) async fn download(server: &Server, path: &str) -> anyhow::Result<Vec<u8>> {
     let what = format!("GET {path}");
     let request = http::Request::get(path).body(Body::empty())?;
     let answer = server.client.send(request).await.map_err(|error| server.explain(&error, &what))?;
@@ -274,7 +278,11 @@ async fn download(server: &Server, path: &str) -> anyhow::Result<Vec<u8>> {
     Ok(archive)
 }
 
-async fn write(folder: &Path, name: &str, content: &[u8]) -> anyhow::Result<()> {
+/// Writes a file that nobody but its owner reads.
+///
+/// # Errors
+/// Names the file.
+pub(crate) async fn write(folder: &Path, name: &str, content: &[u8]) -> anyhow::Result<()> {
     let path = folder.join(name);
     let written = async {
         let mut options = OpenOptions::new();

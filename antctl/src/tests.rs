@@ -288,6 +288,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
         "proxy --agent-node n1 --address ::1",
         "supportbundle n1 *worker* -d x --since 1h",
         "supportbundle -l a=b",
+        "packetcapture -S a -D shop/b -f tcp,tcp_dst=80 -n 5 -t 10s --nowait -o /tmp -p Source -d Both",
         "explain shop/web svc/shop/db --port http --protocol udp -o json",
     ] {
         Args::try_parse_from(["antctl"].into_iter().chain(words.split(' '))).unwrap();
@@ -326,7 +327,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     assert_eq!(listed(Place::Controller), [true, false, false, true, true]);
     for place in [Place::Elsewhere, Place::Agent, Place::Controller] {
         let verbs = command(place).render_help().to_string();
-        for verb in ["proxy", "check", "explain"] {
+        for verb in ["proxy", "check", "explain", "packetcapture"] {
             assert_eq!(verbs.contains(&format!("\n  {verb} ")), place == Place::Elsewhere, "{verbs}");
         }
         for name in ["get", "log-level"] {

@@ -30,7 +30,7 @@ pub(crate) async fn run(clients: &Clients, asked: &Trace, limit: Duration) -> an
     if let Some(destination) = &mut wanted.destination {
         find_service(&cluster, destination).await?;
     }
-    let name = create(&cluster, prefix(asked), wanted).await?;
+    let name = create(&cluster, prefix(&asked.source, &asked.destination), wanted).await?;
     if asked.nowait {
         return Ok(format!("{name}\n"));
     }
@@ -80,7 +80,7 @@ pub(crate) async fn fate(
     if let Some(destination) = wanted.destination.as_mut().filter(|_| is_service) {
         destination.service = destination.pod.take();
     }
-    let name = create(cluster, prefix(asked), wanted).await?;
+    let name = create(cluster, prefix(&asked.source, &asked.destination), wanted).await?;
     Ok(end_of(cluster, &name).await?.status.unwrap_or_default())
 }
 
@@ -111,15 +111,15 @@ async fn find_service(cluster: &Server, destination: &mut Destination) -> anyhow
     Ok(())
 }
 
-/// Beginning of the object's name.
-fn prefix(asked: &Trace) -> String {
+/// Beginning of the name of an object for a flow between these ends.
+pub(crate) fn prefix(source: &str, destination: &str) -> String {
     let end = |text: &str| {
         let name = text.rsplit('/').next().unwrap_or_default().to_lowercase();
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let name: String = name.trim_matches('-').chars().take(24).collect();
         if name.is_empty() { "any".to_owned() } else { name }
     };
-    format!("{}-to-{}-", end(&asked.source), end(&asked.destination))
+    format!("{}-to-{}-", end(source), end(destination))
 }
 
 /// The spec that the command line asks for.
@@ -310,7 +310,7 @@ mod tests {
             json_of(&live),
             json!({"destination": {"pod": "b"}, "liveTraffic": true, "droppedOnly": true, "timeout": 10})
         );
-        assert_eq!(prefix(&asked("shop/web", "192.0.2.1", "")), "web-to-192-0-2-1-");
+        assert_eq!(prefix("shop/web", "192.0.2.1"), "web-to-192-0-2-1-");
     }
 
     #[test]

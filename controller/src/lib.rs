@@ -5,6 +5,7 @@
 //!  Tiers, native policies, groups ────► (gate AntreaPolicy) ─► their statuses
 //!  Nodes ─────────► nodes ──► one AntreaAgentInfo per Node
 //!  Traceflows ────► traceflow ► their turns and ends
+//!  PacketCaptures ► capture ──► ends of those that no agent tells of
 //!  AntreaInstallation ► release (only when its operator is gone)
 //!  health, counts ► info  ──► AntreaControllerInfo
 //!                   server ─► :10349  health · metrics · log level · aggregated API
@@ -42,6 +43,7 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod capture;
 pub mod config;
 mod identity;
 pub mod info;
@@ -151,6 +153,9 @@ pub async fn run(
     tasks.spawn_abortable("release", never_ends(release::run(client.clone())));
     if features::is_on(Component::Controller, "Traceflow", &config.feature_gates) {
         tasks.spawn_abortable("traceflows", never_ends(traceflow::run(client.clone())));
+    }
+    if features::is_on(Component::Controller, "PacketCapture", &config.feature_gates) {
+        tasks.spawn_abortable("packet captures", never_ends(capture::run(client.clone())));
     }
     let identity = identity::run(client.clone(), process.namespace.clone());
     tasks.spawn_abortable("cluster identity", never_ends(identity));

@@ -5,6 +5,7 @@
 //! crd.antrea.io/v1beta1        AntreaAgentInfo       one per Node, written by its agent
 //! crd.antrea.io/v1beta1        AntreaControllerInfo  one, written by the controller
 //! crd.antrea.io/v1beta1        Traceflow             the way of one packet, asked for by users
+//! crd.antrea.io/v1alpha1       PacketCapture         the packets of one flow, asked for by users
 //! crd.antrea.io/v1beta1        Tier, ClusterNetworkPolicy, NetworkPolicy, ClusterGroup, Group   policies with an order
 //! ```
 //!
@@ -22,6 +23,7 @@ use serde_json::Value;
 mod capabilities;
 mod info;
 pub mod installation;
+pub mod packet_capture;
 pub mod policy;
 pub mod traceflow;
 
@@ -32,6 +34,7 @@ pub use info::{
     OvsInfo,
 };
 pub use installation::{AntreaInstallation, AntreaInstallationSpec, AntreaInstallationStatus};
+pub use packet_capture::{PacketCapture, PacketCaptureSpec};
 pub use traceflow::{Traceflow, TraceflowSpec};
 
 /// Name of the only [`AntreaControllerInfo`].
@@ -53,6 +56,7 @@ pub fn operand() -> Vec<CustomResourceDefinition> {
         AntreaAgentInfo::crd(),
         AntreaControllerInfo::crd(),
         Traceflow::crd(),
+        PacketCapture::crd(),
         policy::Tier::crd(),
         policy::ClusterNetworkPolicy::crd(),
         policy::NetworkPolicy::crd(),

@@ -141,11 +141,15 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
 }
 
 fn broken_trace(spec: Value) -> String {
-    let object = json!({
-        "apiVersion": "crd.antrea.io/v1beta1", "kind": "Traceflow", "metadata": {"name": "t"}, "spec": spec,
-    });
-    let schema =
-        antrea_crds::operand().iter().find(|crd| crd.spec.names.kind == "Traceflow").map(schema_of).unwrap();
+    broken_of("Traceflow", spec)
+}
+
+fn broken_of(kind: &str, spec: Value) -> String {
+    let crds = antrea_crds::operand();
+    let crd = crds.iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+    let version = format!("crd.antrea.io/{}", crd.spec.versions[0].name);
+    let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "t"}, "spec": spec});
+    let schema = schema_of(crd);
     match kube_cel::Validator::new().validate(&schema, &object, None) {
         Ok(()) => String::new(),
         Err(errors) => errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "),
@@ -204,6 +208,62 @@ fn the_documented_traces_are_accepted() {
         let object: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(broken_trace(object["spec"].clone()), "");
         let known: antrea_crds::Traceflow = serde_json::from_value(object.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&known.spec).unwrap(), object["spec"]);
+    }
+}
+
+#[test]
+fn captures_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
+    let pod = json!({"pod": {"namespace": "default", "name": "a"}});
+    let with = |mut spec: Value| {
+        spec["captureConfig"] = json!({"firstN": {"number": 5}});
+        broken_of("PacketCapture", spec)
+    };
+    let packet = |packet: Value| with(json!({"source": pod, "packet": packet}));
+    for spec in [
+        json!({"source": pod}),
+        json!({"source": pod, "destination": pod, "capturePoint": "Destination", "direction": "Both", "timeout": 300}),
+        json!({"source": {"ip": "fd00::1"}, "destination": pod, "packet": {"ipFamily": "IPv6", "protocol": "udp"}}),
+        json!({"source": pod, "packet": {"protocol": 132}}),
+        json!({"source": pod, "packet": {"protocol": 6, "transportHeader": {"tcp": {"flags": [{"value": 2}]}}}}),
+        json!({"source": pod, "packet": {"protocol": "ICMP", "transportHeader": {"icmp": {"messages": [
+            {"type": 3, "code": 1}, {"type": "icmp-echo"}]}}}}),
+        // As clients write what they have nothing for.
+        json!({"source": pod, "destination": {}, "packet": {"ipFamily": "IPv4", "transportHeader": {}}}),
+    ] {
+        assert_eq!(with(spec.clone()), "", "{spec}");
+    }
+    for (message, field) in [
+        (with(json!({})), "spec: packets are captured at a Pod"),
+        (with(json!({"source": {"ip": "192.0.2.1"}, "destination": {"ip": "192.0.2.2"}})), "spec: packets"),
+        (with(json!({"source": pod, "destination": {"ip": "nonsense"}})), "ip: is no"),
+        (with(json!({"source": {"pod": {"name": "a"}, "ip": "192.0.2.1"}})), "name a pod or an ip"),
+        (with(json!({"source": pod, "capturePoint": "Destination"})), "spec.capturePoint: Destination"),
+        (with(json!({"destination": pod, "capturePoint": "Source"})), "spec.capturePoint: Source"),
+        (with(json!({"source": pod, "fileServer": {"url": "sftp://host:22/up"}})), "spec.fileServer"),
+        (packet(json!({"protocol": "GRE"})), "spec.packet.protocol"),
+        (packet(json!({"protocol": 256})), "spec.packet.protocol"),
+        (packet(json!({"protocol": "TCP", "transportHeader": {"udp": {}}})), "transportHeader.udp"),
+        (packet(json!({"protocol": 17, "transportHeader": {"tcp": {}}})), "transportHeader.tcp"),
+        (packet(json!({"protocol": "tcp", "transportHeader": {"icmp": {}}})), "transportHeader.icmp"),
+        (packet(json!({"transportHeader": {"udp": {}, "tcp": {}}})), "spec.packet.transportHeader:"),
+        (packet(json!({"transportHeader": {"icmp": {"messages": [{"type": "x"}]}}})), "icmp.messages"),
+    ] {
+        assert!(message.contains(field), "{field}: {message:?}");
+    }
+}
+
+/// The example of docs/packetcapture.md and the sample are accepted, and each of their fields exists.
+#[test]
+fn the_documented_captures_are_accepted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("docs/packetcapture.md")).unwrap();
+    let example = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let sample = std::fs::read_to_string(root.join("config/samples/packetcapture.yaml")).unwrap();
+    for text in [example, sample] {
+        let object: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(broken_of("PacketCapture", object["spec"].clone()), "");
+        let known: antrea_crds::PacketCapture = serde_json::from_value(object.clone()).unwrap();
         assert_eq!(serde_json::to_value(&known.spec).unwrap(), object["spec"]);
     }
 }

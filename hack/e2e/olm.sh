@@ -41,7 +41,7 @@ olm_install() {
 		jq ".[$step]" "$plan" | quietly kubectl apply --server-side --force-conflicts --field-manager=olm -f - ||
 			fail "step $step of bundle $2 is refused"
 		((step > 0)) || quietly kubectl wait --for=condition=Established --timeout=30s \
-			crd/antreainstallations.operator.antrea.io crd/antreaagentinfos.crd.antrea.io crd/antreacontrollerinfos.crd.antrea.io crd/traceflows.crd.antrea.io \
+			crd/antreainstallations.operator.antrea.io crd/antreaagentinfos.crd.antrea.io crd/antreacontrollerinfos.crd.antrea.io crd/traceflows.crd.antrea.io crd/packetcaptures.crd.antrea.io \
 			crd/tiers.crd.antrea.io crd/clusternetworkpolicies.crd.antrea.io crd/networkpolicies.crd.antrea.io crd/clustergroups.crd.antrea.io crd/groups.crd.antrea.io
 	done
 	quietly kubectl -n "$OLM_NAMESPACE" rollout status deployment/antrea-operator --timeout=60s ||
@@ -104,7 +104,7 @@ olm_cycle() {
 	clean node1 node2 || fail "left on node1: $(traces node1); on node2: $(traces node2)"
 	olm_remove antrea-operator.v0.1.1
 	[[ -z $(olm_owned antrea-operator.v0.1.1) ]] || fail 'OLM has left something'
-	quietly kubectl delete crd antreainstallations.operator.antrea.io antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io \
+	quietly kubectl delete crd antreainstallations.operator.antrea.io antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io packetcaptures.crd.antrea.io \
 		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io
 	[[ -z $(olm_everything) ]] || fail "left: $(olm_everything)"
 	ok "OLM $rules: uninstalled, nothing is left in the cluster or on its nodes"
@@ -115,7 +115,7 @@ olm() {
 	local rules
 	quietly kubectl delete antreainstallation default --timeout=150s || fail 'the AntreaInstallation does not go away'
 	quietly kubectl delete -f "$REPO/config/antrea-operator.yaml" --ignore-not-found --timeout=90s || fail 'the manifest does not go away'
-	quietly kubectl delete crd antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io \
+	quietly kubectl delete crd antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io packetcaptures.crd.antrea.io \
 		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io
 	[[ -z $(olm_everything) ]] || fail "left of the manifest: $(olm_everything)"
 	rm -rf "$STATE/olm"

@@ -203,6 +203,16 @@ fn the_transport_link_reaches_the_agents() {
     assert_eq!(conf(json!({"transportInterfaceCIDRs": cidrs})), [Value::Null, cidrs]);
 }
 
+/// Whoever captures packets reads what Pods say: only for those who ask for it.
+#[test]
+fn captures_are_read_where_they_are_wanted() {
+    for (on, role) in [(false, "antrea-agent"), (true, "antrea-agent"), (true, "antrea-controller")] {
+        let objects = render(&spec(json!({"featureGates": {"PacketCapture": on}})), &facts()).unwrap();
+        let rules = find(&objects, "ClusterRole", role).body["rules"].to_string();
+        assert_eq!(rules.contains("packetcaptures"), on, "{role}");
+    }
+}
+
 /// The CRD cannot read the list of gates that the components go by.
 #[test]
 fn the_definition_knows_the_gates() {

@@ -32,6 +32,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::Files;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
 use crate::policy::Record;
@@ -52,6 +53,8 @@ pub struct ApiState {
     pub ovs_run_dir: PathBuf,
     /// What the controller said last.
     pub record: Record,
+    /// Files of PacketCaptures.
+    pub captures: Files,
     /// The log level's handle.
     pub log: LogHandle,
     /// Feature gates as they are.
@@ -76,6 +79,7 @@ pub fn routes(
         .route("/featuregates", get(async move || Json(gates)))
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
+        .route("/packetcaptures", get(packet_capture).with_state(state.captures.clone()))
         .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()))
         .merge(policies::routes(state.record.clone()));
     if let Some(metrics) = metrics {
@@ -241,6 +245,26 @@ async fn pod_interfaces(
     let network = state.network.borrow().clone();
     let interfaces = network.map(|network| network.interfaces()).unwrap_or_default();
     shown(&interfaces, &wanted).map(Json)
+}
+
+/// Which file `/packetcaptures` is asked for: that of the PacketCapture of this name.
+#[derive(Debug, Deserialize)]
+struct Capture {
+    name: String,
+}
+
+/// The packets of a capture, for antctl, which needs no `exec` and no `tar` in the container for it.
+async fn packet_capture(
+    State(files): State<Files>,
+    Query(wanted): Query<Capture>,
+) -> Result<Response, Failure> {
+    let none = || Failure::not_found("files of PacketCaptures", &wanted.name);
+    let path = files.path(&wanted.name).ok_or_else(none)?;
+    match tokio::fs::read(&path).await {
+        Ok(octets) => Ok(([("content-type", "application/octet-stream")], octets).into_response()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(none()),
+        Err(error) => Err(Failure::unavailable(format!("{}: {error}", path.display()))),
+    }
 }
 
 /// Interfaces in upstream's form.

@@ -8,11 +8,13 @@ use antrea_runtime::trace;
 use apiserver_kit::metrics::{CertificateExpiry, ServerMetrics};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+mod capture;
 mod dns;
 mod packets;
 mod policy;
 mod proxy;
 
+pub use capture::CaptureMetrics;
 pub use dns::{DnsMetrics, Outcome};
 pub use packets::PacketInMetrics;
 pub use policy::PolicyMetrics;
@@ -47,6 +49,8 @@ pub struct AgentMetrics {
     pub conntrack: ConntrackMetrics,
     /// Of packets that flows send up.
     pub packet_ins: PacketInMetrics,
+    /// Of PacketCaptures.
+    pub captures: CaptureMetrics,
     conditions: IntGaugeVec,
 }
 
@@ -194,6 +198,7 @@ impl AgentMetrics {
                 )?,
             },
             packet_ins: PacketInMetrics::new(metrics)?,
+            captures: CaptureMetrics::new(metrics)?,
             conditions: metrics.gauge_vec(
                 "antrea_agent_condition",
                 "1 while the condition of the AntreaAgentInfo is True, by type.",

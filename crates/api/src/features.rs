@@ -209,7 +209,7 @@ gates! {
     "NodeLatencyMonitor"            Alpha off Missing Missing;
     "NodeNetworkPolicy"             Alpha off Missing None;
     "NodePortLocal"                 Ga    on  Missing None;
-    "PacketCapture"                 Alpha off Missing Missing;
+    "PacketCapture"                 Alpha off Full    Full;
     "PreferSameTrafficDistribution" Alpha off Missing None;
     "SecondaryNetwork"              Alpha off Missing None;
     "ServiceExternalIP"             Beta  on  Missing Missing;

@@ -38,6 +38,7 @@ mod netns;
 mod nfnetlink;
 pub mod nft;
 pub mod nl;
+mod packets;
 mod process;
 pub mod sysctl;
 pub mod tc;
@@ -57,3 +58,4 @@ pub use nl::{
     route::{ANTREA_PROTOCOL, MAIN_TABLE, Route, RouteDiff, RouteFilter, RouteKind, Scope, diff_routes},
     rule::{RoutingRule, RoutingRuleDiff, diff_rules},
 };
+pub use packets::{FilterInstruction, Heard, PacketSocket};

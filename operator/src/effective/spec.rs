@@ -14,6 +14,11 @@ impl Effective {
         antrea_api::features::is_on(antrea_api::features::Component::Agent, "Traceflow", &self.gates)
     }
 
+    /// Whether the agents capture packets.
+    pub fn packet_capture(&self) -> bool {
+        antrea_api::features::is_on(antrea_api::features::Component::Agent, "PacketCapture", &self.gates)
+    }
+
     /// Whether the controller takes in policies with an order.
     pub fn policies(&self) -> bool {
         antrea_api::features::is_on(antrea_api::features::Component::Controller, "AntreaPolicy", &self.gates)

@@ -21,7 +21,7 @@ pub(super) fn objects(config: &Effective) -> Vec<Object> {
     let mut objects = Vec::new();
     for (component, cluster, local) in [
         (AGENT, agent_cluster_rules(config), agent_rules()),
-        (CONTROLLER, controller_cluster_rules(), controller_rules()),
+        (CONTROLLER, controller_cluster_rules(config), controller_rules()),
     ] {
         objects.push(managed(&object::SERVICE_ACCOUNT, component, json!({})));
         objects.push(managed(&object::CLUSTER_ROLE, component, json!({"rules": cluster})));
@@ -114,6 +114,12 @@ fn agent_cluster_rules(config: &Effective) -> Vec<Value> {
         // Where the packet of a trace goes.
         rules.push(rule("", &["pods", "services"], &["get"]));
     }
+    if config.packet_capture() {
+        rules.push(rule("crd.antrea.io", &["packetcaptures"], READ));
+        rules.push(rule("crd.antrea.io", &["packetcaptures/status"], &["patch"]));
+        // The other end of a flow.
+        rules.push(rule("", &["pods"], &["get"]));
+    }
     // Asked of the controller before a pod is connected.
     rules.push(json!({"nonResourceURLs": ["/podselection"], "verbs": ["get"]}));
     // Told to it before kubelet writes it.
@@ -130,8 +136,14 @@ fn antctl_rules() -> Vec<Value> {
         rule("discovery.k8s.io", &["endpointslices"], &["list"]),
         rule("crd.antrea.io", &["antreaagentinfos", "antreacontrollerinfos"], read),
         rule("crd.antrea.io", &["traceflows"], &["get", "list", "watch", "create", "delete"]),
+        rule("crd.antrea.io", &["packetcaptures"], &["get", "list", "watch", "create", "delete"]),
         rule("controlplane.antrea.io", &["networkpolicies", "appliedtogroups", "addressgroups"], read),
         rule("controlplane.antrea.io", &["networkpolicyevaluation"], &["create"]),
+        rule(
+            "stats.antrea.io",
+            &["networkpolicystats", "antreanetworkpolicystats", "antreaclusternetworkpolicystats"],
+            read,
+        ),
         rule("system.antrea.io", &["controllerinfos"], read),
         rule("system.antrea.io", &["supportbundles"], &["get", "create", "delete"]),
         rule("system.antrea.io", &["supportbundles/download"], &["get"]),
@@ -143,7 +155,7 @@ fn antctl_rules() -> Vec<Value> {
         json!({
             "nonResourceURLs": [
                 "/addressgroups", "/agentinfo", "/appliedtogroups", "/endpoint", "/featuregates", "/loglevel",
-                "/networkpolicies", "/ovsflows", "/ovstracing", "/podinterfaces", "/version",
+                "/networkpolicies", "/ovsflows", "/ovstracing", "/packetcaptures", "/podinterfaces", "/traffic", "/version",
             ],
             "verbs": ["get"],
         }),
@@ -169,7 +181,7 @@ fn agent_rules() -> Vec<Value> {
     ]
 }
 
-fn controller_cluster_rules() -> Vec<Value> {
+fn controller_cluster_rules(config: &Effective) -> Vec<Value> {
     let apis: Vec<String> =
         AGGREGATED_APIS.iter().map(|(group, version)| format!("{version}.{group}")).collect();
     let apis: Vec<&str> = apis.iter().map(String::as_str).collect();
@@ -232,6 +244,10 @@ fn controller_cluster_rules() -> Vec<Value> {
         ),
         named("apiextensions.k8s.io", &["customresourcedefinitions"], &[DEFINITION], &["get"]),
     ];
+    if config.packet_capture() {
+        rules.push(rule("crd.antrea.io", &["packetcaptures"], READ));
+        rules.push(rule("crd.antrea.io", &["packetcaptures/status"], &["patch"]));
+    }
     rules.extend(delegation());
     rules
 }

@@ -31,6 +31,7 @@ mod newcomer;
 mod np_log;
 mod ovs;
 mod ownership;
+mod packetcapture;
 mod peers;
 mod proxy;
 mod random;

@@ -137,7 +137,7 @@ fn is_peoples(crd: &CustomResourceDefinition) -> bool {
 /// One of each kind that the bundle defines. Those of agents and controller are written by them only.
 fn examples(root: &Path) -> Result<Vec<Value>> {
     let mut examples = crate::files::documents(&root.join(SAMPLE))?;
-    for sample in ["traceflow.yaml", "policies.yaml"] {
+    for sample in ["traceflow.yaml", "packetcapture.yaml", "policies.yaml"] {
         examples.extend(crate::files::documents(&root.join("config/samples").join(sample))?);
     }
     for crd in antrea_crds::operand().iter().filter(|crd| !is_peoples(crd)) {
