@@ -1,6 +1,7 @@
-//! `antctl check cluster`: whether Antrea can be installed, as far as the API server tells. Nothing is made for it.
+//! `antctl check cluster`: whether Antrea can be installed, as far as the API server tells; nothing is made for it.
+//! `antctl check installation`: whether an installed one does what it is for ([`installation`]).
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use anyhow::{Context, bail};
 use http::Method;
@@ -16,6 +17,11 @@ use crate::{
     connect::{Clients, Place, Server},
     output::Output,
 };
+
+mod installation;
+mod objects;
+mod plan;
+mod probe;
 
 /// The oldest Kubernetes that is supported: 1 and this.
 const MINOR: u32 = 30;
@@ -54,6 +60,11 @@ pub(crate) struct Check {
 enum What {
     /// Whether Antrea can be installed in this cluster. Reads, and makes nothing.
     Cluster,
+    /// Whether Pods reach each other and policy holds in this cluster. Makes a Namespace with test Pods, and deletes it.
+    Installation(installation::Installation),
+    /// What runs in the Pods of `check installation`.
+    #[command(hide = true)]
+    Probe(probe::Probe),
 }
 
 /// How a check ended.
@@ -76,24 +87,20 @@ struct Finding {
 ///
 /// # Errors
 /// A check failed, after the findings were printed; or the API server was not to be asked.
-pub(crate) async fn run(clients: &Clients, check: &Check) -> anyhow::Result<String> {
-    let What::Cluster = check.what;
+pub(crate) async fn run(clients: &Clients, check: &Check, limit: Duration) -> anyhow::Result<String> {
+    if let What::Probe(probe) = &check.what {
+        return probe::run(probe).await;
+    }
     if clients.place() != Place::Elsewhere {
         bail!("check is for a machine with a kubeconfig: run antctl outside of Antrea's containers");
     }
-    let cluster = clients.cluster().await?;
-    let version: Value = serde_json::from_str(&cluster.ask(Method::GET, "/version").await?)?;
-    let nodes: Vec<Node> = list(&cluster, "list Nodes").await?;
-    let daemons: Vec<DaemonSet> = list(&cluster, "list DaemonSets").await?;
-    let findings = [
-        kubernetes(version["gitVersion"].as_str().unwrap_or_default()),
-        systems(&nodes),
-        readiness(&nodes),
-        pod_cidrs(&nodes),
-        controller(&nodes),
-        networks(&daemons),
-        services(&daemons),
-    ];
+    let findings = match &check.what {
+        What::Installation(asked) => installation::run(clients, asked, limit).await?,
+        _ => match tokio::time::timeout(limit, cluster(clients)).await {
+            Ok(findings) => findings?,
+            Err(_) => bail!("no answer within {limit:?}; --timeout allows more"),
+        },
+    };
     let text = output(&findings).render(check.output)?;
     let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Failed).count();
     if failed == 0 {
@@ -101,6 +108,22 @@ pub(crate) async fn run(clients: &Clients, check: &Check) -> anyhow::Result<Stri
     }
     std::io::stdout().write_all(text.as_bytes()).context("write to stdout")?;
     bail!("{failed} of {} checks failed", findings.len())
+}
+
+async fn cluster(clients: &Clients) -> anyhow::Result<Vec<Finding>> {
+    let cluster = clients.cluster().await?;
+    let version: Value = serde_json::from_str(&cluster.ask(Method::GET, "/version").await?)?;
+    let nodes: Vec<Node> = list(&cluster, "list Nodes").await?;
+    let daemons: Vec<DaemonSet> = list(&cluster, "list DaemonSets").await?;
+    Ok(vec![
+        kubernetes(version["gitVersion"].as_str().unwrap_or_default()),
+        systems(&nodes),
+        readiness(&nodes),
+        pod_cidrs(&nodes),
+        controller(&nodes),
+        networks(&daemons),
+        services(&daemons),
+    ])
 }
 
 async fn list<K>(cluster: &Server, what: &str) -> anyhow::Result<Vec<K>>

@@ -83,7 +83,7 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
             // A trace has that time; its end is told a moment later.
             Verb::Traceflow(_) => Duration::from_secs(5),
             // Each of their requests has that time, or what they ask for has, once its turn has come.
-            Verb::Proxy(_) | Verb::Supportbundle(_) | Verb::Packetcapture(_) => {
+            Verb::Proxy(_) | Verb::Supportbundle(_) | Verb::Packetcapture(_) | Verb::Check(_) => {
                 return run(args, &clients).await;
             }
             _ => Duration::ZERO,
@@ -121,7 +121,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,
         Verb::Proxy(proxy) => proxy::run(clients, proxy).await,
-        Verb::Check(check) => check::run(clients, check).await,
+        Verb::Check(check) => check::run(clients, check, args.timeout).await,
         Verb::Completion { shell } => cli::completion(clients.place(), *shell),
         Verb::Supportbundle(wanted) => support::run(clients, wanted, args.timeout).await,
     }

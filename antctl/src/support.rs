@@ -160,7 +160,7 @@ async fn found(clients: &Clients, wanted: &Wanted) -> anyhow::Result<Vec<Of>> {
 }
 
 /// Whether a name is what was given, in which a * stands for anything.
-fn fits(pattern: &str, name: &str) -> bool {
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut left) = name.strip_prefix(start) else { return false };
     let mut parts: Vec<&str> = rest.split('*').collect();

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -63,11 +64,13 @@ pub struct FakeApi {
     store: Arc<Mutex<Store>>,
     /// Length of the log.
     length: watch::Sender<usize>,
+    /// Files with what Pods have written, by `namespace/name`.
+    outputs: Arc<Mutex<BTreeMap<String, PathBuf>>>,
 }
 
 impl Default for FakeApi {
     fn default() -> Self {
-        Self { store: Arc::default(), length: watch::Sender::new(0) }
+        Self { store: Arc::default(), length: watch::Sender::new(0), outputs: Arc::default() }
     }
 }
 
@@ -164,6 +167,20 @@ impl FakeApi {
     pub fn get(&self, collection: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
         let store = self.store.lock();
         Some(store.objects.get(collection)?.get(&key(namespace, name))?.object.clone())
+    }
+
+    /// Says which file holds a Pod's log.
+    pub fn log_pod(&self, namespace: &str, name: &str, file: PathBuf) {
+        self.outputs.lock().insert(key(Some(namespace), name), file);
+    }
+
+    /// The last whole line of a Pod's log.
+    fn last_line(&self, target: &Target) -> String {
+        let name = key(target.namespace.as_deref(), target.name.as_deref().unwrap_or_default());
+        let text = self.outputs.lock().get(&name).and_then(|file| std::fs::read_to_string(file).ok());
+        let text = text.unwrap_or_default();
+        let whole = text.rfind('\n').map(|end| &text[..end]);
+        whole.and_then(|whole| whole.lines().last()).unwrap_or_default().to_owned()
     }
 
     /// Resource version of the latest change.
@@ -330,6 +347,10 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
     if parts.method == Method::GET && target.name.is_none() {
         let watching = query(&parts.uri, "watch").is_some_and(|value| value == "true" || value == "1");
         return if watching { api.watch(target, parts.uri) } else { api.list(&target, &parts.uri) };
+    }
+    if parts.method == Method::GET && target.collection == "api/v1/pods" && parts.uri.path().ends_with("/log")
+    {
+        return api.last_line(&target).into_response();
     }
     let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else {
         return failure(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge");

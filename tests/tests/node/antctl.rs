@@ -9,6 +9,7 @@ use antrea_tests::lab::{AGENT_INFOS, Lab, binary, eventually, sh};
 use serde_json::{Value, json};
 
 mod explain;
+mod installation;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const CONTROLLER_INFOS: &str = "apis/crd.antrea.io/v1beta1/antreacontrollerinfos";
@@ -27,6 +28,10 @@ struct Container<'a> {
 
 impl Container<'_> {
     fn try_run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         // The machine's own folders stay as they are: the mounts are the command's alone.
         let script = r#"
             mount -t tmpfs lab /etc && mkdir /etc/antrea && ln -s "$1" /etc/antrea/ || exit
@@ -35,7 +40,8 @@ impl Container<'_> {
             fi
             shift 2
             exec "$@""#;
-        Command::new(&self.enter[0])
+        let mut command = Command::new(&self.enter[0]);
+        command
             .args(&self.enter[1..])
             .args(["unshare", "-m", "sh", "-c", script, "sh"])
             .arg(&self.config)
@@ -46,9 +52,8 @@ impl Container<'_> {
             .args(args)
             .envs(self.environment)
             // Under /etc, which it does not have.
-            .env("SSL_CERT_FILE", self.kubeconfig.with_extension("crt"))
-            .output()
-            .unwrap()
+            .env("SSL_CERT_FILE", self.kubeconfig.with_extension("crt"));
+        command
     }
 
     fn run(&self, args: &[&str]) -> String {
