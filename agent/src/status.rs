@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod policies;
 pub mod publish;
 pub mod support;
+mod traffic;

@@ -18,6 +18,7 @@ use crate::connect::Place;
 use crate::explain::{self, Explain};
 use crate::query::Query;
 use crate::support::Wanted;
+use crate::top::Top;
 
 /// Looks at Antrea: computed policy, state of agents and controller, Pod interfaces. What it offers
 /// depends on whether it runs in the controller's container, in an agent's, or elsewhere.
@@ -106,6 +107,8 @@ pub(crate) enum Verb {
         #[arg(long = "node", alias = "nodes", value_name = "NODE", value_delimiter = ',')]
         nodes: Vec<String>,
     },
+    /// Shows again and again which Pods send and receive most, which policies are busiest, and what is dropped why.
+    Top(Top),
     /// Serves the API of the controller or of an agent on this machine, without asking who calls, until it is ended.
     Proxy(Proxy),
     /// Fetches what helps to find out what is wrong: an archive of the controller, of each agent, and a file of the cluster.
@@ -271,6 +274,7 @@ pub(crate) fn command(place: Place) -> Command {
         ("check", !elsewhere),
         ("explain", !elsewhere),
         ("packetcapture", !elsewhere),
+        ("top", !elsewhere),
     ] {
         command = command.mut_subcommand(name, |verb| verb.hide(hidden));
     }
@@ -296,7 +300,7 @@ pub(crate) fn completion(place: Place, shell: Shell) -> anyhow::Result<String> {
 }
 
 /// A number of seconds, or a number with its unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let milliseconds = match unit {

@@ -35,6 +35,7 @@ mod reach;
 mod support;
 #[cfg(test)]
 mod tests;
+mod top;
 mod traceflow;
 
 use cli::{Args, Verb};
@@ -83,7 +84,11 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
             // A trace has that time; its end is told a moment later.
             Verb::Traceflow(_) => Duration::from_secs(5),
             // Each of their requests has that time, or what they ask for has, once its turn has come.
-            Verb::Proxy(_) | Verb::Supportbundle(_) | Verb::Packetcapture(_) | Verb::Check(_) => {
+            Verb::Proxy(_)
+            | Verb::Supportbundle(_)
+            | Verb::Packetcapture(_)
+            | Verb::Check(_)
+            | Verb::Top(_) => {
                 return run(args, &clients).await;
             }
             _ => Duration::ZERO,
@@ -118,6 +123,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Explain(asked) => explain::run(clients, asked).await,
         Verb::Packetcapture(asked) => capture::run(clients, asked, args.timeout).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
+        Verb::Top(asked) => top::run(clients, asked, args.timeout).await,
         Verb::Query(query) => query::run(clients, query).await,
         Verb::LogLevel { level, nodes } => agents::log_level(clients, level.as_deref(), nodes).await,
         Verb::Proxy(proxy) => proxy::run(clients, proxy).await,

@@ -327,7 +327,7 @@ fn only_what_works_is_listed_and_the_unknown_is_refused() {
     assert_eq!(listed(Place::Controller), [true, false, false, true, true]);
     for place in [Place::Elsewhere, Place::Agent, Place::Controller] {
         let verbs = command(place).render_help().to_string();
-        for verb in ["proxy", "check", "explain", "packetcapture"] {
+        for verb in ["proxy", "check", "explain", "packetcapture", "top"] {
             assert_eq!(verbs.contains(&format!("\n  {verb} ")), place == Place::Elsewhere, "{verbs}");
         }
         for name in ["get", "log-level"] {

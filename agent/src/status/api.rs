@@ -38,7 +38,7 @@ use crate::pods::server::NetworkState;
 use crate::policy::Record;
 use crate::status::facts::{Identity, Reporter, compose};
 use crate::status::support::Support;
-use crate::status::{bridge, policies};
+use crate::status::{bridge, policies, traffic};
 
 /// What the handlers show.
 #[derive(Clone, Debug)]
@@ -80,6 +80,7 @@ pub fn routes(
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
         .route("/packetcaptures", get(packet_capture).with_state(state.captures.clone()))
+        .merge(traffic::routes(state.network.clone()))
         .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()))
         .merge(policies::routes(state.record.clone()));
     if let Some(metrics) = metrics {

@@ -164,7 +164,8 @@ async fn ovs_flows(
     Ok(Json(lines.into_iter().map(|line| json!({ "flow": line })).collect()))
 }
 
-fn unanswered(error: OfError) -> Failure {
+/// That Open vSwitch did not answer.
+pub(super) fn unanswered(error: OfError) -> Failure {
     Failure::unavailable(format!("Open vSwitch: {error}"))
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 mod explain;
 mod installation;
+mod top;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const CONTROLLER_INFOS: &str = "apis/crd.antrea.io/v1beta1/antreacontrollerinfos";
