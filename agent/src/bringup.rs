@@ -26,6 +26,7 @@ use crate::host::tunnel_guard::Outer;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::ovs::connections::Connections;
 use crate::ovs::links::POD_LINK_GROUP;
+use crate::ovs::settled::Settled;
 use crate::peers::wiring::{Peer, Underlay};
 use crate::pods::attach::{Call, netns_path};
 use crate::pods::interfaces::{InterfaceStore, PodInterface};
@@ -158,6 +159,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     let connections =
         Connections::new(session.clone(), inputs.netlink.netns().clone()).with_services(flow_config.services);
     let flow_network = Arc::new(Network::new(flow_config, Round(bridge.round)));
+    let settled = Settled::new(session.clone(), PathBuf::from(&config.ovs_run_dir), &flow_network);
     let (dataplane, task) = Dataplane::new(
         session,
         config.ovs_bridge.clone(),
@@ -177,6 +179,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             vswitch: (*vswitch).clone(),
             dataplane,
             connections,
+            settled,
             policy: inputs.policy.clone(),
             host_local: HostLocal::new(inputs.paths.cni_bin.clone(), inputs.paths.cni_data.clone()),
             host_proc_path_prefix: config.host_proc_path_prefix.clone(),

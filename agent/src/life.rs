@@ -122,7 +122,7 @@ impl Agent {
         let settings = DnsSettings {
             shortest: Duration::from_secs(self.config.fqdn_cache_min_ttl.into()),
             mtu: wired.network.mtu as usize,
-            run_dir: PathBuf::from(&self.config.ovs_run_dir),
+            settled: wired.network.settled.clone(),
         };
         let dns = self.policy.follow_dns(&wired.network.dataplane, settings, &self.dns_metrics);
         let tracer =

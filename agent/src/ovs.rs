@@ -8,4 +8,5 @@ pub mod ids;
 pub mod links;
 pub mod restore;
 pub mod selftest;
+pub mod settled;
 pub mod version;

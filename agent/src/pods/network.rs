@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::dataplane::Dataplane;
 use crate::ovs::connections::Connections;
+use crate::ovs::settled::Settled;
 use crate::pods::claims::{Claim, Claims};
 use crate::pods::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
@@ -42,6 +43,8 @@ pub struct NodeParts {
     pub dataplane: Dataplane,
     /// Connections that the bridge tracks.
     pub connections: Connections,
+    /// Whether the datapath goes by the bridge's flows.
+    pub settled: Settled,
     pub policy: PolicyHandle,
     /// IPAM.
     pub host_local: HostLocal,

@@ -5,30 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use antrea_enforce::dns::Remembered;
 use antrea_packet::{DnsAnswer, DnsPacket};
-use openflow::{FlowCommand, FlowMod, Message, PacketIn2};
-use ovs::ctl;
+use openflow::PacketIn2;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::handle::{PolicyError, PolicyHandle, Request};
 use super::notes;
 use crate::dataplane::{Dataplane, Subscriber};
+use crate::ovs::settled::Settled;
 use crate::status::metrics::{DnsMetrics, Outcome};
 
 /// How long an answer waits for its rules and for the datapath. Resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How soon Open vSwitch is given a reason to compare the datapath's flows, and how soon again.
-const HEAD_START: Duration = Duration::from_millis(1);
-const AGAIN: Duration = Duration::from_millis(10);
-
-/// In which Open vSwitch begins and ends a comparison by itself, where it cannot be asked: it begins one every 500 ms.
-const UNASKED: Duration = Duration::from_millis(1200);
 
 /// Answers that wait together.
 const TOGETHER: usize = 64;
@@ -46,8 +38,8 @@ pub struct DnsSettings {
     pub shortest: Duration,
     /// Octets of the longest packet that pods take.
     pub mtu: usize,
-    /// Where Open vSwitch takes commands.
-    pub run_dir: PathBuf,
+    /// The datapath.
+    pub settled: Settled,
 }
 
 /// An answer that waits.
@@ -80,8 +72,7 @@ impl PolicyHandle {
             if waiting.is_empty() {
                 continue;
             }
-            let asker = waiting.first().map_or(0, |held| held.ofport);
-            let known = self.learn(dataplane, (answers, asker), &settings);
+            let known = self.learn(answers, &settings);
             if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, known).await {
                 for held in waiting {
                     deliver(dataplane, held, begin, metrics).await;
@@ -96,29 +87,14 @@ impl PolicyHandle {
         }
     }
 
-    /// Has rules know what DNS told, in the bridge and in what the datapath has made of it: by its flows it goes on as it
-    /// has done until Open vSwitch has compared them with the bridge's.
-    async fn learn(
-        &self,
-        dataplane: &Dataplane,
-        (answers, ofport): (Vec<DnsAnswer>, u32),
-        settings: &DnsSettings,
-    ) -> Result<(), PolicyError> {
+    /// Has rules know what DNS told, in the bridge and in what the datapath has made of it.
+    async fn learn(&self, answers: Vec<DnsAnswer>, settings: &DnsSettings) -> Result<(), PolicyError> {
         let (reply, is_news) = oneshot::channel();
         let _ = self.requests.send(Request::IsNews(answers.clone(), reply)).await;
         let is_news = is_news.await.unwrap_or(true);
         self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await?;
-        if !is_news {
-            return Ok(());
-        }
-        // The first comparison to end may have begun before the change, and one follows the other: not so the second.
-        for _ in 0..2 {
-            if let Err(error) = comparison(dataplane, ofport, &settings.run_dir).await {
-                // As where a foreign bridge has a datapath of another kind beside ours.
-                tracing::debug!(%error, "Open vSwitch does not say when it has compared the datapath's flows");
-                tokio::time::sleep(UNASKED).await;
-                return Ok(());
-            }
+        if is_news {
+            settings.settled.wait().await;
         }
         Ok(())
     }
@@ -179,25 +155,6 @@ fn read(packet: &PacketIn2, mtu: usize) -> Option<(Held, Vec<DnsAnswer>)> {
     // The packet does not come to a card any more that could do the rest.
     let frames = antrea_packet::without_offload(&packet.packet, mtu)?;
     Some((Held { ofport, frames, outcome }, found))
-}
-
-/// Waits for the end of a comparison of the datapath's flows with the bridge's. Open vSwitch makes one when flows have
-/// changed, so a flow of the asker's port is written again as it is.
-async fn comparison(dataplane: &Dataplane, ofport: u32, run_dir: &Path) -> Result<(), String> {
-    let again = || {
-        let flow = antrea_flows::dns(dataplane.network(), &[ofport].into()).into_iter().next();
-        let rewrite = flow.map(|flow| Message::from(FlowMod::new(FlowCommand::ModifyStrict, flow)));
-        dataplane.session().send_barriered(rewrite.into_iter().collect())
-    };
-    let mut ended = std::pin::pin!(ctl::call(run_dir, "revalidator/wait", &[]));
-    let mut reasons = tokio::time::interval_at(tokio::time::Instant::now() + HEAD_START, AGAIN);
-    reasons.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            ended = &mut ended => return ended.map(drop).map_err(|error| error.to_string()),
-            _ = reasons.tick() => again().await.map_err(|error| error.to_string())?,
-        }
-    }
 }
 
 async fn deliver(dataplane: &Dataplane, held: Held, begin: Instant, metrics: &DnsMetrics) {

@@ -15,6 +15,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
@@ -32,6 +33,9 @@ const GATHER: Duration = Duration::from_millis(3);
 
 /// Events that are taken in before the bridge hears of them.
 const MOST_EVENTS: usize = 1_000;
+
+/// Batches of datagrams' ways that wait for the datapath at once.
+const MOST_SETTLING: usize = 16;
 
 /// Pause before what the bridge refused is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -60,6 +64,8 @@ pub struct Follower {
     service_events: Events<TolerantService>,
     slice_events: Events<TolerantSlice>,
     refused: BTreeSet<Name>,
+    /// Datagrams' ways that are forgotten once more when the datapath goes by the flows.
+    settling: JoinSet<()>,
 }
 
 impl Follower {
@@ -85,6 +91,7 @@ impl Follower {
             services_listed: Listed::default(),
             slices_listed: Listed::default(),
             refused: BTreeSet::new(),
+            settling: JoinSet::new(),
         }
     }
 
@@ -290,10 +297,29 @@ impl Follower {
                 .into_iter()
                 .map(|(frontend, endpoint)| (SocketAddr::new(frontend.ip, frontend.port), endpoint))
                 .collect();
-            if let Err(error) = self.network.connections.forget_datagrams(&stale).await {
-                tracing::warn!(%error, "connections of UDP to endpoints that are gone stay until they time out");
+            forget(&self.network, &stale).await;
+            while let Some(ended) = if self.settling.len() < MOST_SETTLING {
+                self.settling.try_join_next()
+            } else {
+                self.settling.join_next().await
+            } {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "ways of datagrams were not forgotten once more");
+                }
             }
+            // A datagram that meets the datapath as it was goes the old way again, and so do all that follow it.
+            let network = self.network.clone();
+            self.settling.spawn(async move {
+                network.settled.wait().await;
+                forget(&network, &stale).await;
+            });
         }
+    }
+}
+
+async fn forget(network: &NodeNetwork, stale: &[(SocketAddr, SocketAddr)]) {
+    if let Err(error) = network.connections.forget_datagrams(stale).await {
+        tracing::warn!(%error, "connections of UDP to endpoints that are gone stay until they time out");
     }
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::dataplane::fake::{Rig, adds};
 use crate::ovs::connections::Connections;
+use crate::ovs::settled::Settled;
 use crate::pods::interfaces::InterfaceStore;
 use crate::pods::network::NodeParts;
 use crate::policy::attached_for_tests;
@@ -91,6 +92,7 @@ impl Lab {
             mtu: 1450,
             bridge: "br-int".to_owned(),
             connections: Connections::new(rig.session.clone(), netlink.netns().clone()),
+            settled: Settled::new(rig.session.clone(), path.join("ovs"), rig.dataplane.network()),
             netlink,
             vswitch,
             dataplane: rig.dataplane.clone(),
