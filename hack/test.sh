@@ -110,7 +110,7 @@ KERNEL_TESTS=(
 	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
 	handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
 	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
-	traceflow:: tunnel::
+	to_services:: traceflow:: tunnel::
 )
 
 stage_kernel() {

@@ -10,6 +10,7 @@
 //!                                  counters of flows ─────┴─► statistics ────────────► controller
 //!  packets that rules reject ─► answers ─► bridge       packets that are logged ─► np.log
 //!  answers of DNS ─► cache ─► … ─► Dataplane, and then ─► bridge
+//!  where Services are reached (room `services`) ─► cache ─► …
 //! ```
 //!
 //! # Invariants
@@ -52,7 +53,7 @@ mod statistics;
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
 pub use dns::DnsSettings;
-pub use handle::{PolicyHandle, Prepared, Question, Site};
+pub use handle::{PolicyHandle, Prepared, Question, Reached, Site};
 pub use known::{Objects, Record};
 
 #[cfg(test)]

@@ -61,8 +61,9 @@ fn what_can_be_enforced_is_taken() {
         policy(json!([{"serviceAccount": {"name": "a", "namespace": "n"}}]), json!({})),
         egress("Allow", json!({"to": [{"fqdn": "*.example.com"}]})),
         egress("Drop", json!({"to": [{"podSelector": {}}, {"fqdn": "a.example.com"}]})),
+        egress("Drop", json!({"toServices": [{"name": "s", "namespace": "n", "scope": "Cluster"}]})),
         // What upstream's objects have and this version leaves out: an Allow less is stricter.
-        egress("Allow", json!({"toServices": [{"name": "s", "namespace": "n"}]})),
+        egress("Allow", json!({"toServices": [{"name": "s", "namespace": "n", "scope": "ClusterSet"}]})),
         egress("Allow", json!({"l7Protocols": [{"http": {"path": "/x"}}]})),
         policy(json!([]), json!({"ingress": [{"action": "Allow", "appliedTo": [{"group": "g"}]}]})),
         policy(json!([{"group": "g"}]), json!({})),
@@ -89,7 +90,14 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
         (deny(json!({"nodeSelector": {}})), "to: this version"),
         (deny(json!({"externalEntitySelector": {}})), "to: this version"),
         (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "to: this version"),
-        (egress("Reject", json!({"toServices": [{"name": "s"}]})), "toServices: this version"),
+        (
+            egress("Reject", json!({"toServices": [{"name": "s"}, {"name": "s", "scope": "ClusterSet"}]})),
+            "toServices: this version",
+        ),
+        (
+            egress("Drop", json!({"toServices": [{"name": "s"}], "to": [{"podSelector": {}}]})),
+            "toServices: excludes",
+        ),
         (
             egress("Allow", json!({"toServices": [{"name": "s"}], "ports": [{"port": 1}]})),
             "toServices: excludes",

@@ -33,6 +33,7 @@ mod counts;
 mod dns;
 mod doubts;
 mod record;
+mod services;
 mod step;
 
 /// How long a starting agent waits for the controller before it takes what it knew in its last life.
@@ -279,7 +280,7 @@ impl State {
     }
 
     async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
-        let (mut pods, mut told) = (Vec::new(), Vec::new());
+        let (mut pods, mut told, mut reached) = (Vec::new(), Vec::new(), Vec::new());
         let mut cause = Span::none();
         for request in requests {
             match request {
@@ -312,12 +313,14 @@ impl State {
                         reply.send(dns.is_none_or(|dns| answers.iter().any(|answer| dns.is_news(answer))));
                 }
                 Request::Learn(answers, shortest, reply) => told.push((answers, shortest, reply)),
+                Request::Services(services, reply) => reached.push((services, reply)),
                 Request::Dns(version, reply) => {
                     let _ = reply.send(self.reconciler.as_ref().and_then(|r| dns::since(r, version)));
                 }
             }
         }
         self.attach_waiting().await?;
+        self.reach(reached).await?;
         self.learn(told).await?;
         if pods.is_empty() {
             return Ok(());

@@ -16,7 +16,7 @@ use antrea_enforce::logged::Logged;
 use antrea_enforce::pods::LocalPod;
 use antrea_enforce::reconciler::Reconciler;
 use antrea_enforce::tally::Counted;
-use antrea_flows::policy::{Direction, RuleError};
+use antrea_flows::policy::{Direction, RuleError, Targets};
 use antrea_flows::{Change, Network, Owner};
 use antrea_packet::DnsAnswer;
 use antrea_runtime::trace;
@@ -86,6 +86,15 @@ pub struct Site {
     pub dns: Vec<Remembered>,
 }
 
+/// Where Services, by namespace and name, are reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// These changed; without targets they are gone.
+    pub services: Vec<(Arc<str>, Targets)>,
+    /// There are no others.
+    pub all: bool,
+}
+
 /// Tells the caller.
 pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
 
@@ -111,6 +120,8 @@ pub(super) enum Request {
     IsNews(Vec<DnsAnswer>, oneshot::Sender<bool>),
     /// DNS told this; addresses remain for so long at least. The answer comes when rules have them.
     Learn(Vec<DnsAnswer>, Duration, Reply),
+    /// See [`PolicyHandle::tell_services`].
+    Services(Reached, Reply),
     /// What DNS has told if that changed since a version of it, and which one it is.
     Dns(u64, oneshot::Sender<Option<(u64, Vec<Remembered>)>>),
 }
@@ -240,6 +251,15 @@ impl PolicyHandle {
         let guard = Prepared { key, prepared: self.prepared.clone() };
         let span = trace::current();
         self.request(|reply| Request::Install(flows, reply, span)).await.map(|()| guard)
+    }
+
+    /// Has rules that name Services know where these are reached. Until all there are have been told, such rules deny what
+    /// they might.
+    ///
+    /// # Errors
+    /// The flows were not taken; they are offered again.
+    pub async fn tell_services(&self, reached: Reached) -> Result<(), PolicyError> {
+        self.request(|reply| Request::Services(reached, reply)).await
     }
 
     /// Which policies something is of; nothing is known of what is gone meanwhile.

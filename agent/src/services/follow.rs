@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use antrea_flows::policy::{self as model, Frontend, Targets};
 use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend, Transport};
-use antrea_proxy::{Drained, Here, Name, Problem, Protocol, Served, Services};
+use antrea_proxy::{Drained, Here, Name, Problem, Protocol, Reached, Served, Services};
 use antrea_runtime::tolerant::Undecoded;
 use futures::{FutureExt, Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
@@ -22,6 +23,7 @@ use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
 use crate::dataplane::Batch;
 use crate::peers::watch::Nodes;
 use crate::pods::network::NodeNetwork;
+use crate::policy;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::ProxyMetrics;
 
@@ -66,6 +68,8 @@ pub struct Follower {
     refused: BTreeSet<Name>,
     /// Datagrams' ways that are forgotten once more when the datapath goes by the flows.
     settling: JoinSet<()>,
+    /// Policy knows of all Services.
+    policy_knows: bool,
 }
 
 impl Follower {
@@ -92,6 +96,7 @@ impl Follower {
             slices_listed: Listed::default(),
             refused: BTreeSet::new(),
             settling: JoinSet::new(),
+            policy_knows: false,
         }
     }
 
@@ -247,10 +252,30 @@ impl Follower {
         }
     }
 
+    /// Has policy know where Services are reached, before they are served there: all of them as soon as all are known, and
+    /// from then on what changes.
+    async fn tell_policy(&mut self, changed: &[(Name, Served)]) {
+        let all = !self.policy_knows && self.services_listed.complete;
+        let services: Vec<(Name, Targets)> = if all {
+            self.known.reached().map(|(name, reached)| (name.clone(), targets(reached))).collect()
+        } else {
+            changed.iter().map(|(name, served)| (name.clone(), targets(&served.reached))).collect()
+        };
+        if !all && services.is_empty() {
+            return;
+        }
+        self.policy_knows |= all;
+        // Policy offers flows again that were not taken, and tells of it.
+        if let Err(error) = self.network.policy.tell_services(policy::Reached { services, all }).await {
+            tracing::warn!(%error, "rules that name Services are not up to date");
+        }
+    }
+
     /// Has the bridge hold what changed.
     async fn flush(&mut self) {
         let start = Instant::now();
         let Drained { services, problems, stale } = self.known.drain();
+        self.tell_policy(&services).await;
         if services.is_empty() {
             return;
         }
@@ -348,6 +373,18 @@ fn tell(problems: &[Problem]) {
     for problem in problems {
         tracing::warn!(%problem, "not served");
     }
+}
+
+fn targets(reached: &Reached) -> Targets {
+    let frontend = |frontend: &antrea_proxy::Frontend| Frontend {
+        protocol: match frontend.protocol {
+            Protocol::Tcp => model::Protocol::Tcp,
+            Protocol::Udp => model::Protocol::Udp,
+            Protocol::Sctp => model::Protocol::Sctp,
+        },
+        address: SocketAddr::new(frontend.ip, frontend.port),
+    };
+    reached.iter().map(|(group, frontends)| (*group, frontends.iter().map(frontend).collect())).collect()
 }
 
 fn change(network: &Network, served: &Served) -> Change {

@@ -8,7 +8,7 @@ use antrea_api::controlplane as wire;
 use antrea_policy::evaluate::{self, Decision, Endpoint, Traffic};
 use antrea_policy::model::{
     Action, Direction, GroupName, IpBlock, NamedPort, NetworkPolicy, Peer, PolicyKind, PolicyReference, Port,
-    Protocol, Rule, Service,
+    Protocol, Rule, Service, ServiceName,
 };
 use ipnet::IpNet;
 
@@ -25,15 +25,18 @@ pub(super) struct Computed {
 }
 
 impl Computed {
-    /// What the policies of `subject` decide in one direction about traffic of `peers`, addresses of one party.
+    /// What the policies of `subject` decide in one direction about traffic of `peers`, addresses of one party, `through` a
+    /// Service that the bridge serves.
     pub(super) fn decide(
         &self,
         direction: Direction,
         subject: &Pod,
-        peers: &[IpAddr],
+        (peers, through): (&[IpAddr], Option<&ServiceName>),
         traffic: Traffic,
     ) -> Decision {
-        evaluate::decide(direction, &self.subject(subject), &self.peer(peers), Some(traffic))
+        let mut peer = self.peer(peers);
+        peer.services.extend(through.cloned());
+        evaluate::decide(direction, &self.subject(subject), &peer, Some(traffic))
     }
 
     /// UID and generation of the policies that apply to a Pod, with what they are called.
@@ -111,6 +114,10 @@ pub(super) fn policy_name(policy: &NetworkPolicy) -> String {
     })
 }
 
+pub(super) fn service_name(namespace: &str, name: &str) -> ServiceName {
+    ServiceName { namespace: namespace.into(), name: name.into() }
+}
+
 fn group_name(name: &str) -> GroupName {
     // Any text is one.
     let Ok(name) = name.parse();
@@ -161,6 +168,11 @@ fn rule(rule: &wire::NetworkPolicyRule) -> Rule {
             address_groups: peer.address_groups.iter().map(|name| group_name(name)).collect(),
             ip_blocks: peer.ip_blocks.iter().filter_map(block).collect(),
             fqdns: peer.fqdns.iter().map(|name| name.as_str().into()).collect(),
+            to_services: peer
+                .to_services
+                .iter()
+                .map(|service| service_name(&service.namespace, &service.name))
+                .collect(),
         },
         services: rule.services.iter().filter_map(service).collect(),
         priority: rule.priority,

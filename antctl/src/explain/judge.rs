@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use antrea_flows::Stage;
 use antrea_policy::evaluate::Decision;
-use antrea_policy::model::{Direction, Protocol};
+use antrea_policy::model::{Direction, Protocol, ServiceName};
 
 use super::bridge::{self, Decided};
-use super::computed::Computed;
+use super::computed::{Computed, service_name};
 use super::facts::{Facts, Node, Pod, Service, Target, Way};
 use super::finding::{Explanation, Finding, Mark, Verdict, verdict};
 use super::trace::{Hop, Trace, serves_services};
@@ -197,7 +197,11 @@ fn way(facts: &Facts, way: &Way, several: bool) -> Vec<Finding> {
         found.extend(said);
         decided.ingress = decision;
     }
-    found.extend(bridge::sent(facts, way, &format!("source's bridge{of}"), &decided));
+    // The bridge was asked about a packet for the endpoint itself, of which rules about Services know nothing.
+    let by_service = through(facts).is_some() && decided.egress.as_ref().is_some_and(names_services);
+    if !by_service {
+        found.extend(bridge::sent(facts, way, &format!("source's bridge{of}"), &decided));
+    }
     found.extend(bridge::received(facts, way, &format!("destination's bridge{of}"), &decided));
     if let (Some((Hop::Tunnel(_), _)), Some(pod)) = (bridge::hop(facts, way), &way.pod) {
         found.extend(nodes::mtu(facts, &pod.node));
@@ -240,7 +244,9 @@ fn judged(
     let (full, packet) = (subject.full(), facts.packet.shown(way.port));
     let case = Case { check, direction, subject: &full, peer, packet: &packet };
     let traffic = facts.packet.traffic(way.port, facts.v6(way));
-    let decide = |computed: &Computed| computed.decide(direction, subject, peers, traffic);
+    let through = through(facts).filter(|_| direction == Direction::Out);
+    let decide =
+        |computed: &Computed| computed.decide(direction, subject, (peers, through.as_ref()), traffic);
     let of_controller = node.computed.as_ref().ok().map(decide);
     let of_agent = node.agent.as_ref().ok().map(|agent| decide(&agent.computed));
     let mut found = Vec::new();
@@ -252,6 +258,16 @@ fn judged(
              the bridge shows"
         );
         found.push(Finding::new(check, Mark::Note, text));
+        return (found, None);
+    }
+    let unserved = node.agent.as_ref().is_ok_and(|agent| !serves_services(&agent.tables));
+    if unserved && [&of_controller, &of_agent].into_iter().flatten().any(names_services) {
+        let text = format!(
+            "rules with toServices apply to {full}, and the bridge of {} does not serve Services: those that deny, deny all, \
+             others allow nothing",
+            subject.node
+        );
+        found.push(Finding::new(check, Mark::Note, text).advise("spec.proxy.mode of the AntreaInstallation"));
         return (found, None);
     }
     match (&of_controller, &of_agent) {
@@ -269,6 +285,18 @@ fn judged(
     }
     found.extend(differs(node, check, subject, &case, [of_controller.as_ref(), of_agent.as_ref()]));
     (found, of_agent.or(of_controller))
+}
+
+/// The Service by whose address it is sent, where the bridge gives it an endpoint and so knows.
+fn through(facts: &Facts) -> Option<ServiceName> {
+    let Target::Service(service) = &facts.target else { return None };
+    let agent = facts.source_node()?.agent.as_ref().ok()?;
+    let known = service.address.is_some() && serves_services(&agent.tables);
+    known.then(|| service_name(&service.namespace, &service.name))
+}
+
+fn names_services(decision: &Decision) -> bool {
+    decision.considered.iter().any(|rule| !rule.rule().peer.to_services.is_empty())
 }
 
 /// What the agent has otherwise than the controller.

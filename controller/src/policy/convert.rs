@@ -8,7 +8,7 @@ use antrea_api::{
 };
 use antrea_policy::model::{
     Action, AddressMember, Direction, IpBlock, NetworkPolicy, Peer, PodMember, PolicyReference, Port, Rule,
-    Service,
+    Service, ServiceName,
 };
 use ipnet::IpNet;
 
@@ -120,8 +120,13 @@ fn peer(peer: &Peer) -> wire::NetworkPolicyPeer {
         address_groups: peer.address_groups.iter().map(ToString::to_string).collect(),
         ip_blocks: peer.ip_blocks.iter().map(ip_block).collect(),
         fqdns: peer.fqdns.iter().map(ToString::to_string).collect(),
+        to_services: peer.to_services.iter().map(service_name).collect(),
         ..wire::NetworkPolicyPeer::default()
     }
+}
+
+fn service_name(service: &ServiceName) -> wire::ObjectReference {
+    wire::ObjectReference { name: service.name.to_string(), namespace: service.namespace.to_string() }
 }
 
 fn ip_block(block: &IpBlock) -> wire::IpBlock {

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use antrea_api::controlplane::{self, ObjectReference};
 use antrea_api::k8s::{DecodeError, Object};
 use antrea_api::selection::PodSelection;
-use antrea_flows::policy::Direction;
+use antrea_flows::policy::{Direction, Targets};
 
 use self::intake::Staged;
 pub use self::saving::Save;
 use self::saving::Unsaved;
 use crate::dns::DnsCache;
 use crate::groups::{Group, Groups, Users};
+use crate::services::Services;
 use crate::spec::{Member, MemberKey, Policy, RuleSpec, Standing};
 
 /// A watched resource.
@@ -117,6 +118,8 @@ pub struct Cache {
     fqdns: Users,
     /// Their addresses.
     dns: DnsCache,
+    /// Services that rules are about.
+    services: Services,
     /// AppliedToGroups of each pod.
     pod_groups: HashMap<ObjectReference, BTreeSet<Arc<str>>>,
     staged: HashMap<Kind, Staged>,
@@ -172,6 +175,16 @@ impl Cache {
         for (fqdn, touched) in self.dns.take_touched() {
             self.changes.fqdns.entry(fqdn).or_default().extend(touched);
         }
+    }
+
+    /// Where Services are reached.
+    pub(crate) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Takes in where Services are reached by now; `all` are all there are.
+    pub fn change_services(&mut self, told: Vec<(Arc<str>, Targets)>, all: bool) {
+        self.changes.policies.extend(self.services.change(told, all));
     }
 
     /// Number of policies, AddressGroups and AppliedToGroups.
@@ -402,6 +415,10 @@ impl Cache {
         self.address.users.index(name, &address_before, &address(now));
         self.applied_to.users.index(name, &applied_to_before, &applied_to(now));
         self.fqdns.index(name, &fqdns_before, &fqdns_now);
+        let services = |entry: Option<&Entry>| {
+            entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.to_services())))
+        };
+        self.services.index(name, &services(old), &services(now));
         for fqdn in fqdns_now.difference(&fqdns_before) {
             self.dns.want(fqdn);
         }

@@ -93,6 +93,8 @@ impl Reconciler {
         let (mut nets, mut groups) = (BTreeSet::new(), BTreeSet::new());
         match &rule.peers {
             Peers::Any => nets.extend(everybody()),
+            // What the host is given is the endpoint's already, or goes to what the bridge does not serve.
+            Peers::Services(_) => {}
             // Names mean to each peer what it says; the rule knows.
             Peers::Of(peers) if spec.has_named_ports() => {
                 let is_told =

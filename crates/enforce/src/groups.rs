@@ -101,6 +101,11 @@ impl Users {
         self.0.get(name).into_iter().flatten()
     }
 
+    /// Policies that name anything, with repetitions.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.values().flatten()
+    }
+
     /// A policy names `after` now, and `before` until now.
     pub(super) fn index(
         &mut self,

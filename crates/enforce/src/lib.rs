@@ -31,6 +31,7 @@ mod placing;
 pub mod pods;
 pub mod reconciler;
 mod rules;
+mod services;
 pub mod spec;
 pub mod tally;
 #[cfg(any(test, feature = "testing"))]

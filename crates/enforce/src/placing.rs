@@ -28,6 +28,12 @@ impl Reconciler {
                 "the feature gate AntreaPolicy is off on this node: nothing of the policy is in force",
             );
         }
+        if !self.serves && policy.to_services().next().is_some() {
+            return Some(
+                "toServices needs AntreaProxy (spec.proxy.mode: Services), which this node does not have: what a rule \
+                 allows to Services is not allowed, and one that denies or passes denies whatever its pods send",
+            );
+        }
         self.unplaced.contains(&policy.name).then_some(
             "the node has more native rules of different rank than there are OpenFlow priorities: of those without one, \
              what denies comes before all others and what allows is left out",
@@ -94,8 +100,12 @@ impl Reconciler {
             Standing::Native(rank) => (false, rank),
             Standing::Baseline(rank) => (true, rank),
         };
-        let skips_unknown =
-            spec.action == Action::Pass && spec.groups.iter().any(|name| self.cache.is_partial(name));
+        let is_unknown = || {
+            let services = &spec.to_services;
+            let unserved = !self.serves || self.cache.services().targets(services).is_none();
+            (!services.is_empty() && unserved) || spec.groups.iter().any(|name| self.cache.is_partial(name))
+        };
+        let skips_unknown = spec.action == Action::Pass && is_unknown();
         let action = if skips_unknown { Action::Drop } else { spec.action };
         match self.orders.place(id, spec.direction, baseline, rank) {
             Ok(class) => Some((class, action)),

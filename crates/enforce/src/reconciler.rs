@@ -78,6 +78,8 @@ pub struct Reconciler {
     pub(crate) unplaced: BTreeSet<Arc<str>>,
     /// The pipeline has tables for native rules.
     pub(crate) takes_native: bool,
+    /// The bridge serves Services, and knows of what is sent to one.
+    pub(crate) serves: bool,
     pub(crate) policies: HashMap<Arc<str>, Realised>,
     /// None until the pipeline is known.
     pub(crate) realizer: Option<Realizer>,
@@ -108,6 +110,7 @@ impl Reconciler {
         self.realizer = Some(Realizer::new(network));
         self.routed = network.node.encap_mode != EncapMode::Encap;
         self.takes_native = network.pipeline.number(Table::AntreaPolicyIngressRule).is_some();
+        self.serves = network.pipeline.number(Table::ServiceState).is_some();
         self.fresh = true;
         self.refused.clear();
     }
@@ -251,7 +254,8 @@ impl Reconciler {
     }
 
     fn facts<'a>(&'a self, policy: &'a str) -> Facts<'a> {
-        Facts { cache: &self.cache, local: &self.pods, kept: Some((policy, &self.kept)) }
+        let kept = Some((policy, &self.kept));
+        Facts { cache: &self.cache, local: &self.pods, serves: self.serves, kept }
     }
 
     /// Finds the pods that these policies are about to lose although they are still here and nothing else isolates them,

@@ -42,6 +42,8 @@ pub(crate) struct Facts<'a> {
     pub cache: &'a Cache,
     /// Pods of this node.
     pub local: &'a LocalPods,
+    /// The bridge serves Services.
+    pub serves: bool,
     /// The policy's name, and pods that keep it.
     pub kept: Option<(&'a str, &'a Kept)>,
 }
@@ -57,7 +59,7 @@ type Applied<'a> = BTreeMap<u32, (&'a PodIps, Option<&'a [NamedPort]>)>;
 /// Should two pods have one port (see [`LocalPods::set`]), the first by name decides what named ports mean. To a pod that
 /// only keeps the policy they mean nothing any more.
 fn applied<'a>(spec: &RuleSpec, facts: Facts<'a>) -> Applied<'a> {
-    let Facts { cache, local, kept } = facts;
+    let Facts { cache, local, kept, .. } = facts;
     let mut applied: BTreeMap<u32, (&'a ObjectReference, &'a PodIps, Option<&'a [NamedPort]>)> =
         BTreeMap::new();
     for group in spec.applied_to.iter().filter_map(|name| cache.applied_to_group(name)) {
@@ -94,7 +96,7 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
             NamedService::Plain(service) => Some(*service),
             NamedService::Named { .. } => None,
         });
-        return vec![Variant { services: services.collect(), pods: all(), peers: peers(spec, cache) }];
+        return vec![Variant { services: services.collect(), pods: all(), peers: peers(spec, facts) }];
     }
     // Different names may come to the same numbers.
     let mut by_services: BTreeMap<usize, Variant> = BTreeMap::new();
@@ -109,7 +111,7 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
             let known =
                 applied.iter().filter(|(_, (_, ports))| ports.is_some() || spec.standing == Standing::K8s);
             let members = known.map(|(ofport, (_, ports))| (*ofport, ports.unwrap_or_default()));
-            let peers = peers(spec, cache);
+            let peers = peers(spec, facts);
             for (services, ofports) in resolve_named_ports(&spec.services, members) {
                 let pods = ofports.iter().filter_map(|ofport| unheard.remove_entry(ofport));
                 let variant = by_services.entry(place(&services)).or_insert_with(|| Variant {
@@ -150,7 +152,7 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
         });
         if !unheard.is_empty() {
             let at = place(&Vec::new());
-            let peers = peers(spec, cache);
+            let peers = peers(spec, facts);
             by_services
                 .insert(at, Variant { services: Vec::new(), pods: std::mem::take(&mut unheard), peers });
         }
@@ -163,7 +165,17 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
     variants
 }
 
-fn peers(spec: &RuleSpec, cache: &Cache) -> Peers {
+fn peers(spec: &RuleSpec, facts: Facts<'_>) -> Peers {
+    let cache = facts.cache;
+    if !spec.to_services.is_empty() {
+        let targets = cache.services().targets(&spec.to_services).filter(|_| facts.serves);
+        return match targets {
+            Some(targets) => Peers::Services(targets),
+            // Where these are is not known, or what is sent to them cannot be told from other packets.
+            None if spec.action == Action::Allow => Peers::Of(BTreeSet::new()),
+            None => Peers::Any,
+        };
+    }
     if spec.action != Action::Allow && spec.groups.iter().any(|name| cache.is_partial(name)) {
         return Peers::Any;
     }

@@ -60,6 +60,9 @@ pub struct RuleSpec {
     pub groups: Vec<Arc<str>>,
     /// Domain names whose addresses are peers, in lower case; `*` stands for any part ([`crate::dns`]).
     pub fqdns: Vec<Arc<str>>,
+    /// Services, as `namespace/name`, whoever is behind them: what is sent to one is meant. Only of egress rules that have
+    /// no other peers and no services of their own.
+    pub to_services: Vec<Arc<str>>,
     /// Further peers; exceptions are subtracted.
     pub nets: BTreeSet<IpNet>,
     /// Alternatives; empty is all traffic.
@@ -159,6 +162,11 @@ impl Policy {
         self.rules.iter().flat_map(|rule| &rule.fqdns)
     }
 
+    /// Services that its rules are about, with repetitions.
+    pub(crate) fn to_services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().flat_map(|rule| &rule.to_services)
+    }
+
     /// Names of its AppliedToGroups, with repetitions.
     pub fn applied_to_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(|rule| &rule.applied_to)
@@ -187,6 +195,7 @@ impl RuleSpec {
             applied_to,
             groups: Vec::new(),
             fqdns: Vec::new(),
+            to_services: Vec::new(),
             nets: BTreeSet::new(),
             services: Vec::new(),
             logs: false,

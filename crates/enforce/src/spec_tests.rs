@@ -300,7 +300,7 @@ fn mistakes_in_native_rules_never_open_anything() {
     };
     let damages: [(&str, Damage); 6] = [
         ("FQDN", |rule| rule.from.fqdns.push("example.org".into())),
-        ("toServices", |rule| rule.from.to_services.push(controlplane::ObjectReference::default())),
+        ("Services as sources", |rule| rule.from.to_services.push(controlplane::ObjectReference::default())),
         ("label identities", |rule| rule.from.label_identities.push(7)),
         ("ipBlock", |rule| rule.from.ip_blocks[0].cidr.prefix_length = 99),
         ("XTP", |rule| rule.services[0].protocol = Some("XTP".into())),

@@ -112,6 +112,12 @@ pub fn service_group() -> SubField {
     SubField::whole(Field::Reg7)
 }
 
+/// `reg11`: the group of a Service that a rule names, wherever its packets are by then. Upstream matches [`service_group`],
+/// which is known of the packets alone for which an endpoint is chosen.
+pub fn named_service() -> SubField {
+    SubField::whole(Field::Reg11)
+}
+
 /// `reg5`: id of the egress rule that allowed the packet.
 pub fn egress_rule() -> SubField {
     SubField::whole(Field::Reg5)

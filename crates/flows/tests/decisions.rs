@@ -95,6 +95,8 @@ fn matches(rule: &Rule, peer: IpAddr, probe: &Probe) -> bool {
     let peer_ok = match &rule.peers {
         Peers::Any => true,
         Peers::Of(nets) => nets.iter().any(|net| net.contains(&peer)),
+        // tests/targets.rs
+        Peers::Services(_) => false,
     };
     let service_ok = rule.services.is_empty()
         || rule

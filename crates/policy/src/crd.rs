@@ -169,9 +169,9 @@ pub struct Rule {
     /// Destinations of an egress rule; empty means any.
     #[serde(deserialize_with = "null_default")]
     pub to: Vec<Peer>,
-    /// Not supported.
+    /// Services as destinations of an egress rule, in place of `to` and ports.
     #[serde(deserialize_with = "null_default")]
-    pub to_services: Vec<IgnoredAny>,
+    pub to_services: Vec<PeerService>,
     #[serde(deserialize_with = "null_default")]
     pub name: Box<str>,
     /// Whether matches are logged.
@@ -202,6 +202,20 @@ pub struct Peer {
     pub node_selector: Option<IgnoredAny>,
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
+    /// `Cluster`, the default, or `ClusterSet`, which is not supported.
+    #[serde(deserialize_with = "null_default")]
+    pub scope: Box<str>,
+}
+
+/// A Service as a destination.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct PeerService {
+    #[serde(deserialize_with = "null_default")]
+    pub name: Box<str>,
+    /// Empty in a policy of a namespace: that one.
+    #[serde(deserialize_with = "null_default")]
+    pub namespace: Box<str>,
     /// `Cluster`, the default, or `ClusterSet`, which is not supported.
     #[serde(deserialize_with = "null_default")]
     pub scope: Box<str>,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     labels::Selector,
-    model::{Action, Direction, GroupName, IpBlock, PolicyReference, Service},
+    model::{Action, Direction, GroupName, IpBlock, PolicyReference, Service, ServiceName},
 };
 
 /// The namespace of the UUIDs of groups. It is Antrea's, so groups keep their names across a migration.
@@ -79,6 +79,7 @@ pub struct PeerDraft {
     pub ip_blocks: Vec<IpBlock>,
     /// Domain names, as [`crate::model::Peer`] has them.
     pub fqdns: Vec<Box<str>>,
+    pub to_services: Vec<ServiceName>,
 }
 
 /// A rule; see [`crate::model::Rule`].

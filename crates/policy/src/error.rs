@@ -108,6 +108,12 @@ pub enum Problem {
     /// A ServiceAccount of which the name or the namespace is missing.
     #[error("needs name and namespace")]
     NoServiceAccount,
+    /// A Service of which the name or the namespace is missing.
+    #[error("needs name and namespace of a Service")]
+    NoService,
+    /// Services beside other destinations.
+    #[error("excludes to, ports and protocols, for a Service says where it is; the rule is left out")]
+    MixedToServices,
     /// A field that a policy of a namespace cannot have.
     #[error("is for ClusterNetworkPolicies only")]
     ClusterOnly,

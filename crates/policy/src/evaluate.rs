@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Action, Direction, GroupName, IpBlock, NamedPort, NetworkPolicy, PolicyKind, Port, Protocol, Rule,
-    Service,
+    Service, ServiceName,
 };
 
 /// Priority of the baseline tier, whose rules come after Kubernetes policies.
@@ -38,6 +38,8 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
     /// Named container ports.
     pub ports: Vec<NamedPort>,
+    /// Services by whose addresses it is reached, where the bridge of the sender's Node serves them.
+    pub services: BTreeSet<ServiceName>,
 }
 
 /// What is sent.
@@ -260,7 +262,8 @@ fn stage(policy: &NetworkPolicy) -> Stage {
 fn fit(rule: &Rule, subject: &Endpoint, peer: &Endpoint, traffic: Option<Traffic>) -> Fit {
     let by_group = rule.peer.address_groups.iter().any(|group| peer.address_groups.contains(group));
     let by_block = || rule.peer.ip_blocks.iter().any(|block| peer.ips.iter().any(|ip| holds(block, *ip)));
-    if !by_group && !by_block() {
+    let by_service = || rule.peer.to_services.iter().any(|service| peer.services.contains(service));
+    if !by_group && !by_block() && !by_service() {
         return Fit::OtherPeer;
     }
     let Some(traffic) = traffic.filter(|_| !rule.services.is_empty()) else { return Fit::Matches };

@@ -195,6 +195,15 @@ pub struct Peer {
     pub ip_blocks: Box<[IpBlock]>,
     /// Domain names in lower case; `*` stands for any part. Of egress rules only.
     pub fqdns: Box<[Box<str>]>,
+    /// Services by whose addresses and ports the other side is reached, whichever endpoint is chosen. Of egress rules only.
+    pub to_services: Box<[ServiceName]>,
+}
+
+/// Which Service.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceName {
+    pub namespace: Box<str>,
+    pub name: Box<str>,
 }
 
 impl Peer {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use self::account::service_account;
 use self::names::fqdn;
 use self::namespaces::PerNamespace;
-use self::services::{matches, services};
+use self::services::{matches, services, to_services};
 use crate::{
     crd::{self, AppliedTo, DEFAULT_TIER, STATIC_TIERS},
     draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
@@ -294,9 +294,7 @@ impl<'a> Native<'a> {
             "Pass" => Action::Pass,
             other => return place.field("action").add(Problem::Action(shorten(other))),
         };
-        let unsupported =
-            [("l7Protocols", !rule.l7_protocols.is_empty()), ("toServices", !rule.to_services.is_empty())];
-        if refuse(&unsupported, place) {
+        if refuse(&[("l7Protocols", !rule.l7_protocols.is_empty())], place) {
             return;
         }
         let services = services(rule, place);
@@ -307,12 +305,13 @@ impl<'a> Native<'a> {
         if !other.is_empty() {
             return place.field(misplaced).add(Problem::Misplaced);
         }
-        let mut peer = PeerDraft::default();
+        let Ok(to_services) = to_services(rule, direction, self.own.as_deref(), place) else { return };
+        let mut peer = PeerDraft { to_services, ..PeerDraft::default() };
         let mut relative = Vec::new();
         for (i, written) in written.iter().enumerate() {
             relative.extend(self.peer(direction, written, &mut peer, &mut place.index(list, i)));
         }
-        if written.is_empty() {
+        if written.is_empty() && rule.to_services.is_empty() {
             peer.ip_blocks = Peer::anywhere().ip_blocks.into_vec();
             // A named port has to be looked up on the destination, which here is any Pod at all.
             if direction == Direction::Out && services.iter().any(|s| matches!(s.port, Some(Port::Name(_)))) {
@@ -434,7 +433,8 @@ impl<'a> Native<'a> {
         for service in &rule.services {
             budget.take(matches(service))?;
         }
-        budget.take(rule.peer.groups.len() + rule.peer.fqdns.len())?;
+        let peer = &rule.peer;
+        budget.take(peer.groups.len() + peer.fqdns.len() + peer.to_services.len())?;
         for block in &rule.peer.ip_blocks {
             budget.take(prefixes(block, budget.left()))?;
         }

@@ -75,7 +75,19 @@ fn what_cannot_be_expressed_is_left_out_and_named() {
         ),
         (
             json!({"action": "Drop", "toServices": [{"name": "s"}]}),
-            "spec.egress[0].toServices: is not enforced",
+            "spec.egress[0].toServices[0]: needs name and namespace",
+        ),
+        (
+            json!({"action": "Drop", "toServices": [{"name": "s", "namespace": "n", "scope": "ClusterSet"}]}),
+            "spec.egress[0].toServices[0].scope: is not enforced",
+        ),
+        (
+            json!({"action": "Drop", "toServices": [{"name": "s", "namespace": "n"}], "ports": [{"port": 1}]}),
+            "spec.egress[0].toServices: excludes to, ports",
+        ),
+        (
+            json!({"action": "Allow", "toServices": [{"name": "s", "namespace": "n"}], "to": [good]}),
+            "spec.egress[0].toServices: excludes to, ports",
         ),
         (
             json!({"action": "Allow", "to": [good], "l7Protocols": [{"http": {}}]}),
@@ -154,6 +166,36 @@ fn domain_names_are_told_in_the_form_in_which_they_are_compared_and_only_of_egre
     let (computed_policy, errors) = computed(&mut Index::new(), &policy("", spec));
     assert!(computed_policy.rules.is_empty());
     assert_eq!(errors, ["ClusterNetworkPolicy p: spec.ingress[0].from[0].fqdn: belongs to egress rules"]);
+}
+
+#[test]
+fn services_are_destinations_of_egress_rules_and_of_the_policys_namespace_where_none_is_named() {
+    let services = json!([{"name": "a", "namespace": "n"}, {"name": "b", "scope": "Cluster"}]);
+    let spec = json!({
+        "priority": 1,
+        "appliedTo": [{"podSelector": {}}],
+        "egress": [{"action": "Drop", "toServices": services}],
+    });
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("own", spec.clone()));
+    assert_eq!(errors, Vec::<String>::new());
+    let [rule] = &*computed_policy.rules else { panic!("{computed_policy:?}") };
+    let named: Vec<_> = rule.peer.to_services.iter().map(|s| format!("{}/{}", s.namespace, s.name)).collect();
+    assert_eq!(named, ["n/a", "own/b"]);
+    assert!(
+        rule.peer.ip_blocks.is_empty() && rule.peer.address_groups.is_empty() && rule.services.is_empty()
+    );
+
+    // Without a namespace of its own, what names none is left out, and the rest stays what it says.
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("", spec.clone()));
+    assert_eq!(computed_policy.rules[0].peer.to_services.len(), 1);
+    assert!(errors[0].contains("spec.egress[0].toServices[1]: needs name"), "{errors:?}");
+
+    let mut turned = spec;
+    turned["ingress"] = turned["egress"].take();
+    turned["egress"] = json!([]);
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("own", turned));
+    assert!(computed_policy.rules.is_empty());
+    assert!(errors[0].contains("spec.ingress[0].toServices: belongs to rules of the other"), "{errors:?}");
 }
 
 #[test]

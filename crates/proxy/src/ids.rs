@@ -26,10 +26,10 @@ pub(crate) struct Ids {
 impl Ids {
     /// The id for this purpose, the same for as long as it is not given back.
     pub(crate) fn get(&mut self, purpose: Purpose) -> u32 {
-        let mut number = hash(&purpose) & ((1 << BITS) - 1);
+        let mut number = within(hash(&purpose));
         loop {
             match self.taken.get(&number) {
-                Some(other) if *other != purpose => number = (number + 1) & ((1 << BITS) - 1),
+                Some(other) if *other != purpose => number = within(number + 1),
                 Some(_) => break,
                 None => {
                     self.taken.insert(number, purpose);
@@ -46,12 +46,17 @@ impl Ids {
     }
 }
 
-/// FNV-1a, which is the same in every version; zero is no group of anybody's.
+/// Zero is no group of anybody's.
+fn within(number: u32) -> u32 {
+    (number & ((1 << BITS) - 1)).max(1)
+}
+
+/// FNV-1a, which is the same in every version.
 fn hash(purpose: &Purpose) -> u32 {
     let flags = [purpose.protocol as u8, u8::from(purpose.ipv6), u8::from(purpose.local)];
     let bytes = purpose.service.bytes().chain([0]).chain(purpose.port.bytes()).chain([0]).chain(flags);
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    ((hash ^ hash >> 32) as u32).max(1)
+    (hash ^ hash >> 32) as u32
 }
 
 #[cfg(test)]

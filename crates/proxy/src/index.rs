@@ -26,9 +26,14 @@ pub struct Backend {
     pub affinity: Option<u32>,
 }
 
+/// Frontends of a Service by the number of their group, whether there is any endpoint or not.
+pub type Reached = BTreeMap<u32, Vec<Frontend>>;
+
 /// What a Service is served with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
+    /// Where it is reached: what another Service has is not among it.
+    pub reached: Reached,
     /// Groups with their frontends.
     pub backends: Vec<Backend>,
 }
@@ -82,7 +87,8 @@ type Claim = (i64, Name);
 struct Entry {
     service: Option<Service>,
     slices: BTreeMap<Box<str>, Slice>,
-    groups: Vec<u32>,
+    /// Where it was last reached.
+    reached: Reached,
     /// What it was last served with over UDP.
     udp: Vec<Backend>,
     /// Ports and endpoints that it was last served with, of IPv4 and of IPv6.
@@ -158,15 +164,15 @@ impl Services {
             if lost {
                 losers.insert(name.clone());
             }
-            let groups: Vec<u32> = served.backends.iter().map(|backend| backend.group).collect();
             if let Some(entry) = self.entries.get_mut(&name) {
                 let udp: Vec<Backend> =
                     served.backends.iter().filter(|backend| backend.is_udp()).cloned().collect();
                 stale(&entry.udp, &udp, &mut drained.stale);
                 entry.udp = udp;
                 entry.counts = served.counts();
-                let before = std::mem::replace(&mut entry.groups, groups);
-                before.iter().filter(|id| !entry.groups.contains(id)).for_each(|id| self.ids.release(*id));
+                let before = std::mem::replace(&mut entry.reached, served.reached.clone());
+                let gone = before.keys().filter(|id| !entry.reached.contains_key(id));
+                gone.for_each(|id| self.ids.release(*id));
             }
             self.forget_if_empty(&name);
             drained.services.push((name, served));
@@ -192,6 +198,11 @@ impl Services {
         totals
     }
 
+    /// Where each Service is reached, as it was last drained.
+    pub fn reached(&self) -> impl Iterator<Item = (&Name, &Reached)> {
+        self.entries.iter().map(|(name, entry)| (name, &entry.reached))
+    }
+
     /// The names of Services that were told, and of those of which slices were.
     pub fn names(&self) -> impl Iterator<Item = &Name> {
         self.entries.keys()
@@ -202,7 +213,7 @@ impl Services {
     }
 
     fn forget_if_empty(&mut self, name: &Name) {
-        let empty = |e: &Entry| e.service.is_none() && e.slices.is_empty() && e.groups.is_empty();
+        let empty = |e: &Entry| e.service.is_none() && e.slices.is_empty() && e.reached.is_empty();
         if self.entries.get(name).is_some_and(empty) {
             self.entries.remove(name);
         }
@@ -242,7 +253,21 @@ impl Services {
                         .into_iter()
                         .map(|(endpoint, number)| SocketAddr::new(endpoint.ip, *number))
                         .collect();
-                    if frontends.is_empty() || endpoints.is_empty() {
+                    if frontends.is_empty() {
+                        continue;
+                    }
+                    frontends.sort_unstable();
+                    frontends.dedup();
+                    let purpose = Purpose {
+                        service: name.clone(),
+                        port: port.name.clone(),
+                        protocol: port.protocol,
+                        ipv6,
+                        local,
+                    };
+                    let group = self.ids.get(purpose);
+                    served.reached.entry(group).or_default().extend(&frontends);
+                    if endpoints.is_empty() {
                         continue;
                     }
                     if endpoints.len() > MOST_ENDPOINTS {
@@ -256,16 +281,6 @@ impl Services {
                         });
                         endpoints.truncate(MOST_ENDPOINTS);
                     }
-                    frontends.sort_unstable();
-                    frontends.dedup();
-                    let purpose = Purpose {
-                        service: name.clone(),
-                        port: port.name.clone(),
-                        protocol: port.protocol,
-                        ipv6,
-                        local,
-                    };
-                    let group = self.ids.get(purpose);
                     served.backends.push(Backend { group, frontends, endpoints, affinity: service.affinity });
                 }
             }

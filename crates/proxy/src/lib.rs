@@ -20,7 +20,7 @@ mod index;
 pub mod k8s;
 mod model;
 
-pub use index::{Backend, Drained, Served, Services};
+pub use index::{Backend, Drained, Reached, Served, Services};
 pub use model::{
     Address, Endpoint, Frontend, Here, Hint, Name, Port, Problem, Protocol, Service, Slice, SlicePort,
 };

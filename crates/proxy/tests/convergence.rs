@@ -135,6 +135,33 @@ fn expected((services, slices): &Objects) -> BTreeMap<Frontend, (String, BTreeSe
     all
 }
 
+/// Who has each frontend, with or without an endpoint.
+fn held((services, _): &Objects) -> BTreeMap<Frontend, String> {
+    let mut oldest: BTreeMap<Frontend, (i64, &String)> = BTreeMap::new();
+    for (name, service) in services {
+        for (port, address) in
+            service.ports.iter().flat_map(|port| service.addresses.iter().map(move |a| (port, a)))
+        {
+            let frontend = Frontend { ip: address.ip(), protocol: port.protocol, port: port.port };
+            let claim = (service.created, name);
+            let first = oldest.entry(frontend).or_insert(claim);
+            *first = claim.min(*first);
+        }
+    }
+    oldest.into_iter().map(|(frontend, (_, name))| (frontend, name.clone())).collect()
+}
+
+fn reached(served: &BTreeMap<String, Served>) -> BTreeMap<Frontend, String> {
+    let mut all = BTreeMap::new();
+    for (name, served) in served {
+        for frontend in served.reached.values().flatten() {
+            assert!(all.insert(*frontend, name.clone()).is_none(), "{frontend} is two Services'");
+        }
+        assert!(served.backends.iter().all(|backend| served.reached.contains_key(&backend.group)));
+    }
+    all
+}
+
 fn by_frontend(
     served: &BTreeMap<String, Served>,
 ) -> BTreeMap<Frontend, (String, BTreeSet<SocketAddr>, Option<u32>)> {
@@ -181,7 +208,12 @@ proptest! {
                 served.insert(name.to_string(), now);
             }
             prop_assert_eq!(by_frontend(&served), expected(&objects));
-            let groups: Vec<u32> = served.values().flat_map(|s| &s.backends).map(|b| b.group).collect();
+            prop_assert_eq!(reached(&served), held(&objects));
+            for (name, reached) in services.reached() {
+                let last = served.get(&**name).map(|served| served.reached.clone()).unwrap_or_default();
+                prop_assert_eq!(reached, &last, "as it was drained");
+            }
+            let groups: Vec<u32> = served.values().flat_map(|s| s.reached.keys().copied()).collect();
             let distinct: BTreeSet<u32> = groups.iter().copied().collect();
             prop_assert_eq!(distinct.len(), groups.len(), "a group has one purpose");
             prop_assert!(services.drain().services.is_empty());

@@ -129,8 +129,8 @@ policy! {
 #[x_kube(
     validation = Rule::new("!has(self.toServices) || !(has(self.to) || has(self.ports) || has(self.protocols))")
         .message("toServices: excludes to, ports and protocols, for a Service says where it is"),
-    validation = Rule::new("self.action == 'Allow' || !has(self.toServices)")
-        .message("toServices: this version does not enforce it, and a rule that denies would let through what it denies"),
+    validation = Rule::new("self.action == 'Allow' || !has(self.toServices) || self.toServices.all(s, !has(s.scope) || s.scope == 'Cluster')")
+        .message("toServices: this version does not enforce scope ClusterSet, and a rule that denies would let through what it denies"),
     validation = Rule::new("!has(self.l7Protocols) || self.action == 'Allow'")
         .message("l7Protocols: belongs to rules with action Allow"),
     validation = Rule::new("self.action == 'Allow' || !has(self.protocols) || self.protocols.all(p, !has(p.igmp))")
@@ -163,8 +163,8 @@ pub struct PolicyRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub to: Vec<Peer>,
-    /// Services as destinations, of an egress rule. This version does not enforce them: a rule that has them is left
-    /// out.
+    /// Services as destinations, of an egress rule, in place of `to` and ports: what is sent to any of their addresses and
+    /// ports, whichever endpoint is chosen. It needs AntreaProxy (`spec.proxy.mode: Services` of the AntreaInstallation).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub to_services: Vec<PeerService>,

@@ -41,6 +41,7 @@ mod restart;
 mod services;
 mod spoofing;
 mod statistics;
+mod to_services;
 mod traceflow;
 mod tracing;
 mod tunnel;

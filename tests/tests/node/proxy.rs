@@ -11,12 +11,12 @@ use netcfg::Netns;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-const SERVICES: &str = "api/v1/services";
+pub(crate) const SERVICES: &str = "api/v1/services";
 const SLICES: &str = "apis/discovery.k8s.io/v1/endpointslices";
 const LIMIT: Duration = Duration::from_secs(20);
 /// Port of Services, and of their endpoints.
-const PORT: u16 = 80;
-const TARGET: u16 = 8080;
+pub(crate) const PORT: u16 = 80;
+pub(crate) const TARGET: u16 = 8080;
 /// What a pod sees of itself.
 const ITSELF: &str = "169.254.0.253";
 
@@ -25,7 +25,7 @@ fn ports(number: u16) -> Value {
 }
 
 /// A Service with an address; `more` is added to its spec.
-fn put_service(lab: &Lab, name: &str, ip: &str, more: &Value) {
+pub(crate) fn put_service(lab: &Lab, name: &str, ip: &str, more: &Value) {
     let mut spec = json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports(PORT)});
     for (key, value) in more.as_object().into_iter().flatten() {
         spec[key] = value.clone();
@@ -34,7 +34,7 @@ fn put_service(lab: &Lab, name: &str, ip: &str, more: &Value) {
 }
 
 /// Its endpoints.
-fn put_endpoints(lab: &Lab, name: &str, ips: &[IpAddr]) {
+pub(crate) fn put_endpoints(lab: &Lab, name: &str, ips: &[IpAddr]) {
     let endpoints: Vec<Value> =
         ips.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     lab.api.put(
@@ -47,7 +47,7 @@ fn put_endpoints(lab: &Lab, name: &str, ips: &[IpAddr]) {
     );
 }
 
-fn at(ip: &str) -> SocketAddr {
+pub(crate) fn at(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), PORT)
 }
 
@@ -55,7 +55,7 @@ fn open(netns: &str) -> Netns {
     Netns::open(format!("/run/netns/{netns}")).unwrap()
 }
 
-async fn connect(client: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn connect(client: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
     connect_from(client, 0, to).await
 }
 
@@ -70,14 +70,14 @@ async fn connect_from(client: &str, port: u16, to: SocketAddr) -> std::io::Resul
     open(client).run(connect).await.unwrap()
 }
 
-async fn listen(netns: &str) -> TcpListener {
+pub(crate) async fn listen(netns: &str) -> TcpListener {
     let listener = open(netns).run(|| TcpListener::bind(("0.0.0.0", TARGET))).await.unwrap().unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }
 
 /// A socket for datagrams.
-async fn bind(netns: &str, port: u16) -> UdpSocket {
+pub(crate) async fn bind(netns: &str, port: u16) -> UdpSocket {
     let socket = open(netns).run(move || UdpSocket::bind(("0.0.0.0", port))).await.unwrap().unwrap();
     socket.set_nonblocking(true).unwrap();
     socket

@@ -206,6 +206,34 @@ fn of_domain_names_the_bridge_tells() {
     says(&denied, Verdict::Denied, "in table EgressDefaultRule: egress policy denies it");
 }
 
+/// Rules about Services are about what is sent to their addresses, where the bridge serves them.
+#[test]
+fn rules_about_services_decide_of_what_is_sent_to_one() {
+    let named = |action: &str, service: &str| {
+        let mut named = rule("Out", "", Vec::new());
+        named.action = Some(action.into());
+        named.to.to_services = vec![wire::ObjectReference { name: service.into(), namespace: "shop".into() }];
+        named
+    };
+    let policies = |service: &str| [native("web", "gate", 50, vec![named("Drop", service)])];
+    let served = || {
+        let mut all = service();
+        let served = Features { services: true, ..FEATURES };
+        for agent in all.nodes.values_mut().filter_map(|node| node.agent.as_mut().ok()) {
+            agent.tables =
+                Pipeline::new(served).tables().iter().map(|table| table.name().to_owned()).collect();
+        }
+        all
+    };
+    let words = "ClusterNetworkPolicy gate, egress rule 0, drops TCP 5432 to shop/db";
+    says(&with(served(), &policies("db")), Verdict::Denied, words);
+    // The same to the endpoints, and to another Service.
+    let about = "the egress rule that applies to shop/web is about something else";
+    says(&with(facts(), &policies("db")), Verdict::Allowed, "does not serve Services");
+    let explained = explain(&with(served(), &policies("other")));
+    assert!(super::super::render::text(&explained, false).contains(about));
+}
+
 #[test]
 fn of_a_service_each_endpoint_is_told() {
     says(&service(), Verdict::Allowed, "where kube-proxy gives it an endpoint");

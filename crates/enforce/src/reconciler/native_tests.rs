@@ -16,6 +16,7 @@ use crate::egress::{HostEgress, HostRule};
 use crate::testing::*;
 
 mod names;
+mod services;
 mod spread;
 
 const PODS: [(&str, u32, &str); 3] = [("p", 7, "10.0.0.7"), ("q", 8, "10.0.0.8"), ("r", 9, "10.0.0.9")];
@@ -46,6 +47,8 @@ fn verdict_of(node: &Node, direction: Direction, ofport: u32, peer: &str, port: 
         let from = match &rule.peers {
             Peers::Any => true,
             Peers::Of(nets) => nets.iter().any(|net| net.contains(&peer)),
+            // What goes to no Service.
+            Peers::Services(_) => false,
         };
         let to =
             |s: &Service| s.protocol == Protocol::Tcp && s.ports.is_none_or(|ports| ports.contains(port));

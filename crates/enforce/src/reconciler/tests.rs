@@ -94,6 +94,7 @@ impl Node {
                 && match &rule.peers {
                     Peers::Any => true,
                     Peers::Of(nets) => nets.contains(&net),
+                    Peers::Services(_) => false,
                 }
         })
     }
@@ -263,6 +264,7 @@ fn ids_stay_with_rules() {
             .map(|rule| match &rule.peers {
                 Peers::Of(nets) => (nets.iter().next().unwrap().to_string(), rule.id),
                 Peers::Any => ("any".into(), rule.id),
+                Peers::Services(_) => ("Services".into(), rule.id),
             })
             .collect::<BTreeMap<_, _>>()
     };

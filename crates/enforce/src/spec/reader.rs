@@ -29,6 +29,7 @@ struct Native {
     nets: BTreeSet<IpNet>,
     groups: Vec<Arc<str>>,
     fqdns: Vec<Arc<str>>,
+    to_services: Vec<Arc<str>>,
 }
 
 impl Native {
@@ -40,11 +41,12 @@ impl Native {
     /// What `peer` lists, or nobody beside `nets`.
     fn of((services, nets): Contents, peer: Option<&NetworkPolicyPeer>) -> Self {
         let (groups, fqdns) = peer.map(|peer| (groups(peer), fqdns(peer))).unwrap_or_default();
-        Self { services, nets, groups, fqdns }
+        let to_services = peer.map(to_services).unwrap_or_default();
+        Self { services, nets, groups, fqdns, to_services }
     }
 
     fn meets_nobody(&self) -> bool {
-        self.nets.is_empty() && self.groups.is_empty() && self.fqdns.is_empty()
+        self.nets.is_empty() && self.groups.is_empty() && self.fqdns.is_empty() && self.to_services.is_empty()
     }
 }
 
@@ -196,8 +198,13 @@ impl Reader {
             Ok((direction, peer)) if action == Action::Allow => {
                 let mut contents =
                     self.native_allowed(rule, direction, peer).map(|found| Native::of(found, Some(peer)));
-                if direction == Direction::In {
-                    contents.iter_mut().for_each(|contents| contents.fqdns.clear());
+                if let Some(contents) = &mut contents {
+                    if direction == Direction::In {
+                        contents.fqdns.clear();
+                    }
+                    if direction == Direction::In || mixes_services(rule, peer) {
+                        contents.to_services.clear();
+                    }
                 }
                 (vec![direction], contents, true)
             }
@@ -217,7 +224,7 @@ impl Reader {
         });
         // Nobody is on the other side: it says nothing.
         let contents = contents.filter(|contents| !contents.meets_nobody());
-        let Some(Native { services, nets, groups, fqdns }) = contents else { return Vec::new() };
+        let Some(Native { services, nets, groups, fqdns, to_services }) = contents else { return Vec::new() };
         let name = Some(&*rule.name).filter(|name| !name.is_empty()).map(Into::into);
         let spec = |direction| RuleSpec {
             direction,
@@ -228,6 +235,7 @@ impl Reader {
             applied_to: applied_to.to_vec(),
             groups: groups.clone(),
             fqdns: fqdns.clone(),
+            to_services: to_services.clone(),
             nets: nets.clone(),
             services: services.clone(),
             logs: rule.enable_logging,
@@ -243,7 +251,7 @@ impl Reader {
         direction: Direction,
         peer: &NetworkPolicyPeer,
     ) -> Option<Contents> {
-        for kind in unsupported(direction, peer) {
+        for kind in unsupported(direction, rule, peer) {
             self.problem(format_args!("{kind} are not supported: not allowed"));
         }
         match self.allowed(rule, peer) {
@@ -263,7 +271,7 @@ impl Reader {
         peer: &NetworkPolicyPeer,
     ) -> (Native, bool) {
         let (mut all_peers, mut all_services, mut whole) = (false, false, true);
-        for kind in unsupported(direction, peer) {
+        for kind in unsupported(direction, rule, peer) {
             self.problem(format_args!("{kind} are not supported: taken for everybody"));
             all_peers = true;
         }
@@ -394,9 +402,20 @@ fn fqdns(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
     peer.fqdns.iter().map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()).collect()
 }
 
+/// Services as `namespace/name`.
+fn to_services(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
+    peer.to_services.iter().map(|service| format!("{}/{}", service.namespace, service.name).into()).collect()
+}
+
+/// Whether Services stand beside what also says where to, or by which port.
+fn mixes_services(rule: &NetworkPolicyRule, peer: &NetworkPolicyPeer) -> bool {
+    let others = peer.ip_blocks.len() + selectors(peer) - peer.to_services.len() + rule.services.len();
+    !peer.to_services.is_empty() && others > 0
+}
+
 /// What of the peer has members that others tell.
 fn selectors(peer: &NetworkPolicyPeer) -> usize {
-    peer.address_groups.len() + peer.fqdns.len()
+    peer.address_groups.len() + peer.fqdns.len() + peer.to_services.len()
 }
 
 fn everybody() -> BTreeSet<IpNet> {
@@ -404,10 +423,15 @@ fn everybody() -> BTreeSet<IpNet> {
 }
 
 /// Kinds of peers that it has and this version does not know what to do with.
-fn unsupported(direction: Direction, peer: &NetworkPolicyPeer) -> impl Iterator<Item = &'static str> {
+fn unsupported(
+    direction: Direction,
+    rule: &NetworkPolicyRule,
+    peer: &NetworkPolicyPeer,
+) -> impl Iterator<Item = &'static str> {
     let kinds = [
         ("sources by FQDN", peer.fqdns.is_empty() || direction == Direction::Out),
-        ("toServices", peer.to_services.is_empty()),
+        ("Services as sources", peer.to_services.is_empty() || direction == Direction::Out),
+        ("toServices beside other destinations", !mixes_services(rule, peer)),
         ("label identities", peer.label_identities.is_empty()),
     ];
     kinds.into_iter().filter(|(_, none)| !none).map(|(kind, _)| kind)

@@ -19,6 +19,7 @@ pub use dns::{DNS_PACKET_IN, deliver_dns, dns, dns_receiver};
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;
+pub(crate) use proxy::to_services;
 pub use proxy::{AFFINITY_COOKIE, ServiceBackend, Transport, VIRTUAL_V4, VIRTUAL_V6, proxy, service_backend};
 pub use reject::{Judged, POLICY_PACKET_IN, judged, meters, refusal, refusals};
 pub use security::security;

@@ -99,7 +99,7 @@ pub(super) fn translate(net: &Network, zone: u16, next: Table) -> Ct {
 }
 
 /// Sends what may be for a Service through the zone of translations.
-fn to_services(net: &Network, destination: impl Into<ipnet::IpNet>) -> Flow {
+pub(crate) fn to_services(net: &Network, destination: impl Into<ipnet::IpNet>) -> Flow {
     let destination = destination.into();
     let zone = family_of(destination.addr()).service_zone();
     let from_pod = Match::new().nw_dst(destination).bits(source(), Source::Pod as u128);

@@ -18,6 +18,9 @@ pub enum RuleError {
     /// The table of the rule does not exist.
     #[error("rule {id} needs table {}, which is not enabled", .table.name())]
     NoTable { id: u32, table: Table },
+    /// A rule about Services that is not one of egress, or has services of its own.
+    #[error("rule {id} names Services and says more than where its packets go")]
+    Target { id: u32 },
     /// Members of a rule that is not there.
     #[error("rule {id} is not known")]
     Unknown { id: u32 },
@@ -32,6 +35,7 @@ impl RuleError {
             | RuleError::NothingToPassTo { id }
             | RuleError::Priority { id, .. }
             | RuleError::NoTable { id, .. }
+            | RuleError::Target { id }
             | RuleError::Unknown { id } => *id,
         }
     }

@@ -14,6 +14,9 @@
 //!                200 -new ct_label=ID  next                  counts the other packets
 //! ```
 //!
+//! A rule may name Services instead of peers. What is sent to one is marked before it is translated, and the mark is the
+//! rule's peer (`target`).
+//!
 //! # Invariants
 //! - The flows are a function of the set of rules; the order of changes does not matter.
 //! - A change costs as much as the flows it touches, whatever else is installed.
@@ -24,12 +27,14 @@
 mod clause;
 mod error;
 mod named;
+mod own;
 mod place;
 mod realizer;
+mod target;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 pub use antrea_policy::{
@@ -71,12 +76,30 @@ pub enum Peers {
     /// These addresses, without host bits ([`IpNet::trunc`]); what a policy excepts is already subtracted.
     /// Nobody if empty.
     Of(BTreeSet<IpNet>),
+    /// Whoever is behind these Services, for what is sent to the Service. Of egress rules without services of their own, and
+    /// where the bridge serves Services. Nobody if empty.
+    Services(Targets),
+}
+
+/// Frontends of Services by the number of their group, which is not 0.
+pub type Targets = BTreeMap<u32, BTreeSet<Frontend>>;
+
+/// Where a Service is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    pub address: SocketAddr,
 }
 
 impl Peers {
     /// Whether no packet can come from or go to these peers.
     pub fn is_nobody(&self) -> bool {
-        matches!(self, Peers::Of(nets) if nets.is_empty())
+        match self {
+            Peers::Any => false,
+            Peers::Of(nets) => nets.is_empty(),
+            Peers::Services(targets) => targets.is_empty(),
+        }
     }
 }
 

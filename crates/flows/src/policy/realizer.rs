@@ -2,21 +2,23 @@
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, hash_map::EntryRef};
-use openflow::{Action as OfAction, CtState, Flow, FlowKey, Match};
+use openflow::{Action as OfAction, Flow, FlowKey, Match};
 use smallvec::SmallVec;
+use std::collections::BTreeMap;
 
 use super::{
-    Action, Class, Direction, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause,
-    place::{Clauses, action_priority, class_table, is_active, match_priority, rule_table},
+    Action, Class, Direction, Frontend, MemberChange, Peers, PodIps, Rule, RuleChange, RuleError, clause,
+    own,
+    place::{Clauses, class_table, is_active, match_priority, rule_table},
+    target,
 };
 use crate::{
     Diff, Entry, Family, Key, Network, Table,
     cookie::Category,
     feature::{
         priority::{BYPASS, NORMAL},
-        reject::{LOG, REJECT, send_up},
+        reject::{LOG, send_up},
     },
-    field,
 };
 
 /// One rule's share in a flow: `conjunction(id, clause/n)`, and how many members of the clause wanted it.
@@ -44,6 +46,9 @@ pub struct Realizer {
     shared: HashMap<FlowKey, SmallVec<[Share; 1]>, RandomState>,
     /// Isolating flows, with the number of rules that want each.
     isolated: HashMap<FlowKey, Isolating, RandomState>,
+    /// Flows that mark what is sent to Services, with the number of members that want each; of several with one key the
+    /// first is there.
+    marks: HashMap<FlowKey, BTreeMap<u32, (Flow, u32)>, RandomState>,
     /// Flows that belong to one rule.
     own: HashMap<FlowKey, Flow, RandomState>,
     /// What each flow touched by the change at hand was before.
@@ -59,6 +64,7 @@ impl Realizer {
             rules: HashMap::default(),
             shared: HashMap::default(),
             isolated: HashMap::default(),
+            marks: HashMap::default(),
             own: HashMap::default(),
             journal: HashMap::default(),
         }
@@ -76,12 +82,13 @@ impl Realizer {
 
     /// Number of flows.
     pub fn flow_count(&self) -> usize {
-        self.shared.len() + self.isolated.len() + self.own.len()
+        self.shared.len() + self.isolated.len() + self.marks.len() + self.own.len()
     }
 
     /// All flows, sorted by key.
     pub fn flows(&self) -> Vec<Flow> {
-        let keys = self.shared.keys().chain(self.isolated.keys()).chain(self.own.keys());
+        let keys =
+            self.shared.keys().chain(self.isolated.keys()).chain(self.marks.keys()).chain(self.own.keys());
         let mut flows: Vec<Flow> = keys.filter_map(|key| self.current(key)).collect();
         flows.sort_unstable();
         flows
@@ -196,9 +203,14 @@ impl Realizer {
             }
             _ => {}
         }
-        let table = class_table(class, rule.direction);
-        if self.net.pipeline.number(table).is_none() {
-            return Err(RuleError::NoTable { id, table });
+        if !target::is_sound(rule) {
+            return Err(RuleError::Target { id });
+        }
+        let served = matches!(rule.peers, Peers::Services(_)).then_some(Table::ServiceState);
+        for table in std::iter::once(class_table(class, rule.direction)).chain(served) {
+            if self.net.pipeline.number(table).is_none() {
+                return Err(RuleError::NoTable { id, table });
+            }
         }
         Ok(())
     }
@@ -232,6 +244,16 @@ impl Realizer {
                     }
                 }
             }
+            (Peers::Services(targets), Some(clause)) => {
+                for (group, frontends) in targets {
+                    self.share(rule, &clauses, clause, target::sent_to(*group), add);
+                    if target::guards(rule) {
+                        let (at, matches) = (self.guard(), target::left_to_the_host(*group));
+                        self.share_at(at, rule.id, &clauses, clause, matches, add);
+                    }
+                    frontends.iter().for_each(|frontend| self.mark(*group, frontend, add));
+                }
+            }
             (_, None) => {}
         }
         if let Some(clause) = clauses.services {
@@ -239,7 +261,7 @@ impl Realizer {
                 self.share(rule, &clauses, clause, matches, add);
             }
         }
-        for flow in self.own_flows(rule) {
+        for flow in own::flows(&self.net, rule) {
             let key = flow.key();
             self.touch(&key);
             if add {
@@ -253,7 +275,7 @@ impl Realizer {
     /// Puts back the flows of a rule's own that went with its old form.
     fn refresh(&mut self, old: &Rule, now: &Rule) {
         if is_active(now) && is_active(old) {
-            for flow in self.own_flows(now) {
+            for flow in own::flows(&self.net, now) {
                 let key = flow.key();
                 self.touch(&key);
                 self.own.insert(key, flow);
@@ -349,18 +371,35 @@ impl Realizer {
 
     fn share_pod(&mut self, rule: &Rule, clauses: &Clauses, ofport: u32, ips: &PodIps, add: bool) {
         for matches in clause::pod(rule.direction, ofport, ips, &self.families) {
+            if target::guards(rule) {
+                self.share_at(self.guard(), rule.id, clauses, clauses.pods, matches.clone(), add);
+            }
             self.share(rule, clauses, clauses.pods, matches, add);
         }
     }
 
     fn share(&mut self, rule: &Rule, clauses: &Clauses, clause: u8, matches: Match, add: bool) {
-        let key = FlowKey {
-            table: self.net.pipeline.id(rule_table(rule)),
-            priority: match_priority(rule),
-            matches,
-        };
+        let at = (self.net.pipeline.id(rule_table(rule)), match_priority(rule));
+        self.share_at(at, rule.id, clauses, clause, matches, add);
+    }
+
+    /// Where stands what denies before the host is asked.
+    fn guard(&self) -> (u8, u16) {
+        (self.net.pipeline.id(Table::DNAT), target::GUARD)
+    }
+
+    fn share_at(
+        &mut self,
+        (table, priority): (u8, u16),
+        id: u32,
+        clauses: &Clauses,
+        clause: u8,
+        matches: Match,
+        add: bool,
+    ) {
+        let key = FlowKey { table, priority, matches };
         self.touch(&key);
-        let wanted = Share { id: rule.id, clause, n_clauses: clauses.count, members: 1 };
+        let wanted = Share { id, clause, n_clauses: clauses.count, members: 1 };
         let order = |s: &Share| (s.id, s.clause, s.n_clauses);
         if add {
             let shares = self.shared.entry(key).or_default();
@@ -382,60 +421,33 @@ impl Realizer {
         }
     }
 
-    /// Flows that say what becomes of packets that the rule matched.
-    fn own_flows(&self, rule: &Rule) -> Vec<Flow> {
-        let net = &self.net;
-        let flow = |table, priority, matches| {
-            Flow::new(net.pipeline.id(table), priority)
-                .cookie(net.cookie(Category::NetworkPolicy, rule.id))
-                .matching(matches)
-        };
-        let id = u128::from(rule.id);
-        let (metric, k8s_table, register, label) = match rule.direction {
-            Direction::In => {
-                (Table::IngressMetric, Table::IngressRule, field::ingress_rule(), field::ct_ingress_rule())
+    fn mark(&mut self, group: u32, frontend: &Frontend, add: bool) {
+        for (order, flow) in target::marking(&self.net, group, frontend) {
+            let key = flow.key();
+            self.touch(&key);
+            if add {
+                self.marks.entry(key).or_default().entry(order).or_insert((flow, 0)).1 += 1;
+            } else if let EntryRef::Occupied(mut entry) = self.marks.entry_ref(&key) {
+                let flows = entry.get_mut();
+                if let Some((_, members)) = flows.get_mut(&order) {
+                    *members -= 1;
+                    if *members == 0 {
+                        flows.remove(&order);
+                    }
+                }
+                if flows.is_empty() {
+                    entry.remove();
+                }
             }
-            Direction::Out => {
-                (Table::EgressMetric, Table::EgressRule, field::egress_rule(), field::ct_egress_rule())
-            }
-        };
-        let decision = flow(rule_table(rule), action_priority(rule), Match::new().conj_id(rule.id));
-        let next = net.goto_next(metric);
-        match rule.action {
-            Action::Allow => {
-                let new = CtState::new().set(CtState::NEW | CtState::TRK);
-                let known = CtState::new().unset(CtState::NEW).set(CtState::TRK);
-                vec![
-                    decision.action(register.load(id)).action(net.goto(metric)),
-                    flow(metric, NORMAL, Match::new().ct_state(new).bits(register, id))
-                        .actions(rule.logs.then(|| send_up(net, LOG)))
-                        .actions(next.clone()),
-                    flow(metric, NORMAL, Match::new().ct_state(known).bits(label, id)).actions(next),
-                ]
-            }
-            Action::Drop | Action::Reject => {
-                let rejects = rule.action == Action::Reject;
-                let disposition = if rejects { 2 } else { 1 };
-                // What is sent up goes nowhere else: whatever becomes of the answer, the packet is dropped.
-                let told = if rejects { REJECT } else { 0 } | if rule.logs { LOG } else { 0 };
-                let ends = (told != 0).then(|| send_up(net, told));
-                vec![
-                    decision
-                        .action(field::deny_rule().load(id))
-                        .action(field::denied().load(1))
-                        .action(field::disposition().load(disposition))
-                        .action(net.goto(metric)),
-                    flow(metric, NORMAL, Match::new().bits(field::denied(), 1).bits(field::deny_rule(), id))
-                        .actions(ends),
-                ]
-            }
-            Action::Pass => vec![decision.action(net.goto(k8s_table))],
         }
     }
 
     /// What the flow with this key is now.
     fn current(&self, key: &FlowKey) -> Option<Flow> {
         if let Some(flow) = self.own.get(key) {
+            return Some(flow.clone());
+        }
+        if let Some((flow, _)) = self.marks.get(key).and_then(|flows| flows.values().next()) {
             return Some(flow.clone());
         }
         let bare = || {

@@ -9,11 +9,11 @@ mod rules;
 use std::collections::BTreeMap;
 
 use antrea_flows::{
-    BridgeStore, Change, Diff, Entry, Key, Network, Owner,
+    BridgeStore, Change, Diff, Entry, Key, Network, Owner, Round,
     config::{Datapath, TunnelKind},
     policy::{
-        Action, Class, Direction, MemberChange, Peers, PortRange, Protocol, Realizer, Rule, RuleChange,
-        RuleError, Service,
+        Action, Class, Direction, Frontend, MemberChange, Peers, PortRange, Protocol, Realizer, Rule,
+        RuleChange, RuleError, Service, Targets,
     },
     state::{Found, Steps},
 };
@@ -22,7 +22,7 @@ use openflow::{
     MeterCommand,
 };
 use proptest::{collection::vec, prelude::*};
-use support::{ip, network, pod};
+use support::{ip, node, pod};
 
 /// What a bridge would hold.
 #[derive(Default)]

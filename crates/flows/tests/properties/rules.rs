@@ -26,6 +26,17 @@ fn service() -> impl Strategy<Value = Service> {
     ]
 }
 
+/// Where Services are reached, in the cluster's range and out of it.
+fn targets() -> impl Strategy<Value = Targets> {
+    const FRONTENDS: [&str; 4] = ["10.96.0.1:80", "10.96.0.1:81", "192.0.2.1:80", "[fd00:96::1]:80"];
+    let frontend = (any::<bool>(), 0..FRONTENDS.len()).prop_map(|(tcp, at)| Frontend {
+        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+        address: FRONTENDS[at].parse().unwrap(),
+    });
+    let frontends = proptest::collection::btree_set(frontend, 0..3);
+    proptest::collection::btree_map(prop_oneof![Just(256u32), Just(512)], frontends, 0..3)
+}
+
 fn class_of(class: u8, priority: u16) -> Class {
     match class {
         0 => Class::K8s,
@@ -37,8 +48,14 @@ fn class_of(class: u8, priority: u16) -> Class {
 fn rule() -> impl Strategy<Value = Rule> {
     let ids = prop_oneof![1u32..6, Just(1500)];
     let class = (0u8..3, 0u16..3);
-    (ids, any::<bool>(), class, 0usize..4, pods(), proptest::option::of(peers()), vec(service(), 0..3))
-        .prop_map(|(id, ingress, (class, priority), action, pods, peers, services)| Rule {
+    let other = (proptest::option::of(peers()), proptest::option::weighted(0.3, targets()));
+    (ids, any::<bool>(), class, 0usize..4, pods(), other, vec(service(), 0..3))
+        .prop_map(|(id, ingress, class, action, pods, (peers, targets), services)| {
+            let targets = targets.filter(|_| !ingress);
+            let services = if targets.is_some() { vec![] } else { services };
+            (id, ingress, class, action, pods, (peers, targets), services)
+        })
+        .prop_map(|(id, ingress, (class, priority), action, pods, (peers, targets), services)| Rule {
             id,
             direction: if ingress { Direction::In } else { Direction::Out },
             class: class_of(class, priority),
@@ -50,7 +67,11 @@ fn rule() -> impl Strategy<Value = Rule> {
             },
             pods: pods.into_iter().collect(),
             logs: services.len() % 2 == 1,
-            peers: peers.map_or(Peers::Any, |p| Peers::Of(p.into_iter().collect())),
+            peers: match (targets, peers) {
+                (Some(targets), _) => Peers::Services(targets),
+                (None, Some(peers)) => Peers::Of(peers.into_iter().collect()),
+                (None, None) => Peers::Any,
+            },
             services,
         })
 }
@@ -71,7 +92,9 @@ fn change() -> impl Strategy<Value = RuleChange> {
 }
 
 fn userspace() -> Network {
-    network(Datapath::Userspace, TunnelKind::KernelVxlan)
+    let mut config = node(Datapath::Userspace, TunnelKind::KernelVxlan);
+    config.services = true;
+    Network::new(config, Round(7))
 }
 
 /// The set of rules after a change, worked out without flows.

@@ -275,6 +275,7 @@ impl Index {
                 address_groups: self.refer(&rule.peer.groups, &mut to.addresses),
                 ip_blocks: rule.peer.ip_blocks.into(),
                 fqdns: rule.peer.fqdns.into(),
+                to_services: rule.peer.to_services.into(),
             },
             services: rule.services.into(),
             priority: rule.priority,

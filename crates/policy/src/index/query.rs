@@ -206,6 +206,7 @@ impl Index {
             applied_to_groups: names,
             ips: record.ips.iter().collect(),
             ports: record.member.ports.to_vec(),
+            services: BTreeSet::new(),
         })
     }
 

@@ -1,10 +1,10 @@
-//! Ports and protocols of a rule.
+//! Ports, protocols and Services of a rule.
 
 use crate::{
     crd,
     error::{Place, Problem},
     k8s,
-    model::{Port, Protocol, Service},
+    model::{Direction, Port, Protocol, Service, ServiceName},
     ports::PortRange,
     translate::{port_number, service},
 };
@@ -32,6 +32,46 @@ pub(super) fn services(rule: &crd::Rule, place: &mut Place<'_>) -> Vec<Service> 
         services.extend(protocol_service(protocol, &mut place.index("protocols", i)));
     }
     services
+}
+
+/// The Services that a rule names, of a policy in this namespace. They say themselves where and by which port: an error
+/// is a rule that says it besides, or looks the other way.
+pub(super) fn to_services(
+    rule: &crd::Rule,
+    direction: Direction,
+    own: Option<&str>,
+    place: &mut Place<'_>,
+) -> Result<Vec<ServiceName>, ()> {
+    if rule.to_services.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wrong = match direction {
+        Direction::In => Some(Problem::Misplaced),
+        Direction::Out => {
+            let alone = rule.to.is_empty() && rule.ports.is_empty() && rule.protocols.is_empty();
+            (!alone).then_some(Problem::MixedToServices)
+        }
+    };
+    if let Some(wrong) = wrong {
+        place.field("toServices").add(wrong);
+        return Err(());
+    }
+    let mut found = Vec::with_capacity(rule.to_services.len());
+    for (i, service) in rule.to_services.iter().enumerate() {
+        let place = &mut place.index("toServices", i);
+        if !matches!(&*service.scope, "" | "Cluster") {
+            place.field("scope").add(Problem::Unsupported);
+            continue;
+        }
+        let namespace =
+            if service.namespace.is_empty() { own.unwrap_or_default() } else { &service.namespace };
+        if service.name.is_empty() || namespace.is_empty() {
+            place.add(Problem::NoService);
+            continue;
+        }
+        found.push(ServiceName { namespace: namespace.into(), name: service.name.clone() });
+    }
+    Ok(found)
 }
 
 fn port_service(port: &crd::Port, place: &mut Place<'_>) -> Option<Service> {

@@ -36,6 +36,8 @@ pub(crate) struct NativeRule {
     pub ingress: bool,
     pub action: &'static str,
     pub peers: Vec<NativePeer>,
+    /// Services as destinations: namespace, or none, and name.
+    pub services: Vec<(&'static str, &'static str)>,
     pub port: Option<&'static str>,
     pub applied_to: Vec<Target>,
 }
@@ -95,13 +97,16 @@ pub(crate) fn native() -> impl Strategy<Value = Native> {
         any::<bool>(),
         select(&["Allow", "Drop", "Reject", "Pass"][..]),
         collection::vec(peer(), 0..3),
+        option::weighted(0.2, collection::vec(select(&[("n0", "s"), ("", "t")][..]), 1..3)),
         option::weighted(0.3, Just("web")),
         collection::vec(target(), 0..2),
     );
-    let rule = rule.prop_map(|(ingress, action, peers, port, applied_to)| NativeRule {
+    let rule = rule.prop_map(|(ingress, action, peers, services, port, applied_to)| NativeRule {
         ingress,
         action,
-        peers,
+        // Beside other destinations, Services are refused: now and then it may be so.
+        peers: if services.is_some() && peers.len() < 2 { vec![] } else { peers },
+        services: services.unwrap_or_default(),
         port,
         applied_to,
     });
@@ -173,6 +178,11 @@ pub(crate) fn policy_object(key: Key, native: &Native) -> crd::Policy {
             NativePeer::Fqdn(name) => crd::Peer { fqdn: Some((*name).into()), ..Default::default() },
         }
     };
+    let service = |(namespace, name): &(&str, &str)| crd::PeerService {
+        namespace: (*namespace).into(),
+        name: (*name).into(),
+        scope: Box::default(),
+    };
     let mut spec = crd::PolicySpec {
         tier: native.tier.into(),
         priority: 5.0,
@@ -188,6 +198,7 @@ pub(crate) fn policy_object(key: Key, native: &Native) -> crd::Policy {
             action: rule.action.into(),
             ports: port.into_iter().collect(),
             applied_to: targets(key, &rule.applied_to),
+            to_services: rule.services.iter().map(service).collect(),
             ..Default::default()
         };
         if rule.ingress {
@@ -251,11 +262,24 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
             if applies.is_empty() || (tier.is_none() && !denies) {
                 continue;
             }
+            let alone = !ingress && rule.peers.is_empty() && rule.port.is_none();
+            if !rule.services.is_empty() && !alone {
+                continue;
+            }
+            let namespaced = rule.services.iter().map(|(namespace, name)| match *namespace {
+                "" => (key.0, name),
+                named => (named, name),
+            });
+            let services: Vec<String> = namespaced
+                .filter(|(namespace, _)| !namespace.is_empty())
+                .map(|(namespace, name)| format!("{namespace}/{name}"))
+                .collect();
             let make = |peers, blocks, names, applied_to| Described {
                 ingress,
                 peers,
                 blocks,
                 names,
+                services: services.clone(),
                 port: rule.port,
                 applied_to,
                 priority,
@@ -274,13 +298,13 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                     NativePeer::Fqdn(_) => {}
                 }
             }
-            if rule.peers.is_empty() {
+            if rule.peers.is_empty() && rule.services.is_empty() {
                 blocks = vec!["0.0.0.0/0-".into(), "::/0-".into()];
                 if !ingress && rule.port.is_some() {
                     peers.push((Space::Selected(vec![]), None));
                 }
             }
-            if !(peers.is_empty() && blocks.is_empty() && names.is_empty()) {
+            if !(peers.is_empty() && blocks.is_empty() && names.is_empty() && services.is_empty()) {
                 rules.push(make(peers, blocks, names, own.clone()));
             }
             for (label, pods) in relative {

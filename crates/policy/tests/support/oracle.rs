@@ -29,6 +29,8 @@ pub(crate) struct Described {
     pub blocks: Vec<String>,
     /// Domain names.
     pub names: Vec<String>,
+    /// Services as destinations.
+    pub services: Vec<String>,
     pub port: Option<&'static str>,
     pub applied_to: Vec<Selector>,
     pub priority: i32,
@@ -133,6 +135,7 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
                 peers: vec![],
                 blocks: vec![],
                 names: vec![],
+                services: vec![],
                 port: rule.port,
                 applied_to: vec![],
                 priority: -1,
@@ -174,6 +177,7 @@ fn kubernetes(policy: &Policy) -> (Selector, Vec<Described>) {
                 peers: vec![],
                 blocks: vec![],
                 names: vec![],
+                services: vec![],
                 port: None,
                 applied_to: vec![],
                 priority: -1,
@@ -261,13 +265,14 @@ fn add(state: &mut State, world: &World, key: Key, head: Head, applied_to: &[Sel
     let logs = kind == "K8sNetworkPolicy" && is_annotated;
     for rule in rules {
         text += &format!(
-            "\n  {} {} {} log {logs} from/to [{}] [{}] [{}] port {:?} for [{}]",
+            "\n  {} {} {} log {logs} from/to [{}] [{}] [{}] [{}] port {:?} for [{}]",
             if rule.ingress { "In" } else { "Out" },
             rule.action,
             rule.priority,
             names(&rule.peers),
             rule.blocks.join(" "),
             rule.names.join(" "),
+            rule.services.join(" "),
             rule.port,
             names(&rule.applied_to),
         );

@@ -57,13 +57,15 @@ fn policy(policy: &NetworkPolicy) -> String {
             let except: Vec<_> = block.except.iter().map(ToString::to_string).collect();
             format!("{}-{}", block.cidr, except.join("-"))
         });
+        let services =
+            rule.peer.to_services.iter().map(|service| format!("{}/{}", service.namespace, service.name));
         assert!(rule.services.len() <= 1);
         let port = rule.services.first().map(|service| match &service.port {
             Some(Port::Name(name)) => &**name,
             other => panic!("{other:?}"),
         });
         text += &format!(
-            "\n  {:?} {:?} {} log {} from/to [{}] [{}] [{}] port {port:?} for [{}]",
+            "\n  {:?} {:?} {} log {} from/to [{}] [{}] [{}] [{}] port {port:?} for [{}]",
             rule.direction,
             rule.action,
             rule.priority,
@@ -71,6 +73,7 @@ fn policy(policy: &NetworkPolicy) -> String {
             names(&rule.peer.address_groups),
             blocks.collect::<Vec<_>>().join(" "),
             rule.peer.fqdns.join(" "),
+            services.collect::<Vec<_>>().join(" "),
             names(&rule.applied_to),
         );
     }

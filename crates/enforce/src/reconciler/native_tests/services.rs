@@ -1,0 +1,280 @@
+//! Rules about Services.
+
+use antrea_api::controlplane::ObjectReference;
+use antrea_flows::policy::{Frontend, Targets};
+use antrea_flows::{Network, Round};
+
+use super::*;
+
+/// Where each Service may be reached.
+const FRONTENDS: [&str; 3] = ["10.96.0.1:80", "10.96.0.2:80", "10.96.0.2:81"];
+const NAMES: [&str; 3] = ["shop/a", "shop/b", "bank/a"];
+
+fn served() -> Network {
+    let mut network = network();
+    network.node.services = true;
+    Network::new(network.node, Round::FIRST)
+}
+
+fn rule(action: &str, services: &[usize]) -> NetworkPolicyRule {
+    let mut rule = native_rule(action, &[]);
+    rule.direction = "Out".into();
+    rule.from = Default::default();
+    let named = services.iter().map(|at| {
+        let (namespace, name) = NAMES[*at].split_once('/').unwrap();
+        ObjectReference { name: name.into(), namespace: namespace.into() }
+    });
+    rule.to.to_services = named.collect();
+    rule
+}
+
+fn everything(action: &str) -> NetworkPolicyRule {
+    let all = |ip: Vec<u8>| IpBlock { cidr: controlplane::IpNet { ip, prefix_length: 0 }, except: vec![] };
+    let mut rule = rule(action, &[]);
+    rule.to.ip_blocks = vec![all(vec![0; 4]), all(vec![0; 16])];
+    rule
+}
+
+fn frontend(at: usize) -> Frontend {
+    Frontend { protocol: Protocol::Tcp, address: FRONTENDS[at].parse().unwrap() }
+}
+
+/// A Service that is reached at these; its group is its own.
+fn targets(service: usize, at: &[usize]) -> (Arc<str>, Targets) {
+    let frontends: BTreeSet<Frontend> = at.iter().map(|at| frontend(*at)).collect();
+    let group = 256 * (u32::try_from(service).unwrap() + 1);
+    let targets = (!frontends.is_empty()).then_some((group, frontends)).into_iter().collect();
+    (NAMES[service].into(), targets)
+}
+
+fn tell(node: &mut Node, told: Vec<(Arc<str>, Targets)>, all: bool) -> Diff {
+    node.reconciler.cache.change_services(told, all);
+    node.settle()
+}
+
+/// What the rules of a node say of what the pod on port 7 sends to a frontend.
+fn passes(node: &Node, at: usize) -> bool {
+    let mut ranked: Vec<(u16, Rule)> = node
+        .rules()
+        .into_iter()
+        .filter(|rule| rule.direction == Direction::Out && rule.pods.contains_key(&7))
+        .filter(|rule| match &rule.peers {
+            Peers::Any => true,
+            Peers::Of(nets) => nets.iter().any(|net| net.prefix_len() == 0),
+            Peers::Services(targets) => targets.values().any(|found| found.contains(&frontend(at))),
+        })
+        .filter_map(|rule| match rule.class {
+            Class::Native { priority } => Some((priority, rule)),
+            _ => None,
+        })
+        .collect();
+    ranked.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+    ranked.first().is_none_or(|(_, rule)| matches!(rule.action, Action::Allow | Action::Pass))
+}
+
+fn node_that_serves() -> Node {
+    let mut node = node();
+    node.reconciler.attach(&served());
+    node.settle();
+    node
+}
+
+#[test]
+fn a_rule_follows_its_services() {
+    let mut node = node_that_serves();
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![rule("Drop", &[0])])));
+    assert!(!passes(&node, 0) && !passes(&node, 1), "nobody knows where the Service is");
+    tell(&mut node, vec![targets(1, &[1])], false);
+    assert!(!passes(&node, 1), "and that is not all there are");
+    tell(&mut node, vec![targets(0, &[0]), targets(1, &[1])], true);
+    assert!(!passes(&node, 0) && passes(&node, 1));
+    let diff = tell(&mut node, vec![targets(1, &[2])], false);
+    assert!(diff.is_empty(), "of a Service that no rule names: {diff:?}");
+    tell(&mut node, vec![targets(0, &[1])], false);
+    assert!(passes(&node, 0) && !passes(&node, 1), "it has another address");
+    tell(&mut node, vec![targets(0, &[])], false);
+    assert!(passes(&node, 1), "it is gone");
+    tell(&mut node, vec![targets(0, &[0, 2])], false);
+    assert!(!passes(&node, 0) && !passes(&node, 2) && passes(&node, 1));
+    // What is not in a list of all is gone.
+    tell(&mut node, vec![targets(1, &[1])], true);
+    assert!(passes(&node, 0));
+    node.event(Event::PolicyDeleted("N".into()));
+    let mut left = node.flows.values().map(ToString::to_string);
+    assert!(left.all(|flow| !flow.contains("reg11")), "{:?}", node.flows);
+}
+
+#[test]
+fn without_a_proxy_nothing_opens_and_the_status_says_why() {
+    for action in ["Allow", "Drop", "Reject", "Pass"] {
+        let mut node = node();
+        let rules = vec![rule(action, &[0]), everything("Drop")];
+        node.event(Event::Policy(native("N", (250, 5.0), "a", rules)));
+        tell(&mut node, vec![targets(0, &[0])], true);
+        assert!(!passes(&node, 0) && !passes(&node, 1), "{action}");
+        let policy = node.reconciler.cache.policy("N").unwrap();
+        let problem = node.reconciler.problem(policy).unwrap();
+        assert!(problem.starts_with("toServices needs AntreaProxy"), "{problem}");
+        // With one it is what it says.
+        node.reconciler.attach(&served());
+        node.settle();
+        assert_eq!(passes(&node, 0), matches!(action, "Allow" | "Pass"), "{action}");
+        let policy = node.reconciler.cache.policy("N").unwrap();
+        assert_eq!(node.reconciler.problem(policy), None);
+    }
+    // One that denies alone denies all, and one that allows alone nothing.
+    let mut node = node();
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![rule("Pass", &[0])])));
+    assert!(!passes(&node, 1));
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![rule("Allow", &[0])])));
+    assert!(passes(&node, 1));
+}
+
+#[test]
+fn services_beside_other_destinations_are_taken_for_everybody_or_nobody() {
+    let mixed = |action: &str| {
+        let mut mixed = rule(action, &[0]);
+        mixed.to.ip_blocks = everything("").to.ip_blocks[..1].to_vec();
+        mixed.to.ip_blocks[0].cidr = controlplane::IpNet { ip: vec![192, 0, 2, 0], prefix_length: 24 };
+        mixed
+    };
+    let mut node = node_that_serves();
+    tell(&mut node, vec![targets(0, &[0])], true);
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![mixed("Drop")])));
+    assert!(!passes(&node, 0) && !passes(&node, 1));
+    assert!(node.reconciler.cache.policy("N").unwrap().problems[0].contains("toServices beside"));
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![mixed("Allow"), everything("Drop")])));
+    assert!(!passes(&node, 0));
+    assert!(verdict_of(&node, Direction::Out, 7, "192.0.2.1", 80), "the block is allowed");
+    let mut inwards = rule("Drop", &[0]);
+    inwards.direction = "In".into();
+    inwards.from = std::mem::take(&mut inwards.to);
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![inwards])));
+    assert!(!verdict(&node, 7, "10.0.1.9", 80), "from everybody");
+}
+
+/// The host sees no packet that the bridge has translated, and what it translates itself is to no Service that is served.
+#[test]
+fn the_host_learns_of_what_cannot_be_told_alone() {
+    let mut node = node();
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![rule("Drop", &[0])])));
+    assert_eq!(node.reconciler.host_egress().first[0].nets.len(), 2, "everybody");
+    node.reconciler.attach(&served());
+    tell(&mut node, vec![targets(0, &[0])], true);
+    assert_eq!(node.reconciler.host_egress().rules().count(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Actions, each with Services or, without, for everything.
+    Policy(usize, Option<Vec<(usize, Vec<usize>)>>),
+    Service(usize, Vec<usize>),
+    All,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let services = proptest::collection::vec(0..NAMES.len(), 0..3);
+    let rules = proptest::collection::vec((0usize..4, services), 1..3);
+    prop_oneof![
+        3 => (0usize..3, proptest::option::weighted(0.8, rules)).prop_map(|(at, rules)| Op::Policy(at, rules)),
+        3 => (0..NAMES.len(), proptest::collection::vec(0..FRONTENDS.len(), 0..3))
+            .prop_map(|(service, at)| Op::Service(service, at)),
+        1 => Just(Op::All),
+    ]
+}
+
+/// What is known, in the plainest way.
+#[derive(Default)]
+struct World {
+    policies: BTreeMap<usize, Vec<(usize, Vec<usize>)>>,
+    services: BTreeMap<usize, Vec<usize>>,
+    all: bool,
+}
+
+impl World {
+    fn apply(&mut self, node: &mut Node, op: Op) {
+        match op {
+            Op::Policy(at, Some(rules)) => {
+                let message = |(action, services): &(usize, Vec<usize>)| match services.is_empty() {
+                    true => everything(ACTIONS[*action]),
+                    false => rule(ACTIONS[*action], services),
+                };
+                let rules_of: Vec<_> = rules.iter().map(message).collect();
+                let order = (250, f64::from(u8::try_from(at).unwrap()));
+                node.event(Event::Policy(native(&format!("P{at}"), order, "a", rules_of)));
+                self.policies.insert(at, rules);
+            }
+            Op::Policy(at, None) => {
+                node.event(Event::PolicyDeleted(format!("P{at}")));
+                self.policies.remove(&at);
+            }
+            Op::Service(service, at) => {
+                tell(node, vec![targets(service, &at)], false);
+                self.services.insert(service, at);
+            }
+            Op::All => {
+                let told = self.services.iter().map(|(service, at)| targets(*service, at)).collect();
+                tell(node, told, true);
+                self.all = true;
+            }
+        }
+    }
+
+    /// The first rule that names the Service of the frontend, or everything, decides. Before Services are known, what
+    /// does not allow denies.
+    fn specified(&self, at: usize) -> bool {
+        let names = |service: &usize| self.services.get(service).is_some_and(|found| found.contains(&at));
+        for (action, services) in self.policies.values().flatten() {
+            let about = services.is_empty() || services.iter().any(names);
+            match (ACTIONS[*action], self.all || services.is_empty()) {
+                ("Allow", true) | ("Pass", true) if about => return true,
+                ("Drop" | "Reject", true) if about => return false,
+                ("Drop" | "Reject" | "Pass", false) => return false,
+                _ => {}
+            }
+        }
+        true
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever policies and Services come, change and go, in whatever order: rules say what the specification says, and
+    /// what was worked out change by change is what is worked out at once.
+    #[test]
+    fn rules_about_services_decide_as_the_specification_says(ops in proptest::collection::vec(op(), 1..16)) {
+        let mut node = node_that_serves();
+        let mut world = World::default();
+        for op in ops {
+            world.apply(&mut node, op);
+            for (at, name) in FRONTENDS.iter().enumerate() {
+                prop_assert_eq!(passes(&node, at), world.specified(at), "{}: {:#?}", name, node.rules());
+            }
+        }
+        let mut fresh = node_that_serves();
+        let mut again = World { services: world.services.clone(), ..World::default() };
+        if world.all {
+            again.apply(&mut fresh, Op::All);
+        }
+        let told = world.services.iter().map(|(service, at)| targets(*service, at)).collect();
+        tell(&mut fresh, told, false);
+        for (at, rules) in &world.policies {
+            again.apply(&mut fresh, Op::Policy(*at, Some(rules.clone())));
+        }
+        let texts = |node: &Node| {
+            let text = |rule: &Rule| format!("{:?} {:?} {:?} {:?}", rule.direction, rule.action, rule.pods, rule.peers);
+            let mut texts: Vec<String> = node.rules().iter().map(text).collect();
+            texts.sort();
+            texts
+        };
+        prop_assert_eq!(texts(&node), texts(&fresh));
+        let mut count = node.flows.len();
+        prop_assert_eq!(count, node.reconciler.flows().len());
+        for at in world.policies.keys() {
+            node.event(Event::PolicyDeleted(format!("P{at}")));
+            count = node.flows.len();
+        }
+        prop_assert!(world.policies.is_empty() || count == 0, "{:?}", node.flows);
+    }
+}
