@@ -61,6 +61,10 @@ fn what_can_be_enforced_is_taken() {
         policy(json!([{"serviceAccount": {"name": "a", "namespace": "n"}}]), json!({})),
         egress("Allow", json!({"to": [{"fqdn": "*.example.com"}]})),
         egress("Drop", json!({"to": [{"podSelector": {}}, {"fqdn": "a.example.com"}]})),
+        egress(
+            "Drop",
+            json!({"to": [{"nodeSelector": {"matchLabels": {"zone": "a"}}}, {"podSelector": {}}]}),
+        ),
         egress("Drop", json!({"toServices": [{"name": "s", "namespace": "n", "scope": "Cluster"}]})),
         // What upstream's objects have and this version leaves out: an Allow less is stricter.
         egress("Allow", json!({"toServices": [{"name": "s", "namespace": "n", "scope": "ClusterSet"}]})),
@@ -87,7 +91,11 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
         (deny(json!({"fqdn": "a.example.com", "group": "g"})), "serviceAccount and fqdn exclude"),
         (deny(json!({"serviceAccount": account, "group": "g"})), "serviceAccount and fqdn exclude"),
         (policy(json!([{"serviceAccount": account, "group": "g"}]), json!({})), "appliedTo: name a group"),
-        (deny(json!({"nodeSelector": {}})), "to: this version"),
+        (deny(json!({"nodeSelector": {}, "podSelector": {}})), "a peer of Pods"),
+        (
+            deny(json!({"nodeSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})),
+            "nodeSelector: a peer of Nodes",
+        ),
         (deny(json!({"externalEntitySelector": {}})), "to: this version"),
         (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "to: this version"),
         (
@@ -143,6 +151,10 @@ fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
         (policy(json!([{}]), json!({})), "appliedTo: name a group"),
         (
             policy(json!([{"nodeSelector": {}}]), json!({})),
+            "appliedTo: nodeSelector would apply a policy to processes of Nodes (NodeNetworkPolicy)",
+        ),
+        (
+            policy(json!([{"service": {"name": "s", "namespace": "n"}}]), json!({})),
             "appliedTo: this version applies policies to Pods only",
         ),
         (policy(json!([{"group": "g", "podSelector": {}}]), json!({})), "appliedTo: name a group"),

@@ -25,7 +25,14 @@ pub(super) fn group_meta(name: &str) -> ObjectMeta {
 }
 
 pub(super) fn address_member(member: &AddressMember) -> wire::GroupMember {
-    wire::GroupMember { ips: member.ips.iter().map(octets).collect(), ..pod_member(&member.pod) }
+    let who = match member.node() {
+        Some(node) => wire::GroupMember {
+            node: Some(wire::NodeReference { name: node.to_owned() }),
+            ..wire::GroupMember::default()
+        },
+        None => pod_member(&member.pod),
+    };
+    wire::GroupMember { ips: member.ips.iter().map(octets).collect(), ..who }
 }
 
 pub(super) fn pod_member(pod: &PodMember) -> wire::GroupMember {

@@ -49,11 +49,13 @@ pub enum Feed {
     AntreaNetworkPolicies,
     ClusterGroups,
     Groups,
+    /// As peers of native policies.
+    Nodes,
 }
 
 impl Feed {
     /// Number of inputs.
-    pub(super) const COUNT: usize = 8;
+    pub(super) const COUNT: usize = 9;
 
     /// Those that Kubernetes policies need.
     pub(super) const KUBERNETES: [Self; 3] = [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
@@ -67,10 +69,11 @@ impl Feed {
         Self::AntreaNetworkPolicies,
         Self::ClusterGroups,
         Self::Groups,
+        Self::Nodes,
     ];
 
     /// A bit for each.
-    pub(super) fn bits(feeds: &[Self]) -> u8 {
+    pub(super) fn bits(feeds: &[Self]) -> u16 {
         feeds.iter().fold(0, |bits, feed| bits | 1 << *feed as u8)
     }
 
@@ -85,6 +88,7 @@ impl Feed {
             Self::AntreaNetworkPolicies => "networkpolicies.crd.antrea.io",
             Self::ClusterGroups => "clustergroups",
             Self::Groups => "groups",
+            Self::Nodes => "nodes",
         }
     }
 
@@ -98,6 +102,7 @@ impl Feed {
             Self::AntreaNetworkPolicies => "Antrea network policy watch",
             Self::ClusterGroups => "cluster group watch",
             Self::Groups => "group watch",
+            Self::Nodes => "node watch",
         }
     }
 }
@@ -167,6 +172,28 @@ impl Input for k8s::Namespace {
     }
 }
 
+impl Input for k8s::Node {
+    const FEED: Feed = Feed::Nodes;
+
+    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
+        index.apply_node(self);
+        Vec::new()
+    }
+
+    fn is_known((_, name): &Key, index: &Index) -> bool {
+        index.has_node(name)
+    }
+
+    fn delete((_, name): &Key, index: &mut Index) {
+        index.delete_node(name);
+    }
+
+    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
+        index.reset_nodes(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
+        Vec::new()
+    }
+}
+
 impl Input for k8s::NetworkPolicy {
     const FEED: Feed = Feed::NetworkPolicies;
 
@@ -231,6 +258,7 @@ pub fn feeds(
     if native {
         hub.update(|state, _| state.wanted = Feed::bits(&Feed::ALL));
         feeds.extend([
+            inputs.watch::<k8s::Node>(),
             inputs.watch::<crd::Tier>(),
             inputs.watch::<ClusterGroup>(),
             inputs.watch::<NamespacedGroup>(),

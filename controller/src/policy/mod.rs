@@ -64,9 +64,9 @@ pub type PolicyHub = Hub<State>;
 pub struct State {
     index: Index,
     /// Bit per [`Feed`] whose first list has been taken in.
-    synced: u8,
+    synced: u16,
     /// Of those that there are.
-    wanted: u8,
+    wanted: u16,
     /// AddressGroups that are being sent to somebody, so that a thousand agents that list at once share
     /// one copy.
     whole: Whole,

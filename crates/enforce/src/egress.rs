@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::reconciler::Reconciler;
 use crate::spec::{RuleSpec, Standing};
 
-/// Egress policy of this node's pods. Peers that are pods are in it only where nodes are reached without a tunnel.
+/// Egress policy of this node's pods. Groups of pods are in it only where nodes are reached without a tunnel.
 ///
 /// As in the pipeline, of [`Self::first`] the first rule that matches decides. Where it passes, or none matches, pods in
 /// [`Self::isolated`] have what [`Self::allowed`] says and no more; of the others the first rule of [`Self::last`]
@@ -104,8 +104,9 @@ impl Reconciler {
             }
             Peers::Of(_) => {
                 nets.extend(&spec.nets);
-                for name in spec.groups.iter().filter(|_| self.is_routed()) {
-                    if let Some(group) = self.cache.address_group(name) {
+                for name in &spec.groups {
+                    let group = self.cache.address_group(name);
+                    if let Some(group) = group.filter(|group| self.is_routed() || group.is_of_others()) {
                         known.entry(name.clone()).or_insert_with(|| group.ips().copied().collect());
                         groups.insert(name.clone());
                     }

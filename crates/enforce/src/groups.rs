@@ -27,6 +27,11 @@ impl Group {
         self.ips.keys()
     }
 
+    /// Whether its members are no Pods: what the bridge never sees of what is sent to them may be the host's to judge.
+    pub fn is_of_others(&self) -> bool {
+        self.members.keys().next().is_some_and(|member| !matches!(member, MemberKey::Pod(_)))
+    }
+
     /// Whether a member has this address.
     pub fn contains(&self, ip: &IpAddr) -> bool {
         self.ips.contains_key(ip)

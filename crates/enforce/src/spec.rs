@@ -90,7 +90,8 @@ pub enum MemberKey {
     Pod(ObjectReference),
     /// An ExternalEntity.
     External(ObjectReference),
-    Node(String),
+    /// A Node, of which a group has a member for each of its addresses.
+    Node(String, PodIps),
     Service(ObjectReference),
     /// Nothing but addresses.
     Addresses(Vec<IpAddr>),
@@ -250,7 +251,7 @@ impl Member {
         let key = match message {
             GroupMember { pod: Some(pod), .. } => MemberKey::Pod(pod.clone()),
             GroupMember { external_entity: Some(entity), .. } => MemberKey::External(entity.clone()),
-            GroupMember { node: Some(node), .. } => MemberKey::Node(node.name.clone()),
+            GroupMember { node: Some(node), .. } => MemberKey::Node(node.name.clone(), ips.clone()),
             GroupMember { service: Some(service), .. } => MemberKey::Service(service.clone()),
             _ => MemberKey::Addresses(ips.to_vec()),
         };
@@ -282,7 +283,9 @@ impl Member {
         match key {
             MemberKey::Pod(pod) => message.pod = Some(pod.clone()),
             MemberKey::External(entity) => message.external_entity = Some(entity.clone()),
-            MemberKey::Node(name) => message.node = Some(controlplane::NodeReference { name: name.clone() }),
+            MemberKey::Node(name, _) => {
+                message.node = Some(controlplane::NodeReference { name: name.clone() })
+            }
             MemberKey::Service(service) => message.service = Some(service.clone()),
             MemberKey::Addresses(_) => {}
         }

@@ -198,8 +198,8 @@ pub struct Peer {
     /// Domain name; `*` stands for any part.
     pub fqdn: Option<Box<str>>,
     pub service_account: Option<NamespacedName>,
-    /// Not supported.
-    pub node_selector: Option<IgnoredAny>,
+    /// Nodes; in policies of the cluster only.
+    pub node_selector: Option<LabelSelector>,
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
     /// `Cluster`, the default, or `ClusterSet`, which is not supported.

@@ -22,6 +22,8 @@ pub enum Scope {
     NamespaceSelector(Selector),
     /// In all of them.
     All,
+    /// In none: Nodes are meant, as peers.
+    Nodes,
 }
 
 /// What a group selects.
@@ -64,6 +66,10 @@ impl fmt::Display for GroupSelector {
                 true
             }
             Scope::All => false,
+            Scope::Nodes => {
+                f.write_str("nodeSelector=")?;
+                return self.pods.as_ref().map_or(Ok(()), |nodes| nodes.fmt(f));
+            }
         };
         let Some(pods) = &self.pods else { return Ok(()) };
         f.write_str(if scoped { " And podSelector=" } else { "podSelector=" })?;
@@ -153,5 +159,6 @@ mod tests {
             expect("namespaceSelector= And podSelector=", "3531148b-82bf-5ed7-96d1-2b55af7949de")
         );
         assert_eq!(name(Scope::All, Some(selector(&[("a", "b")]))).0, "podSelector=a=b");
+        assert_eq!(name(Scope::Nodes, Some(selector(&[("a", "b")]))).0, "nodeSelector=a=b");
     }
 }

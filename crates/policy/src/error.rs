@@ -125,11 +125,11 @@ pub enum Problem {
     Fqdn(Box<str>),
     /// A native peer that names nothing.
     #[error(
-        "a peer needs podSelector, namespaceSelector, namespaces, serviceAccount, group, ipBlock or fqdn"
+        "a peer needs podSelector, namespaceSelector, namespaces, serviceAccount, group, ipBlock, fqdn or nodeSelector"
     )]
     EmptyNativePeer,
     /// A native peer of several kinds.
-    #[error("ipBlock, group, serviceAccount, fqdn and selectors exclude each other")]
+    #[error("ipBlock, group, serviceAccount, fqdn, nodeSelector and selectors exclude each other")]
     MixedNativePeer,
     /// A peer with namespaces in two ways.
     #[error("excludes namespaceSelector")]

@@ -17,6 +17,11 @@ use crate::{
     model::{NamedPort, Protocol},
 };
 
+mod node;
+
+pub use node::Node;
+pub(crate) use node::{NODES, node_of};
+
 /// A null in JSON counts as the default, as it does for Go's decoder.
 pub(crate) fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use crate::k8s::PodIps;
+use crate::k8s::{NODES, PodIps, node_of};
 
 /// The name of an AddressGroup or AppliedToGroup.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -294,9 +294,18 @@ pub struct PodMember {
 /// A member of an AddressGroup.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AddressMember {
+    /// The Pod, or what stands for a Node; see [`Self::node`].
     pub pod: Arc<PodMember>,
     /// Its addresses, at least one.
     pub ips: PodIps,
+}
+
+impl AddressMember {
+    /// The Node that it is, of which a group has a member for each address.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        (*self.pod.namespace == *NODES).then(|| node_of(&self.pod.name))
+    }
 }
 
 /// Names of nodes, in no particular order.

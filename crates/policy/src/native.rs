@@ -368,7 +368,6 @@ impl<'a> Native<'a> {
         place: &mut Place<'_>,
     ) -> Option<PerNamespace> {
         let unsupported = [
-            ("nodeSelector", written.node_selector.is_some()),
             ("externalEntitySelector", written.external_entity_selector.is_some()),
             ("scope", !matches!(&*written.scope, "" | "Cluster")),
         ];
@@ -378,9 +377,19 @@ impl<'a> Native<'a> {
         let selects = written.pod_selector.is_some()
             || written.namespace_selector.is_some()
             || written.namespaces.is_some();
+        let others =
+            written.ip_block.is_some() || written.group.is_some() || written.service_account.is_some();
+        if let Some(selector) = &written.node_selector {
+            if selects || others || written.fqdn.is_some() {
+                place.add(Problem::MixedNativePeer);
+            } else if self.own.is_some() {
+                place.field("nodeSelector").add(Problem::ClusterOnly);
+            } else if let Ok(nodes) = parse_strictly(selector, &mut place.field("nodeSelector")) {
+                peer.groups.push(GroupSelector { scope: Scope::Nodes, pods: Some(nodes) });
+            }
+            return None;
+        }
         if let Some(name) = &written.fqdn {
-            let others =
-                written.ip_block.is_some() || written.group.is_some() || written.service_account.is_some();
             if selects || others {
                 place.add(Problem::MixedNativePeer);
             } else {

@@ -26,7 +26,12 @@ fn check(limit: usize, events: Vec<Event>) -> Result<(), TestCaseError> {
             world.play(&event, &mut index);
             settled &= matches!(
                 event,
-                Event::Pod(..) | Event::Policy(..) | Event::ResetPods(..) | Event::ResetPolicies(..)
+                Event::Pod(..)
+                    | Event::Node(..)
+                    | Event::ResetNodes(..)
+                    | Event::Policy(..)
+                    | Event::ResetPods(..)
+                    | Event::ResetPolicies(..)
             );
             continue;
         }

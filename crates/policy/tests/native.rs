@@ -97,7 +97,14 @@ fn what_cannot_be_expressed_is_left_out_and_named() {
             json!({"action": "Drop", "protocols": [{"igmp": {}}]}),
             "spec.egress[0].protocols[0].igmp: is not enforced",
         ),
-        (json!({"action": "Drop", "to": [{"nodeSelector": {}}]}), "spec.egress[0].to[0].nodeSelector"),
+        (
+            json!({"action": "Drop", "to": [{"nodeSelector": {}, "podSelector": {}}]}),
+            "spec.egress[0].to[0]: ipBlock, group",
+        ),
+        (
+            json!({"action": "Drop", "to": [{"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}]}),
+            "spec.egress[0].to[0].nodeSelector.matchExpressions[0].operator",
+        ),
         (
             json!({"action": "Drop", "to": [{"podSelector": {}, "scope": "ClusterSet"}]}),
             "spec.egress[0].to[0].scope",
@@ -142,7 +149,7 @@ fn what_cannot_be_expressed_is_left_out_and_named() {
         assert!(errors[0].starts_with("ClusterNetworkPolicy p: "), "{errors:?}");
     }
     // What can be of a rule is sent: it is narrower than what was meant.
-    let rule = json!({"action": "Drop", "to": [{"nodeSelector": {}}, {"podSelector": {}}]});
+    let rule = json!({"action": "Drop", "to": [{"externalEntitySelector": {}}, {"podSelector": {}}]});
     let (policy, errors) = computed(&mut Index::new(), &egress(json!([rule])));
     assert_eq!((policy.rules.len(), policy.rules[0].peer.address_groups.len(), errors.len()), (1, 1, 1));
     assert!(policy.rules[0].peer.ip_blocks.is_empty());
@@ -166,6 +173,51 @@ fn domain_names_are_told_in_the_form_in_which_they_are_compared_and_only_of_egre
     let (computed_policy, errors) = computed(&mut Index::new(), &policy("", spec));
     assert!(computed_policy.rules.is_empty());
     assert_eq!(errors, ["ClusterNetworkPolicy p: spec.ingress[0].from[0].fqdn: belongs to egress rules"]);
+}
+
+#[test]
+fn nodes_are_peers_of_rules_of_the_cluster_and_nobody_else() {
+    let node = |name: &str, zone: &str, ip: &str| k8s::Node {
+        name: name.into(),
+        labels: [("zone", zone)].into_iter().collect(),
+        ips: vec![ip.parse().unwrap(), "10.244.9.1".parse().unwrap()],
+    };
+    let mut index = Index::new();
+    index.apply_node(&node("n1", "a", "192.0.2.1"));
+    index.apply_node(&node("n2", "b", "192.0.2.2"));
+    let peer = json!({"nodeSelector": {"matchLabels": {"zone": "a"}}});
+    let spec = json!({
+        "priority": 1,
+        "appliedTo": [{"podSelector": {}}],
+        "ingress": [{"action": "Allow", "from": [peer]}],
+        "egress": [{"action": "Drop", "to": [peer, {"podSelector": {}}]}],
+    });
+    let (computed_policy, errors) = computed(&mut index, &policy("", spec.clone()));
+    assert_eq!(errors, Vec::<String>::new());
+    let group = computed_policy.rules[0].peer.address_groups[0].clone();
+    assert!(computed_policy.rules[1].peer.address_groups.contains(&group));
+    let members = |index: &Index, group: &antrea_policy::model::GroupName| -> Vec<String> {
+        let found = index.address_groups().find(|found| found.name == *group).unwrap();
+        let text = |member: &antrea_policy::model::AddressMember| {
+            let ips: Vec<String> = member.ips.iter().map(|ip| ip.to_string()).collect();
+            format!("{:?} {}", member.node(), ips.join(" "))
+        };
+        let mut texts: Vec<String> = found.members.iter().map(text).collect();
+        texts.sort();
+        texts
+    };
+    assert_eq!(members(&index, &group), [r#"Some("n1") 10.244.9.1"#, r#"Some("n1") 192.0.2.1"#]);
+    // Nodes are no Pods.
+    let pods = computed_policy.rules[1].peer.address_groups.iter().find(|name| **name != group).unwrap();
+    assert_eq!(members(&index, pods), Vec::<String>::new());
+    assert!(computed_policy.applied_to.iter().all(|name| *name == *pods));
+
+    let (computed_policy, errors) = computed(&mut Index::new(), &policy("own", spec));
+    assert!(computed_policy.rules.iter().all(|rule| !rule.peer.address_groups.contains(&group)));
+    assert_eq!(
+        errors[0],
+        "NetworkPolicy own/p: spec.ingress[0].from[0].nodeSelector: is for ClusterNetworkPolicies only"
+    );
 }
 
 #[test]

@@ -29,8 +29,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Fields of a peer that this version cannot enforce, as CEL asks for none of them.
-const PEERS_KNOWN: &str =
-    "!has(p.nodeSelector) && !has(p.externalEntitySelector) && (!has(p.scope) || p.scope == 'Cluster')";
+const PEERS_KNOWN: &str = "!has(p.externalEntitySelector) && (!has(p.scope) || p.scope == 'Cluster')";
 
 fn denies_by(list: &str) -> String {
     let names = if list == "from" { "!has(p.fqdn) && " } else { "" };
@@ -136,9 +135,9 @@ policy! {
     validation = Rule::new("self.action == 'Allow' || !has(self.protocols) || self.protocols.all(p, !has(p.igmp))")
         .message("protocols: this version does not enforce igmp, and a rule that denies would let through what it denies"),
     validation = Rule::new(denies_by("from"))
-        .message("from: fqdn belongs to egress rules; this version does not enforce nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies"),
+        .message("from: fqdn belongs to egress rules; this version does not enforce externalEntitySelector and scope, and a rule that denies would let through what it denies"),
     validation = Rule::new(denies_by("to"))
-        .message("to: this version does not enforce nodeSelector, externalEntitySelector and scope, and a rule that denies would let through what it denies")
+        .message("to: this version does not enforce externalEntitySelector and scope, and a rule that denies would let through what it denies")
 )]
 pub struct PolicyRule {
     /// What is done with what matches. Pass leaves the decision to Kubernetes NetworkPolicies.

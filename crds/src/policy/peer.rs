@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.service) && !has(self.nodeSelector) && !has(self.externalEntitySelector)")
+    validation = Rule::new("!has(self.nodeSelector)")
+        .message("appliedTo: nodeSelector would apply a policy to processes of Nodes (NodeNetworkPolicy), which this version does not do; as a peer of a rule it is possible"),
+    validation = Rule::new("!has(self.service) && !has(self.externalEntitySelector)")
         .message("appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group"),
     validation = Rule::new("has(self.group) ? !has(self.serviceAccount) && !has(self.podSelector) && !has(self.namespaceSelector) : has(self.serviceAccount) != (has(self.podSelector) || has(self.namespaceSelector))")
         .message("appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector")
@@ -47,6 +49,8 @@ pub struct AppliedTo {
         .message("a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field"),
     validation = Rule::new("has(self.fqdn) ? !has(self.serviceAccount) && !has(self.ipBlock) && !has(self.group) : has(self.serviceAccount) ? !has(self.ipBlock) && !has(self.group) : !(has(self.ipBlock) && has(self.group))")
         .message("ipBlock, group, serviceAccount and fqdn exclude each other"),
+    validation = Rule::new("!has(self.nodeSelector) || !(has(self.ipBlock) || has(self.group) || has(self.fqdn) || has(self.serviceAccount) || has(self.externalEntitySelector))")
+        .message("nodeSelector: a peer of Nodes has no other field"),
     validation = Rule::new("!(has(self.namespaces) && has(self.namespaceSelector))")
         .message("namespaces: excludes namespaceSelector")
 )]
@@ -79,7 +83,7 @@ pub struct Peer {
     /// Pods that run as this ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<NamespacedName>,
-    /// Nodes with these labels. This version does not enforce it.
+    /// Nodes with these labels, by all of their addresses and those of their gateways. For ClusterNetworkPolicies only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
     /// Cluster (the default), or ClusterSet for all clusters of one; the latter this version does not enforce.

@@ -28,6 +28,7 @@ mod kill;
 mod mixed;
 mod native;
 mod newcomer;
+mod node_peers;
 mod np_log;
 mod ovs;
 mod ownership;

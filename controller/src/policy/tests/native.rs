@@ -109,3 +109,44 @@ async fn an_unreadable_native_policy_holds_up_nobody() {
     assert_eq!(status(&inputs.hub, "shop").unwrap().desired, 2);
     until(|| !inputs.problems.is_ready()).await;
 }
+
+/// Services go to agents by name; Nodes are members of a group as Pods are, and it follows their labels.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_told_by_name_and_nodes_by_their_addresses() {
+    let inputs = Inputs::shop().await;
+    let hub = &inputs.hub;
+    let (tell, _told) = mistakes();
+    let nodes = start::<k8s::Node>(hub, &inputs.ready, &inputs.problems, &tell);
+    let policies = start::<ClusterPolicy>(hub, &inputs.ready, &inputs.problems, &tell);
+    let node = |name: &str, zone: &str, ip: &str| {
+        watched(json!({
+            "metadata": { "name": name, "resourceVersion": "1", "labels": { "zone": zone } },
+            "spec": { "podCIDRs": ["10.244.1.0/24"] },
+            "status": { "addresses": [{ "type": "InternalIP", "address": ip }] },
+        }))
+    };
+    list(&nodes, vec![node("n0", "a", "192.0.2.1"), node("n1", "b", "192.0.2.2")]);
+    let service = json!({ "name": "db", "namespace": "shop" });
+    let zone = json!({ "nodeSelector": { "matchLabels": { "zone": "a" } } });
+    let spec = json!({ "priority": 1, "appliedTo": [{ "podSelector": { "matchLabels": { "app": "web" } } }],
+        "egress": [{ "action": "Drop", "toServices": [service] }, { "action": "Drop", "to": [zone] }] });
+    list(&policies, vec![native(None, 1, spec)]);
+    until(|| inputs.ready.is_ready() && status(hub, "").is_some()).await;
+    let (_, served) = get(hub, "networkpolicies/uid-guard").await;
+    assert_eq!(served["rules"][0]["to"], json!({ "toServices": [service] }));
+    let group = served["rules"][1]["to"]["addressGroups"][0].as_str().unwrap();
+    let path = format!("addressgroups/{group}");
+    let (_, served) = get(hub, &path).await;
+    let members = served["groupMembers"].as_array().unwrap();
+    assert!(members.iter().all(|member| member["node"] == json!({ "name": "n0" })), "{served}");
+    assert_eq!(members.len(), 2, "its own address, and its gateway's: {served}");
+    // It follows.
+    apply(&nodes, node("n0", "b", "192.0.2.1"));
+    let of_group = || {
+        let name = group.parse().unwrap();
+        hub.read(|state, _| state.index.address_group(&name).map_or(9, |group| group.members.len())).0
+    };
+    until(|| of_group() == 0).await;
+    apply(&nodes, node("n1", "a", "192.0.2.2"));
+    until(|| of_group() == 2).await;
+}

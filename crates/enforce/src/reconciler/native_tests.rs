@@ -16,6 +16,7 @@ use crate::egress::{HostEgress, HostRule};
 use crate::testing::*;
 
 mod names;
+mod nodes;
 mod services;
 mod spread;
 

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     crd,
     draft::{GroupSelector, PeerDraft, Scope},
+    k8s::NODES,
     labels::Labels,
     model::{AddressMember, IpBlock},
     native::{self, Key},
@@ -80,7 +81,8 @@ impl Index {
         let namespace = &self.namespaces[record.namespace];
         let texts = |id| -> Labels { self.labels.texts(id) };
         let in_scope = |scope: &Scope| match scope {
-            Scope::All => true,
+            Scope::All => *namespace.name != *NODES,
+            Scope::Nodes => *namespace.name == *NODES,
             Scope::Namespace(name) => *name == namespace.name,
             Scope::NamespaceSelector(selector) => {
                 namespace.labels.is_some_and(|id| selector.matches(&texts(id)))

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     draft::{GroupSelector, Scope},
+    k8s::NODES,
     labels::Labels,
 };
 
@@ -93,7 +94,7 @@ impl Index {
             let scoped = match &group.scope {
                 Where::Namespace(id) => *id == record.namespace,
                 Where::Selector(selector) => namespace.is_some_and(|labels| selector.matches(labels)),
-                Where::All => true,
+                Where::All => *self.namespaces[record.namespace].name != *NODES,
             };
             scoped && group.pods.matches(labels)
         })
@@ -188,6 +189,7 @@ impl Index {
                 Where::Selector(Compiled::new(selector, &mut self.labels.symbols))
             }
             Scope::All => Where::All,
+            Scope::Nodes => Where::Namespace(self.namespace(NODES)),
         };
         let pods = match &selector.pods {
             Some(selector) => Compiled::new(selector, &mut self.labels.symbols),
@@ -286,7 +288,7 @@ impl Index {
         };
         let in_scope = |namespace: Id| match self.namespaces[namespace].labels {
             Some(labels) => selector.matches(self.labels.labels(labels)),
-            None => !known_only,
+            None => !known_only && *self.namespaces[namespace].name != *NODES,
         };
         let classes = index.candidates(&record.pods);
         let namespaces = self.namespace_index.candidates(selector);

@@ -4,6 +4,7 @@ mod drain;
 mod groups;
 mod matching;
 mod native;
+mod nodes;
 mod policy;
 mod query;
 mod records;
@@ -335,7 +336,8 @@ impl Index {
             let namespace = self.find_namespace(&pod.namespace);
             mark_seen(&mut seen, namespace.and_then(|namespace| self.find_pod(namespace, &pod.name)));
         }
-        let missing = unseen(&seen, self.pods.iter().filter(|(_, pod)| pod.class != NONE));
+        let pods = |(_, pod): &(Id, &Pod)| pod.class != NONE && *pod.member.namespace != *k8s::NODES;
+        let missing = unseen(&seen, self.pods.iter().filter(pods));
         for id in missing {
             let member = self.pods[id].member.clone();
             self.delete_pod(&member.namespace, &member.name);

@@ -40,6 +40,8 @@ pub(super) struct Natives {
     pub(super) tiers: BTreeMap<Box<str>, i64>,
     pub(super) groups: BTreeMap<Key, crd::Group>,
     pub(super) policies: BTreeMap<Key, Entry>,
+    /// Nodes, and the names of the members that they are to groups.
+    pub(super) nodes: BTreeMap<Box<str>, Vec<Box<str>>>,
     /// To be computed before changes are handed out.
     dirty: BTreeSet<Key>,
     /// Computed since somebody asked.
@@ -54,7 +56,7 @@ fn key(namespace: &str, name: &str) -> Key {
 
 impl Natives {
     pub(super) fn is_empty(&self) -> bool {
-        self.tiers.is_empty() && self.groups.is_empty() && self.policies.is_empty()
+        self.tiers.is_empty() && self.groups.is_empty() && self.policies.is_empty() && self.nodes.is_empty()
     }
 
     fn mark(&mut self, concerned: impl Fn(&Entry) -> bool) {

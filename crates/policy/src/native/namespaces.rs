@@ -33,6 +33,8 @@ impl Native<'_> {
                     Scope::All => true,
                     Scope::Namespace(namespace) => namespace == name,
                     Scope::NamespaceSelector(selector) => selector.matches(labels),
+                    // Policies apply to Pods.
+                    Scope::Nodes => false,
                 };
                 if !reached {
                     continue;

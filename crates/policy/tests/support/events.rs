@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::{collection, option, prelude::*, sample::select};
 
 use super::natives::{self, GROUPS, Group, Native, TIERS};
-use super::world::{Expression, Key, Labels, Peer, Pod, Policy, Requirement, Rule, Space};
+use super::world::{Expression, Key, Labels, Node, Peer, Pod, Policy, Requirement, Rule, Space};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -15,6 +15,8 @@ pub(crate) enum Event {
     Native(Key, Option<Native>),
     Tier(&'static str, Option<i64>),
     Group(Key, Option<Group>),
+    Node(&'static str, Option<Node>),
+    ResetNodes(u32, Vec<(&'static str, Node)>),
     ResetPods(u32, Vec<(Key, Pod)>),
     ResetNamespaces(u32, Vec<(&'static str, Labels)>),
     ResetPolicies(u32, Vec<(Key, Policy)>),
@@ -54,6 +56,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (native_key(POLICIES), option::weighted(0.7, natives::native())).prop_map(|(key, p)| Event::Native(key, p)),
         2 => (select(&TIERS[..]), option::weighted(0.7, 0i64..20)).prop_map(|(name, p)| Event::Tier(name, p)),
         4 => (native_key(GROUPS), option::weighted(0.7, natives::group())).prop_map(|(key, g)| Event::Group(key, g)),
+        3 => (select(&NODES[..]), option::weighted(0.75, node())).prop_map(|(name, n)| Event::Node(name, n)),
+        1 => (any::<u32>(), any::<u32>(), collection::vec((select(&NODES[..]), node()), 0..3))
+            .prop_map(|(a, b, changed)| Event::ResetNodes(a & b, changed)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((key(PODS), pod()), 0..4))
             .prop_map(|(a, b, changed)| Event::ResetPods(a & b, changed)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((select(&NAMESPACES[..]), labels()), 0..2))
@@ -79,6 +84,12 @@ fn native_key(names: [&'static str; 3]) -> impl Strategy<Value = Key> {
 
 fn labels() -> impl Strategy<Value = Labels> {
     collection::btree_map(select(&KEYS[..]), select(&VALUES[..]), 0..3)
+}
+
+/// Addresses of several Nodes may be the same for a while.
+fn node() -> impl Strategy<Value = Node> {
+    let octets = || collection::btree_set(0u8..6, 0..4).prop_map(|octets| octets.into_iter().collect());
+    (labels(), octets(), octets()).prop_map(|(labels, v4, v6)| Node { labels, v4, v6 })
 }
 
 fn pod() -> impl Strategy<Value = Pod> {

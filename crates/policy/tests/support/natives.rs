@@ -29,6 +29,8 @@ pub(crate) enum NativePeer {
     SameLabel(&'static str, Option<Expression>),
     /// Of egress rules only.
     Fqdn(&'static str),
+    /// Of policies of the cluster only.
+    Nodes(Expression),
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ fn peer() -> impl Strategy<Value = NativePeer> {
         1 => select(&BLOCKS[..]).prop_map(NativePeer::Block),
         1 => pods().prop_map(NativePeer::SameNamespace),
         1 => (select(&["a", "b"][..]), pods()).prop_map(|(key, pods)| NativePeer::SameLabel(key, pods)),
+        2 => expression(false).prop_map(NativePeer::Nodes),
         1 => select(&["a.example.com", "*.example.org"][..]).prop_map(NativePeer::Fqdn),
     ]
 }
@@ -175,6 +178,9 @@ pub(crate) fn policy_object(key: Key, native: &Native) -> crd::Policy {
             NativePeer::Block(cidr) => crd::Peer { ip_block: Some(block(cidr)), ..Default::default() },
             NativePeer::SameNamespace(pods) => same("Self", vec![], pods),
             NativePeer::SameLabel(label, pods) => same("", vec![(*label).into()], pods),
+            NativePeer::Nodes(labels) => {
+                crd::Peer { node_selector: Some(label_selector(labels)), ..Default::default() }
+            }
             NativePeer::Fqdn(name) => crd::Peer { fqdn: Some((*name).into()), ..Default::default() },
         }
     };
@@ -294,6 +300,10 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                     NativePeer::SameNamespace(_) | NativePeer::SameLabel(..) if !key.0.is_empty() => {}
                     NativePeer::SameNamespace(pods) => relative.push((None, pods)),
                     NativePeer::SameLabel(label, pods) => relative.push((Some(*label), pods)),
+                    NativePeer::Nodes(labels) if key.0.is_empty() => {
+                        peers.push((Space::Nodes, Some(labels.clone())));
+                    }
+                    NativePeer::Nodes(_) => {}
                     NativePeer::Fqdn(name) if !ingress => names.push((*name).to_owned()),
                     NativePeer::Fqdn(_) => {}
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::natives;
-use super::world::{Expression, Key, Labels, Peer, Pod, Policy, Space, World, uid};
+use super::world::{Expression, Key, Labels, Peer, Pod, Policy, Space, World, node_ips, uid};
 
 pub(crate) type Names = BTreeSet<String>;
 
@@ -86,8 +86,10 @@ pub(crate) fn name(key: Key, (space, pods): &Selector) -> String {
         Space::Named(namespace) => parts.push(format!("namespace={namespace}")),
         Space::Selected(expression) => parts.push(format!("namespaceSelector={}", text(expression))),
         Space::All => {}
+        Space::Nodes => parts.push(format!("nodeSelector={}", text(pods.as_ref().unwrap()))),
     }
-    parts.extend(pods.as_ref().map(|pods| format!("podSelector={}", text(pods))));
+    let pods = pods.as_ref().filter(|_| *space != Space::Nodes);
+    parts.extend(pods.map(|pods| format!("podSelector={}", text(pods))));
     let namespace: Uuid = "e4f24a48-ca1f-4d5b-819c-ea7632b22115".parse().unwrap();
     Uuid::new_v5(&namespace, parts.join(" And ").as_bytes()).to_string()
 }
@@ -101,6 +103,7 @@ pub(super) fn pods<'a>(world: &'a World, key: Key, selector: &Selector) -> Vec<(
                 world.namespaces.get(at.0).is_some_and(|labels| matches(expression, labels))
             }
             Space::All => true,
+            Space::Nodes => false,
         };
         space
             && !pod.host_network
@@ -108,6 +111,20 @@ pub(super) fn pods<'a>(world: &'a World, key: Key, selector: &Selector) -> Vec<(
             && selector.1.as_ref().is_none_or(|pods| matches(pods, &pod.labels))
     };
     world.pods.iter().filter(|(at, pod)| selected(at, pod)).collect()
+}
+
+/// The Nodes that are selected, each as often as it has addresses.
+fn nodes(world: &World, selector: &Selector) -> Names {
+    let mut members = Names::new();
+    let wanted = selector.1.as_ref().filter(|_| selector.0 == Space::Nodes);
+    for (name, node) in wanted.into_iter().flat_map(|_| &world.nodes) {
+        if !wanted.is_some_and(|wanted| matches(wanted, &node.labels)) {
+            continue;
+        }
+        let (v4, v6) = node_ips(node);
+        members.extend(v4.iter().chain(&v6).map(|ip| format!("node {name} {ip}")));
+    }
+    members
 }
 
 fn ports(pod: &Pod) -> String {
@@ -238,7 +255,7 @@ fn add(state: &mut State, world: &World, key: Key, head: Head, applied_to: &[Sel
         state.applied_to_groups.insert(name(key, selector), (members, nodes));
     }
     for selector in rules.iter().flat_map(|rule| &rule.peers) {
-        let mut members = Names::new();
+        let mut members = nodes(world, selector);
         for (at, pod) in pods(world, key, selector) {
             let v4 = pod.v4.map(|n| format!("10.0.0.{n}"));
             let v6 = pod

@@ -26,6 +26,15 @@ pub(crate) struct Pod {
     pub terminated: bool,
 }
 
+/// A Node as a peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub labels: Labels,
+    /// Last octets of its addresses.
+    pub v4: Vec<u8>,
+    pub v6: Vec<u8>,
+}
+
 /// A requirement: key, operator, values.
 pub(crate) type Requirement = (&'static str, &'static str, Vec<&'static str>);
 
@@ -38,6 +47,8 @@ pub(crate) enum Space {
     Named(&'static str),
     Selected(Expression),
     All,
+    /// Nodes, not Pods.
+    Nodes,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +83,7 @@ pub(crate) type Key = (&'static str, &'static str);
 pub(crate) struct World {
     pub pods: BTreeMap<Key, Pod>,
     pub namespaces: BTreeMap<&'static str, Labels>,
+    pub nodes: BTreeMap<&'static str, Node>,
     pub policies: BTreeMap<Key, Policy>,
     /// The namespace is empty for ClusterNetworkPolicies.
     pub natives: BTreeMap<Key, Native>,
@@ -104,6 +116,18 @@ pub(crate) fn pod(key: Key, pod: &Pod) -> k8s::Pod {
         host_network: pod.host_network,
         terminated: pod.terminated,
     }
+}
+
+pub(crate) fn node_ips(node: &Node) -> (Vec<std::net::IpAddr>, Vec<std::net::IpAddr>) {
+    let v4 = node.v4.iter().map(|n| [192, 0, 2, *n].into());
+    let v6 = node.v6.iter().map(|n| [0xfd01, 0, 0, 0, 0, 0, 0, u16::from(*n)].into());
+    (v4.collect(), v6.collect())
+}
+
+fn node_object(name: &str, node: &Node) -> k8s::Node {
+    let (v4, v6) = node_ips(node);
+    let labels = node.labels.iter().map(|(k, v)| (*k, *v)).collect();
+    k8s::Node { name: name.into(), labels, ips: v6.into_iter().chain(v4).collect() }
 }
 
 fn namespace(name: &str, labels: &Labels) -> k8s::Namespace {
@@ -143,7 +167,7 @@ pub(crate) fn network_policy(key: Key, policy: &Policy) -> k8s::NetworkPolicy {
                 Peer::Pods(space, pods) => k8s::NetworkPolicyPeer {
                     pod_selector: pods.as_ref().map(label_selector),
                     namespace_selector: match space {
-                        Space::Own | Space::Named(_) => None,
+                        Space::Own | Space::Named(_) | Space::Nodes => None,
                         Space::Selected(expression) => Some(label_selector(expression)),
                         Space::All => Some(LabelSelector::default()),
                     },
@@ -201,6 +225,24 @@ impl World {
             Event::Namespace(name, None) => {
                 index.delete_namespace(name);
                 self.namespaces.remove(name);
+            }
+            Event::Node(name, Some(node)) => {
+                index.apply_node(&node_object(name, node));
+                self.nodes.insert(name, node.clone());
+            }
+            Event::Node(name, None) => {
+                index.delete_node(name);
+                self.nodes.remove(name);
+            }
+            Event::ResetNodes(gone, changed) => {
+                let mut i = 0;
+                self.nodes.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                self.nodes.extend(changed.iter().map(|(name, node)| (*name, node.clone())));
+                let list: Vec<_> = self.nodes.iter().map(|(name, node)| node_object(name, node)).collect();
+                index.reset_nodes(&list, []);
             }
             Event::Policy(key, Some(policy)) => {
                 let _ = index.apply_network_policy(&network_policy(*key, policy));
@@ -306,6 +348,9 @@ impl World {
         }
         for name in std::mem::take(&mut self.namespaces).into_keys() {
             index.delete_namespace(name);
+        }
+        for name in std::mem::take(&mut self.nodes).into_keys() {
+            index.delete_node(name);
         }
         for key in std::mem::take(&mut self.policies).into_keys() {
             index.delete_network_policy(key.0, key.1);
