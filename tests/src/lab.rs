@@ -454,8 +454,9 @@ impl Drop for Lab {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.controller_log()).unwrap_or_default();
             println!("=== last lines of the controller\n{}", last_lines(&log));
-            for node in &self.nodes {
-                println!("=== Open vSwitch of {}\n{}", node.name, node.state_of_ovs());
+            for node in &mut self.nodes {
+                let state = node.state_of_ovs();
+                println!("=== Open vSwitch of {}\n{state}", node.name);
             }
         }
         drop(std::mem::take(&mut self.control_plane));

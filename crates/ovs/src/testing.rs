@@ -208,6 +208,17 @@ impl TestOvs {
         self.run("ovs-appctl", &all)
     }
 
+    /// Whether ovs-vswitchd runs or how it ended, with the last lines of its log: for tests that failed.
+    pub fn post_mortem(&mut self) -> String {
+        let state = match self.vswitchd.as_mut().map(Child::try_wait) {
+            None => "not started".to_owned(),
+            Some(Ok(None)) => "runs".to_owned(),
+            Some(Ok(Some(status))) => format!("ended by itself: {status}"),
+            Some(Err(error)) => error.to_string(),
+        };
+        format!("ovs-vswitchd: {state}\n{}", last_lines(&self.log("ovs-vswitchd"), 20).join("\n"))
+    }
+
     /// Makes an empty bridge on the dummy datapath, and opens a session with it that ends with `cancel`.
     ///
     /// # Errors
@@ -283,11 +294,15 @@ impl TestOvs {
             }
             sleep(Duration::from_millis(10));
         }
-        let log = fs::read_to_string(self.log(program)).unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(5).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        Err(io::Error::other(format!("{program} does not serve {}: {}", path.display(), tail.join(" | "))))
+        let tail = last_lines(&self.log(program), 5).join(" | ");
+        Err(io::Error::other(format!("{program} does not serve {}: {tail}", path.display())))
     }
+}
+
+fn last_lines(file: &Path, count: usize) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// The words before a command that give it these capabilities (`NET_ADMIN`) and no others: what a container

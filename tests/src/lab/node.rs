@@ -194,14 +194,16 @@ impl LabNode {
     }
 
     /// What a failed test wants to know of Open vSwitch: whether it waits for flows, what it forwards and what it lost.
-    pub(super) fn state_of_ovs(&self) -> String {
+    pub(super) fn state_of_ovs(&mut self) -> String {
         let shown = |what: &str, said: std::io::Result<String>| {
             let text = said.unwrap_or_else(|error| error.to_string());
             let lines: Vec<&str> = text.lines().take(25).collect();
             format!("--- {what}\n{}\n", lines.join("\n"))
         };
         let gateway = ["in_port=antrea-gw0"];
+        let post_mortem = self.ovs.post_mortem();
         [
+            format!("{post_mortem}\n"),
             shown("other_config", self.ovs.vsctl(&["get", "Open_vSwitch", ".", "other_config"])),
             shown("ports", self.ovs.appctl(&["--timeout=5", "dpif/show"])),
             shown("upcalls", self.ovs.appctl(&["--timeout=5", "upcall/show"])),

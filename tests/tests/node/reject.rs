@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use antrea_tests::lab::{Lab, Pod, eventually, sh};
+use antrea_tests::traffic::unheard_of;
 use netcfg::Netns;
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -111,7 +112,7 @@ fn tcp(to: IpAddr) -> Met {
 
 fn udp(to: IpAddr) -> Met {
     let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-    let socket = UdpSocket::bind((any, 0)).unwrap();
+    let socket = unheard_of(any).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect((to, PORT)).unwrap();
     socket.send(b"probe").unwrap();

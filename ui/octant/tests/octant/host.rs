@@ -56,13 +56,17 @@ pub(crate) struct Plugin {
     channel: Option<Channel>,
     /// The sixth field.
     pub(crate) certificate: String,
+    /// Where it makes the folder of its socket, which it leaves when it is killed.
+    _temporary: tempfile::TempDir,
 }
 
 impl Plugin {
     /// Executes it with `environment` beside what Octant sets, and connects unless that asks for TLS.
     pub(crate) async fn start(environment: &[(&str, &str)]) -> Result<Self> {
+        let temporary = tempfile::tempdir()?;
         let mut command = Command::new(BINARY);
         command.env("DASHBOARD_PLUGIN", "dashboard").env("PLUGIN_PROTOCOL_VERSIONS", "1");
+        command.env("TMPDIR", temporary.path());
         command.env("PLUGIN_MIN_PORT", "10000").env("PLUGIN_MAX_PORT", "25000");
         command.envs(environment.iter().copied()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
@@ -73,8 +77,13 @@ impl Plugin {
         ensure!(fields.len() == 6, "{line}");
         ensure!(fields[..3] == ["1", "1", "unix"] && fields[4] == "grpc", "{line}");
         let socket = PathBuf::from(fields[3]);
-        let mut plugin =
-            Self { child: Mutex::new(child), socket, channel: None, certificate: fields[5].to_owned() };
+        let mut plugin = Self {
+            child: Mutex::new(child),
+            socket,
+            channel: None,
+            certificate: fields[5].to_owned(),
+            _temporary: temporary,
+        };
         if plugin.certificate.is_empty() {
             plugin.channel = Some(plugin.connect().await?);
         }
