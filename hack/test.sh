@@ -128,7 +128,7 @@ stage_cluster() {
 		ANTREA_PROFILE=release hack/e2e.sh
 		ANTREA_PROFILE=release KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
 	else
-		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow spec restart health monitoring netpol removal
+		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi
 }
 
