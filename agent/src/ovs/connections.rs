@@ -5,14 +5,18 @@
 //!
 //! The host tracks too what it translates: of a hostPort or a Service to the pod, and of the pod to the world and to
 //! endpoints that are no pods. A client that goes on sending would stay with the address although the port is another
-//! pod's by now, and the host judges first packets alone.
+//! pod's by now, and the host judges first packets alone. To look through the host's table takes the kernel milliseconds
+//! whatever is in it, so that all who wait for it have it looked through together.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use antrea_flows::Family;
 use netcfg::{Netns, conntrack};
 use openflow::{CtFlush, CtTuple, Message};
 use ovs::of::{OfError, OfHandle};
+use parking_lot::Mutex;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 /// Why connections are not forgotten.
 #[derive(Debug, thiserror::Error)]
@@ -22,14 +26,52 @@ pub enum ForgetError {
     Bridge(#[from] OfError),
     /// The host's kernel refused.
     #[error("connections of the host: {0}")]
-    Host(#[from] netcfg::Error),
+    Host(Arc<netcfg::Error>),
+}
+
+/// Who waits for addresses to be forgotten.
+type Waiting = (Vec<IpAddr>, oneshot::Sender<Result<(), Arc<netcfg::Error>>>);
+
+/// The host's table.
+#[derive(Debug)]
+struct Host {
+    netns: Netns,
+    waiting: Mutex<Vec<Waiting>>,
+    /// Held while the table is looked through.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Host {
+    async fn forget(&self, ips: &[IpAddr]) -> Result<(), Arc<netcfg::Error>> {
+        loop {
+            let (told, mut forgotten) = oneshot::channel();
+            self.waiting.lock().push((ips.to_vec(), told));
+            let turn = self.turn.lock().await;
+            match forgotten.try_recv() {
+                // Along with those of whoever had the turn before.
+                Ok(done) => return done,
+                // Who went away in the middle of it.
+                Err(TryRecvError::Closed) => continue,
+                Err(TryRecvError::Empty) => {}
+            }
+            let together = std::mem::take(&mut *self.waiting.lock());
+            let all: Vec<IpAddr> = together.iter().flat_map(|(ips, _)| ips.iter().copied()).collect();
+            let done = conntrack::forget(&self.netns, &all).await.map(drop).map_err(Arc::new);
+            for (_, told) in together {
+                // Who went away has nothing to wait for.
+                let _ = told.send(done.clone());
+            }
+            drop(turn);
+            return done;
+        }
+    }
 }
 
 /// Connections of the bridge and of the host.
 #[derive(Clone, Debug)]
 pub struct Connections {
     session: OfHandle,
-    host: Netns,
+    host: Arc<Host>,
     /// The bridge translates Services.
     services: bool,
 }
@@ -37,7 +79,8 @@ pub struct Connections {
 impl Connections {
     /// Those of the bridge of `session`, and of `host`.
     pub fn new(session: OfHandle, host: Netns) -> Self {
-        Self { session, host, services: false }
+        let host = Host { netns: host, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() };
+        Self { session, host: Arc::new(host), services: false }
     }
 
     /// Of a bridge that translates Services, or not.
@@ -54,10 +97,9 @@ impl Connections {
     pub async fn forget(&self, ips: &[IpAddr]) -> Result<(), ForgetError> {
         let messages =
             ips.iter().flat_map(|ip| flushes(*ip, self.services)).map(Message::NxCtFlush).collect();
-        let (bridge, host) =
-            tokio::join!(self.session.send_barriered(messages), conntrack::forget(&self.host, ips));
+        let (bridge, host) = tokio::join!(self.session.send_barriered(messages), self.host.forget(ips));
         bridge?;
-        host?;
+        host.map_err(ForgetError::Host)?;
         Ok(())
     }
 

@@ -382,12 +382,15 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     // Something may still use it otherwise; the runtime comes again.
     if failures.is_empty() {
         // With the flows gone no packet makes an entry again. Whoever gets the address next asks once more.
-        if let Some(interface) = node.interface(&call.container_id, &call.ifname)
-            && let Err(error) = handover::forget_connections(node, &interface.ips).await
-        {
-            tracing::warn!(container = call.container_id, %error, "connections of the pod are not forgotten");
-        }
-        failures.extend(undo(node, call, &Done::Address).await.err());
+        let forgetting = async {
+            if let Some(interface) = node.interface(&call.container_id, &call.ifname)
+                && let Err(error) = handover::forget_connections(node, &interface.ips).await
+            {
+                tracing::warn!(container = call.container_id, %error, "connections of the pod are not forgotten");
+            }
+        };
+        let (address, ()) = tokio::join!(undo(node, call, &Done::Address), forgetting);
+        failures.extend(address.err());
     }
     let Some(first) = failures.first() else {
         node.forget(&call.container_id, &call.ifname);

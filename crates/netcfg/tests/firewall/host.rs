@@ -156,35 +156,52 @@ async fn announcements_reach_the_neighbours() {
 }
 
 /// Those of the address, begun by it, sent to it and translated to it, and no others: neither of another address nor of a
-/// zone, which another program uses.
+/// zone, which another program uses. A table that is large is read in another way.
 #[tokio::test]
 async fn connections_of_an_address_are_forgotten() {
     let host = Host::new().await;
     let insert = |from: &str, to: &str, answers: &str, more: &str| {
         format!(
-            "conntrack -I -p udp -t 600 -s {from} -d {to} -r {answers} -q {from} --sport 5000 --dport 53 \
+            "-I -p udp -t 600 -s {from} -d {to} -r {answers} -q {from} --sport 5000 --dport 53 \
              --reply-port-src 53 --reply-port-dst 5000 {more}"
         )
     };
     let (client, node, pod, other) = ("192.0.2.9", "192.0.2.1", "10.10.0.7", "10.10.0.8");
-    for line in [
+    let of_pod = [
         insert(pod, client, client, ""),
         insert(client, pod, pod, ""),
         insert("192.0.2.12", node, pod, ""),
+        insert("fd00:10::7", "2001:db8::9", "2001:db8::9", ""),
+    ];
+    let of_others = [
         insert(other, client, client, ""),
         insert("192.0.2.10", node, other, ""),
         insert(pod, "192.0.2.11", "192.0.2.11", "-w 65520"),
-        insert("fd00:10::7", "2001:db8::9", "2001:db8::9", ""),
         insert("fd00:10::8", "2001:db8::9", "2001:db8::9", ""),
-    ] {
-        host.sh(&line).await;
+    ];
+    for line in &of_others {
+        host.sh(&format!("conntrack {line}")).await;
     }
-    let gone = netcfg::conntrack::forget(&host.ns, &[ip(pod), ip("fd00:10::7")]).await.unwrap();
-    let left = host.sh("conntrack -L 2>/dev/null").await;
-    assert_eq!(gone, 4, "{left}");
-    let sources = |line: &str| line.split(' ').find_map(|word| word.strip_prefix("src=")).map(str::to_owned);
-    let mut left: Vec<_> = left.lines().filter_map(sources).collect();
-    left.sort();
-    assert_eq!(left, ["10.10.0.7", "10.10.0.8", "192.0.2.10", "fd00:10::8"], "the first is of a zone");
-    assert_eq!(netcfg::conntrack::forget(&host.ns, &[ip(pod)]).await.unwrap(), 0);
+    let one = insert("198.18.$a.$b", client, client, "");
+    let many = format!("for a in $(seq 0 33); do for b in $(seq 250); do echo \"{one}\"; done; done");
+    for large in [false, true] {
+        for line in &of_pod {
+            host.sh(&format!("conntrack {line}")).await;
+        }
+        if large {
+            host.sh(&format!("({many}) | conntrack -R /dev/stdin")).await;
+            let count = host.sh("cat /proc/sys/net/netfilter/nf_conntrack_count").await;
+            assert!(count.trim().parse::<u32>().unwrap() > 8192, "{count}");
+        }
+        let gone = netcfg::conntrack::forget(&host.ns, &[ip(pod), ip("fd00:10::7")]).await.unwrap();
+        let left = host.sh("conntrack -L 2>/dev/null").await;
+        assert_eq!(gone, of_pod.len());
+        let sources =
+            |line: &str| line.split(' ').find_map(|word| word.strip_prefix("src=")).map(str::to_owned);
+        let mut left: Vec<_> =
+            left.lines().filter_map(sources).filter(|ip| !ip.starts_with("198.18.")).collect();
+        left.sort();
+        assert_eq!(left, ["10.10.0.7", "10.10.0.8", "192.0.2.10", "fd00:10::8"], "the first is of a zone");
+        assert_eq!(netcfg::conntrack::forget(&host.ns, &[ip(pod)]).await.unwrap(), 0);
+    }
 }
