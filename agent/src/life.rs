@@ -135,6 +135,7 @@ impl Agent {
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
         let audit = Audit::new(run_dir.clone(), self.config.ovs_bridge.clone(), wired.bridge.datapath);
         let audit = audit.run(&self.reporter, &self.metrics.audit);
+        let ending = self.policy.end_connections(&wired.network, run_dir.clone(), wired.bridge.datapath);
         let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
             () = serve(services, nodes.clone(), self.shutdown.clone()) => Ok(()),
@@ -148,6 +149,7 @@ impl Agent {
             () = judged => Ok(()),
             () = logging => Ok(()),
             () = dns => Ok(()),
+            () = ending => Ok(()),
             () = self.policy.keep_dns() => Ok(()),
             () = self.policy.keep_rule_ids() => Ok(()),
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),

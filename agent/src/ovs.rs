@@ -9,4 +9,5 @@ pub mod links;
 pub mod restore;
 pub mod selftest;
 pub mod settled;
+pub mod tracked;
 pub mod version;

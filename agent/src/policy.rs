@@ -8,6 +8,7 @@
 //!                                 └─ addresses ─► controller
 //!                                                         ├─► status of each policy ─► controller
 //!                                  counters of flows ─────┴─► statistics ────────────► controller
+//!  connections that rules came to deny (`established: Reset`) ─► end, in the bridge and its tracker
 //!  packets that rules reject ─► answers ─► bridge       packets that are logged ─► np.log
 //!  answers of DNS ─► cache ─► … ─► Dataplane, and then ─► bridge
 //!  where Services are reached (room `services`) ─► cache ─► …
@@ -38,6 +39,7 @@ mod client;
 mod confirm;
 mod discovery;
 mod dns;
+mod established;
 #[cfg(test)]
 mod fake;
 mod files;

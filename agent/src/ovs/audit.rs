@@ -133,7 +133,7 @@ impl Audit {
 
     /// What the flows decide for packets of a key; none if that cannot be said.
     async fn decided(&self, key: &str) -> Result<Option<String>, CtlError> {
-        match self.ask("ofproto/trace", &[self.backer(), key], ANSWER).await {
+        match self.ask("ofproto/trace", &[self.datapath.backer(), key], ANSWER).await {
             Ok(trace) => Ok(decision(&trace)),
             // Gone since, with what it continued.
             Err(CtlError::Refused { message, .. }) => {
@@ -148,7 +148,7 @@ impl Audit {
     async fn dump(&mut self, ports: &BTreeSet<u32>) -> Result<(Vec<DatapathFlow>, BTreeSet<u32>), CtlError> {
         let of_bridge = |dump: &str| flows(dump).filter(|flow| ports.contains(&flow.in_port)).collect();
         if self.turn.is_none() {
-            let words = ["-m", "--no-names", &self.name()];
+            let words = ["-m", "--no-names", self.datapath.dpif()];
             match self.ask("dpctl/dump-flows", &words, DUMP).await {
                 Err(CtlError::TooLong { .. }) => self.turn = Some(0),
                 answer => return Ok((of_bridge(&answer?), ports.clone())),
@@ -178,19 +178,6 @@ impl Audit {
     /// Flows of what comes in by a port.
     async fn dump_port(&self, port: u32) -> Result<String, CtlError> {
         let filter = format!("filter=in_port={port}");
-        self.ask("dpctl/dump-flows", &["-m", "--no-names", &self.name(), &filter], DUMP).await
-    }
-
-    /// The datapath's name, with its type.
-    fn name(&self) -> String {
-        format!("{}@{}", self.datapath.ovs_type(), self.backer())
-    }
-
-    /// What Open vSwitch calls the datapath.
-    fn backer(&self) -> &'static str {
-        match self.datapath {
-            Datapath::System => "ovs-system",
-            Datapath::Userspace => "ovs-netdev",
-        }
+        self.ask("dpctl/dump-flows", &["-m", "--no-names", self.datapath.dpif(), &filter], DUMP).await
     }
 }

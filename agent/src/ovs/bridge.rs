@@ -58,6 +58,22 @@ impl Datapath {
             Self::Userspace => "netdev",
         }
     }
+
+    /// What Open vSwitch calls the datapath that bridges of the type share.
+    pub fn backer(self) -> &'static str {
+        match self {
+            Self::System => "ovs-system",
+            Self::Userspace => "ovs-netdev",
+        }
+    }
+
+    /// The same with its type, as commands about datapaths want it.
+    pub fn dpif(self) -> &'static str {
+        match self {
+            Self::System => "system@ovs-system",
+            Self::Userspace => "netdev@ovs-netdev",
+        }
+    }
 }
 
 /// The datapath's family of generic netlink (openvswitch.h): the same way in as ovs-vswitchd's.

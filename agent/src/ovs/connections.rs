@@ -11,7 +11,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use antrea_enforce::established::Connection;
 use antrea_flows::Family;
+use antrea_flows::policy::Protocol;
 use netcfg::{Netns, conntrack};
 use openflow::{CtFlush, CtTuple, Message};
 use ovs::of::{OfError, OfHandle};
@@ -103,6 +105,15 @@ impl Connections {
         Ok(())
     }
 
+    /// Forgets these connections in the zone that policy goes by. What the bridge translates of them stays: it is by that
+    /// that a client understands the answer to its next packet.
+    ///
+    /// # Errors
+    /// The bridge is away or refuses.
+    pub async fn end(&self, connections: &[Connection]) -> Result<(), OfError> {
+        self.session.send_barriered(connections.iter().map(flush).map(Message::NxCtFlush).collect()).await
+    }
+
     /// Forgets how datagrams to these frontends came to these endpoints, so that the next one is given another.
     ///
     /// # Errors
@@ -130,6 +141,28 @@ fn flushes(ip: IpAddr, services: bool) -> Vec<CtFlush> {
         flushes.push(CtFlush { original: from, ..in_zone(family.hairpin_zone()) });
     }
     flushes
+}
+
+fn flush(connection: &Connection) -> CtFlush {
+    let (client, server) = (connection.client, connection.server);
+    let ports = connection.icmp.is_none();
+    CtFlush {
+        protocol: match (connection.protocol, client.ip()) {
+            (Protocol::Tcp, _) => 6,
+            (Protocol::Udp, _) => UDP,
+            (Protocol::Sctp, _) => 132,
+            (Protocol::Icmp | Protocol::Igmp, IpAddr::V4(_)) => 1,
+            (Protocol::Icmp | Protocol::Igmp, IpAddr::V6(_)) => 58,
+        },
+        zone: Some(family(client.ip()).zone()),
+        original: CtTuple {
+            src: Some(client.ip()),
+            dst: Some(server.ip()),
+            src_port: ports.then(|| client.port()),
+            dst_port: ports.then(|| server.port()),
+        },
+        ..CtFlush::default()
+    }
 }
 
 /// IP protocol number of UDP.

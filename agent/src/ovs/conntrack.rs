@@ -10,9 +10,6 @@ use crate::status::metrics::ConntrackMetrics;
 /// Between looks. One takes a call of ovs-vswitchd, or two small files.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Name of the userspace datapath, which Open vSwitch's own connection tracking is part of.
-const USERSPACE: &str = "netdev@ovs-netdev";
-
 /// Where the kernel tells of its table; of the calling thread's namespace.
 const KERNEL: &str = "/proc/sys/net/netfilter";
 
@@ -54,7 +51,9 @@ pub async fn run(datapath: Datapath, run_dir: PathBuf, metrics: &ConntrackMetric
 
 async fn userspace(run_dir: &Path) -> Result<Sizes, String> {
     let ask = async |command: &str| {
-        let text = ovs::ctl::call(run_dir, command, &[USERSPACE]).await.map_err(|error| error.to_string())?;
+        let text = ovs::ctl::call(run_dir, command, &[Datapath::Userspace.dpif()])
+            .await
+            .map_err(|error| error.to_string())?;
         number(command, &text)
     };
     let total = ask("dpctl/ct-get-nconns").await?;

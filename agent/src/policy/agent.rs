@@ -18,13 +18,14 @@ use super::client::{self, Client, ClientError, Session, Timing, Update};
 use super::confirm::Confirmer;
 use super::discovery::{self, Target};
 use super::files::Files;
-use super::handle::{PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
+use super::handle::{InForce, PolicyError, PolicyHandle, PreparedPods, Reply, Request, Site};
 use super::report::{self, Board};
 use super::saver::Saver;
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::PolicyMetrics;
 use antrea_enforce::cache::{CacheError, Kind};
 use antrea_enforce::egress::HostEgress;
+use antrea_enforce::established::Resets;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
 use antrea_enforce::reconciler::Reconciler;
@@ -109,6 +110,7 @@ struct State {
     egress: watch::Sender<HostEgress>,
     isolation: watch::Sender<Option<Isolation>>,
     logged: watch::Sender<Arc<HashMap<u32, Logged>>>,
+    resets: watch::Sender<Arc<Resets>>,
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Receiver<Update>,
     renew: Arc<Notify>,
@@ -157,13 +159,15 @@ impl PolicyAgent {
             session,
             renew: renew.clone(),
         };
-        let egress = watch::Sender::new(HostEgress::default());
-        let host_egress = egress.subscribe();
-        let isolation = watch::Sender::new(None);
-        let isolated = isolation.subscribe();
-        let logged = watch::Sender::default();
-        let rules = logged.subscribe();
-        let address_told = metrics.address_told.clone();
+        let (egress, isolation) = (watch::Sender::new(HostEgress::default()), watch::Sender::new(None));
+        let (logged, resets) = (watch::Sender::default(), watch::Sender::default());
+        let in_force = InForce {
+            egress: egress.subscribe(),
+            isolation: isolation.subscribe(),
+            logged: logged.subscribe(),
+            resets: resets.subscribe(),
+        };
+        let told = metrics.clone();
         let state = State {
             reconciler: Some(Reconciler::default()),
             site: None,
@@ -176,6 +180,7 @@ impl PolicyAgent {
             egress,
             isolation,
             logged,
+            resets,
             requests: requests_queue,
             updates: updates_queue,
             renew,
@@ -188,15 +193,7 @@ impl PolicyAgent {
             grace,
         };
         let agent = Self { discovery: None, target, client, board, state };
-        let handle = PolicyHandle::new(
-            requests,
-            prepared,
-            confirmer,
-            host_egress,
-            (isolated, rules),
-            address_told,
-            &files,
-        );
+        let handle = PolicyHandle::new(requests, prepared, confirmer, in_force, &told, &files);
         (handle, agent)
     }
 

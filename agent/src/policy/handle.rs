@@ -10,6 +10,7 @@ use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
 use antrea_enforce::dns::Remembered;
 use antrea_enforce::egress::HostEgress;
+use antrea_enforce::established::Resets;
 use antrea_enforce::ids::RuleIds;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
@@ -22,7 +23,7 @@ use antrea_packet::DnsAnswer;
 use antrea_runtime::trace;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounterVec};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::Span;
 
@@ -30,6 +31,7 @@ use super::confirm::{SharedConfirmer, Unconfirmed};
 use super::files::Files;
 use super::rule_ids::IdsBefore;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
+use crate::status::metrics::PolicyMetrics;
 
 /// Why policy is not in force.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -162,15 +164,24 @@ pub(super) struct PreparedPods {
     pub(super) changed: Notify,
 }
 
+/// What the rules in force come to, as it changes.
+#[derive(Clone)]
+pub(super) struct InForce {
+    pub(super) egress: watch::Receiver<HostEgress>,
+    pub(super) isolation: watch::Receiver<Option<Isolation>>,
+    pub(super) logged: LoggedRules,
+    /// Whose connections policies end.
+    pub(super) resets: watch::Receiver<Arc<Resets>>,
+}
+
 /// Handle to policy; clones share the task.
 #[derive(Clone)]
 pub struct PolicyHandle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) confirmer: SharedConfirmer,
     prepared: Arc<PreparedPods>,
-    egress: watch::Receiver<HostEgress>,
-    isolation: watch::Receiver<Option<Isolation>>,
-    logged: LoggedRules,
+    pub(super) in_force: InForce,
+    pub(super) ended: IntCounterVec,
     pub(super) address_told: Histogram,
     /// Where the ids of rules are kept.
     pub(super) ids_file: Arc<Path>,
@@ -205,29 +216,29 @@ impl PolicyHandle {
         requests: mpsc::Sender<Request>,
         prepared: Arc<PreparedPods>,
         confirmer: SharedConfirmer,
-        egress: watch::Receiver<HostEgress>,
-        (isolation, logged): (watch::Receiver<Option<Isolation>>, LoggedRules),
-        address_told: Histogram,
+        in_force: InForce,
+        metrics: &PolicyMetrics,
         files: &Files,
     ) -> Self {
         let (ids_file, dns_file) = (files.rule_ids().into(), files.dns().into());
-        Self { requests, confirmer, prepared, egress, isolation, logged, address_told, ids_file, dns_file }
+        let (ended, address_told) = (metrics.ended.clone(), metrics.address_told.clone());
+        Self { requests, confirmer, prepared, in_force, ended, address_told, ids_file, dns_file }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as
     /// [`Self::install_pod`] has returned.
     pub fn host_egress(&self) -> watch::Receiver<HostEgress> {
-        self.egress.clone()
+        self.in_force.egress.clone()
     }
 
     /// Which pods are isolated, as it changes; `None` before that is known.
     pub fn isolation(&self) -> watch::Receiver<Option<Isolation>> {
-        self.isolation.clone()
+        self.in_force.isolation.clone()
     }
 
     /// Rules in force whose decisions are logged, by id, as they change.
     pub fn logged(&self) -> LoggedRules {
-        self.logged.clone()
+        self.in_force.logged.clone()
     }
 
     /// Installs the flows of all policies for the pods of `site`, staged if its dataplane has not

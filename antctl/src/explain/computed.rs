@@ -152,6 +152,7 @@ fn policy(policy: &wire::NetworkPolicy) -> Option<NetworkPolicy> {
         generation: policy.metadata.generation,
         priority: policy.priority,
         tier_priority: policy.tier_priority,
+        resets_established: policy.resets_established,
         applied_to: policy.applied_to_groups.iter().map(|name| group_name(name)).collect(),
         rules: policy.rules.iter().map(rule).collect(),
     })

@@ -60,6 +60,7 @@ pub(super) fn network_policy(policy: &NetworkPolicy) -> wire::NetworkPolicy {
         applied_to_groups: policy.applied_to.iter().map(ToString::to_string).collect(),
         priority: policy.priority,
         tier_priority: policy.tier_priority,
+        resets_established: policy.resets_established,
         ..policy_head(policy)
     }
 }

@@ -176,6 +176,7 @@ impl Reconciler {
             generation: 0,
             source: name.clone(),
             native: false,
+            resets: false,
             rules: rules.into(),
             problems: Vec::new(),
         };

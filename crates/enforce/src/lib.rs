@@ -21,6 +21,7 @@
 pub mod cache;
 pub mod dns;
 pub mod egress;
+pub mod established;
 mod groups;
 pub mod ids;
 pub mod isolation;

@@ -36,6 +36,8 @@ pub struct Policy {
     pub source: Arc<str>,
     /// Whether it is Antrea-native: it isolates nobody, and its rules have an order.
     pub native: bool,
+    /// Whether connections that its rules deny end, also those that were there before.
+    pub resets: bool,
     pub rules: Vec<RuleSpec>,
     /// What could not be read or is not supported.
     pub problems: Vec<String>,
@@ -123,6 +125,7 @@ impl Policy {
             generation: message.metadata.generation,
             source: source(message).into(),
             native,
+            resets: native && message.resets_established,
             rules: Vec::new(),
             problems: Vec::new(),
         };

@@ -53,6 +53,7 @@ pub fn native(
             name: name.into(),
             ..NetworkPolicyReference::default()
         }),
+        ..controlplane::NetworkPolicy::default()
     }
 }
 

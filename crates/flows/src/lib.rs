@@ -38,10 +38,10 @@ pub use config::{
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
-    AFFINITY_COOKIE, DNS_PACKET_IN, Family, Judged, POLICY_PACKET_IN, SELF_TEST_ETHERTYPE, ServiceBackend,
-    TRACE_PACKET_IN, Trace, Traced, Transport, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, deliver_dns, dns,
-    dns_receiver, gateway, judged, meters, peer, pod, proxy, refusal, refusals, security, service_backend,
-    service_cidrs, trace, traced, tunnel,
+    AFFINITY_COOKIE, DNS_PACKET_IN, Ended, Family, Judged, POLICY_PACKET_IN, SELF_TEST_ETHERTYPE,
+    ServiceBackend, TRACE_PACKET_IN, Trace, Traced, Transport, VIRTUAL_V4, VIRTUAL_V6, base, conntrack,
+    deliver_dns, dns, dns_receiver, ended, gateway, judged, meters, peer, pod, proxy, refusal, refusals,
+    security, service_backend, service_cidrs, trace, traced, tunnel,
 };
 pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};

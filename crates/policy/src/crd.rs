@@ -109,6 +109,9 @@ pub struct PolicySpec {
     pub tier: Box<str>,
     /// Order in the tier.
     pub priority: f64,
+    /// `Keep`, also if empty, or `Reset`.
+    #[serde(deserialize_with = "null_default")]
+    pub established: Box<str>,
     /// What rules that do not say it themselves apply to.
     #[serde(deserialize_with = "null_default")]
     pub applied_to: Vec<AppliedTo>,

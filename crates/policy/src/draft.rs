@@ -118,6 +118,8 @@ pub struct PolicyDraft {
     /// Priority in the tier.
     pub priority: Option<f64>,
     pub tier_priority: Option<i32>,
+    /// Whether connections that its rules deny end, also those that were there before.
+    pub resets_established: bool,
     /// The Pods of rules that name none themselves.
     pub applied_to: Vec<GroupSelector>,
     pub rules: Vec<RuleDraft>,

@@ -81,6 +81,9 @@ pub enum Problem {
     /// Not a direction.
     #[error("{0:?} is not one of Ingress, Egress")]
     PolicyType(Box<str>),
+    /// Not a choice of what becomes of connections.
+    #[error("{0:?} is not one of Keep, Reset; connections are kept")]
+    Established(Box<str>),
     /// A field that this version does not enforce.
     #[error("is not enforced by this version; what needs it is left out")]
     Unsupported,

@@ -257,6 +257,8 @@ pub struct NetworkPolicy {
     pub priority: Option<f64>,
     /// Priority of the tier, lower first; none for Kubernetes policies.
     pub tier_priority: Option<i32>,
+    /// Whether connections that its rules deny end, also those that were there before.
+    pub resets_established: bool,
     /// AppliedToGroups of rules that name none themselves.
     pub applied_to: Box<[GroupName]>,
     pub rules: Box<[Rule]>,

@@ -67,6 +67,9 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
     if tier.is_none() {
         place.field("tier").add(Problem::NoTier(shorten(&spec.tier)));
     }
+    if !matches!(&*spec.established, "" | "Keep" | "Reset") {
+        place.field("established").add(Problem::Established(shorten(&spec.established)));
+    }
     let applied_to = native.applied_to(&spec.applied_to, &mut place);
     for (direction, field, rules) in
         [(Direction::In, "ingress", &spec.ingress), (Direction::Out, "egress", &spec.egress)]
@@ -93,6 +96,7 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
         generation: policy.generation,
         priority: Some(spec.priority),
         tier_priority: Some(tier.unwrap_or(250)),
+        resets_established: &*spec.established == "Reset",
         applied_to,
         rules,
     };

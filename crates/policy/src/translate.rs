@@ -88,7 +88,15 @@ pub fn network_policy(policy: &k8s::NetworkPolicy) -> (PolicyDraft, Vec<PolicyEr
     };
     let applied_to = vec![GroupSelector { scope: translator.scope, pods: Some(pods) }];
     let generation = policy.generation;
-    let draft = PolicyDraft { source, generation, priority: None, tier_priority: None, applied_to, rules };
+    let draft = PolicyDraft {
+        source,
+        generation,
+        priority: None,
+        tier_priority: None,
+        resets_established: false,
+        applied_to,
+        rules,
+    };
     (draft, issues.into_errors())
 }
 

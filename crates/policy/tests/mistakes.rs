@@ -306,6 +306,7 @@ fn an_unreadable_cluster_policy_stays_as_it_is_known() {
         generation: 1,
         priority: Some(5.0),
         tier_priority: Some(250),
+        resets_established: false,
         applied_to: vec![],
         rules: vec![],
     };

@@ -58,6 +58,10 @@ macro_rules! policy {
             /// Order among the policies of a Tier, 1 to 10000: the lower is evaluated first.
             #[schemars(range(min = 1.0, max = 10000.0))]
             pub priority: f64,
+            /// What becomes of connections that are there when a rule begins to deny them. Keep: they go on until they
+            /// end by themselves. Reset: they end. Default: Keep.
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            pub established: Option<Established>,
             /// What the policy applies to; empty where each rule says it.
             #[serde(default, skip_serializing_if = "Vec::is_empty")]
             #[schemars(length(max = 256))]
@@ -72,6 +76,13 @@ macro_rules! policy {
             pub egress: Vec<PolicyRule>,
         }
     };
+}
+
+/// What becomes of connections that are there when a rule begins to deny them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Established {
+    Keep,
+    Reset,
 }
 
 policy! {

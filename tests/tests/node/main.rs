@@ -13,6 +13,7 @@ mod connectivity;
 mod controller;
 mod datapath;
 mod departed;
+mod established;
 mod failclosed;
 mod forwarded;
 mod fqdn;

@@ -20,7 +20,7 @@ use crate::traceflow::{run, told};
 const LIMIT: Duration = Duration::from_secs(60);
 const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
 /// Of all servers, TCP and UDP.
-const PORT: u16 = 7100;
+pub(crate) const PORT: u16 = 7100;
 /// Probes that each answer rests on.
 const FLOOR: usize = 10;
 /// How long nothing is waited for, and what a refusal may take.
@@ -202,7 +202,7 @@ async fn becomes(cell: &Cell, wanted: Met) {
     }
 }
 
-fn labelled(name: &str) -> Value {
+pub(crate) fn labelled(name: &str) -> Value {
     json!({"podSelector": {"matchLabels": {"name": name}}})
 }
 
@@ -210,7 +210,7 @@ fn policy(direction: &str, action: &str) -> Value {
     json!({"priority": 5, "appliedTo": [labelled("target")], direction: [{"name": "all", "action": action}]})
 }
 
-fn add(lab: &mut Lab, index: usize, name: &str) -> Pod {
+pub(crate) fn add(lab: &mut Lab, index: usize, name: &str) -> Pod {
     lab.put_pod(index, name, &[("name", name)], None);
     lab.add_pod(index, name)
 }
@@ -351,7 +351,7 @@ const SERVICES: &str = "api/v1/services";
 const SLICES: &str = "apis/discovery.k8s.io/v1/endpointslices";
 
 /// A Service with one endpoint, of one family, by TCP and UDP.
-fn service(lab: &Lab, name: &str, ip: IpAddr, endpoint: IpAddr) {
+pub(crate) fn service(lab: &Lab, name: &str, ip: IpAddr, endpoint: IpAddr) {
     let ports = json!([{"name": "tcp", "protocol": "TCP", "port": PORT}, {"name": "udp", "protocol": "UDP", "port": PORT}]);
     let spec = json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports});
     lab.api.put(SERVICES, json!({"metadata": {"namespace": "default", "name": name}, "spec": spec}));

@@ -38,7 +38,7 @@ impl State {
             pods::arrange(self.prepared.pods.lock().values().cloned().collect(), connected)
         });
         let all = self.behind;
-        let (done, outcome, everything, told, askers) = self
+        let (done, outcome, everything, told, also) = self
             .with_reconciler(move |reconciler| {
                 let done = work(reconciler);
                 if let Some(interfaces) = interfaces {
@@ -49,8 +49,8 @@ impl State {
                 let told = (all || !outcome.policies.is_empty() || !outcome.diff.is_empty()).then(|| {
                     (reconciler.host_egress(), reconciler.isolation(), Arc::new(reconciler.logged()))
                 });
-                let askers = told.is_some().then(|| reconciler.askers());
-                (done, outcome, everything, told, askers)
+                let also = told.is_some().then(|| (reconciler.askers(), Arc::new(reconciler.resets())));
+                (done, outcome, everything, told, also)
             })
             .instrument(trace_child!("policy.compute"))
             .await?;
@@ -60,6 +60,7 @@ impl State {
             set(&self.isolation, Some(isolation));
             set(&self.logged, logged);
         }
+        let (askers, resets) = also.unzip();
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };
         let failures = match self.push(outcome.diff, everything, askers, pods).await {
@@ -73,6 +74,9 @@ impl State {
                 return Ok((done, Err(error.into())));
             }
         };
+        if let Some(resets) = resets {
+            set(&self.resets, resets);
+        }
         self.report(outcome.policies, all);
         if let Some(error) = outcome.error {
             tracing::error!(%error, "not all policies can be realised");

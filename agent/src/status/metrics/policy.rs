@@ -1,7 +1,7 @@
 //! What policy counts.
 
 use antrea_runtime::metrics::{self, Metrics};
-use prometheus::{Histogram, IntGauge};
+use prometheus::{Histogram, IntCounterVec, IntGauge};
 
 use super::DnsMetrics;
 
@@ -14,6 +14,8 @@ pub struct PolicyMetrics {
     rules: [IntGauge; 2],
     /// Objects of the controller whose last form did not decode.
     pub undecodable: IntGauge,
+    /// Connections that policies with `established: Reset` ended, by direction.
+    pub ended: IntCounterVec,
     /// Of DNS's answers.
     pub dns: DnsMetrics,
     /// From a change of the pods' addresses to the controller's answer to it.
@@ -26,7 +28,13 @@ impl PolicyMetrics {
     /// # Errors
     /// A name is taken.
     pub fn new(metrics: &Metrics) -> metrics::Result<Self> {
-        Ok(Self {
+        let made = Self {
+            ended: metrics.counter_vec(
+                "antrea_agent_connections_ended_total",
+                "Established connections that policies with established: Reset came to deny and that were ended, by the \
+                 direction that is denied.",
+                &["direction"],
+            )?,
             dns: DnsMetrics::new(metrics)?,
             address_told: metrics.histogram(
                 "antrea_agent_pod_address_told_duration_seconds",
@@ -50,7 +58,11 @@ impl PolicyMetrics {
                 "antrea_agent_undecodable_objects",
                 "Objects of the controller that do not decode; what was known of them stays in force.",
             )?,
-        })
+        };
+        for direction in ["egress", "ingress"] {
+            made.ended.with_label_values(&[direction]);
+        }
+        Ok(made)
     }
 
     /// Sets them; `rules` are ingress and egress.

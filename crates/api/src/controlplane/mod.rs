@@ -203,6 +203,10 @@ pub struct NetworkPolicy {
     /// The source.
     #[prost(message, optional, tag = "6")]
     pub source_ref: Option<NetworkPolicyReference>,
+    /// Connections that its rules deny end, also those that were there before. Not upstream's, whose readers skip it.
+    #[prost(bool, tag = "1001")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resets_established: bool,
 }
 
 /// A list of [`NetworkPolicy`].

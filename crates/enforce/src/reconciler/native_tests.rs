@@ -1,7 +1,7 @@
 //! Native policies: what they come to, and what stays closed.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use antrea_api::controlplane::{
     self, Event, IpBlock, NetworkPolicy, NetworkPolicyRule, Service as WireService,
@@ -13,8 +13,10 @@ use proptest::prelude::*;
 use super::tests::Node;
 use super::*;
 use crate::egress::{HostEgress, HostRule};
+use crate::established::Connection;
 use crate::testing::*;
 
+mod established;
 mod names;
 mod nodes;
 mod services;
@@ -362,7 +364,10 @@ fn message(name: &str, speech: &Speech) -> NetworkPolicy {
     };
     let rules: Vec<_> = speech.rules.iter().map(rule).collect();
     match speech.order {
-        Some((tier, priority)) => native(name, (tier, f64::from(priority)), applied_to, rules),
+        Some((tier, priority)) => NetworkPolicy {
+            resets_established: true,
+            ..native(name, (tier, f64::from(priority)), applied_to, rules)
+        },
         None => NetworkPolicy { rules, ..policy(name, 1, applied_to, &[]) },
     }
 }
@@ -371,7 +376,7 @@ fn message(name: &str, speech: &Speech) -> NetworkPolicy {
 /// decides. Among equals what denies is first. Pass, and where none matches, go on to Kubernetes policies, which let
 /// only through to a pod that they select what one of them allows. Pods that none of them selects are left to the
 /// baseline tier, and what that does not decide passes.
-fn specified(policies: &BTreeMap<usize, Speech>, pod: &str, peer: &str, port: u16) -> bool {
+fn specified(policies: &BTreeMap<usize, Speech>, pod: &str, peer: &str, port: u16) -> Specified {
     let in_group = |group: usize| [["p", "q"], ["q", "r"]][group].contains(&pod);
     let applies = |speech: &Speech, saying: &Saying| in_group(saying.applied_to.unwrap_or(speech.applied_to));
     let matches = |saying: &Saying| {
@@ -395,23 +400,47 @@ fn specified(policies: &BTreeMap<usize, Speech>, pod: &str, peer: &str, port: u1
         .collect();
     native.sort_unstable();
     match native.iter().find(|rule| rule.0 < 253).map(|rule| rule.4) {
-        Some("Allow") => return true,
-        Some("Drop" | "Reject") => return false,
+        Some("Allow") => return Specified::Passes,
+        Some("Drop" | "Reject") => return Specified::Denied,
         _ => {}
     }
     let selecting =
         || policies.values().filter(|speech| speech.order.is_none() && in_group(speech.applied_to));
     if selecting().next().is_some() {
-        return selecting().flat_map(|speech| &speech.rules).any(matches);
+        let allowed = selecting().flat_map(|speech| &speech.rules).any(matches);
+        return if allowed { Specified::Passes } else { Specified::Isolated };
     }
-    !matches!(native.iter().find(|rule| rule.0 == 253).map(|rule| rule.4), Some("Drop" | "Reject"))
+    match native.iter().find(|rule| rule.0 == 253).map(|rule| rule.4) {
+        Some("Drop" | "Reject") => Specified::Denied,
+        _ => Specified::Passes,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Specified {
+    Passes,
+    /// By a native policy.
+    Denied,
+    /// By Kubernetes policies.
+    Isolated,
+}
+
+fn connection(out: bool, pod: &str, peer: &str, port: u16) -> Connection {
+    let [client, server] = if out { [pod, peer] } else { [peer, pod] };
+    Connection {
+        protocol: Protocol::Tcp,
+        client: SocketAddr::new(client.parse().unwrap(), 40_000),
+        server: SocketAddr::new(server.parse().unwrap(), port),
+        icmp: None,
+        frontend: None,
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     /// Whatever policies come, change and go: the rules, read as the pipeline does, say what the specification says, and
-    /// so does what the host is told of those of egress.
+    /// so does what the host is told of those of egress, and what is said of connections that are there already.
     #[test]
     fn rules_decide_as_the_specification_says(
         changes in proptest::collection::vec((0usize..6, proptest::option::weighted(0.8, speech())), 1..14),
@@ -434,10 +463,18 @@ proptest! {
             }
             let (direction, egress) =
                 (if out { Direction::Out } else { Direction::In }, node.reconciler.host_egress());
+            let resets = node.reconciler.resets();
             for (pod, ofport, ip) in PODS {
                 for peer in ["10.0.1.1", "10.0.1.2", "10.0.1.3"] {
                     for port in [80, 443, 8080] {
-                        let right = specified(&policies, pod, peer, port);
+                        let specified = specified(&policies, pod, peer, port);
+                        let right = specified == Specified::Passes;
+                        let ended = resets.denies(&connection(out, ip, peer, port)).is_some();
+                        prop_assert_eq!(
+                            ended,
+                            specified == Specified::Denied,
+                            "{} and {} at {}, established: {:#?}", pod, peer, port, policies
+                        );
                         prop_assert_eq!(
                             verdict_of(&node, direction, ofport, peer, port),
                             right,

@@ -3,6 +3,7 @@
 mod base;
 mod conntrack;
 mod dns;
+mod ended;
 mod gateway;
 mod peer;
 mod pod;
@@ -16,6 +17,7 @@ mod tunnel;
 pub use base::base;
 pub use conntrack::conntrack;
 pub use dns::{DNS_PACKET_IN, deliver_dns, dns, dns_receiver};
+pub use ended::{Ended, ended};
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use peer::peer;
 pub use pod::pod;

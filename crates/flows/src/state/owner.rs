@@ -9,6 +9,8 @@ pub enum Owner {
     Policy,
     /// Domain names in policies: what takes DNS's answers to the agent.
     Dns,
+    /// Policy: what is left of connections that it ended.
+    Ended,
     /// A pod of this node, by interface name or whatever else the caller knows pods by.
     Pod(Arc<str>),
     /// Another node, by name.
@@ -32,6 +34,7 @@ impl fmt::Display for Owner {
             Owner::Node => f.write_str("the node"),
             Owner::Policy => f.write_str("policy"),
             Owner::Dns => f.write_str("domain names in policies"),
+            Owner::Ended => f.write_str("connections that policy ended"),
             Owner::Pod(name) => write!(f, "pod {name}"),
             Owner::Peer(name) => write!(f, "peer {name}"),
             Owner::Service(name) => write!(f, "Service {name}"),

@@ -257,7 +257,15 @@ impl Index {
     // === contents ===
 
     fn internal_policy(&mut self, name: Arc<str>, draft: PolicyDraft, to: &mut References) -> NetworkPolicy {
-        let PolicyDraft { mut source, generation, priority, tier_priority, applied_to, rules } = draft;
+        let PolicyDraft {
+            mut source,
+            generation,
+            priority,
+            tier_priority,
+            resets_established,
+            applied_to,
+            rules,
+        } = draft;
         let applied_to = self.refer(&applied_to, &mut to.applied_to);
         if let Some(namespace) = &mut source.namespace
             && let Some(known) = self.find_namespace(namespace)
@@ -265,7 +273,16 @@ impl Index {
             *namespace = self.namespaces[known].name.clone();
         }
         let rules = rules.into_iter().map(|rule| self.internal_rule(rule, to)).collect();
-        NetworkPolicy { name, source, generation, priority, tier_priority, applied_to, rules }
+        NetworkPolicy {
+            name,
+            source,
+            generation,
+            priority,
+            tier_priority,
+            resets_established,
+            applied_to,
+            rules,
+        }
     }
 
     fn internal_rule(&mut self, rule: RuleDraft, to: &mut References) -> Rule {

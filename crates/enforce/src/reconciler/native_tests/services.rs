@@ -4,6 +4,7 @@ use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::{Frontend, Targets};
 use antrea_flows::{Network, Round};
 
+use super::established::{denied, resetting};
 use super::*;
 
 /// Where each Service may be reached.
@@ -277,4 +278,18 @@ proptest! {
         }
         prop_assert!(world.policies.is_empty() || count == 0, "{:?}", node.flows);
     }
+}
+
+#[test]
+fn what_was_sent_to_a_service_ends_with_a_rule_that_names_it() {
+    let mut node = node();
+    node.reconciler.attach(&served());
+    node.event(Event::Policy(resetting(native("N1", (250, 5.0), "a", vec![rule("Drop", &[0])]))));
+    tell(&mut node, vec![targets(0, &[0]), targets(1, &[1])], true);
+    assert!(node.reconciler.resets().name_services());
+    let direct = connection(true, "10.0.0.7", "10.0.1.1", 8080);
+    let ends = |at: Option<usize>| {
+        denied(&node, &Connection { frontend: at.map(|at| frontend(at).address), ..direct }).is_some()
+    };
+    assert_eq!([ends(None), ends(Some(0)), ends(Some(1))], [false, true, false]);
 }
