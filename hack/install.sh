@@ -74,7 +74,10 @@ install_antrea() {
 		kubectl -n antrea-operator logs deployment/antrea-operator --tail=20 >&2 || true
 		die 'the operator is not Ready'
 	}
-	kubectl apply -f "$REPO/config/samples/antreainstallation.yaml" >/dev/null
+	local spec='{}'
+	[[ $KUBE_PROXY_MODE != none ]] || spec='{"spec": {"proxy": {"mode": "All"}}}'
+	kubectl patch --local -f "$REPO/config/samples/antreainstallation.yaml" --type=merge -p "$spec" -o yaml |
+		kubectl apply -f - >/dev/null
 	wait_for_installation "$tag"
 }
 

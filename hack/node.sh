@@ -143,6 +143,16 @@ node_daemons_up() {
 # Another mode starts from a clean table: kube-proxy does not remove what its other mode has left.
 proxy_up() {
 	local node=$1 file=$STATE/nodes/$1/root/etc/kubernetes/kube-proxy.yaml
+	# Open vSwitch serves everybody, and what a kube-proxy has left would do so before it.
+	if [[ $KUBE_PROXY_MODE == none ]]; then
+		if running "$node/kube-proxy"; then
+			stop "$node/kube-proxy"
+			in_node "$node" /opt/kubernetes/kube-proxy --cleanup --config=/etc/kubernetes/kube-proxy.yaml \
+				>/dev/null 2>&1 || true
+		fi
+		rm -f "$file"
+		return
+	fi
 	if [[ $(cat "$file" 2>/dev/null) != "$(proxy_config "$node")" ]]; then
 		if running "$node/kube-proxy"; then
 			stop "$node/kube-proxy"

@@ -109,6 +109,7 @@ KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap_with_the connectivity::hybrid connectivity::no_encap
 	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
 	handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
+	proxy_all::balancer::the_local proxy_all::policy::what proxy_all::refusal
 	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
 	to_services:: traceflow:: tunnel::
 )

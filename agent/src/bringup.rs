@@ -34,6 +34,7 @@ use crate::pods::ipam::HostLocal;
 use crate::pods::network::{NodeNetwork, NodeParts};
 use crate::pods::rows;
 use crate::policy::{PolicyHandle, Site};
+use crate::services::access::Access;
 use crate::status::facts::{NetworkFacts, Reporter};
 use crate::status::metrics::AgentMetrics;
 
@@ -295,6 +296,7 @@ fn node_config(config: &AgentConfig, node: &Peer, datapath: Datapath) -> NodeCon
         service_cidrs: config.service_cidrs().unwrap_or_default(),
         antrea_policy: features::is_on(Component::Agent, "AntreaPolicy", &config.feature_gates),
         services: features::is_on(Component::Agent, "AntreaProxy", &config.feature_gates),
+        serves_all: config.serves_all(),
         metered: false,
     }
 }
@@ -320,6 +322,7 @@ fn host_config(
         nodes: node.addresses.clone(),
         no_snat: config.no_snat,
         random_fully: config.snat_fully_random_ports,
+        services: config.serves_all().then(Access::default),
     }
 }
 

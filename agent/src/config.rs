@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use antrea_api::features;
+use antrea_api::features::{self, Component};
 use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+mod proxy;
+
+pub use proxy::AntreaProxy;
 
 /// The agent's configuration. Every key has upstream's name, type and default.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -83,6 +87,8 @@ pub struct AgentConfig {
     pub fqdn_cache_min_ttl: u32,
     /// Export of spans.
     pub tracing: antrea_runtime::trace::Config,
+    /// What AntreaProxy serves.
+    pub antrea_proxy: AntreaProxy,
 }
 
 /// Limits of the log of what policies decide, in upstream's words.
@@ -216,6 +222,7 @@ impl Default for AgentConfig {
             audit_logging: AuditLogging::default(),
             fqdn_cache_min_ttl: 0,
             tracing: antrea_runtime::trace::Config::default(),
+            antrea_proxy: AntreaProxy::default(),
         }
     }
 }
@@ -261,6 +268,12 @@ impl AgentConfig {
         }
         self.datapath()?;
         self.service_cidrs()?;
+        self.antrea_proxy.node_port_addresses()?;
+        self.antrea_proxy.health_address()?;
+        let gate = features::is_on(Component::Agent, "AntreaProxy", &self.feature_gates);
+        if self.antrea_proxy.proxy_all && !gate {
+            return invalid("antreaProxy.proxyAll", "needs the feature gate AntreaProxy".to_owned());
+        }
         if !self.transport_interface_cidrs()?.is_empty() && !self.transport_interface.is_empty() {
             return invalid(
                 "transportInterfaceCIDRs",
@@ -275,6 +288,17 @@ impl AgentConfig {
             return invalid("defaultMTU", format!("{} is not 0 or 576 to 65535", self.default_mtu));
         }
         Ok(())
+    }
+
+    /// The API server's address, where `kubeAPIServerOverride` names one.
+    pub fn api_server(&self) -> Option<IpAddr> {
+        let url: http::Uri = self.kube_api_server_override.parse().ok()?;
+        url.host()?.trim_matches(['[', ']']).parse().ok()
+    }
+
+    /// Whether the bridge serves Services to everybody.
+    pub fn serves_all(&self) -> bool {
+        self.antrea_proxy.proxy_all
     }
 
     /// `ovsDatapathType`, read.
@@ -368,6 +392,10 @@ mod tests {
         assert_eq!(config.tunnel_port(TunnelType::Vxlan), 4789);
         assert_eq!(config.service_cidrs().unwrap().len(), 1);
         config.validate().unwrap();
+        assert_eq!(config.api_server(), Some("192.0.2.1".parse().unwrap()));
+        let url = |url: &str| AgentConfig { kube_api_server_override: url.into(), ..config.clone() };
+        assert_eq!(url("https://[2001:db8::1]:6443").api_server(), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(url("https://api.example.org").api_server(), None);
     }
 
     #[test]
@@ -399,6 +427,16 @@ mod tests {
         config.transport_interface = "eth1".into();
         assert_eq!(config.validate().unwrap_err().key, "transportInterfaceCIDRs");
         config.transport_interface.clear();
+        config.antrea_proxy.proxy_all = true;
+        assert_eq!(config.validate().unwrap_err().key, "antreaProxy.proxyAll");
+        config.feature_gates.insert("AntreaProxy".into(), true);
+        config.validate().unwrap();
+        config.antrea_proxy.node_port_addresses = vec!["192.0.2.1".into()];
+        assert_eq!(config.validate().unwrap_err().key, "antreaProxy.nodePortAddresses");
+        config.antrea_proxy.node_port_addresses.clear();
+        config.antrea_proxy.service_health_check_server_bind_address = "localhost".into();
+        assert_eq!(config.validate().unwrap_err().key, "antreaProxy.serviceHealthCheckServerBindAddress");
+        config.antrea_proxy.disable_service_health_check_server = true;
         config.feature_gates.insert("Nonsense".into(), true);
         let error = config.validate().unwrap_err();
         assert_eq!(error.to_string(), "featureGates: Nonsense: there is no such feature gate");

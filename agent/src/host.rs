@@ -18,6 +18,7 @@ mod links;
 pub mod local_traffic;
 pub mod network;
 mod ports;
+pub mod services;
 pub mod subnet;
 mod times;
 pub mod transport;
@@ -40,6 +41,7 @@ pub use self::drift::REPAIRED;
 use self::drift::{Findings, Teller};
 use self::egress::Egress;
 use self::files::Installed;
+use self::services::Doors;
 use self::times::{Scope, Times};
 use self::watch::{Interest, Suspicion, Watch};
 use crate::config::AgentConfig;
@@ -48,6 +50,7 @@ use crate::ovs::bridge::{Bridge, TUNNEL_PORT};
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::{Underlay, Wiring, wire};
 use crate::pods::network::NodeNetwork;
+use crate::services::access::Access;
 use crate::status::facts::Reporter;
 
 /// Nodes that join together are wired together.
@@ -57,6 +60,14 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}, starting again")]
 pub struct Moved(String);
+
+/// What the node's network was made for.
+#[derive(Clone, Debug, PartialEq)]
+struct Applied {
+    nodes: Nodes,
+    egress: Egress,
+    access: Option<Access>,
+}
 
 /// Keeps the node's own network.
 #[derive(Debug)]
@@ -77,8 +88,10 @@ pub struct Host {
     /// Files of the node; elsewhere while they are looked at.
     installed: Option<Installed>,
     reporter: Reporter,
+    /// Where there is no kube-proxy: what is the bridge's, and who wants to know the node's addresses.
+    services: Option<Doors>,
     /// What everything was applied for without a problem.
-    applied: Option<(Nodes, Egress)>,
+    applied: Option<Applied>,
     /// Pods' links that were told to be gone.
     lost: BTreeSet<String>,
     teller: Teller,
@@ -100,11 +113,12 @@ impl Host {
         bridge: Bridge,
         (underlay, transport): (Underlay, String),
         (rules, applier): (HostConfig, HostNetwork),
-        installed: Installed,
+        (installed, services): (Installed, Option<Doors>),
         reporter: Reporter,
     ) -> Self {
         Self {
             network,
+            services,
             config,
             bridge,
             underlay,
@@ -156,6 +170,10 @@ impl Host {
                 let due = self.teller.until().map_or(times.due(), |until| times.due().min(until));
                 tokio::select! {
                     () = shutdown.cancelled() => return Ok(()),
+                    () = services::changed(&mut self.services) => {
+                        sleep(DEBOUNCE).await;
+                        break Scope::ALL;
+                    }
                     changed = nodes.changed() => {
                         if changed.is_err() {
                             return Ok(());
@@ -195,15 +213,21 @@ impl Host {
 
     /// Looks at a part, puts back what differs, and tells. Returns whether all could be done.
     async fn look(&mut self, nodes: &Nodes, scope: Scope, by: Option<String>) -> Result<bool, Moved> {
-        let egress = self.egress();
-        let expected = self.applied.as_ref().is_some_and(|(n, e)| n == nodes && *e == egress);
+        let wanted = Applied {
+            nodes: nodes.clone(),
+            egress: self.egress(),
+            access: services::current(&mut self.services),
+        };
+        let expected = self.applied.as_ref() == Some(&wanted);
         let scope = if expected { scope } else { Scope::ALL };
         let mut progress = Progress::default();
         if scope.links {
             self.links(&mut progress).await?;
-            self.paths(self.wirings(nodes), &mut progress).await;
         }
-        let rules = self.rules_for(nodes, egress.clone());
+        let rules = self.rules_for(&wanted);
+        if scope.links {
+            self.paths(self.wirings(nodes), &rules, &mut progress).await;
+        }
         self.tell_left_out(&rules);
         if scope.settings {
             let done = progress.errors.check_all(self.applier.settings(&rules).await);
@@ -216,6 +240,9 @@ impl Host {
             let done = progress.errors.check_all(self.applier.apply(&rules).await).unwrap_or_default();
             rules_differed = !done.is_empty();
             progress.done.extend(done);
+            if !expected {
+                self.forget_datagrams(wanted.access.as_ref(), &mut progress).await;
+            }
         }
         let Progress { done, errors, mut problems } = progress;
         problems.extend(errors.errors().iter().map(ToString::to_string));
@@ -229,7 +256,7 @@ impl Host {
             tracing::info!(changes = done.len(), "the node's network is brought up to date");
         }
         if good && scope == Scope::ALL {
-            self.applied = Some((nodes.clone(), egress));
+            self.applied = Some(wanted);
         }
         let repaired = if expected { done } else { Vec::new() };
         let by = by.filter(|_| rules_differed);
@@ -253,6 +280,7 @@ impl Host {
                 .into(),
             indexes: BTreeSet::from([self.underlay.gateway_link, self.underlay.transport_link]),
             destinations: BTreeSet::new(),
+            every_address: self.services.is_some(),
         };
         interest.indexes.extend(self.tunnel_link);
         interest.names.extend(self.device());

@@ -12,6 +12,7 @@ use crate::config::AgentConfig;
 use crate::host::Host;
 use crate::host::files::Installed;
 use crate::host::network::HostNetwork;
+use crate::host::services::Doors;
 use crate::ovs::audit::Audit;
 use crate::ovs::bridge::BringUpError;
 use crate::ovs::{conntrack, restore, selftest};
@@ -24,6 +25,9 @@ use crate::pods::rows;
 use crate::policy::audit::Audit as Log;
 use crate::policy::{DnsSettings, PolicyHandle, judged};
 use crate::services::Follower;
+use crate::services::access::Access;
+use crate::services::everybody::{self, Ends};
+use crate::services::health::{self, Told};
 use crate::status::facts::{Health, Reporter};
 use crate::status::metrics::{AgentMetrics, DnsMetrics, ProxyMetrics};
 use crate::traceflow::Tracer;
@@ -118,6 +122,7 @@ impl Agent {
         );
         let (log, auditor) = log.context("the log of what policies decide")?;
         let judged = judged::follow(&wired.network.dataplane, &log);
+        let refusing = everybody::refuse(&wired.network.dataplane);
         let logging = auditor.run(&wired.network);
         let settings = DnsSettings {
             shortest: Duration::from_secs(self.config.fqdn_cache_min_ttl.into()),
@@ -148,6 +153,7 @@ impl Agent {
             () = statistics => Ok(()),
             () = judged => Ok(()),
             () = logging => Ok(()),
+            () = refusing => Ok(()),
             () = dns => Ok(()),
             () = ending => Ok(()),
             () = self.policy.keep_dns() => Ok(()),
@@ -226,13 +232,14 @@ impl Agent {
             underlay: wired.underlay.clone(),
             reporter: self.reporter.clone(),
         };
+        let (ends, doors) = self.ends_and_doors()?;
         let mut host = Host::new(
             wired.network.clone(),
             self.config.clone(),
             wired.bridge.clone(),
             (wired.underlay.clone(), wired.facts.transport_interface.clone()),
             (wired.host.clone(), host_network),
-            self.installed()?,
+            (self.installed()?, doors),
             self.reporter.clone(),
         );
         let current = nodes.borrow().clone().unwrap_or_default();
@@ -241,13 +248,29 @@ impl Agent {
         host.apply(&current).await.map_err(|error| BringUpError::new("TransportChanged", error))?;
         let mut services = self.services.clone().map(|(client, metrics)| {
             let reporter = self.reporter.clone();
-            Follower::new(wired.network.clone(), client, own.zone.clone(), reporter, metrics)
+            Follower::new(wired.network.clone(), client, own.zone.clone(), reporter, metrics, ends)
         });
         if let Some(services) = &mut services {
             services.first().await;
         }
         bringup::go_live(&wired.network, &wired.bridge).await?;
         Ok((Box::new(wired), peering, host, services))
+    }
+
+    /// What joins host and Services where there is no kube-proxy.
+    fn ends_and_doors(&self) -> Result<(Option<Ends>, Option<Doors>), BringUpError> {
+        if !self.config.serves_all() {
+            return Ok((None, None));
+        }
+        let invalid = |error| BringUpError::new("ConfigInvalid", error);
+        let ranges = self.config.antrea_proxy.node_port_addresses().map_err(invalid)?;
+        let at = self.config.antrea_proxy.health_address().map_err(invalid)?;
+        let (addresses, known) = watch::channel(Vec::new());
+        let (access, wanted) = watch::channel(Access::default());
+        let (told, telling) = watch::channel(Told::default());
+        tokio::spawn(health::run(at, telling, self.shutdown.clone()));
+        let ends = Ends { addresses: known, access, told, api_server: self.config.api_server() };
+        Ok((Some(ends), Some(Doors::new(wanted, addresses, ranges))))
     }
 
     fn installed(&self) -> Result<Installed, BringUpError> {

@@ -5,9 +5,12 @@
 //! owner for each Service, and has the bridge forget the connections of UDP that lost their endpoint.
 //!
 //! What this node does not serve, also while it does not know of a Service yet, leaves for the host, where kube-proxy
-//! serves it.
+//! serves it. Where there is none ([`everybody`]), the host brings what is for a Service to the bridge in turn.
 
+pub mod access;
+pub mod everybody;
 mod follow;
+pub mod health;
 mod objects;
 
 pub use follow::Follower;

@@ -297,7 +297,7 @@ fn services(daemons: &[DaemonSet]) -> Finding {
         (Verdict::Ok, "kube-proxy".to_owned())
     } else {
         let detail =
-            "no DaemonSet kube-proxy: unless it runs in another way, nothing serves Services on Nodes";
+            "no DaemonSet kube-proxy: unless it runs in another way, Services need spec.proxy.mode All";
         (Verdict::Warning, detail.to_owned())
     };
     Finding { check: "Services", verdict, detail }

@@ -38,6 +38,8 @@ fn good_specs_pass() {
         json!({"featureGates": {"AntreaPolicy": true, "Egress": false}}),
         json!({"transportInterface": "eth1"}),
         json!({"transportInterfaceCIDRs": ["192.0.2.0/24", "2001:db8::/64"]}),
+        json!({"proxy": {"mode": "All"}}),
+        json!({"proxy": {"mode": "All", "nodePortAddresses": ["192.0.2.0/24"], "healthAddress": ""}}),
         json!({"mtu": 1400, "serviceCIDRs": ["10.96.0.0/12", "fd00:10:96::/112", "10.112.0.0/16"]}),
         json!({"ovs": {"bridge": "br-int", "gateway": "gw0"}, "podCIDRs": {"cluster": ["10.244.0.0/16"]}}),
         json!({"agent": {"tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b"}]}}),
@@ -103,6 +105,15 @@ fn bad_specs_are_refused_by_a_message_that_names_the_field() {
         (json!({"featureGates": {"antreaPolicy": true}}), "spec.featureGates: there is no such"),
         (json!({"featureGates": {"AntreaPolicy": true, "Egress": true}}), "spec.featureGates: this version"),
         (json!({"transportInterfaceCIDRs": ["192.0.2.1"]}), "spec.transportInterfaceCIDRs: each"),
+        (json!({"proxy": {"healthAddress": "0.0.0.0:10256"}}), "spec.proxy: nodePortAddresses and"),
+        (
+            json!({"proxy": {"mode": "Services", "nodePortAddresses": ["192.0.2.0/24"]}}),
+            "spec.proxy: nodePortAddresses and",
+        ),
+        (
+            json!({"proxy": {"mode": "All", "nodePortAddresses": ["192.0.2.1"]}}),
+            "spec.proxy.nodePortAddresses: each",
+        ),
         (
             json!({"transportInterface": "eth1", "transportInterfaceCIDRs": ["192.0.2.0/24"]}),
             "spec.transportInterfaceCIDRs: may not",

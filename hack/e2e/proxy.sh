@@ -36,9 +36,9 @@ proxy() {
 	before=$(translated node1 "$cluster_ip")
 	((before > 0)) || fail "kube-proxy's counters do not count"
 
-	# The example of the document.
+	# The first example of the document.
 	quietly kubectl patch antreainstallation default --type=merge \
-		-p "$(awk '/^```yaml/ { on = 1; next } /^```/ { on = 0 } on' "$REPO/docs/proxy.md")" || fail 'the example is refused'
+		-p "$(awk '/^```yaml/ { on = ++blocks == 1; next } /^```/ { on = 0 } on' "$REPO/docs/proxy.md")" || fail 'the example is refused'
 	wait_for 20 condition_matches Progressing '^True' || fail 'the mode replaces no agent'
 	wait_for 150 settled || fail "the installation does not settle with proxy.mode Services: $(condition Progressing) $(condition Degraded)"
 	before=$(translated node1 "$cluster_ip")

@@ -62,6 +62,10 @@ service_two() {
 services() {
 	local first=$KUBE_PROXY_MODE mode
 	service_two
+	if [[ $first == none ]]; then
+		services_in 'Open vSwitch alone'
+		return
+	fi
 	services_in "kube-proxy in $first mode"
 	for mode in iptables nftables; do
 		if [[ $mode != "$first" ]]; then

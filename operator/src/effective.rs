@@ -1,6 +1,7 @@
 //! The configuration in effect: the spec with every default filled in and every contradiction refused.
 
 mod problems;
+mod proxy;
 mod spec;
 mod workload;
 
@@ -12,15 +13,18 @@ use std::{
 use antrea_api::features;
 use antrea_crds::installation::{
     AntreaInstallationSpec, AuditLogging, CipherSuite, Datapath, ImageOverride, Images, LogFormat, LogLevel,
-    ProxyMode, PullPolicy, Resources, TlsVersion, Toleration, Tracing, TrafficEncapMode, TunnelType,
+    PullPolicy, Resources, TlsVersion, Toleration, Tracing, TrafficEncapMode, TunnelType,
 };
 use apiserver_kit::tls::Offer;
 use ipnet::IpNet;
 
-pub use self::problems::{ConfigError, Problem};
 use self::{
     problems::Problems,
     workload::{agent_defaults, controller_defaults, requests, workload},
+};
+pub use self::{
+    problems::{ConfigError, Problem},
+    proxy::EffectiveProxy,
 };
 
 /// What the operator knows besides the spec.
@@ -106,7 +110,7 @@ pub struct Effective {
     /// Gates that the user set.
     pub gates: BTreeMap<String, bool>,
     /// Who serves Services.
-    pub proxy: ProxyMode,
+    pub proxy: EffectiveProxy,
     /// Whether metrics are served.
     pub metrics: bool,
     /// Objects for Prometheus and Grafana.
@@ -216,7 +220,7 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             problems.add(&format!("spec.featureGates.{name}"), error.to_string());
         }
     }
-    let (proxy, gates) = proxy(spec, &mut problems);
+    let (proxy, gates) = proxy::proxy(spec, &mut problems);
     let bridge = ovs.bridge.unwrap_or_else(|| "br-int".into());
     let gateway = ovs.gateway.unwrap_or_else(|| "antrea-gw0".into());
     if bridge == gateway {
@@ -278,31 +282,6 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
         controller: workload(spec.controller.as_ref(), log_level, controller_defaults()),
     };
     problems.into_result(effective)
-}
-
-/// Who serves Services, by the mode or by upstream's gate, and the gates that go with it.
-fn proxy(spec: &AntreaInstallationSpec, problems: &mut Problems) -> (ProxyMode, BTreeMap<String, bool>) {
-    const GATE: &str = "AntreaProxy";
-    const PATH: &str = "spec.proxy.mode";
-    let mut gates = spec.feature_gates.clone();
-    let asked = spec.proxy.as_ref().and_then(|proxy| proxy.mode);
-    let mode = match (asked, gates.get(GATE)) {
-        (None, Some(true)) => ProxyMode::Services,
-        (mode, _) => mode.unwrap_or_default(),
-    };
-    match (mode, gates.get(GATE)) {
-        (ProxyMode::All, _) => {
-            problems.add(PATH, "this version does not implement All; choose Services and run kube-proxy");
-        }
-        (ProxyMode::KubeProxy, Some(true)) | (ProxyMode::Services, Some(false)) => {
-            problems.add(PATH, "contradicts spec.featureGates.AntreaProxy; remove the gate");
-        }
-        (ProxyMode::KubeProxy, _) => {}
-        (ProxyMode::Services, _) => {
-            gates.insert(GATE.to_owned(), true);
-        }
-    }
-    (mode, gates)
 }
 
 /// Tunnel protocol and port, and what contradicts them.

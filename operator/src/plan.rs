@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, fmt};
 
-use antrea_crds::installation::{AntreaInstallationSpec, FieldChange, PendingChange, ProxyMode};
+use antrea_crds::installation::{AntreaInstallationSpec, FieldChange, PendingChange};
 
 use serde_json::Value;
 
@@ -289,17 +289,16 @@ pub fn class_of_config(from: Option<&AntreaInstallationSpec>, to: &AntreaInstall
     let ovs = |spec: &AntreaInstallationSpec| {
         spec.ovs.as_ref().map(|ovs| (ovs.datapath, ovs.bridge.clone(), ovs.gateway.clone()))
     };
-    let serves = |spec: &AntreaInstallationSpec| {
-        spec.proxy.as_ref().and_then(|proxy| proxy.mode) == Some(ProxyMode::Services)
-    };
+    let mode =
+        |spec: &AntreaInstallationSpec| spec.proxy.as_ref().and_then(|proxy| proxy.mode).unwrap_or_default();
     let disruptive = from.traffic_encap_mode != to.traffic_encap_mode
         || from.tunnel_type != to.tunnel_type
         || from.tunnel_port != to.tunnel_port
         || from.transport_interface != to.transport_interface
         || from.transport_interface_cidrs != to.transport_interface_cidrs
         || ovs(from) != ovs(to)
-        // What Open vSwitch translated is unknown to kube-proxy: established connections of Pods to Services break.
-        || serves(from) && !serves(to);
+        // What Open vSwitch translated is unknown to kube-proxy: established connections to Services break.
+        || mode(to) < mode(from);
     if disruptive { Class::Disruptive } else { Class::Restart }
 }
 
@@ -434,5 +433,10 @@ mod tests {
             "kube-proxy's connections stay with it"
         );
         assert_eq!(class_of_config(Some(&served), &base), Class::Disruptive);
+        let all = spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "proxy": {"mode": "All"}}));
+        for before in [&base, &served] {
+            assert_eq!(class_of_config(Some(before), &all), Class::Restart);
+            assert_eq!(class_of_config(Some(&all), before), Class::Disruptive);
+        }
     }
 }

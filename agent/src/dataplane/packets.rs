@@ -29,6 +29,8 @@ pub enum Subscriber {
     /// What DNS answers pods to which rules with domain names apply.
     Dns,
     Traceflow,
+    /// What is sent to Services without endpoints.
+    Services,
 }
 
 impl Subscriber {
@@ -38,6 +40,7 @@ impl Subscriber {
             antrea_flows::POLICY_PACKET_IN => Some(Self::Policy),
             antrea_flows::DNS_PACKET_IN => Some(Self::Dns),
             antrea_flows::TRACE_PACKET_IN => Some(Self::Traceflow),
+            antrea_flows::SERVICE_PACKET_IN => Some(Self::Services),
             _ => None,
         }
     }
@@ -48,6 +51,7 @@ impl Subscriber {
             Self::Policy => "policy",
             Self::Dns => "dns",
             Self::Traceflow => "traceflow",
+            Self::Services => "services",
         }
     }
 }

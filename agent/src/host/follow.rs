@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use netcfg::{Family, NetcfgErrors};
 
-use super::Host;
 use super::egress::{self, Egress, refuse};
 use super::local_traffic::{self, LocalTraffic};
 use super::network::HostConfig;
-use crate::peers::watch::Nodes;
+use super::{Applied, Host};
 use crate::status::facts::Health;
 
 impl Host {
-    pub(super) fn rules_for(&self, nodes: &Nodes, egress: Egress) -> HostConfig {
-        let mut rules = HostConfig { egress, ..self.rules.clone() };
+    pub(super) fn rules_for(&self, wanted: &Applied) -> HostConfig {
+        let Applied { nodes, egress, access } = wanted.clone();
+        let mut rules = HostConfig { egress, services: access, ..self.rules.clone() };
         let others = nodes.values().filter(|peer| peer.name != self.network.node_name);
         for peer in others {
             rules.cluster_subnets.extend(peer.pod_cidrs.iter().copied());
@@ -60,26 +61,28 @@ impl Host {
     }
 
     /// What tells the userspace datapath of packets of the node itself.
-    pub(super) fn local_traffic(&self) -> LocalTraffic {
+    pub(super) fn local_traffic(&self, services: &[IpNet]) -> LocalTraffic {
         if !self.rules.userspace {
             return LocalTraffic::default();
         }
         let pods: BTreeSet<_> = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
         let pods: Vec<_> = pods.into_iter().collect();
-        local_traffic::desired(&self.rules.gateway, self.underlay.gateway_link, &self.rules.subnets, &pods)
+        let mut subnets = self.rules.subnets.clone();
+        subnets.extend(services);
+        local_traffic::desired(&self.rules.gateway, self.underlay.gateway_link, &subnets, &pods)
     }
 
     /// Follows this node's pods and their egress policy where they are all that changed: a change is in force at the
     /// host soon after it is in the bridge. Returns whether it worked.
     pub(super) async fn follow_pods(&mut self) -> bool {
-        let egress = self.egress();
-        let Some((nodes, before)) = self.applied.clone() else { return false };
-        if before == egress {
+        let Some(before) = self.applied.clone() else { return false };
+        let wanted = Applied { egress: self.egress(), ..before.clone() };
+        if before == wanted {
             return true;
         }
         let mut errors = NetcfgErrors::new();
-        errors.check_all(self.network.netlink.apply_rules(&self.local_traffic().rules).await);
-        let rules = self.rules_for(&nodes, egress.clone());
+        errors.check_all(self.network.netlink.apply_rules(&self.local_traffic(&[]).rules).await);
+        let rules = self.rules_for(&wanted);
         self.tell_left_out(&rules);
         errors.check_all(self.applier.follow(&rules).await);
         for error in errors.errors() {
@@ -87,7 +90,7 @@ impl Host {
         }
         let good = errors.errors().is_empty();
         if good {
-            self.applied = Some((nodes, egress));
+            self.applied = Some(wanted);
         }
         good
     }

@@ -40,8 +40,8 @@ pub struct LocalTraffic {
     pub neighbours: Vec<Neighbour>,
 }
 
-/// What tells of local processes and of pods that reach themselves, for these subnets and addresses of this node's
-/// pods.
+/// What tells of local processes and of pods that reach themselves, for these subnets of this node's pods, or ranges that
+/// the bridge leads to pods, and addresses of pods.
 pub fn desired(gateway: &str, gateway_link: u32, subnets: &[IpNet], pods: &[IpAddr]) -> LocalTraffic {
     let mut wanted = LocalTraffic::default();
     for (family, next_hop) in Family::BOTH.into_iter().zip(NEXT_HOPS) {

@@ -13,9 +13,11 @@ use netcfg::sysctl::{Sysctl, Tree};
 use netcfg::{Family, NetcfgErrors, Netlink};
 
 use crate::host::egress::{self, Egress, refuse};
+use crate::host::services;
 use crate::host::tunnel_guard::{self, Outer};
 use crate::pods::judged::Judged;
 use crate::pods::network::POD_LINK_GROUP;
+use crate::services::access::Access;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
 pub const HOST_PROCESS_MARK: u32 = 0x8000_0000;
@@ -55,6 +57,8 @@ pub struct HostConfig {
     pub no_snat: bool,
     /// Fully random source ports.
     pub random_fully: bool,
+    /// What is the bridge's of what comes to the host; none where kube-proxy serves it.
+    pub services: Option<Access>,
 }
 
 impl HostConfig {
@@ -76,7 +80,7 @@ pub fn pod_set(family: Family) -> &'static str {
     }
 }
 
-fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> {
+pub(super) fn of_family(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpNet> {
     nets.iter().copied().filter(move |net| Family::from(*net) == family)
 }
 
@@ -94,7 +98,7 @@ pub fn sets(config: &HostConfig) -> netcfg::Result<Vec<IpSet>> {
             [IpSet::new(pod_set(family), SetType::HashNet, family, members)].into_iter().chain(refused)
         });
     let of_nodes = config.families().into_iter().map(|family| tunnel_guard::set(&config.nodes, family));
-    of_pods.chain(of_nodes.filter(|_| config.tunnel.is_some())).collect()
+    of_pods.chain(of_nodes.filter(|_| config.tunnel.is_some())).chain(services::sets(config)).collect()
 }
 
 /// Rules of one family.
@@ -203,6 +207,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
                 .comment("Antrea: masquerade packets of the Node to Pods"),
         );
     }
+    services::add_rules(config, family, &mut rules);
     tunnel_guard::add_rules(config, family, &mut rules);
     if config.refused.contains(&family) {
         refuse::add_rules(config, family, &mut rules);
@@ -373,7 +378,8 @@ impl HostNetwork {
             changed.extend(applied.into_iter().flat_map(|applied| differences(tables.family(), &applied)));
         }
         if !changed.is_empty() && errors.errors().is_empty() {
-            let unused = |name: &str| refuse::is_own_set(name) && !sets.iter().any(|set| set.name() == name);
+            let own = |name: &str| refuse::is_own_set(name) || services::is_own_set(name);
+            let unused = |name: &str| own(name) && !sets.iter().any(|set| set.name() == name);
             errors.check_all(self.sets.destroy(unused).await);
         }
         errors.finish(changed)
@@ -401,6 +407,7 @@ pub mod tests {
             nodes: ["192.0.2.11", "2001:db8::11"].map(|ip| ip.parse().unwrap()).to_vec(),
             no_snat: false,
             random_fully: false,
+            services: None,
         }
     }
 

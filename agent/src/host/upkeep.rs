@@ -8,8 +8,9 @@ use netcfg::{Link, MacAddr, VxlanInfo};
 
 use super::links::{DesiredLink, Fault};
 use super::local_traffic::LocalTraffic;
+use super::network::HostConfig;
 use super::subnet::gateway_net;
-use super::{Host, Moved, Progress, setting_differed};
+use super::{Host, Moved, Progress, services, setting_differed};
 use crate::config::{EncapMode, TunnelType};
 use crate::ovs::bridge::{Bridge, Datapath, TUNNEL_PORT};
 use crate::peers::wiring::Wiring;
@@ -83,6 +84,7 @@ impl Host {
             links = again;
         }
         self.follow_indexes(&links)?;
+        self.own_addresses(&links, progress).await;
         for link in &desired {
             self.repair(link, &links, progress).await;
         }
@@ -170,9 +172,12 @@ impl Host {
         }
     }
 
-    pub(super) async fn paths(&self, wirings: Vec<Wiring>, progress: &mut Progress) {
+    pub(super) async fn paths(&self, wirings: Vec<Wiring>, config: &HostConfig, progress: &mut Progress) {
         let netlink = &self.network.netlink;
-        let LocalTraffic { rules, mut routes, mut neighbours } = self.local_traffic();
+        let services = services::destinations(config);
+        let LocalTraffic { rules, mut routes, mut neighbours } = self.local_traffic(&services);
+        routes.extend(services::routes(config, &services, self.underlay.gateway_link));
+        neighbours.extend(services::neighbours(config));
         let mut fdb = Vec::new();
         for wiring in wirings {
             routes.extend(wiring.routes);

@@ -37,6 +37,8 @@ pub(super) struct Interest {
     pub indexes: BTreeSet<u32>,
     /// Destinations of the agent's routes.
     pub destinations: BTreeSet<IpNet>,
+    /// Addresses of whatever link.
+    pub every_address: bool,
 }
 
 impl Interest {
@@ -46,7 +48,9 @@ impl Interest {
             Event::Link(link) | Event::LinkRemoved(link) => {
                 link.group == POD_LINK_GROUP || self.names.contains(&link.name)
             }
-            Event::Address(address) | Event::AddressRemoved(address) => self.indexes.contains(&address.link),
+            Event::Address(address) | Event::AddressRemoved(address) => {
+                self.every_address || self.indexes.contains(&address.link)
+            }
             Event::Route(route) | Event::RouteRemoved(route) => {
                 route.proto == ANTREA_PROTOCOL || self.destinations.contains(&route.dst)
             }
@@ -153,6 +157,7 @@ mod tests {
             names: BTreeSet::from(["antrea-gw0".into()]),
             indexes: BTreeSet::from([7]),
             destinations: BTreeSet::from(["10.244.2.0/24".parse().unwrap()]),
+            every_address: false,
         };
         let address = |link| {
             Event::AddressRemoved(Address {
@@ -163,6 +168,7 @@ mod tests {
             })
         };
         assert!(interest.covers(&address(7)) && !interest.covers(&address(8)));
+        assert!(Interest { every_address: true, ..interest.clone() }.covers(&address(8)), "a node port's");
         let route = |dst: &str, proto| Event::Route(Route::new(dst.parse().unwrap()).proto(proto));
         assert!(interest.covers(&route("10.244.2.0/24", 3)), "in the place of ours");
         assert!(interest.covers(&route("192.0.2.0/24", ANTREA_PROTOCOL)));

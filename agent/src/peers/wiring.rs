@@ -19,6 +19,9 @@ const TRANSPORT_ADDRESSES: &str = "node.antrea.io/transport-addresses";
 /// Node label with the zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// Taint of nodes that the cluster's autoscaler is about to remove.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// What is decoded of a Node object. The rest, mostly the list of images, never reaches memory.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, kube::Resource)]
 #[resource(inherit = k8s_openapi::api::core::v1::Node)]
@@ -42,6 +45,16 @@ pub struct NodeSpec {
     /// All subnets, at most one of each family.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Option<Vec<String>>,
+    /// What it does not take, or not any more.
+    pub taints: Option<Vec<Taint>>,
+}
+
+/// A taint of a [`Node`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Taint {
+    /// What it is about.
+    pub key: String,
 }
 
 /// `status` of a [`Node`].
@@ -74,6 +87,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// The zone that it is in, empty if none is known.
     pub zone: String,
+    /// Whether it is about to go: load balancers give it nothing new.
+    pub leaving: bool,
     /// Whether an annotation says where tunnels end.
     annotated: bool,
 }
@@ -151,7 +166,10 @@ impl Peer {
         addresses.dedup();
         let zone =
             node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned().unwrap_or_default();
-        Ok(Some(Self { name, transport_ips, pod_cidrs, addresses, zone, annotated: annotated.is_some() }))
+        let doomed = node.spec.taints.iter().flatten().any(|taint| taint.key == TO_BE_DELETED);
+        let leaving = doomed || node.metadata.deletion_timestamp.is_some();
+        let annotated = annotated.is_some();
+        Ok(Some(Self { name, transport_ips, pod_cidrs, addresses, zone, leaving, annotated }))
     }
 
     /// Keeps the addresses that were used before as long as the node has them: another may come first for a
@@ -334,6 +352,7 @@ mod tests {
             pod_cidrs: vec!["10.244.2.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()],
             addresses: vec!["192.0.2.12".parse().unwrap()],
             zone: String::new(),
+            leaving: false,
             annotated: false,
         }
     }

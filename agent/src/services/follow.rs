@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antrea_flows::policy::{self as model, Frontend, Targets};
-use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend, Transport};
+use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend};
 use antrea_proxy::{Drained, Here, Name, Problem, Protocol, Reached, Served, Services};
 use antrea_runtime::tolerant::Undecoded;
 use futures::{FutureExt, Stream, StreamExt};
@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::access::is_stand_in;
+use super::everybody::{Ends, Everybody, address, transport};
 use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
 use crate::dataplane::Batch;
 use crate::peers::watch::Nodes;
@@ -70,17 +72,25 @@ pub struct Follower {
     settling: JoinSet<()>,
     /// Policy knows of all Services.
     policy_knows: bool,
+    /// Where there is no kube-proxy.
+    everybody: Option<Everybody>,
 }
 
 impl Follower {
-    /// Begins both watches.
+    /// Begins both watches. With `ends`, there is no kube-proxy.
     pub fn new(
         network: Arc<NodeNetwork>,
         client: Client,
         zone: String,
         reporter: Reporter,
         metrics: ProxyMetrics,
+        ends: Option<Ends>,
     ) -> Self {
+        let everybody = ends.map(|ends| Everybody::new(ends, network.dataplane.network()));
+        let mut known = Services::new();
+        if let Some(everybody) = &everybody {
+            known.set_own(everybody.own().clone());
+        }
         let here = Here { node: network.node_name.clone(), zone };
         Self {
             service_events: services(&client),
@@ -90,7 +100,8 @@ impl Follower {
             reporter,
             metrics,
             here,
-            known: Services::new(),
+            known,
+            everybody,
             slices: HashMap::new(),
             services_listed: Listed::default(),
             slices_listed: Listed::default(),
@@ -108,7 +119,7 @@ impl Follower {
             }
         };
         if tokio::time::timeout(FIRST, listed).await.is_err() {
-            tracing::warn!("Services are not listed yet; kube-proxy serves them meanwhile");
+            tracing::warn!("Services are not listed yet; whoever else serves them does meanwhile");
         }
         self.flush().await;
     }
@@ -116,6 +127,8 @@ impl Follower {
     /// Follows changes until `shutdown`.
     pub async fn run(mut self, mut nodes: watch::Receiver<Option<Nodes>>, shutdown: CancellationToken) {
         let mut retry_at = tokio::time::Instant::now();
+        let mut addresses = self.everybody.as_ref().map(Everybody::addresses);
+        self.follow_node(nodes.borrow_and_update().as_ref());
         loop {
             if self.refused.is_empty() {
                 retry_at = tokio::time::Instant::now() + RETRY;
@@ -126,9 +139,12 @@ impl Follower {
                     if changed.is_err() {
                         return;
                     }
-                    self.follow_zone(nodes.borrow_and_update().as_ref());
+                    self.follow_node(nodes.borrow_and_update().as_ref());
                     continue;
                 }
+                addresses = moved(&mut addresses) => if let Some(everybody) = &mut self.everybody {
+                    self.known.set_own(everybody.moved(&addresses));
+                },
                 () = self.event() => {
                     tokio::time::sleep(GATHER).await;
                     for _ in 0..MOST_EVENTS {
@@ -150,8 +166,12 @@ impl Follower {
     }
 
     /// What slices say about a zone is not kept, so they are read again for another.
-    fn follow_zone(&mut self, nodes: Option<&Nodes>) {
-        let zone = nodes.and_then(|nodes| nodes.get(&self.here.node)).map(|node| node.zone.clone());
+    fn follow_node(&mut self, nodes: Option<&Nodes>) {
+        let node = nodes.and_then(|nodes| nodes.get(&self.here.node));
+        if let (Some(everybody), Some(node)) = (&mut self.everybody, node) {
+            everybody.leaving(node.leaving);
+        }
+        let zone = node.map(|node| node.zone.clone());
         if let Some(zone) = zone.filter(|zone| *zone != self.here.zone) {
             tracing::info!(zone, "this node is in another zone, its endpoints are chosen anew");
             self.here.zone = zone;
@@ -283,8 +303,13 @@ impl Follower {
         let mut batch = Batch::default();
         let mut names = Vec::with_capacity(services.len());
         for (name, served) in services {
-            batch =
-                batch.with(Owner::Service(name.clone()), change(self.network.dataplane.network(), &served));
+            let network = self.network.dataplane.network();
+            let mut entries = entries(network, &served);
+            if let Some(everybody) = &mut self.everybody {
+                everybody.set(&name, &served);
+                entries.extend(everybody.entries(network, &served));
+            }
+            batch = batch.with(Owner::Service(name.clone()), Change::Whole(entries));
             names.push(name);
         }
         let health = match self.network.dataplane.apply(batch).await {
@@ -315,6 +340,9 @@ impl Follower {
                 Health::bad("ServiceFlowsFailed", format!("Services are not served as they should: {error}"))
             }
         };
+        if let Some(everybody) = &mut self.everybody {
+            everybody.tell(!matches!(health, Health::Good));
+        }
         self.reporter.update(|facts| facts.services = health);
         self.metrics.synced(start.elapsed(), self.known.totals());
         if !stale.is_empty() {
@@ -384,30 +412,40 @@ fn targets(reached: &Reached) -> Targets {
         },
         address: SocketAddr::new(frontend.ip, frontend.port),
     };
-    reached.iter().map(|(group, frontends)| (*group, frontends.iter().map(frontend).collect())).collect()
+    // Pods have nothing to look for at what stands for the node's addresses.
+    let of_pods = |frontends: &[antrea_proxy::Frontend]| {
+        frontends.iter().filter(|frontend| !is_stand_in(frontend.ip)).map(frontend).collect()
+    };
+    let reached = reached.iter().filter(|(_, frontends)| !frontends.is_empty());
+    reached.map(|(group, frontends)| (*group, of_pods(frontends))).collect()
 }
 
-fn change(network: &Network, served: &Served) -> Change {
-    let entries: Vec<Entry> = served
+/// Waits for other addresses of the node, where it serves everybody.
+async fn moved(addresses: &mut Option<watch::Receiver<Vec<IpAddr>>>) -> Vec<IpAddr> {
+    if let Some(addresses) = addresses
+        && addresses.changed().await.is_ok()
+    {
+        return addresses.borrow_and_update().clone();
+    }
+    // There are none, or the host's task has ended, and so does the agent.
+    std::future::pending().await
+}
+
+fn entries(network: &Network, served: &Served) -> Vec<Entry> {
+    served
         .backends
         .iter()
         .flat_map(|backend| {
-            let transport = match backend.frontends.first().map(|frontend| frontend.protocol) {
-                Some(Protocol::Udp) => Transport::Udp,
-                Some(Protocol::Sctp) => Transport::Sctp,
-                Some(Protocol::Tcp) | None => Transport::Tcp,
-            };
-            let frontends =
-                backend.frontends.iter().map(|frontend| SocketAddr::new(frontend.ip, frontend.port));
+            let first = backend.frontends.iter().chain(&backend.outside).next();
             let backend = ServiceBackend {
                 group: backend.group,
-                transport,
-                frontends: frontends.collect(),
+                transport: transport(first.map_or(Protocol::Tcp, |frontend| frontend.protocol)),
+                frontends: backend.frontends.iter().map(address).collect(),
+                outside: backend.outside.iter().map(address).collect(),
                 endpoints: backend.endpoints.clone(),
                 affinity: backend.affinity,
             };
             antrea_flows::service_backend(network, &backend)
         })
-        .collect();
-    Change::Whole(entries)
+        .collect()
 }

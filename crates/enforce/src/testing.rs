@@ -149,6 +149,7 @@ pub fn network_of(encap_mode: EncapMode) -> Network {
         service_cidrs: Vec::new(),
         antrea_policy: true,
         services: false,
+        serves_all: false,
         metered: false,
     };
     Network::new(config, Round::FIRST)

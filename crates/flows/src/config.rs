@@ -89,6 +89,8 @@ pub struct NodeConfig {
     pub antrea_policy: bool,
     /// The bridge serves Services to pods.
     pub services: bool,
+    /// It serves them to everybody: there is no kube-proxy. Needs `services`.
+    pub serves_all: bool,
     /// The datapath has meters.
     pub metered: bool,
 }

@@ -102,7 +102,17 @@ pub fn has_endpoint() -> SubField {
     SubField::reg(4, 17, 17)
 }
 
-/// `reg4[31]`: on its way back to the pod that sent it.
+/// `reg4[27]`: came by the gateway from somebody who is not the node itself; upstream's "from external".
+pub fn from_outside() -> SubField {
+    SubField::reg(4, 27, 27)
+}
+
+/// `reg4[30]`: the bridge gave the connection the gateway's address as its source, for its endpoint is on another node.
+pub fn masqueraded() -> SubField {
+    SubField::reg(4, 30, 30)
+}
+
+/// `reg4[31]`: on its way back to the port that it came in by.
 pub fn hairpin() -> SubField {
     SubField::reg(4, 31, 31)
 }
@@ -136,6 +146,11 @@ pub fn ct_source() -> SubField {
 /// `ct_mark[4]`: the bridge gave the connection's destination an endpoint's address.
 pub fn ct_service() -> SubField {
     SubField::range(Field::CtMark, 4, 4)
+}
+
+/// `ct_mark[5]`: see [`masqueraded`].
+pub fn ct_masqueraded() -> SubField {
+    SubField::range(Field::CtMark, 5, 5)
 }
 
 /// `ct_label[0..31]`: the ingress rule that allowed the connection.
@@ -176,11 +191,12 @@ pub const HIGHEST_POD_PORT: u32 = 0x3fff;
 pub const ZONE_V4: u16 = 65520;
 /// Connection-tracking zone of pods' IPv6 connections.
 pub const ZONE_V6: u16 = 65510;
-/// Connection-tracking zone of IPv4 connections that a Service brings back to the pod that began them.
+/// Connection-tracking zone of IPv4 connections that the bridge gives another source: those that a Service brings back to
+/// who began them, and from outside to endpoints on other nodes.
 pub const HAIRPIN_ZONE_V4: u16 = 65521;
-/// Connection-tracking zone of IPv6 connections that a Service brings back to the pod that began them.
+/// The same of IPv6.
 pub const HAIRPIN_ZONE_V6: u16 = 65511;
-/// Connection-tracking zone of pods' IPv4 connections to Services, between frontend and endpoint.
+/// Connection-tracking zone of IPv4 connections to Services, between frontend and endpoint.
 pub const SERVICE_ZONE_V4: u16 = 65522;
-/// Connection-tracking zone of pods' IPv6 connections to Services, between frontend and endpoint.
+/// Connection-tracking zone of IPv6 connections to Services, between frontend and endpoint.
 pub const SERVICE_ZONE_V6: u16 = 65512;

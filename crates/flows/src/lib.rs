@@ -38,16 +38,17 @@ pub use config::{
 };
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
-    AFFINITY_COOKIE, DNS_PACKET_IN, Ended, Family, Judged, POLICY_PACKET_IN, SELF_TEST_ETHERTYPE,
-    ServiceBackend, TRACE_PACKET_IN, Trace, Traced, Transport, VIRTUAL_V4, VIRTUAL_V6, base, conntrack,
-    deliver_dns, dns, dns_receiver, ended, gateway, judged, meters, peer, pod, proxy, refusal, refusals,
-    security, service_backend, service_cidrs, trace, traced, tunnel,
+    AFFINITY_COOKIE, Audience, DNS_PACKET_IN, Ended, Family, Guard, Judged, NODE_PORT_V4, NODE_PORT_V6,
+    POLICY_PACKET_IN, SELF_TEST_ETHERTYPE, SERVICE_PACKET_IN, ServiceBackend, TRACE_PACKET_IN, Trace, Traced,
+    Transport, Unserved, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, deliver_dns, dns, dns_receiver, ended,
+    gateway, guard, judged, meters, node_access, peer, pod, proxy, refusal, refusals, security,
+    service_backend, service_cidrs, trace, traced, tunnel, unserved, unserved_source,
 };
 pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};
 
 /// The flows of the node itself, that is everything but pods, peers and policy. Those of policy name its [`meters`].
 pub fn node(net: &Network) -> Vec<openflow::Flow> {
-    let parts = [base, conntrack, gateway, tunnel, proxy, service_cidrs, security, refusals];
+    let parts = [base, conntrack, gateway, tunnel, proxy, node_access, service_cidrs, security, refusals];
     parts.into_iter().flat_map(|part| part(net)).collect()
 }

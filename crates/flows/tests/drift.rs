@@ -187,11 +187,12 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
     let sw = switch()?;
     let mut session = Session::open(&sw.bridge_socket())?;
     let mut config = support::node(Datapath::Kernel, TunnelKind::FlowBased);
-    config.services = true;
+    (config.services, config.serves_all) = (true, true);
     let net = antrea_flows::Network::new(config, Round(7));
     let mut store = BridgeStore::new();
     let mut flows = antrea_flows::node(&net);
     flows.extend(antrea_flows::pod(&net, &pod(1)));
+    flows.extend(antrea_flows::peer(&net, &support::tunnel_peer()));
     session.carry_out(set(&mut store, Owner::Node, flows)?)?;
     let mut group = 0;
     for (frontend, pods) in
@@ -207,6 +208,7 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
                 group,
                 transport: transport[group as usize / 256 % 3],
                 frontends: vec![(support::ip(frontend), (group / 256) as u16).into()],
+                outside: vec![(support::ip(frontend), (group / 256) as u16).into()],
                 endpoints: (0..count).map(|n| (support::ip(pods), 2000 + n).into()).collect(),
                 affinity,
             };
@@ -215,6 +217,16 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
             session.carry_out(store.stage([(&owner, &change)])?.diff)?;
         }
     }
+    let frontend = (support::ip("192.0.2.2"), 80).into();
+    let transport = antrea_flows::Transport::Tcp;
+    let sources = vec!["198.51.100.0/24".parse().unwrap(), "0.0.0.0/0".parse().unwrap()];
+    let mut others = antrea_flows::guard(&net, &antrea_flows::Guard { transport, frontend, sources });
+    for audience in [antrea_flows::Audience::Everybody, antrea_flows::Audience::Outside] {
+        let unserved = antrea_flows::Unserved { transport, frontend, audience, is_refused: true };
+        others.extend(antrea_flows::unserved(&net, &unserved));
+    }
+    session
+        .carry_out(store.stage([(&Owner::Service("default/others".into()), &Change::Whole(others))])?.diff)?;
     let diff = store.compare(&session.installed()?).diff;
     assert!(diff.is_empty(), "{diff:#?}");
     // One endpoint more is one group's change; nothing else is sent.
@@ -222,6 +234,7 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
         group: 256,
         transport: antrea_flows::Transport::Udp,
         frontends: vec![(support::ip("10.96.0.1"), 1).into()],
+        outside: vec![(support::ip("10.96.0.1"), 1).into()],
         endpoints: vec![(support::ip("10.244.2.0"), 2000).into(), (support::ip("10.244.2.1"), 2000).into()],
         affinity: None,
     };

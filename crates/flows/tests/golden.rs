@@ -46,6 +46,16 @@ fn node_userspace() -> Result<()> {
 }
 
 #[test]
+fn node_access() -> Result<()> {
+    let mut config = node(Datapath::Userspace, TunnelKind::KernelVxlan);
+    (config.services, config.serves_all) = (true, true);
+    let net = Network::new(config, Round(7));
+    insta::assert_snapshot!("node_access", dump(&antrea_flows::node_access(&net))?);
+    insta::assert_snapshot!("peer_of_node_access", dump(&antrea_flows::peer(&net, &tunnel_peer()))?);
+    Ok(())
+}
+
+#[test]
 fn dns() -> Result<()> {
     let net = network(Datapath::Userspace, TunnelKind::KernelVxlan);
     insta::assert_snapshot!("dns", dump(&antrea_flows::dns(&net, &[7].into()))?);

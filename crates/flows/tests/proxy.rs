@@ -77,6 +77,7 @@ fn backend(group: u32, frontends: &[IpAddr], port: u16, endpoints: &[(IpAddr, u1
         group,
         transport: Transport::Tcp,
         frontends: frontends.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+        outside: Vec::new(),
         endpoints: endpoints.iter().map(|(ip, port)| SocketAddr::new(*ip, *port)).collect(),
         affinity: None,
     }

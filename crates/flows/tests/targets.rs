@@ -82,6 +82,7 @@ fn backends() -> Vec<ServiceBackend> {
                     group: group(service, of.client.is_ipv6()) + more,
                     transport,
                     frontends: frontends(&of, service),
+                    outside: Vec::new(),
                     endpoints: vec![SocketAddr::new(of.server, 8080)],
                     affinity: (service == 1).then_some(100),
                 });

@@ -7,8 +7,9 @@
 //! than to read a few thousand entries. So a small table is read once for all addresses. Of a large one the kernel is asked
 //! for each address, where it can filter (IPv4, since Linux 5.8).
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -47,6 +48,12 @@ const FILTER: u16 = 25;
 /// `CTA_TUPLE_IP`, and `CTA_FILTER_F_CTA_IP_SRC` for one of the two tuples (nf_internals.h).
 const TUPLE_IP: u16 = 1;
 const FILTER_IP_SRC: u32 = 1;
+/// `CTA_TUPLE_PROTO`; `CTA_PROTO_NUM`, `CTA_PROTO_DST_PORT`.
+const TUPLE_PROTO: u16 = 2;
+const PROTO_NUM: u16 = 1;
+const PROTO_DST_PORT: u16 = 3;
+/// IP protocol number of UDP.
+const UDP: u8 = 17;
 /// `AF_UNSPEC`, which is every family.
 const UNSPECIFIED: u8 = 0;
 /// `AF_INET`, `AF_INET6`; `CTA_IP_V4_SRC`, `CTA_IP_V6_SRC`.
@@ -64,20 +71,47 @@ pub async fn forget(netns: &Netns, ips: &[IpAddr]) -> Result<usize> {
     let forgotten = netns.run(move || {
         let (dumps, deletes) = (open()?, open()?);
         if is_small() {
-            return forget_those(&dumps, &deletes, &request(GET, DUMP, UNSPECIFIED, &[]), &ips);
+            let of_one = |entry: &[u8]| ips.iter().find_map(|ip| deletion(entry, *ip));
+            return forget_some(&dumps, &deletes, &request(GET, DUMP, UNSPECIFIED, &[]), of_one);
         }
         let mut count = 0;
         for ip in ips {
             for dump in dumps_of(ip) {
-                count += forget_those(&dumps, &deletes, &dump, &[ip])?;
+                count += forget_some(&dumps, &deletes, &dump, |entry| deletion(entry, ip))?;
             }
         }
         Ok(count)
     });
-    forgotten.await?.map_err(|error: io::Error| match error.raw_os_error() {
+    forgotten.await?.map_err(|error| of(error, what))
+}
+
+/// Forgets the ways of datagrams that were sent to one of these, so that the next one meets the rules as they are. Returns
+/// how many there were.
+///
+/// # Errors
+/// See [`forget`].
+pub async fn forget_datagrams(netns: &Netns, to: BTreeSet<SocketAddr>) -> Result<usize> {
+    let what = format!("forget datagrams to {} addresses in {netns}", to.len());
+    let forgotten = netns.run(move || {
+        let (dumps, deletes) = (open()?, open()?);
+        let mut count = 0;
+        for (is_v4, family) in [(true, V4.0), (false, V6.0)] {
+            if to.iter().any(|to| to.is_ipv4() == is_v4) {
+                let dump = request(GET, DUMP, family, &[]);
+                let deletion = |entry: &[u8]| deletion_of_datagrams(entry, is_v4, &to);
+                count += forget_some(&dumps, &deletes, &dump, deletion)?;
+            }
+        }
+        Ok(count)
+    });
+    forgotten.await?.map_err(|error| of(error, what))
+}
+
+fn of(error: io::Error, what: String) -> Error {
+    match error.raw_os_error() {
         Some(errno) => Error::errno_of(what, Errno::from_raw(errno)),
         None => Error::io(what, error),
-    })
+    }
 }
 
 /// False if the kernel does not say.
@@ -94,7 +128,12 @@ fn open() -> io::Result<Socket> {
 
 /// Deletes on another socket than that of the dump, which goes on meanwhile: a table may be large, and only a datagram of
 /// it is held.
-fn forget_those(dumps: &Socket, deletes: &Socket, dump: &[u8], ips: &[IpAddr]) -> io::Result<usize> {
+fn forget_some(
+    dumps: &Socket,
+    deletes: &Socket,
+    dump: &[u8],
+    deletion: impl Fn(&[u8]) -> Option<Vec<u8>>,
+) -> io::Result<usize> {
     let mut count = 0;
     let mut buffer = vec![0; BUFFER];
     dumps.send(dump)?;
@@ -109,7 +148,7 @@ fn forget_those(dumps: &Socket, deletes: &Socket, dump: &[u8], ips: &[IpAddr]) -
                     return Ok(count);
                 }
                 NEW => {
-                    if let Some(deletion) = ips.iter().find_map(|ip| deletion(body, *ip)) {
+                    if let Some(deletion) = deletion(body) {
                         count += usize::from(delete(deletes, &deletion)?);
                     }
                 }
@@ -161,6 +200,28 @@ fn deletion(entry: &[u8], ip: IpAddr) -> Option<Vec<u8>> {
     Some(request(DELETE, ACKNOWLEDGED, family, &[original, attribute(ID, value(entry, ID)?)].concat()))
 }
 
+/// What deletes an entry, if it is of datagrams that were sent to one of these.
+fn deletion_of_datagrams(entry: &[u8], is_v4: bool, to: &BTreeSet<SocketAddr>) -> Option<Vec<u8>> {
+    let entry = entry.get(GENERIC..)?;
+    let original = value(entry, TUPLE_ORIG)?;
+    let protocol = value(original, TUPLE_PROTO)?;
+    let port = u16::from_be_bytes(value(protocol, PROTO_DST_PORT)?.try_into().ok()?);
+    // Of each family the number after that of the source.
+    let (family, source) = if is_v4 { V4 } else { V6 };
+    let octets = value(value(original, TUPLE_IP)?, source + 1)?;
+    let ip = if is_v4 {
+        IpAddr::from(<[u8; 4]>::try_from(octets).ok()?)
+    } else {
+        IpAddr::from(<[u8; 16]>::try_from(octets).ok()?)
+    };
+    let in_zone = attributes(entry).any(|(kind, _)| kind == ZONE);
+    if value(protocol, PROTO_NUM)? != [UDP] || in_zone || !to.contains(&SocketAddr::new(ip, port)) {
+        return None;
+    }
+    let original = attribute(NESTED | TUPLE_ORIG, original);
+    Some(request(DELETE, ACKNOWLEDGED, family, &[original, attribute(ID, value(entry, ID)?)].concat()))
+}
+
 /// Whether the entry was still there.
 fn delete(socket: &Socket, deletion: &[u8]) -> io::Result<bool> {
     socket.send(deletion)?;
@@ -202,6 +263,30 @@ mod tests {
         assert_eq!(deletion(&entry(other, other, &[]), pod), None);
         assert_eq!(deletion(&entry(ip("fd00::5"), ip("fd00::6"), &[]), pod), None);
         assert_eq!(deletion(&entry(pod, other, &attribute(ZONE, &[255, 240])), pod), None);
+    }
+
+    #[test]
+    fn datagrams_to_one_port_alone() {
+        let entry = |to: SocketAddr, protocol: u8, more: &[u8]| {
+            let ((_, source), octets) = address(to.ip());
+            let ip = attribute(NESTED | TUPLE_IP, &attribute(source + 1, &octets));
+            let ports = attribute(PROTO_DST_PORT, &to.port().to_be_bytes());
+            let transport = [attribute(PROTO_NUM, &[protocol]), ports].concat();
+            let tuple = [ip, attribute(NESTED | TUPLE_PROTO, &transport)].concat();
+            let original = attribute(NESTED | TUPLE_ORIG, &tuple);
+            [&[0; GENERIC][..], &original, &attribute(ID, &[1, 2, 3, 4]), more].concat()
+        };
+        for text in ["192.0.2.11", "2001:db8::11"] {
+            let to = SocketAddr::new(text.parse().unwrap(), 30_053);
+            let wanted = BTreeSet::from([to]);
+            let deletes = |entry: &[u8]| deletion_of_datagrams(entry, to.is_ipv4(), &wanted).is_some();
+            assert!(deletes(&entry(to, UDP, &[])));
+            let other = SocketAddr::new(to.ip(), 30_054);
+            assert!(!deletes(&entry(other, UDP, &[])) && !deletes(&entry(to, 6, &[])));
+            assert!(!deletes(&entry(to, UDP, &attribute(ZONE, &[255, 240]))), "somebody else's");
+            let whole = entry(to, UDP, &[]);
+            (0..whole.len()).for_each(|length| assert!(!deletes(&whole[..length])));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //!  frame ─► parse ──► Headers ─► build ─► frame            Traceflow
 //!  frame ─► refuse ─► TCP reset, or ICMP "prohibited"      action Reject
+//!  frame ─► unreachable ─► TCP reset, or ICMP "no port"    a Service without endpoints
 //!  frame ─► dns ──► names and addresses                    peers by FQDN
 //! ```
 //!
@@ -18,4 +19,4 @@ mod refusal;
 pub use dns::{DnsAnswer, DnsPacket, dns};
 pub use headers::{Headers, ICMP, ICMPV6, TCP, Transport, UDP, build, parse};
 pub use offload::without_offload;
-pub use refusal::refuse;
+pub use refusal::{refuse, unreachable};

@@ -17,6 +17,10 @@ const PROHIBITED_V4: (u8, u8) = (3, 10);
 /// The same of RFC 4443 §3.1.
 const PROHIBITED_V6: (u8, u8) = (1, 1);
 
+/// "Port unreachable" of both.
+const NO_PORT_V4: (u8, u8) = (3, 3);
+const NO_PORT_V6: (u8, u8) = (1, 4);
+
 /// Longest packet that carries an error: RFC 1812 §4.3.2.3, RFC 4443 §2.4(c).
 const LONGEST_V4: usize = 576;
 const LONGEST_V6: usize = 1280;
@@ -31,6 +35,20 @@ const DONT_FRAGMENT: u8 = 2;
 /// `None` where there must be no answer: to an error or a reset, to what went to or came from more than one (RFC 1122
 /// §3.2.2, RFC 4443 §2.4(e)), to a later fragment, and to what cannot be read. The frame may be cut behind its headers.
 pub fn refuse(frame: &[u8], by: MacAddr, to: MacAddr) -> Option<Vec<u8>> {
+    answer_with(frame, by, to, (PROHIBITED_V4, PROHIBITED_V6))
+}
+
+/// The same where nobody listens: of anything but TCP, ICMP's "port unreachable".
+pub fn unreachable(frame: &[u8], by: MacAddr, to: MacAddr) -> Option<Vec<u8>> {
+    answer_with(frame, by, to, (NO_PORT_V4, NO_PORT_V6))
+}
+
+fn answer_with(
+    frame: &[u8],
+    by: MacAddr,
+    to: MacAddr,
+    (error_v4, error_v6): ((u8, u8), (u8, u8)),
+) -> Option<Vec<u8>> {
     let headers = parse(frame)?;
     if headers.eth_dst.0[0] & 1 != 0 || !is_one(headers.src) || !is_one(headers.dst) {
         return None;
@@ -63,9 +81,9 @@ pub fn refuse(frame: &[u8], by: MacAddr, to: MacAddr) -> Option<Vec<u8>> {
         (ICMP | ICMPV6, Transport::Other) => None,
         _ => {
             let (protocol, (kind, code), longest) = if v4 {
-                (ICMP, PROHIBITED_V4, LONGEST_V4 - 20 - 8)
+                (ICMP, error_v4, LONGEST_V4 - 20 - 8)
             } else {
-                (ICMPV6, PROHIBITED_V6, LONGEST_V6 - 40 - 8)
+                (ICMPV6, error_v6, LONGEST_V6 - 40 - 8)
             };
             let unreachable = Transport::Icmp { kind, code, id: 0, sequence: 0 };
             // Without what Ethernet added to a short one.

@@ -1,42 +1,15 @@
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::{
-    MOST_ENDPOINTS, choose,
-    ids::{Ids, Purpose},
-    model::{Address, Endpoint, Frontend, Name, Port, Problem, Protocol, Service, Slice},
+    ids::Ids,
+    model::{Frontend, Name, Own, Problem, Service, Slice},
+    serve::{self, Backend, Holder, Reached, Served},
 };
-
-/// Where connections to some frontends go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// Number of its group; the last eight bits are zero and at the disposal of whoever makes the group.
-    pub group: u32,
-    /// The frontends, of one protocol and family.
-    pub frontends: Vec<Frontend>,
-    /// The endpoints in ascending order; at least one, and [`MOST_ENDPOINTS`] at most.
-    pub endpoints: Vec<SocketAddr>,
-    /// For how many seconds a client keeps its endpoint.
-    pub affinity: Option<u32>,
-}
-
-/// Frontends of a Service by the number of their group, whether there is any endpoint or not.
-pub type Reached = BTreeMap<u32, Vec<Frontend>>;
-
-/// What a Service is served with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// Where it is reached: what another Service has is not among it.
-    pub reached: Reached,
-    /// Groups with their frontends.
-    pub backends: Vec<Backend>,
-}
 
 /// What changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,32 +22,17 @@ pub struct Drained {
     pub stale: Vec<(Frontend, SocketAddr)>,
 }
 
-impl Backend {
-    fn is_udp(&self) -> bool {
-        self.frontends.first().is_some_and(|frontend| frontend.protocol == Protocol::Udp)
-    }
-}
-
-impl Served {
-    fn counts(&self) -> [[usize; 2]; 2] {
-        let mut counts = [[0; 2]; 2];
-        for backend in &self.backends {
-            let family = usize::from(backend.endpoints.iter().any(SocketAddr::is_ipv6));
-            counts[family][0] += 1;
-            counts[family][1] += backend.endpoints.len();
-        }
-        counts
-    }
-}
-
 /// Pairs of frontend and endpoint that were served and are not.
 fn stale(before: &[Backend], now: &[Backend], stale: &mut Vec<(Frontend, SocketAddr)>) {
-    let served: HashMap<Frontend, &[SocketAddr], RandomState> =
-        now.iter().flat_map(|b| b.frontends.iter().map(|frontend| (*frontend, &*b.endpoints))).collect();
+    let mut served: HashMap<Frontend, Vec<&[SocketAddr]>, RandomState> = HashMap::default();
+    for backend in now {
+        backend.all().for_each(|frontend| served.entry(*frontend).or_default().push(&backend.endpoints));
+    }
     for backend in before {
-        for frontend in &backend.frontends {
-            let left = served.get(frontend).copied().unwrap_or_default();
-            let gone = backend.endpoints.iter().filter(|endpoint| left.binary_search(endpoint).is_err());
+        for frontend in backend.all() {
+            let left = served.get(frontend).map(Vec::as_slice).unwrap_or_default();
+            let is_left = |endpoint: &SocketAddr| left.iter().any(|all| all.binary_search(endpoint).is_ok());
+            let gone = backend.endpoints.iter().filter(|endpoint| !is_left(endpoint));
             stale.extend(gone.map(|endpoint| (*frontend, *endpoint)));
         }
     }
@@ -102,6 +60,8 @@ pub struct Services {
     claims: HashMap<Frontend, BTreeSet<Claim>, RandomState>,
     ids: Ids,
     dirty: BTreeSet<Name>,
+    /// The node's addresses, where everybody is served.
+    own: Option<Own>,
 }
 
 impl Services {
@@ -119,7 +79,29 @@ impl Services {
             return;
         }
         let before = std::mem::replace(&mut entry.service, service.clone());
-        for (frontend, created) in claims(before.as_ref()) {
+        self.release(&name, before.as_ref());
+        self.claim(&name, service.as_ref());
+        self.dirty.insert(name);
+    }
+
+    /// Serves everybody from now on, node ports among it, by a node with these addresses.
+    pub fn set_own(&mut self, own: Own) {
+        if self.own.as_ref() == Some(&own) {
+            return;
+        }
+        let names: Vec<Name> = self.names().cloned().collect();
+        let service = |this: &Self, name: &Name| this.entries.get(name).and_then(|e| e.service.clone());
+        names.iter().for_each(|name| self.release(name, service(self, name).as_ref()));
+        self.own = Some(own);
+        for name in names {
+            let service = service(self, &name);
+            self.claim(&name, service.as_ref());
+            self.dirty.extend(service.map(|_| name));
+        }
+    }
+
+    fn release(&mut self, name: &Name, service: Option<&Service>) {
+        for (frontend, created) in serve::claims(service, self.own.as_ref()) {
             if let Some(claims) = self.claims.get_mut(&frontend) {
                 claims.remove(&(created, name.clone()));
                 // Whoever stands back now may have it.
@@ -129,12 +111,14 @@ impl Services {
                 }
             }
         }
-        for (frontend, created) in claims(service.as_ref()) {
+    }
+
+    fn claim(&mut self, name: &Name, service: Option<&Service>) {
+        for (frontend, created) in serve::claims(service, self.own.as_ref()) {
             let claims = self.claims.entry(frontend).or_default();
             claims.insert((created, name.clone()));
             self.dirty.extend(claims.iter().map(|(_, name)| name.clone()));
         }
-        self.dirty.insert(name);
     }
 
     /// Sets or, with `None`, removes an EndpointSlice of a Service.
@@ -221,70 +205,16 @@ impl Services {
 
     /// What a Service is served with, and whether others have some of its frontends.
     fn serve(&mut self, name: &Name, problems: &mut Vec<Problem>) -> (Served, bool) {
-        let mut served = Served::default();
         let Some(Entry { service: Some(service), slices, .. }) = self.entries.get(name) else {
-            return (served, false);
+            return (Served::default(), false);
         };
-        let mut lost = BTreeSet::new();
-        for port in &service.ports {
-            for ipv6 in [false, true] {
-                let mut of_cluster = Vec::new();
-                let mut of_node = Vec::new();
-                for address in service.addresses.iter().filter(|address| address.ip().is_ipv6() == ipv6) {
-                    let frontend = frontend(*address, port);
-                    let first = self.claims.get(&frontend).and_then(BTreeSet::first);
-                    match first {
-                        Some((_, owner)) if owner != name => {
-                            lost.insert((frontend, owner.clone()));
-                        }
-                        _ if service.internal_local && matches!(address, Address::Cluster(_)) => {
-                            of_node.push(frontend);
-                        }
-                        _ => of_cluster.push(frontend),
-                    }
-                }
-                if of_cluster.is_empty() && of_node.is_empty() {
-                    continue;
-                }
-                let all = endpoints(slices, port, ipv6);
-                for (local, mut frontends) in [(false, of_cluster), (true, of_node)] {
-                    let chosen = if local { choose::local(&all) } else { choose::cluster(&all) };
-                    let mut endpoints: Vec<SocketAddr> = chosen
-                        .into_iter()
-                        .map(|(endpoint, number)| SocketAddr::new(endpoint.ip, *number))
-                        .collect();
-                    if frontends.is_empty() {
-                        continue;
-                    }
-                    frontends.sort_unstable();
-                    frontends.dedup();
-                    let purpose = Purpose {
-                        service: name.clone(),
-                        port: port.name.clone(),
-                        protocol: port.protocol,
-                        ipv6,
-                        local,
-                    };
-                    let group = self.ids.get(purpose);
-                    served.reached.entry(group).or_default().extend(&frontends);
-                    if endpoints.is_empty() {
-                        continue;
-                    }
-                    if endpoints.len() > MOST_ENDPOINTS {
-                        problems.push(Problem {
-                            object: format!("Service {name}"),
-                            field: format!("spec.ports[{}]", port.name),
-                            message: format!(
-                                "{} endpoints, of which the first {MOST_ENDPOINTS} are used",
-                                endpoints.len()
-                            ),
-                        });
-                        endpoints.truncate(MOST_ENDPOINTS);
-                    }
-                    served.backends.push(Backend { group, frontends, endpoints, affinity: service.affinity });
-                }
-            }
-        }
+        let claims = &self.claims;
+        let holder = |frontend: &Frontend| match claims.get(frontend).and_then(BTreeSet::first) {
+            Some((_, owner)) if owner != name => Holder::Other(owner.clone()),
+            _ => Holder::Itself,
+        };
+        let (served, lost) =
+            serve::serve((name, service), slices, self.own.as_ref(), holder, &mut self.ids, problems);
         let loser = !lost.is_empty();
         problems.extend(lost.into_iter().map(|(frontend, owner)| Problem {
             object: format!("Service {name}"),
@@ -293,32 +223,4 @@ impl Services {
         }));
         (served, loser)
     }
-}
-
-fn frontend(address: Address, port: &Port) -> Frontend {
-    Frontend { ip: address.ip(), protocol: port.protocol, port: port.port }
-}
-
-fn claims(service: Option<&Service>) -> BTreeSet<(Frontend, i64)> {
-    let of = |service: &Service| {
-        let of_port = |port| service.addresses.iter().map(move |address| frontend(*address, port));
-        service.ports.iter().flat_map(of_port).map(|frontend| (frontend, service.created)).collect()
-    };
-    service.map(of).unwrap_or_default()
-}
-
-/// The endpoints of a port, with its number there, in order. Slices that tell of one twice, as while it moves from one
-/// to the other, are taken for the better of what they say.
-fn endpoints(slices: &BTreeMap<Box<str>, Slice>, port: &Port, ipv6: bool) -> Vec<(Endpoint, u16)> {
-    let mut all: Vec<(Endpoint, u16)> = Vec::new();
-    for slice in slices.values() {
-        let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
-        for number in numbers.map(|p| p.port) {
-            let of_family = slice.endpoints.iter().filter(|endpoint| endpoint.ip.is_ipv6() == ipv6);
-            all.extend(of_family.map(|endpoint| (*endpoint, number)));
-        }
-    }
-    all.sort_by_key(|(e, number)| (e.ip, *number, !e.ready, !(e.serving && e.terminating)));
-    all.dedup_by_key(|(endpoint, number)| (endpoint.ip, *number));
-    all
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::model::{Address, Endpoint, Here, Hint, Port, Problem, Protocol, Service, Slice, SlicePort};
@@ -38,15 +39,21 @@ pub struct ServiceSpec {
     internal_traffic_policy: String,
     #[serde(deserialize_with = "nullable")]
     load_balancer_source_ranges: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    external_traffic_policy: String,
+    #[serde(deserialize_with = "nullable")]
+    health_check_node_port: i64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct ServicePort {
     #[serde(deserialize_with = "nullable")]
     name: String,
     protocol: Option<String>,
     port: i64,
+    #[serde(deserialize_with = "nullable")]
+    node_port: i64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -103,8 +110,7 @@ fn port_number(number: i64) -> Option<u16> {
 
 /// Reads a Service. `None` if this node serves nothing of it: it is headless, a name elsewhere, or without addresses.
 ///
-/// Load balancers that are no way to the Service but a proxy (`ipMode: Proxy`) are reached as they are, and one that
-/// lets in only some sources judges these itself.
+/// Load balancers that are no way to the Service but a proxy (`ipMode: Proxy`) are reached as they are.
 pub fn service(
     name: &str,
     created: i64,
@@ -124,8 +130,10 @@ pub fn service(
     let balanced = status.load_balancer.ingress.iter();
     let balanced = balanced.filter(|ingress| {
         let direct = ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
-        !ingress.ip.is_empty() && direct && spec.load_balancer_source_ranges.is_empty()
+        !ingress.ip.is_empty() && direct
     });
+    let guarded = !spec.load_balancer_source_ranges.is_empty();
+    let of_balancer = if guarded { Address::Guarded } else { Address::External as fn(IpAddr) -> Address };
     let texts =
         cluster_ips.iter().map(|ip| ("spec.clusterIPs", ip, Address::Cluster as fn(IpAddr) -> Address));
     let texts = texts.chain(
@@ -133,9 +141,8 @@ pub fn service(
             .iter()
             .map(|ip| ("spec.externalIPs", ip, Address::External as fn(IpAddr) -> Address)),
     );
-    let texts = texts.chain(balanced.map(|ingress| {
-        ("status.loadBalancer.ingress", &ingress.ip, Address::External as fn(IpAddr) -> Address)
-    }));
+    let texts =
+        texts.chain(balanced.map(|ingress| ("status.loadBalancer.ingress", &ingress.ip, of_balancer)));
     let mut addresses: Vec<Address> = Vec::new();
     for (field, text, kind) in texts {
         match text.parse::<IpAddr>() {
@@ -151,6 +158,17 @@ pub fn service(
             Err(_) => bad(field.to_owned(), format!("{text:?} is no IP address; it is not served")),
         }
     }
+    let mut sources: Vec<IpNet> = Vec::new();
+    for text in &spec.load_balancer_source_ranges {
+        match text.trim().parse() {
+            Ok(range) => sources.push(range),
+            Err(_) => bad(
+                "spec.loadBalancerSourceRanges".to_owned(),
+                format!("{text:?} is no CIDR; nobody is let in by it"),
+            ),
+        }
+    }
+    let has_node_ports = matches!(&*spec.type_, "NodePort" | "LoadBalancer");
     let mut ports: Vec<Port> = Vec::new();
     for (n, port) in spec.ports.iter().enumerate() {
         let field = format!("spec.ports[{n}]");
@@ -163,7 +181,9 @@ pub fn service(
                 if ports.iter().any(|other| (other.protocol, other.port) == (protocol, number)) {
                     bad(field, format!("{protocol} port {number} is there twice; the first counts"));
                 } else {
-                    ports.push(Port { name: port.name.as_str().into(), protocol, port: number });
+                    // A type that has no node ports may have kept its number.
+                    let node_port = port_number(port.node_port).filter(|_| has_node_ports).unwrap_or(0);
+                    ports.push(Port { name: port.name.as_str().into(), protocol, port: number, node_port });
                 }
             }
         }
@@ -171,11 +191,17 @@ pub fn service(
     let seconds = spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(AFFINITY_SECONDS);
     let affinity =
         (spec.session_affinity == "ClientIP").then(|| u32::try_from(seconds.max(1)).unwrap_or(u32::MAX));
+    let external_local = spec.external_traffic_policy == "Local";
+    let tells = spec.type_ == "LoadBalancer" && external_local;
+    let health_port = port_number(spec.health_check_node_port).filter(|_| tells).unwrap_or(0);
     let service = Service {
         created,
         addresses: addresses.into(),
         ports: ports.into(),
         internal_local: spec.internal_traffic_policy == "Local",
+        external_local,
+        sources: sources.into(),
+        health_port,
         affinity,
     };
     (Some(service), problems)

@@ -11,7 +11,8 @@
 //!   computation from all objects would say (`tests/convergence.rs`).
 //! - A frontend belongs to one Service. Of several that claim it the oldest has it, then the first by name,
 //!   whatever the order in which they were told; the others keep the rest of what they have.
-//! - A frontend without a usable endpoint is not served: whoever serves Services behind the bridge refuses it.
+//! - A frontend without a usable endpoint is not served: whoever serves Services behind the bridge refuses it. Where
+//!   nobody does ([`Services::set_own`]), it is told of.
 //! - An object that cannot be read in part is served in the other parts, and the part is named.
 
 mod choose;
@@ -19,11 +20,13 @@ mod ids;
 mod index;
 pub mod k8s;
 mod model;
+mod serve;
 
-pub use index::{Backend, Drained, Reached, Served, Services};
+pub use index::{Drained, Services};
 pub use model::{
-    Address, Endpoint, Frontend, Here, Hint, Name, Port, Problem, Protocol, Service, Slice, SlicePort,
+    Address, Endpoint, Frontend, Here, Hint, Name, Own, Port, Problem, Protocol, Service, Slice, SlicePort,
 };
+pub use serve::{Backend, Health, Reached, Served, Unserved};
 
 /// The most endpoints of one Service port and family that are served.
 pub const MOST_ENDPOINTS: usize = 20_000;

@@ -1,5 +1,7 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 /// `namespace/name`.
 pub type Name = Arc<str>;
 
@@ -44,6 +46,15 @@ pub struct Here {
     pub zone: String,
 }
 
+/// The node's own addresses, where its proxy serves everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Those with node ports.
+    pub addresses: Vec<IpAddr>,
+    /// What stands for all of them, in each family.
+    pub stand_ins: Vec<IpAddr>,
+}
+
 /// An address of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -52,13 +63,15 @@ pub enum Address {
     /// `spec.externalIPs` or of a load balancer. To pods these are another way into the cluster: they reach every
     /// endpoint, also where externalTrafficPolicy is Local.
     External(IpAddr),
+    /// Of a load balancer that takes some clients alone ([`Service::sources`]).
+    Guarded(IpAddr),
 }
 
 impl Address {
     /// The address.
     pub fn ip(self) -> IpAddr {
         match self {
-            Address::Cluster(ip) | Address::External(ip) => ip,
+            Address::Cluster(ip) | Address::External(ip) | Address::Guarded(ip) => ip,
         }
     }
 }
@@ -71,6 +84,8 @@ pub struct Port {
     pub protocol: Protocol,
     /// Number.
     pub port: u16,
+    /// Number at addresses of nodes; zero if it has none there.
+    pub node_port: u16,
 }
 
 /// A Service that this node serves.
@@ -83,6 +98,12 @@ pub struct Service {
     pub ports: Box<[Port]>,
     /// internalTrafficPolicy is Local.
     pub internal_local: bool,
+    /// externalTrafficPolicy is Local.
+    pub external_local: bool,
+    /// Who may come to guarded addresses.
+    pub sources: Box<[IpNet]>,
+    /// Where the node tells load balancers whether it has an endpoint; zero if nowhere.
+    pub health_port: u16,
     /// For how many seconds a client keeps its endpoint.
     pub affinity: Option<u32>,
 }

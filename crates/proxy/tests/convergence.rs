@@ -40,9 +40,14 @@ fn service() -> impl Strategy<Value = Service> {
             addresses.dedup_by_key(|address| address.ip());
             let mut seen = BTreeSet::new();
             let ports = ports.into_iter().filter(|(_, protocol, port)| seen.insert((*protocol, *port)));
-            let ports =
-                ports.map(|(n, protocol, port)| Port { name: format!("{n}-{port}").into(), protocol, port });
-            Service { created, addresses: addresses.into(), ports: ports.collect(), internal_local, affinity }
+            let ports = ports.map(|(n, protocol, port)| Port {
+                name: format!("{n}-{port}").into(),
+                protocol,
+                port,
+                node_port: 0,
+            });
+            let (addresses, ports) = (addresses.into(), ports.collect());
+            Service { created, addresses, ports, internal_local, affinity, ..Service::default() }
         },
     )
 }
@@ -234,7 +239,7 @@ fn web(created: i64, addresses: &[&str]) -> Service {
     Service {
         created,
         addresses: addresses.iter().map(|ip| Address::Cluster(ip.parse().unwrap())).collect(),
-        ports: [Port { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
+        ports: [Port { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }].into(),
         ..Service::default()
     }
 }

@@ -62,18 +62,31 @@ pub enum PodCidrSource {
 /// Who serves Services.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.mode) && self.mode == 'All') || !(has(self.nodePortAddresses) || has(self.healthAddress))")
+    .message("spec.proxy: nodePortAddresses and healthAddress need mode All"))]
 pub struct Proxy {
     /// "KubeProxy" (default): kube-proxy, for everybody. "Services": Open vSwitch gives what Pods send to cluster, load
     /// balancer and external IPs an endpoint; kube-proxy has to run for Nodes, node ports and whatever has no endpoint.
-    /// "All", without kube-proxy, is not implemented.
+    /// "All": Open vSwitch, for everybody; there is no kube-proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ProxyMode")]
-    #[x_kube(validation = Rule::new("self != 'All'").message("spec.proxy.mode: this version does not implement All; choose Services and run kube-proxy"))]
     pub mode: Option<ProxyMode>,
+
+    /// Ranges in CIDR form of the Nodes' addresses that have node ports, with mode "All". Default: all but loopback.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 43)))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.proxy.nodePortAddresses: each entry must be a CIDR such as 192.0.2.0/24"))]
+    pub node_port_addresses: Vec<String>,
+
+    /// Where each Node tells load balancers, with mode "All", whether its proxy works (/healthz, /livez), as IP address and
+    /// port. Default: "0.0.0.0:10256". Empty: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub health_address: Option<String>,
 }
 
 /// What Open vSwitch serves of Services.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ProxyMode {
     /// Nothing.

@@ -2,7 +2,7 @@
 
 use antrea_crds::installation::{
     AntreaInstallationSpec, ImageOverride, Images, ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs,
-    Proxy, PullSecret, TlsSettings, Workload,
+    PullSecret, TlsSettings, Workload,
 };
 use ipnet::IpNet;
 
@@ -92,7 +92,7 @@ impl Effective {
             fqdn_cache_min_ttl: self.fqdn_cache_min_ttl,
             tracing: self.tracing.clone(),
             feature_gates: self.gates.clone(),
-            proxy: Some(Proxy { mode: Some(self.proxy) }),
+            proxy: Some(self.proxy.to_spec()),
             agent: workload(&self.agent),
             controller: workload(&self.controller),
             monitoring: Some(Monitoring {

@@ -65,7 +65,22 @@ fn contradictions_name_their_path() {
         (json!({"serviceCIDRs": ["fd00::/112"], "mtu": 1200}), "spec.mtu:"),
         (json!({"featureGates": {"Nonsense": true}}), "spec.featureGates.Nonsense:"),
         (json!({"featureGates": {"Egress": true}}), "spec.featureGates.Egress:"),
-        (json!({"proxy": {"mode": "All"}}), "spec.proxy.mode: this version does not implement All"),
+        (
+            json!({"proxy": {"healthAddress": ""}}),
+            "spec.proxy: nodePortAddresses and healthAddress need mode All",
+        ),
+        (
+            json!({"proxy": {"mode": "All", "healthAddress": "10256"}}),
+            "spec.proxy.healthAddress: \"10256\" is no",
+        ),
+        (
+            json!({"proxy": {"mode": "All", "nodePortAddresses": ["nonsense"]}}),
+            "spec.proxy.nodePortAddresses: \"nonsense\"",
+        ),
+        (
+            json!({"proxy": {"mode": "All"}, "featureGates": {"AntreaProxy": false}}),
+            "spec.proxy.mode: contradicts",
+        ),
         (
             json!({"proxy": {"mode": "KubeProxy"}, "featureGates": {"AntreaProxy": true}}),
             "spec.proxy.mode: contradicts",

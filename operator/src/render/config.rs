@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use antrea_api::features::{self, Component};
-use antrea_crds::installation::{Datapath, LogFormat, LogLevel, TlsVersion, TrafficEncapMode, TunnelType};
+use antrea_crds::installation::{
+    Datapath, LogFormat, LogLevel, ProxyMode, TlsVersion, TrafficEncapMode, TunnelType,
+};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{AGENT_PORT, CONTROLLER_PORT, Files, managed};
 use crate::{
-    effective::Effective,
+    effective::{Effective, EffectiveProxy},
     object::{self, Object},
 };
 
@@ -119,7 +121,23 @@ fn agent(config: &Effective) -> Value {
     set("tlsMinVersion", tls_min_version(config));
     set("tlsCipherSuites", tls_cipher_suites(config));
     set("kubeAPIServerOverride", config.api_server.clone().map(Value::from));
+    set("antreaProxy", antrea_proxy(&config.proxy));
     conf
+}
+
+/// Absent, kube-proxy serves what the bridge does not.
+fn antrea_proxy(proxy: &EffectiveProxy) -> Option<Value> {
+    let EffectiveProxy { mode, node_port_addresses, health_address } = proxy;
+    let mut conf = json!({"proxyAll": true});
+    if !node_port_addresses.is_empty() {
+        let ranges: Vec<String> = node_port_addresses.iter().map(IpNet::to_string).collect();
+        conf["nodePortAddresses"] = ranges.into();
+    }
+    match health_address {
+        Some(address) => conf["serviceHealthCheckServerBindAddress"] = address.to_string().into(),
+        None => conf["disableServiceHealthCheckServer"] = true.into(),
+    }
+    (*mode == ProxyMode::All).then_some(conf)
 }
 
 /// Keys of upstream's antrea-controller.conf.

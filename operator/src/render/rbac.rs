@@ -104,7 +104,7 @@ fn agent_cluster_rules(config: &Effective) -> Vec<Value> {
     ];
     // What was put back on the node stays to be read when its condition has turned back.
     rules.push(rule("events.k8s.io", &["events"], &["create"]));
-    if config.proxy != ProxyMode::KubeProxy {
+    if config.proxy.mode != ProxyMode::KubeProxy {
         rules.push(rule("", &["services"], READ));
         rules.push(rule("discovery.k8s.io", &["endpointslices"], READ));
     }

@@ -36,6 +36,7 @@ mod ownership;
 mod packetcapture;
 mod peers;
 mod proxy;
+mod proxy_all;
 mod random;
 mod reachability;
 mod reject;

@@ -19,8 +19,8 @@ use crate::{
     config::Network,
     cookie::Category,
     field::{
-        begins, ct_egress_rule, ct_ingress_rule, ct_service, ct_source, egress_rule, has_endpoint,
-        ingress_rule, source,
+        begins, ct_egress_rule, ct_ingress_rule, ct_masqueraded, ct_service, ct_source, egress_rule,
+        has_endpoint, ingress_rule, masqueraded, source,
     },
     table::{Stage, Table},
 };
@@ -54,6 +54,9 @@ pub fn conntrack(net: &Network) -> Vec<Flow> {
             let served = net.pipeline.features().services.then(|| {
                 let mut commit = commit.clone();
                 commit.exec.push(ct_service().load(1));
+                if net.node.serves_all {
+                    commit.exec.push(copy(masqueraded(), ct_masqueraded()));
+                }
                 let matches = family.packets().ct_state(new).bits(has_endpoint(), 1);
                 flow(Table::ConntrackCommit, HIGH, matches).action(commit).action(net.goto(Table::Output))
             });

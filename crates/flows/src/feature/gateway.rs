@@ -11,12 +11,18 @@ use super::{
 use crate::{
     config::{Datapath, HOST_PROCESS_MAC, Network},
     cookie::Category,
-    field::{Destination, Source, ct_source, destination, host_process_frame, output, source, target_port},
-    table::Table,
+    field::{
+        Destination, Source, ct_source, destination, from_outside, host_process_frame, output, source,
+        target_port,
+    },
+    table::{Stage, Table},
 };
 
 /// Below the flows of this node's pods and peers, above the default route.
 const UNKNOWN_POD: u16 = 195;
+
+/// Above what comes by the gateway, below what is known to be of a process of the node.
+const OWN: u16 = NORMAL + 5;
 
 /// EtherType of the agent's self-test frames: IEEE 802 local experimental 1.
 pub const SELF_TEST_ETHERTYPE: u16 = 0x88b5;
@@ -50,11 +56,20 @@ pub fn gateway(net: &Network) -> Vec<Flow> {
     }
     for family in net.pipeline.families() {
         let from = family.packets().in_port(gw.ofport);
+        let serves_all = net.node.serves_all;
         flows.push(
             flow(Table::Classifier, NORMAL, from.clone())
                 .action(source().load(Source::Gateway as u128))
+                .actions(serves_all.then(|| from_outside().load(1)))
                 .action(net.goto(Table::SpoofGuard)),
         );
+        // What the node itself sends has the gateway's address, by its routes or by its masquerading.
+        let own = gw.ips.iter().filter(|ip| serves_all && ip.is_ipv4() == (family == Family::V4));
+        flows.extend(own.map(|ip| {
+            flow(Table::Classifier, OWN, from.clone().nw_src(*ip))
+                .action(source().load(Source::Gateway as u128))
+                .action(net.goto(Table::SpoofGuard))
+        }));
         if net.node.datapath == Datapath::Userspace {
             flows.push(
                 flow(Table::Classifier, HIGH, from.clone().eth_dst(HOST_PROCESS_MAC))
@@ -64,7 +79,9 @@ pub fn gateway(net: &Network) -> Vec<Flow> {
             );
         }
         // The host is a router: any source may come from it.
-        flows.push(flow(Table::SpoofGuard, NORMAL, from).action(net.goto(Table::ConntrackZone)));
+        let services = net.pipeline.entry(Stage::Translation).filter(|_| serves_all);
+        let next = services.unwrap_or(Table::ConntrackZone);
+        flows.push(flow(Table::SpoofGuard, NORMAL, from).action(net.goto(next)));
         if family == Family::V6 {
             for icmp_type in [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT] {
                 flows.push(

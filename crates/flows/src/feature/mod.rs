@@ -5,6 +5,7 @@ mod conntrack;
 mod dns;
 mod ended;
 mod gateway;
+mod node_access;
 mod peer;
 mod pod;
 mod proxy;
@@ -19,6 +20,10 @@ pub use conntrack::conntrack;
 pub use dns::{DNS_PACKET_IN, deliver_dns, dns, dns_receiver};
 pub use ended::{Ended, ended};
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
+pub use node_access::{
+    Audience, Guard, NODE_PORT_V4, NODE_PORT_V6, SERVICE_PACKET_IN, Unserved, guard, node_access, unserved,
+    unserved_source,
+};
 pub use peer::peer;
 pub use pod::pod;
 pub(crate) use proxy::to_services;

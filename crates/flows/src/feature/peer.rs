@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use openflow::{Action, Field, Flow, Match, PortNo, SubField};
 
-use super::{gateway::to_gateway, priority::NORMAL, tunnel::from_peer};
+use super::{gateway::to_gateway, node_access::to_peer, priority::NORMAL, tunnel::from_peer};
 use crate::{
     config::{Network, Peer, TunnelKind, VIRTUAL_MAC, Via, tunnel_mac},
     cookie::Category,
@@ -48,7 +48,8 @@ pub fn peer(net: &Network, peer: &Peer) -> Vec<Flow> {
                 // The host has a permanent neighbour entry for IPv6 peers.
                 IpAddr::V6(_) => None,
             });
-            routes.chain(arp).collect()
+            let served = peer.pod_cidrs.iter().flat_map(|cidr| to_peer(net, *cidr));
+            routes.chain(arp).chain(served).collect()
         }
     };
     flows.extend(accepted);

@@ -25,6 +25,7 @@ use openflow::{
 
 use super::{
     Family, SYN, established,
+    node_access::{Audience, is_node_port},
     priority::{HIGH, LOW, NORMAL},
 };
 use crate::{
@@ -45,7 +46,8 @@ const GROUP_SIZE: usize = 250;
 /// Weight of a bucket: all are alike.
 const WEIGHT: u16 = 100;
 
-/// What a pod sees as its peer when a Service brings it back to itself. Upstream's address.
+/// What a pod sees as its peer when a Service brings it back to itself, and the node's processes of whom the bridge brings
+/// to them. Upstream's address.
 pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 253);
 /// The same for IPv6.
 pub const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0xfc01, 0, 0, 0, 0, 0xaabb, 0xccdd, 0xeeff);
@@ -70,6 +72,8 @@ pub struct ServiceBackend {
     pub transport: Transport,
     /// Addresses of one family that clients connect to.
     pub frontends: Vec<SocketAddr>,
+    /// Of these only for who comes from outside of the node, before others that have the same frontends.
+    pub outside: Vec<SocketAddr>,
     /// Endpoints of that family; without any, nothing is served.
     pub endpoints: Vec<SocketAddr>,
     /// For how many seconds after its last connection a client keeps its endpoint. More than 65535, which a flow
@@ -77,14 +81,14 @@ pub struct ServiceBackend {
     pub affinity: Option<u32>,
 }
 
-fn virtual_ip(family: Family) -> IpAddr {
+pub(super) fn virtual_ip(family: Family) -> IpAddr {
     match family {
         Family::V4 => VIRTUAL_V4.into(),
         Family::V6 => VIRTUAL_V6.into(),
     }
 }
 
-fn family_of(ip: IpAddr) -> Family {
+pub(super) fn family_of(ip: IpAddr) -> Family {
     if ip.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
@@ -100,10 +104,15 @@ pub(super) fn translate(net: &Network, zone: u16, next: Table) -> Ct {
 
 /// Sends what may be for a Service through the zone of translations.
 pub(crate) fn to_services(net: &Network, destination: impl Into<ipnet::IpNet>) -> Flow {
+    from_to_services(net, Source::Pod, destination)
+}
+
+/// The same of what comes in there.
+pub(super) fn from_to_services(net: &Network, from: Source, destination: impl Into<ipnet::IpNet>) -> Flow {
     let destination = destination.into();
     let zone = family_of(destination.addr()).service_zone();
-    let from_pod = Match::new().nw_dst(destination).bits(source(), Source::Pod as u128);
-    net.flow(Category::Service, Table::PreRoutingClassifier, NORMAL, from_pod).action(translate(
+    let from = Match::new().nw_dst(destination).bits(source(), from as u128);
+    net.flow(Category::Service, Table::PreRoutingClassifier, NORMAL, from).action(translate(
         net,
         zone,
         Table::ServiceState,
@@ -185,14 +194,11 @@ pub(super) fn to_itself(net: &Network, pod: &PodInterface, ip: IpAddr) -> Vec<Fl
 /// Groups and flows of a backend.
 pub fn service_backend(net: &Network, backend: &ServiceBackend) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let frontends = || backend.frontends.iter().filter(|frontend| net.pipeline.has(family_of(frontend.ip())));
-    // The userspace datapath does not translate SCTP.
-    let untranslated = backend.transport == Transport::Sctp && net.node.datapath == Datapath::Userspace;
-    if !net.pipeline.features().services
-        || untranslated
-        || backend.endpoints.is_empty()
-        || frontends().next().is_none()
-    {
+    let has = |frontend: &&SocketAddr| net.pipeline.has(family_of(frontend.ip()));
+    let everybody = backend.frontends.iter().filter(has).map(|frontend| (*frontend, Audience::Everybody));
+    let outside = backend.outside.iter().filter(has).map(|frontend| (*frontend, Audience::Outside));
+    let frontends: Vec<(SocketAddr, Audience)> = everybody.chain(outside).collect();
+    if !translates(net, backend.transport) || backend.endpoints.is_empty() || frontends.is_empty() {
         return entries;
     }
     let divided = backend.endpoints.len() > GROUP_SIZE;
@@ -201,12 +207,10 @@ pub fn service_backend(net: &Network, backend: &ServiceBackend) -> Vec<Entry> {
         let object = net.cookie(Category::Service, backend.group);
         flow.cookie(object)
     };
-    for frontend in frontends() {
-        if !net.node.service_cidrs.iter().any(|cidr| cidr.contains(&frontend.ip())) {
-            entries.push(to_services(net, frontend.ip()).into());
-        }
-        let first = flow(Table::ServiceLB, NORMAL, first_packet(backend.transport, *frontend))
-            .action(has_endpoint().load(1));
+    for (frontend, audience) in frontends {
+        entries.extend(ways_to(net, frontend.ip()).into_iter().map(Entry::from));
+        let (priority, matches) = audience.narrow(first_packet(backend.transport, frontend));
+        let first = flow(Table::ServiceLB, priority, matches).action(has_endpoint().load(1));
         entries.push(
             match backend.affinity {
                 None => first.action(Action::Group(backend.group)),
@@ -256,7 +260,24 @@ pub fn service_backend(net: &Network, backend: &ServiceBackend) -> Vec<Entry> {
     entries
 }
 
-fn first_packet(transport: Transport, frontend: SocketAddr) -> Match {
+/// Whether the bridge translates this protocol. The userspace datapath does not translate SCTP.
+pub(super) fn translates(net: &Network, transport: Transport) -> bool {
+    let untranslated = transport == Transport::Sctp && net.node.datapath == Datapath::Userspace;
+    net.pipeline.features().services && !untranslated
+}
+
+/// What brings packets for a frontend to the zone of translations, beyond those for the cluster's ranges.
+pub(super) fn ways_to(net: &Network, ip: IpAddr) -> Vec<Flow> {
+    if net.node.service_cidrs.iter().any(|cidr| cidr.contains(&ip)) {
+        return Vec::new();
+    }
+    // Where the host translates node ports to, pods have nothing to look for.
+    let pods = (!is_node_port(ip)).then_some(Source::Pod);
+    let host = net.node.serves_all.then_some(Source::Gateway);
+    pods.into_iter().chain(host).map(|from| from_to_services(net, from, ip)).collect()
+}
+
+pub(super) fn first_packet(transport: Transport, frontend: SocketAddr) -> Match {
     let number: u8 = match transport {
         Transport::Tcp => 6,
         Transport::Udp => 17,

@@ -21,7 +21,7 @@ use openflow::{
     PacketOut, PortNo,
 };
 
-use super::{dns::DNS_METER, priority::HIGH, proxy::translate};
+use super::{dns::DNS_METER, node_access::SERVICE_METER, priority::HIGH, proxy::translate};
 use crate::{
     config::{Network, VIRTUAL_MAC},
     cookie::{Category, object_of},
@@ -46,7 +46,7 @@ const RATE: u32 = 500;
 const BURST: u32 = 1000;
 
 /// Octets of a packet that are sent up: all headers, and what an ICMP error has to carry of it.
-const HEADERS: u16 = 256;
+pub(super) const HEADERS: u16 = 256;
 
 /// Above the flows of ConntrackCommit that look at the tracker's state, which an answer has not.
 const ANSWERS: u16 = HIGH + 10;
@@ -66,12 +66,13 @@ pub struct Judged {
     pub is_refused: bool,
 }
 
-/// The meters of policy's packet-ins, where the datapath has meters.
+/// The meters of packet-ins, where the datapath has meters.
 pub fn meters(net: &Network) -> Vec<Meter> {
     let band = MeterBand { rate: RATE, burst: BURST, kind: BandType::Drop };
     let flags = MeterFlags::PKTPS | MeterFlags::BURST;
-    let ids = if net.node.metered { &[METER, DNS_METER, LOG_METER][..] } else { &[] };
-    ids.iter().map(|id| Meter { id: *id, flags, bands: vec![band] }).collect()
+    let services = net.node.serves_all.then_some(SERVICE_METER);
+    let ids = [METER, DNS_METER, LOG_METER].into_iter().chain(services).filter(|_| net.node.metered);
+    ids.map(|id| Meter { id, flags, bands: vec![band] }).collect()
 }
 
 /// Sends a packet up, for these reasons.
@@ -88,7 +89,7 @@ pub(crate) fn send_up(net: &Network, reasons: u8) -> Action {
 
 /// Flows that take the agent's answers past policy and, where the bridge serves Services, to their translation.
 pub fn refusals(net: &Network) -> Vec<Flow> {
-    if !net.node.antrea_policy {
+    if !net.node.antrea_policy && !net.node.serves_all {
         return Vec::new();
     }
     let flow = |table, priority, matches: Match| {
@@ -97,11 +98,14 @@ pub fn refusals(net: &Network) -> Vec<Flow> {
     let unjudged = flow(Table::IngressSecurityClassifier, ANSWERS, Match::new());
     let mut flows = vec![unjudged.action(net.goto(Table::ConntrackCommit))];
     if net.pipeline.features().services {
-        flows.extend(net.pipeline.families().map(|family| {
-            let to_pod = family.packets().bits(destination(), 0);
-            let nat = translate(net, family.service_zone(), Table::Output);
-            flow(Table::ConntrackCommit, ANSWERS, to_pod).action(nat)
-        }));
+        // Of what came from the host the bridge has translated something only where it serves everybody.
+        let host = net.node.serves_all.then_some(Destination::Gateway as u128);
+        for family in net.pipeline.families() {
+            flows.extend([0].into_iter().chain(host).map(|to| {
+                let nat = translate(net, family.service_zone(), Table::Output);
+                flow(Table::ConntrackCommit, ANSWERS, family.packets().bits(destination(), to)).action(nat)
+            }));
+        }
     }
     flows
 }
@@ -109,15 +113,20 @@ pub fn refusals(net: &Network) -> Vec<Flow> {
 /// Reads a packet-in of policy's; `None` if it is none.
 pub fn judged(packet: &PacketIn2) -> Option<Judged> {
     let [POLICY_PACKET_IN, reasons] = *packet.userdata else { return None };
-    let source = match packet.metadata.get_bits(source())? {
-        1 => Source::Tunnel,
-        2 => Source::Gateway,
-        3 => Source::Pod,
-        _ => return None,
-    };
+    let source = source_of(packet)?;
     let rule = packet.cookie.map(object_of).filter(|rule| *rule != 0);
     let (is_logged, is_refused) = (reasons & LOG != 0, reasons & REJECT != 0);
     Some(Judged { source, table: packet.table?, rule, is_logged, is_refused })
+}
+
+/// Where a packet-in came in.
+pub(super) fn source_of(packet: &PacketIn2) -> Option<Source> {
+    match packet.metadata.get_bits(source())? {
+        1 => Some(Source::Tunnel),
+        2 => Some(Source::Gateway),
+        3 => Some(Source::Pod),
+        _ => None,
+    }
 }
 
 /// Has the bridge send the answer to a refused packet that came in there, which `make` makes for a frame from and to these

@@ -43,6 +43,7 @@ pub fn node(datapath: Datapath, kind: TunnelKind) -> NodeConfig {
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
         antrea_policy: true,
         services: false,
+        serves_all: false,
         metered: false,
     }
 }

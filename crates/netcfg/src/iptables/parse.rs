@@ -159,6 +159,7 @@ fn target(name: String, reader: &mut Reader) -> Result<Target, String> {
         }
         "CT" if reader.take("--notrack") => Target::NoTrack,
         "NOTRACK" => Target::NoTrack,
+        "TCPMSS" if reader.take("--clamp-mss-to-pmtu") => Target::ClampMss,
         "LOG" => Target::Log(expect(reader, "--log-prefix")?),
         "CT" | "QUEUE" | "NFQUEUE" | "NFLOG" | "TPROXY" | "REDIRECT" | "TCPMSS" => {
             return Err(format!("target {name} is not known"));
@@ -190,10 +191,11 @@ impl Rule {
                 "--dport" | "--dports" => self.dst_ports = Some(Match::new(negated, ports(&value)?)),
                 "--tcp-flags" => {
                     let set = reader.value(&flag)?;
-                    if (value.as_str(), set.as_str()) != ("FIN,SYN,RST,ACK", "SYN") {
-                        return Err(format!("{flag} {value} {set} is not known"));
+                    match (value.as_str(), set.as_str()) {
+                        ("FIN,SYN,RST,ACK", "SYN") => self.syn = Some(!negated),
+                        ("SYN,RST", "SYN") if !negated => self.opens = true,
+                        _ => return Err(format!("{flag} {value} {set} is not known")),
                     }
-                    self.syn = Some(!negated);
                 }
                 "--icmp-type" | "--icmpv6-type" => {
                     self.icmp = Some(Match::new(negated, icmp_type(&value)?));
@@ -277,6 +279,7 @@ mod tests {
             Just(Target::Drop),
             Just(Target::Return),
             Just(Target::NoTrack),
+            Just(Target::ClampMss),
             (0..5usize).prop_map(|i| Target::Reject(RejectWith::NAMES[i].1)),
             "ANTREA-[A-Z]{1,8}".prop_map(Target::Jump),
             "ANTREA-[A-Z]{1,8}".prop_map(Target::Goto),
@@ -307,8 +310,8 @@ mod tests {
                     prop_oneof![Just(SetDir::Src), Just(SetDir::Dst)], 1..3))
                     .prop_map(|(n, name, dirs)| Match::new(n, SetMatch { name, dirs })), 0..3),
             (mark, connmark) in (matched(a_mark()), matched(a_mark())),
-            (src_group, dst_group, syn) in
-                (matched(any::<u32>()), matched(any::<u32>()), prop::option::of(any::<bool>())),
+            (src_group, dst_group, syn, opens) in
+                (matched(any::<u32>()), matched(any::<u32>()), prop::option::of(any::<bool>()), any::<bool>()),
             ct_state in matched(prop::collection::btree_set((0..7usize).prop_map(|i| CtState::NAMES[i].1), 1..4)),
             comment in prop::option::of("[ -~äß]{1,40}"),
             target in prop::option::of(a_target()),
@@ -317,7 +320,7 @@ mod tests {
                 src, dst, in_iface, out_iface,
                 // A port match names its protocol as the module; a negated one has no meaning there.
                 src_ports: ports.clone(), dst_ports: ports,
-                proto, syn, icmp, src_type, dst_type, sets, mark, connmark, src_group, dst_group, ct_state, comment,
+                proto, syn, opens, icmp, src_type, dst_type, sets, mark, connmark, src_group, dst_group, ct_state, comment,
                 target,
             }
         }

@@ -47,6 +47,8 @@ pub enum Target {
     RestoreMark(u32),
     /// Exempt from connection tracking (raw table).
     NoTrack,
+    /// Announce segments no longer than the way on takes.
+    ClampMss,
     /// Write to the kernel log, at most 29 octets of prefix.
     Log(String),
 }
@@ -77,6 +79,8 @@ pub struct Rule {
     pub dst_ports: Option<Match<Ports>>,
     /// Whether it asks for a connection: of FIN, SYN, RST and ACK it has SYN alone; needs TCP.
     pub syn: Option<bool>,
+    /// Asks for a connection or agrees to it: of SYN and RST it has SYN; needs TCP.
+    pub opens: bool,
     /// ICMP type; needs ICMP or ICMPv6.
     pub icmp: Option<Match<IcmpType>>,
     /// Kind of the source address.
@@ -187,6 +191,12 @@ impl Rule {
     /// To ports.
     pub fn dst_ports(mut self, ports: impl Into<Ports>) -> Self {
         self.dst_ports = Some(Match::new(false, ports.into()));
+        self
+    }
+
+    /// That opens a TCP connection, in either direction.
+    pub fn opens(mut self) -> Self {
+        self.opens = true;
         self
     }
 
@@ -349,6 +359,9 @@ impl fmt::Display for Rule {
         if let Some(syn) = self.syn {
             put(Some("tcp"), !syn, "--tcp-flags", "FIN,SYN,RST,ACK SYN".to_owned());
         }
+        if self.opens {
+            put(Some("tcp"), false, "--tcp-flags", "SYN,RST SYN".to_owned());
+        }
         if let Some(m) = &self.icmp {
             let value = match m.value.code {
                 Some(code) => format!("{}/{code}", m.value.kind),
@@ -424,6 +437,7 @@ impl fmt::Display for Target {
                 write!(f, "-j CONNMARK --restore-mark --nfmask {mask:#x} --ctmask {mask:#x}")
             }
             Target::NoTrack => f.write_str("-j CT --notrack"),
+            Target::ClampMss => f.write_str("-j TCPMSS --clamp-mss-to-pmtu"),
             Target::Log(prefix) => write!(f, "-j LOG --log-prefix {}", quoted(prefix)),
         }
     }

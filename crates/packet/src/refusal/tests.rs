@@ -52,6 +52,19 @@ fn a_segment_is_answered_by_a_reset_that_its_sender_accepts() {
     }
 }
 
+/// A client of a Service that nobody serves is told what kube-proxy would tell it.
+#[test]
+fn where_nobody_listens_the_error_says_so() {
+    for (v4, kind) in [(true, NO_PORT_V4), (false, NO_PORT_V6)] {
+        let frame = build(&packet(v4, UDP, Transport::Udp { src: 9, dst: 53 })).unwrap();
+        let answer = parse(&unreachable(&frame, BY, TO).unwrap()).unwrap();
+        let Transport::Icmp { kind: told, code, .. } = answer.transport else { panic!("{answer:?}") };
+        assert_eq!((told, code), kind);
+        let frame = build(&packet(v4, TCP, segment(SYN, 1000, 0))).unwrap();
+        assert_eq!(unreachable(&frame, BY, TO), refuse(&frame, BY, TO));
+    }
+}
+
 /// The sender finds its connection by the packet in the error.
 #[test]
 fn anything_else_is_answered_by_an_error_that_carries_it() {

@@ -60,7 +60,29 @@ fn load_balancers_are_a_way_to_the_service_unless_they_are_proxies_or_firewalls(
     let always = vec![Address::Cluster(ip("10.96.0.9")), external("192.0.2.1")];
     let with = [always.clone(), vec![external("192.0.2.7"), external("192.0.2.8")]].concat();
     assert_eq!(addresses(service(json!(null)).0), with);
-    assert_eq!(addresses(service(json!(["198.51.100.0/24"])).0), always);
+    let guarded = |text| Address::Guarded(ip(text));
+    let (of_some, problems) = service(json!(["198.51.100.0/24", "nonsense"]));
+    assert_eq!(*of_some.as_ref().unwrap().sources, ["198.51.100.0/24".parse().unwrap()], "{problems:?}");
+    assert_eq!(addresses(of_some), [always, vec![guarded("192.0.2.7"), guarded("192.0.2.8")]].concat());
+    let nobody =
+        "Service default/web: spec.loadBalancerSourceRanges: \"nonsense\" is no CIDR; nobody is let in by it";
+    assert_eq!(problems, [nobody]);
+}
+
+#[test]
+fn node_ports_and_where_health_is_told_depend_on_the_type() {
+    let service = |kind: &str, policy: &str| {
+        let (service, problems) = read(json!({"spec": {
+            "type": kind, "clusterIP": "10.96.0.9", "externalTrafficPolicy": policy, "healthCheckNodePort": 32000,
+            "ports": [{"port": 80, "nodePort": 30080}]}}));
+        assert!(problems.is_empty(), "{problems:?}");
+        let service = service.unwrap();
+        (service.ports[0].node_port, service.health_port, service.external_local)
+    };
+    assert_eq!(service("LoadBalancer", "Local"), (30080, 32000, true));
+    assert_eq!(service("LoadBalancer", "Cluster"), (30080, 0, false));
+    assert_eq!(service("NodePort", "Local"), (30080, 0, true));
+    assert_eq!(service("ClusterIP", ""), (0, 0, false), "what the type has not is left of another");
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn network() -> anyhow::Result<Network> {
         service_cidrs: vec!["10.96.0.0/12".parse()?],
         antrea_policy: true,
         services: false,
+        serves_all: false,
         metered: false,
     };
     Ok(Network::new(node, Round(1)))
