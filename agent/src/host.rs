@@ -94,6 +94,8 @@ pub struct Host {
     applied: Option<Applied>,
     /// Pods' links that were told to be gone.
     lost: BTreeSet<String>,
+    /// Which of the pods' links comes next when settings are looked at.
+    next: usize,
     teller: Teller,
 }
 
@@ -132,6 +134,7 @@ impl Host {
             reporter,
             applied: None,
             lost: BTreeSet::new(),
+            next: 0,
             teller: Teller::default(),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::{
     fmt, fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -87,6 +87,9 @@ impl fmt::Display for Sysctl {
     }
 }
 
+/// Octets of the longest parameter that is read.
+const LONGEST: usize = 256;
+
 /// Where the kernel's parameters are mounted. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree(Arc<Path>);
@@ -162,9 +165,13 @@ impl Tree {
 
     /// Reads the value in the calling thread's namespace.
     fn read_here(&self, sysctl: &Sysctl) -> Result<String> {
-        let text = fs::read_to_string(self.path(sysctl))
-            .map_err(|e| Error::io(format!("read sysctl {sysctl}"), e))?;
-        Ok(text.trim().to_owned())
+        let failed = |error| Error::io(format!("read sysctl {sysctl}"), error);
+        // The kernel gives all of a parameter with the first read.
+        let mut text = [0; LONGEST];
+        let length =
+            fs::File::open(self.path(sysctl)).and_then(|mut file| file.read(&mut text)).map_err(failed)?;
+        let text = text.get(..length).unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).trim().to_owned())
     }
 
     fn write_here(&self, sysctl: &Sysctl, value: &str) -> Result<()> {
