@@ -4,20 +4,19 @@
 //! that starts anew goes on where the last one was.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::time::Duration;
 
 use antrea_capture::request::{Name, Request};
 use antrea_capture::status::{Outcome, Stage, deadline, status};
 use antrea_crds::PacketCapture;
 use antrea_crds::packet_capture::COMPLETE;
-use antrea_runtime::client::{WatchBackoff, describe, describe_watch};
-use futures::{Stream, StreamExt};
+use antrea_runtime::client::{describe, describe_watch};
+use antrea_runtime::tolerant::watch_all;
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -28,8 +27,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<PacketCapture>>> + Send>>;
 
 /// What may have to be told, by name.
 #[derive(Default)]
@@ -77,15 +74,10 @@ fn is_new(capture: &PacketCapture) -> bool {
     capture.status.as_ref().is_none_or(|status| status.conditions.is_empty())
 }
 
-fn events(api: &Api<PacketCapture>) -> Events {
-    let config = watcher::Config::default().page_size(500);
-    watcher::watcher(api.clone(), config).backoff(WatchBackoff::default()).boxed()
-}
-
 /// Sees to all captures. Never ends.
 pub(crate) async fn run(client: Client) {
     let api: Api<PacketCapture> = Api::all(client.clone());
-    let mut stream = events(&api);
+    let mut stream = watch_all(&client);
     let mut open = Open::default();
     loop {
         let due = open.next().map(|(at, ..)| at);
@@ -102,7 +94,7 @@ pub(crate) async fn run(client: Client) {
                 Some(Err(error)) => {
                     tracing::debug!(error = describe_watch(&error), "watch of PacketCaptures failed");
                 }
-                None => stream = events(&api),
+                None => stream = watch_all(&client),
             },
             () = sleep_until(due) => {
                 let Some((_, capture, what)) = open.next() else { continue };

@@ -4,25 +4,18 @@
 //! somebody else was faster than is decided on again with the watch's next event.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::time::Duration;
 
 use antrea_crds::Traceflow;
 use antrea_crds::traceflow::{Phase, Status};
-use antrea_runtime::client::{WatchBackoff, describe, describe_watch};
+use antrea_runtime::client::{describe, describe_watch};
+use antrea_runtime::tolerant::watch_all;
 use antrea_traceflow::request::{End, Name, Request};
 use antrea_traceflow::turns::{self, Plan};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::PostParams,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
-};
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams, runtime::watcher::Event};
 use serde::de::DeserializeOwned;
 
 /// Writes at the same time.
@@ -33,8 +26,6 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Limit of one request to the API server.
 const LIMIT: Duration = Duration::from_secs(5);
-
-type Events = Pin<Box<dyn Stream<Item = watcher::Result<Event<Traceflow>>> + Send>>;
 
 /// Traces as far as they are known.
 #[derive(Default)]
@@ -80,15 +71,10 @@ impl Known {
     }
 }
 
-fn events(api: &Api<Traceflow>) -> Events {
-    let config = watcher::Config::default().page_size(500);
-    watcher::watcher(api.clone(), config).backoff(WatchBackoff::default()).boxed()
-}
-
 /// Sees to all traces. Never ends.
 pub(crate) async fn run(client: Client) {
     let api: Api<Traceflow> = Api::all(client.clone());
-    let mut stream = events(&api);
+    let mut stream = watch_all(&client);
     let mut known = Known::default();
     let mut last = 0;
     let mut wake = None;
@@ -97,7 +83,7 @@ pub(crate) async fn run(client: Client) {
             event = stream.next() => match event {
                 Some(Ok(event)) => known.apply(event),
                 Some(Err(error)) => tracing::debug!(error = describe_watch(&error), "watch of Traceflows failed"),
-                None => stream = events(&api),
+                None => stream = watch_all(&client),
             },
             () = sleep_until(wake) => {}
         }

@@ -80,6 +80,8 @@ struct Target {
     collection: String,
     namespace: Option<String>,
     name: Option<String>,
+    /// It is about a part of the object, such as its status.
+    is_part: bool,
 }
 
 impl Target {
@@ -101,6 +103,7 @@ impl Target {
             collection,
             namespace: namespace.map(str::to_owned),
             name: rest.get(1).map(|name| (*name).to_owned()),
+            is_part: rest.len() > 2,
         })
     }
 }
@@ -404,7 +407,9 @@ async fn handle(State(api): State<FakeApi>, request: Request) -> Response {
                 .headers
                 .get("content-type")
                 .is_some_and(|v| v.as_bytes().starts_with(b"application/apply"));
-            let Some(mut object) = existing.or_else(|| apply.then(|| json!({}))) else {
+            // A part comes with nothing that could make an object.
+            let made = || (apply && !target.is_part).then(|| json!({}));
+            let Some(mut object) = existing.or_else(made) else {
                 return failure(StatusCode::NOT_FOUND, "NotFound");
             };
             merge(&mut object, &patch);
@@ -465,6 +470,7 @@ mod tests {
         let target = parse("/api/v1/namespaces/kube-system/pods/a/status");
         assert_eq!(target.collection, "api/v1/pods");
         assert_eq!((target.namespace.as_deref(), target.name.as_deref()), (Some("kube-system"), Some("a")));
+        assert!(target.is_part && !parse("/api/v1/namespaces/kube-system/pods/a").is_part);
         assert_eq!(parse("/api/v1/namespaces/default").name.as_deref(), Some("default"));
         assert_eq!(Target::parse("/healthz"), None);
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,13 +12,13 @@ use antrea_capture::request::{End, Name, Request};
 use antrea_capture::status::{Outcome, Stage, status};
 use antrea_crds::PacketCapture;
 use antrea_crds::packet_capture::{COMPLETE, STARTED, Status};
-use antrea_runtime::client::{WatchBackoff, describe, describe_watch};
-use futures::{Stream, StreamExt};
+use antrea_runtime::client::{describe, describe_watch};
+use antrea_runtime::tolerant::watch_all;
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use netcfg::{FilterInstruction, PacketSocket};
 use serde_json::json;
@@ -43,8 +42,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 3;
 
 const MANAGER: &str = "antrea-agent";
-
-type Events = Pin<Box<dyn Stream<Item = Result<Event<PacketCapture>, watcher::Error>> + Send>>;
 
 /// A capture that runs.
 struct Running {
@@ -87,11 +84,6 @@ pub struct Capturer {
     listed: Option<BTreeMap<String, String>>,
 }
 
-fn events(api: &Api<PacketCapture>) -> Events {
-    let config = watcher::Config::default().page_size(500);
-    Box::pin(watcher(api.clone(), config).backoff(WatchBackoff::default()))
-}
-
 impl Capturer {
     /// Nothing is followed yet. `pod` is the agent's own.
     pub fn new(
@@ -120,7 +112,7 @@ impl Capturer {
 
     /// Follows captures until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut stream = events(&self.api);
+        let mut stream = watch_all(&self.client);
         let mut tell = tokio::time::interval(TELL);
         tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -131,7 +123,7 @@ impl Capturer {
                     Some(Err(error)) => {
                         tracing::debug!(error = describe_watch(&error), "watch on PacketCaptures");
                     }
-                    None => stream = events(&self.api),
+                    None => stream = watch_all(&self.client),
                 },
                 Some(ended) = self.threads.join_next() => match ended {
                     Ok(ended) => self.ended(ended).await,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +11,13 @@ use antrea_flows::field::Source;
 use antrea_flows::policy::Direction;
 use antrea_flows::{Change, Family, Owner, Table, Trace, Traced, trace, traced, tunnel_mac};
 use antrea_packet::{self as packet, Headers};
-use antrea_runtime::client::{WatchBackoff, describe_watch};
+use antrea_runtime::client::describe_watch;
+use antrea_runtime::tolerant::{Events, watch_all};
 use antrea_traceflow::observe::{self, RECEIVER, SENDER, Surroundings};
 use antrea_traceflow::request::{End, Request};
 use antrea_traceflow::turns;
-use futures::{Stream, StreamExt};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use futures::StreamExt;
+use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
 use netcfg::MacAddr;
 use openflow::{Action, Field, Match, PacketIn2, PacketOut, PortNo};
@@ -45,8 +44,6 @@ const GATHER: Duration = Duration::from_millis(30);
 
 /// How long after its time the flows of a trace stay that nobody ends.
 const GRACE: Duration = Duration::from_secs(10);
-
-type Events = Pin<Box<dyn Stream<Item = Result<Event<Traceflow>, watcher::Error>> + Send>>;
 
 /// A trace that runs.
 #[derive(Debug)]
@@ -84,7 +81,7 @@ struct Site {
 /// Follows traces; see the module's description.
 pub struct Tracer {
     site: Site,
-    events: Events,
+    events: Events<Traceflow>,
     packets: mpsc::Receiver<PacketIn2>,
     /// Traces that run, by name.
     active: BTreeMap<String, Active>,
@@ -95,18 +92,13 @@ pub struct Tracer {
     metered: bool,
 }
 
-fn events(api: &Api<Traceflow>) -> Events {
-    let config = watcher::Config::default().page_size(500);
-    Box::pin(watcher(api.clone(), config).backoff(WatchBackoff::default()))
-}
-
 impl Tracer {
     /// Begins to look out.
     pub fn new(network: Arc<NodeNetwork>, client: Client, nodes: watch::Receiver<Option<Nodes>>) -> Self {
         let api = Api::all(client.clone());
         Self {
             packets: network.dataplane.subscribe(Subscriber::Traceflow),
-            events: events(&api),
+            events: watch_all(&client),
             site: Site { network, client, api, nodes },
             active: BTreeMap::new(),
             listed: None,
@@ -129,7 +121,7 @@ impl Tracer {
                     Some(Err(error)) => {
                         tracing::debug!(error = describe_watch(&error), "watch on Traceflows");
                     }
-                    None => self.events = events(&self.site.api),
+                    None => self.events = watch_all(&self.site.client),
                 },
                 packet = self.packets.recv() => match packet {
                     Some(packet) => self.packet(&packet).await,

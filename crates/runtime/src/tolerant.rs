@@ -4,11 +4,21 @@
 //! starts over to fail again. With [`Tolerant`] it sees every object, and whoever takes the events decides what
 //! to do about one that does not decode.
 
-use std::{borrow::Cow, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use kube::{Resource, core::ObjectMeta};
+use futures::{StreamExt, stream::BoxStream};
+use kube::{
+    Api, Client, Resource,
+    core::ObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
+
+use crate::client::WatchBackoff;
 
 /// An object of kind `K`, as far as it decodes as `T`.
 #[derive(Debug, Clone)]
@@ -87,6 +97,39 @@ impl<'de, T: DeserializeOwned, K> Deserialize<'de> for Tolerant<T, K> {
     }
 }
 
+/// What a watch tells.
+pub type Events<K> = BoxStream<'static, watcher::Result<Event<K>>>;
+
+/// Follows all objects of a kind, those of them that decode: whatever somebody made of one, the others are seen to.
+pub fn watch_all<K>(client: &Client) -> Events<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug + Send + 'static,
+{
+    let api = Api::<Tolerant<K>>::all(client.clone());
+    let events = watcher(api, watcher::Config::default().page_size(500)).backoff(WatchBackoff::default());
+    events.filter_map(async |event| event.map(decoded).transpose()).boxed()
+}
+
+/// The event as one of an object, if that decodes. Of one that does not the log tells, and what is known of it stays; one that
+/// is listed is taken for absent.
+fn decoded<K: Resource<DynamicType = ()>>(event: Event<Tolerant<K>>) -> Option<Event<K>> {
+    let read = |tolerant: Tolerant<K>| {
+        let (namespace, name) = tolerant.key();
+        let kind = K::kind(&());
+        let told = |error: &Undecoded| {
+            tracing::error!(%kind, namespace, name, %error, "an object does not decode: what is known of it stays");
+        };
+        tolerant.object.inspect_err(told).ok()
+    };
+    Some(match event {
+        Event::Apply(object) => Event::Apply(read(object)?),
+        Event::Delete(object) => Event::Delete(read(object)?),
+        Event::InitApply(object) => Event::InitApply(read(object)?),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    })
+}
+
 /// What a watch needs of an object.
 #[derive(Deserialize)]
 struct Head {
@@ -135,6 +178,18 @@ mod tests {
         assert_eq!(bad.value["metadata"]["name"], "n2");
         assert_eq!(list.items[1].resource_version().as_deref(), Some("8"));
         assert_eq!(list.items[0].object.as_ref().unwrap().name_any(), "n1");
+    }
+
+    #[test]
+    fn events_of_what_decodes_go_on() {
+        let pod = |text: &str| serde_json::from_str::<Tolerant<Pod>>(text).unwrap();
+        let (good, bad) = (r#"{"metadata":{"name":"p"}}"#, r#"{"metadata":{"name":"q"},"spec":7}"#);
+        for of in [Event::Apply, Event::Delete, Event::InitApply] {
+            assert!(decoded(of(pod(good))).is_some());
+            assert!(decoded(of(pod(bad))).is_none());
+        }
+        assert!(matches!(decoded::<Pod>(Event::Init), Some(Event::Init)));
+        assert!(matches!(decoded::<Pod>(Event::InitDone), Some(Event::InitDone)));
     }
 
     #[test]
