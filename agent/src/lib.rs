@@ -21,6 +21,7 @@ mod ovs;
 mod peers;
 mod pods;
 mod policy;
+mod probes;
 pub mod run;
 mod services;
 pub mod status;

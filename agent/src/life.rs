@@ -24,6 +24,7 @@ use crate::pods::network::NodeNetwork;
 use crate::pods::rows;
 use crate::policy::audit::Audit as Log;
 use crate::policy::{DnsSettings, PolicyHandle, judged};
+use crate::probes::Prober;
 use crate::services::Follower;
 use crate::services::access::Access;
 use crate::services::everybody::{self, Ends};
@@ -58,6 +59,8 @@ pub struct Agent {
     pub traceflow: Option<kube::Client>,
     /// Where PacketCapture is on: how to read captures and to write their status, their files, and the agent's Pod.
     pub captures: Option<(kube::Client, Files, String)>,
+    /// How to read requests for datapath probes.
+    pub probes: kube::Client,
     /// Where NetworkPolicyStats is on: the file with what the controller was told, and how often it is.
     pub statistics: Option<(PathBuf, Duration)>,
     /// The file of what policies decide.
@@ -135,6 +138,14 @@ impl Agent {
         let capturer = self.captures.clone().map(|(client, files, pod)| {
             Capturer::new(wired.network.clone(), client, files, pod, self.metrics.captures.clone())
         });
+        let prober = Prober::new(
+            wired.network.clone(),
+            wired.underlay.clone(),
+            nodes.clone(),
+            self.probes.clone(),
+            self.reporter.clone(),
+            self.metrics.probes.clone(),
+        );
         let moved = self.moved(nodes.clone(), &own);
         let self_test = selftest::run(&self.config.host_gateway, &self.reporter, &self.metrics.self_test);
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
@@ -146,6 +157,7 @@ impl Agent {
             () = serve(services, nodes.clone(), self.shutdown.clone()) => Ok(()),
             () = look_out(tracer, self.shutdown.clone()) => Ok(()),
             () = capture(capturer, self.shutdown.clone()) => Ok(()),
+            () = prober.run(self.shutdown.clone()) => Ok(()),
             () = peering.run(nodes.clone(), self.shutdown.clone()) => Ok(()),
             moved = host.run(nodes, self.shutdown.clone()) => moved.map_err(Into::into),
             () = counts => Ok(()),

@@ -25,6 +25,7 @@ mod info;
 pub mod installation;
 pub mod packet_capture;
 pub mod policy;
+pub mod probes;
 pub mod traceflow;
 
 pub use capabilities::Capabilities;

@@ -6,6 +6,7 @@
 
 mod check;
 mod handover;
+mod probe;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use netcfg::tc::{self, Limit};
 use netcfg::{MacAddr, Netlink, Netns};
 
 pub use self::check::check;
+pub use self::probe::ProbePort;
 use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::ownership;
@@ -161,16 +163,19 @@ pub async fn add(node: &Arc<NodeNetwork>, call: &Call) -> Result<CniResult, Atta
     }
 }
 
+fn claim(node: &NodeNetwork, call: &Call) -> Result<Claim, AttachError> {
+    claim_as(node, call, &call.host_ifname())
+}
+
 /// Takes the name of the host's link. Whoever comes second with a name is told to come again: the next sandbox has
 /// another id, and another name follows from it.
-fn claim(node: &NodeNetwork, call: &Call) -> Result<Claim, AttachError> {
-    let name = call.host_ifname();
+fn claim_as(node: &NodeNetwork, call: &Call, name: &str) -> Result<Claim, AttachError> {
     let taken = |whose: String| {
         AttachError::new(ErrorCode::TryAgainLater, format!("the name {name} of the host's link is {whose}"))
     };
-    let claim = node.claim(&name, &call.attachment_key());
+    let claim = node.claim(name, &call.attachment_key());
     let claim = claim.map_err(|(container, _)| taken(format!("container {container}'s")))?;
-    if ownership::is_foreign_port(node, call, &name) {
+    if ownership::is_foreign_port(node, call, name) {
         return Err(taken("that of a port of Open vSwitch which is not this container's".to_owned()));
     }
     Ok(claim)

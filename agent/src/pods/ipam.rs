@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use super::result::{CniResult, MalformedResult};
-use crate::host::subnet::gateway_of;
+use crate::host::subnet::{gateway_of, probes_of};
 
 /// Name of the plugin's data folder under `/var/lib/cni/networks`.
 const NETWORK: &str = "antrea";
@@ -119,7 +119,14 @@ impl HostLocal {
     fn configuration(&self, subnets: &[IpNet]) -> Value {
         let ranges: Vec<Value> = subnets
             .iter()
-            .map(|subnet| json!([{"subnet": subnet.to_string(), "gateway": gateway_of(subnet).to_string()}]))
+            .map(|subnet| {
+                let mut range =
+                    json!({"subnet": subnet.to_string(), "gateway": gateway_of(subnet).to_string()});
+                if let Some(probes) = probes_of(subnet) {
+                    range["rangeEnd"] = probes.last_of_pods.to_string().into();
+                }
+                json!([range])
+            })
             .collect();
         let mut ipam = json!({"type": "host-local", "ranges": ranges});
         if let Some(folder) = &self.data_dir {
@@ -222,7 +229,8 @@ mod tests {
         assert_eq!(result.ips[0].address.to_string(), "10.1.0.2/24");
         let stdin: Value =
             serde_json::from_slice(&std::fs::read(folder.path().join("stdin")).unwrap()).unwrap();
-        assert_eq!(stdin["ipam"]["ranges"][0][0], json!({"subnet": "10.1.0.0/24", "gateway": "10.1.0.1"}));
+        let range = json!({"subnet": "10.1.0.0/24", "gateway": "10.1.0.1", "rangeEnd": "10.1.0.252"});
+        assert_eq!(stdin["ipam"]["ranges"][0][0], range);
         assert_eq!(stdin["ipam"]["dataDir"], "/data");
         let environment = std::fs::read_to_string(folder.path().join("env")).unwrap();
         assert!(environment.contains("CNI_CONTAINERID=c1\n"), "{environment}");

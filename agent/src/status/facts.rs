@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use antrea_crds::probes::Report;
 use antrea_crds::{
     AgentCondition, AgentConditionType, AgentInfo, Capabilities, NetworkInfo, NetworkPolicyControllerInfo,
     OvsInfo,
@@ -91,6 +92,8 @@ pub struct Facts {
     pub policies: [i32; 3],
     /// Links and MTUs, once known.
     pub network_info: Option<NetworkFacts>,
+    /// What came of datapath probes, once some were asked for.
+    pub probes: Option<Report>,
     /// PEM that verifies the agent's API: of the certificate that is served, and of the next one when it is near.
     pub api_ca: String,
 }
@@ -131,6 +134,7 @@ impl Default for Facts {
             local_pods: 0,
             policies: [0; 3],
             network_info: None,
+            probes: None,
             api_ca: String::new(),
         }
     }

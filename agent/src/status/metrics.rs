@@ -12,12 +12,14 @@ mod capture;
 mod dns;
 mod packets;
 mod policy;
+mod probes;
 mod proxy;
 
 pub use capture::CaptureMetrics;
 pub use dns::{DnsMetrics, Outcome};
 pub use packets::PacketInMetrics;
 pub use policy::PolicyMetrics;
+pub use probes::ProbeMetrics;
 pub use proxy::ProxyMetrics;
 
 /// Buckets for a comparison of flows: a few hundred flows take milliseconds, 100,000 a second.
@@ -51,6 +53,8 @@ pub struct AgentMetrics {
     pub packet_ins: PacketInMetrics,
     /// Of PacketCaptures.
     pub captures: CaptureMetrics,
+    /// Of datapath probes.
+    pub probes: ProbeMetrics,
     conditions: IntGaugeVec,
 }
 
@@ -199,6 +203,7 @@ impl AgentMetrics {
             },
             packet_ins: PacketInMetrics::new(metrics)?,
             captures: CaptureMetrics::new(metrics)?,
+            probes: ProbeMetrics::new(metrics)?,
             conditions: metrics.gauge_vec(
                 "antrea_agent_condition",
                 "1 while the condition of the AntreaAgentInfo is True, by type.",

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use antrea_crds::AntreaAgentInfo;
+use antrea_crds::probes::{REPORT, Report, TAKER};
 use antrea_runtime::client::describe;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
@@ -147,6 +148,11 @@ impl Writer {
             if let Some(capabilities) = &facts.capabilities {
                 object.annotations_mut().extend(capabilities.to_annotations());
             }
+            // What an agent of before has said of probes stays and is told from this by the Pod's name.
+            object.annotations_mut().insert(TAKER.to_owned(), self.identity.pod.clone());
+            if let Some(report) = &facts.probes {
+                object.annotations_mut().insert(REPORT.to_owned(), report.to_annotation());
+            }
             self.api.replace(&self.identity.node, &PostParams::default(), &object).await
         };
         let exchange = async {
@@ -181,14 +187,27 @@ fn urgent(before: &Facts, after: &Facts) -> bool {
 }
 
 /// What concerns this node alone.
-fn local(facts: &Facts) -> ([Option<&'static str>; 3], Option<&str>, Option<&NetworkFacts>) {
+#[derive(PartialEq)]
+struct Local<'a> {
+    conditions: [Option<&'static str>; 3],
+    repaired: Option<&'a str>,
+    network: Option<&'a NetworkFacts>,
+    probes: Option<&'a Report>,
+}
+
+fn local(facts: &Facts) -> Local<'_> {
     // An outage is told by whoever writes, and no news to it.
     let overall = overall(facts).reason().filter(|reason| *reason != UNREACHABLE);
     let repaired = match &facts.host {
         Health::Bad { reason: REPAIRED, message } => Some(message.as_str()),
         _ => None,
     };
-    ([overall, facts.ovsdb.reason(), facts.openflow.reason()], repaired, facts.network_info.as_ref())
+    Local {
+        conditions: [overall, facts.ovsdb.reason(), facts.openflow.reason()],
+        repaired,
+        network: facts.network_info.as_ref(),
+        probes: facts.probes.as_ref(),
+    }
 }
 
 fn delay(before: &Facts, after: &Facts, share: f64) -> Duration {
@@ -209,6 +228,8 @@ fn share(node: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use antrea_crds::probes::Stage;
+
     use super::*;
 
     fn healthy() -> Facts {
@@ -227,6 +248,9 @@ mod tests {
         assert!(!urgent(&broken, &more), "the same failure in other words");
         let repaired = |what| Facts { host: Health::bad(REPAIRED, what), ..healthy() };
         assert!(urgent(&repaired("a route"), &repaired("a route; a link")), "more of the same mishap");
+        let probed = Facts { probes: Some(Report::new("1", Stage::Answering, "")), ..healthy() };
+        assert!(urgent(&before, &probed), "somebody waits for it");
+        assert_eq!(delay(&before, &probed, 1.0), DEBOUNCE);
         let outage = Facts { api: Health::bad("APIServerUnreachable", "no answer"), ..healthy() };
         assert!(!urgent(&outage, &before), "the writer itself takes it back");
     }

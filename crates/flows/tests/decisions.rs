@@ -220,3 +220,50 @@ fn the_switch_decides_as_the_rules_say() -> Result<()> {
     println!("{yes} packets passed, {no} were dropped");
     Ok(())
 }
+
+/// The policy of datapath probes judges its receiver and nobody else, beside whatever policies say of the same addresses and
+/// ports, and none of its flows is one of theirs.
+#[test]
+fn the_policy_of_probes_touches_the_receiver_alone() -> Result<()> {
+    let net = network(Datapath::Userspace, TunnelKind::KernelVxlan);
+    let receiver = pod(2);
+    let own = antrea_flows::policy::probe(&net, &receiver, &pod(1).ips, 7001).unwrap();
+    let peers = Peers::Of(pod(1).ips.iter().map(|ip| (*ip).into()).collect());
+    let like = |id| Rule {
+        id,
+        direction: Direction::In,
+        class: Class::K8s,
+        action: Action::Allow,
+        pods: [(3, pod(3).ips.iter().copied().collect())].into(),
+        peers: peers.clone(),
+        services: vec![Service::to(Protocol::Tcp, PortRange::single(7001))],
+        logs: false,
+    };
+    let mut realizer = Realizer::new(&net);
+    realizer.apply((1..2000).map(|id| RuleChange::Upsert(like(id)))).unwrap();
+    let policies = realizer.flows();
+    let shared = own.iter().filter(|flow| policies.iter().any(|other| other.key() == flow.key()));
+    assert_eq!(shared.count(), 0);
+
+    let mut flows = connectivity(&net);
+    flows.extend(antrea_flows::pod(&net, &pod(3)));
+    flows.extend(own);
+    let mut sw = switch()?;
+    sw.install(flows.iter().map(ToString::to_string))?;
+    for (from, to, port, passes) in [
+        (1, 2, 7001, true),
+        (1, 2, 7002, false),
+        (3, 2, 7001, false),
+        (1, 3, 7002, true),
+        (3, 1, 7002, true),
+        (2, 1, 7002, true),
+    ] {
+        for family in [0, 1] {
+            let frame = Frame::from_pod(from, pod(to).ips[family], syn(40000, port));
+            let out = sw.receive(&format!("p{from}"), &frame.text())?;
+            let arrived = out.iter().any(|(port, _)| *port == format!("p{to}"));
+            assert_eq!(arrived, passes, "{from} > {to}:{port}, {family}: {out:?}");
+        }
+    }
+    Ok(())
+}

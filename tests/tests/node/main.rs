@@ -35,6 +35,7 @@ mod ovs;
 mod ownership;
 mod packetcapture;
 mod peers;
+mod probes;
 mod proxy;
 mod proxy_all;
 mod random;

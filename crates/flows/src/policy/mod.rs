@@ -29,6 +29,7 @@ mod error;
 mod named;
 mod own;
 mod place;
+mod probe;
 mod realizer;
 mod target;
 
@@ -48,6 +49,7 @@ use crate::Table;
 
 pub use error::RuleError;
 pub use named::{NamedService, resolve_named_ports};
+pub use probe::{PROBE_RULE, probe};
 pub use realizer::Realizer;
 
 /// Where a rule stands in the order of evaluation.

@@ -19,6 +19,8 @@ pub enum Owner {
     Service(Arc<str>),
     /// A Traceflow, by its tag.
     Trace(u8),
+    /// An end of datapath probes, by the name of its port.
+    Probe(Arc<str>),
 }
 
 impl Owner {
@@ -39,6 +41,7 @@ impl fmt::Display for Owner {
             Owner::Peer(name) => write!(f, "peer {name}"),
             Owner::Service(name) => write!(f, "Service {name}"),
             Owner::Trace(tag) => write!(f, "trace {tag}"),
+            Owner::Probe(name) => write!(f, "probe {name}"),
         }
     }
 }

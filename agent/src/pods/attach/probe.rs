@@ -1,0 +1,146 @@
+//! Ends of datapath probes: namespaces of the agent's own that are wired as those of containers are.
+//!
+//! What differs: nobody knows the namespace but this process, with which it ends; the addresses are those that no pod gets;
+//! no policy is asked for; and it is no attachment, so that nobody counts, checks or collects it. In OVSDB its port is a
+//! container's without a pod: what an agent of any version removes when it starts.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use antrea_flows::{Change, Owner};
+use netcfg::{MacAddr, Netns};
+
+use super::{
+    AttachError, Call, claim_as, configure, configure_container, connect, handover, link, ownership,
+    result_of,
+};
+use crate::pods::claims::Claim;
+use crate::pods::interfaces::PodInterface;
+use crate::pods::network::NodeNetwork;
+
+/// Name of the link in the namespace.
+const LINK: &str = "eth0";
+
+/// An end of probes that is wired.
+#[derive(Debug)]
+pub struct ProbePort {
+    node: Arc<NodeNetwork>,
+    /// Its namespace, which ends with the last handle.
+    pub netns: Netns,
+    /// How it is wired.
+    interface: PodInterface,
+    /// What its policy is, beside the flows that wire it.
+    policy: Vec<openflow::Flow>,
+    _name: Claim,
+}
+
+/// Whom links and ports of that name belong to.
+fn call(name: &str) -> Call {
+    Call {
+        container_id: name.to_owned(),
+        netns: String::new(),
+        ifname: LINK.to_owned(),
+        args: String::new(),
+        path: String::new(),
+        egress: None,
+    }
+}
+
+impl ProbePort {
+    /// Makes a namespace and wires it. `name` is that of the host's link and of the port; no pod's is like it.
+    ///
+    /// # Errors
+    /// What failed; everything done before is undone.
+    pub async fn make(node: &Arc<NodeNetwork>, name: &str, ips: Vec<IpAddr>) -> Result<Self, AttachError> {
+        let claim = claim_as(node, &call(name), name)?;
+        let netns = Netns::unshare().await.map_err(configure)?;
+        let reserved = node.reserve_ofport().ok_or_else(|| configure("no OpenFlow port number is free"))?;
+        let interface = PodInterface {
+            host_ifname: name.to_owned(),
+            container_id: name.to_owned(),
+            ifname: LINK.to_owned(),
+            pod_name: String::new(),
+            pod_namespace: String::new(),
+            pod_uid: String::new(),
+            netns: String::new(),
+            mac: MacAddr::random().0,
+            ips,
+            ofport: reserved.number(),
+        };
+        let mut port = Self { node: node.clone(), netns, interface, policy: Vec::new(), _name: claim };
+        match port.wire().await {
+            Ok(()) => Ok(port),
+            Err(error) => {
+                port.remove().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn wire(&mut self) -> Result<(), AttachError> {
+        let (node, interface) = (&self.node, &self.interface);
+        let call = call(&interface.host_ifname);
+        let container = link(node, &call, &interface.host_ifname, &self.netns, interface.mac).await?;
+        let allocated = result_of(node, interface);
+        let (configured, ofport, installed) = tokio::join!(
+            configure_container(node, &container, interface, &allocated),
+            connect(node, interface),
+            async {
+                handover::take_back(node, &interface.ips).await?;
+                self.install().await
+            }
+        );
+        configured?;
+        let ofport = ofport?;
+        installed?;
+        if ofport != self.interface.ofport {
+            self.interface.ofport = ofport;
+            self.install().await?;
+        }
+        Ok(())
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::Probe(self.interface.host_ifname.as_str().into())
+    }
+
+    /// As the pipeline knows it.
+    pub fn flow_port(&self) -> antrea_flows::PodInterface {
+        let PodInterface { ofport, mac, ips, .. } = &self.interface;
+        antrea_flows::PodInterface { ofport: *ofport, mac: (*mac).into(), ips: ips.clone() }
+    }
+
+    async fn install(&self) -> Result<(), AttachError> {
+        let mut flows = antrea_flows::pod(self.node.dataplane.network(), &self.flow_port());
+        flows.extend(self.policy.iter().cloned());
+        self.node.dataplane.set(self.owner(), Change::flows(flows)).await.map_err(configure)
+    }
+
+    /// Puts a policy in force, in place of the one before, and waits until the datapath goes by it.
+    ///
+    /// # Errors
+    /// The bridge refused it or is away.
+    pub async fn judge_by(&mut self, policy: Vec<openflow::Flow>) -> Result<(), AttachError> {
+        self.policy = policy;
+        self.install().await?;
+        self.node.settled.wait().await;
+        Ok(())
+    }
+
+    /// Its addresses.
+    pub fn ips(&self) -> &[IpAddr] {
+        &self.interface.ips
+    }
+
+    /// Takes everything away. What cannot be is told, and goes when the next of the name is made or an agent starts.
+    pub async fn remove(self) {
+        let (name, call) = (&self.interface.host_ifname, call(&self.interface.host_ifname));
+        let flows = self.node.dataplane.set(self.owner(), Change::nothing()).await.map_err(configure);
+        let port = ownership::delete_port(&self.node, &call, name).await.map_err(configure);
+        let link = ownership::delete_link(&self.node, &call, name).await.map(drop).map_err(configure);
+        let connections = handover::forget_connections(&self.node, &self.interface.ips).await;
+        for failure in [flows, port, link, connections].into_iter().filter_map(Result::err) {
+            tracing::warn!(probe = name, error = %failure, "not removed");
+        }
+    }
+}
