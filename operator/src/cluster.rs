@@ -18,7 +18,7 @@ pub use self::{
     objects::{NodeObject, PodObject},
     trouble::{Trouble, first_few, shorten},
 };
-use crate::REVISION_ANNOTATION;
+use crate::{REVISION_ANNOTATION, rollout::probes::Told};
 
 /// A Pod of a component.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,6 +207,8 @@ pub struct Cluster {
     pub capabilities: BTreeMap<String, Capabilities>,
     /// MTU of Pods, as agents found it, by Node.
     pub pod_mtus: BTreeMap<String, i32>,
+    /// What AntreaAgentInfos say of probes, by Node.
+    pub probes: BTreeMap<String, Told>,
     /// What agents say is wrong, by Node, and since when we know.
     pub unhealthy: BTreeMap<String, (Trouble, Timestamp)>,
     /// When an agent last wrote its AntreaAgentInfo, by its own clock, and since when that is known, by Node.
@@ -245,6 +247,7 @@ impl Cluster {
         self.heard.remove(name);
         self.capabilities.remove(name);
         self.pod_mtus.remove(name);
+        self.probes.remove(name);
         self.lost.entry(name.to_owned()).or_insert(now);
         let Self { lost, nodes, controller_pods, .. } = self;
         // Of a Node that is no more it matters only whether the controller was there.

@@ -1,6 +1,7 @@
 //! The reconciler: reads, calls the pure functions, does what they say, writes the status.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -45,6 +46,7 @@ mod monitoring;
 mod openshift;
 #[cfg(test)]
 pub(crate) mod testing;
+mod turns;
 mod uninstall;
 
 use converge::{Outcome, revision_of};
@@ -130,6 +132,8 @@ struct Memory {
     proven: Proven,
     /// Since when that is kept.
     since: Timestamp,
+    /// Since when probes are waited for.
+    probes: BTreeMap<String, Timestamp>,
     /// What the cluster was found to be, and when.
     platform: Option<(Instant, Option<Platform>)>,
     /// Revision of the images that are being fetched, and since when.
@@ -332,6 +336,7 @@ impl Context {
             planned_waves,
             waiting: going.waiting.as_ref(),
             hold: rolled.and_then(|rolled| rolled.decision.gate.hold.as_ref()).or(closed.as_ref()),
+            probed: rolled.and_then(|rolled| rolled.decision.probed.as_ref()),
             stuck,
             grace: self.settings.grace,
             now: Timestamp::now(),
@@ -340,7 +345,8 @@ impl Context {
         let gate = rolled.and_then(|rolled| rolled.decision.gate.again());
         let window = going.policy.opens_in(seen.now);
         let overdue = going.overdue(&seen);
-        let again = [status::look_again(&seen), wait_of(step), stale, gate, window, overdue];
+        let probes = rolled.and_then(|rolled| rolled.again);
+        let again = [status::look_again(&seen), wait_of(step), stale, gate, window, overdue, probes];
         let again = again.into_iter().flatten().min();
         let status = status::compose(cr.status.as_ref(), &seen);
         let report = self.report_openshift(&around, &status).await;

@@ -8,6 +8,8 @@
 //! others wait for none of them. A Node that is not reachable, or has not got the images, is passed over and taken
 //! up when it can be. An agent that ceases to work by itself counts against the budget until it is known to be sick.
 //!
+//! A Node whose working agent was taken away counts as done when probes of its datapath have passed besides ([`probes`]).
+//!
 //! Which Nodes may start at all follows from `spec.rollout` ([`policy`], [`gate`]); what is remembered of a change, and
 //! when it has failed, is [`progress`]'s.
 
@@ -20,7 +22,10 @@ use crate::cluster::{AgentNode, Trouble};
 pub mod decide;
 pub mod gate;
 pub mod policy;
+pub mod probes;
 pub mod progress;
+
+use probes::Verdict;
 
 /// An agent that has not worked for this long counts as sick.
 const SICK_AFTER: SignedDuration = SignedDuration::from_secs(30);
@@ -76,6 +81,8 @@ pub struct Rollout<'a> {
     pub has_images: &'a dyn Fn(&AgentNode) -> bool,
     /// Position of a Node in the order of waves, if its turn has come.
     pub turn: &'a dyn Fn(&AgentNode) -> Option<usize>,
+    /// What probes say of a Node whose working agent was taken away.
+    pub probed: &'a dyn Fn(&AgentNode) -> Verdict,
     /// Agents that worked and may be away at the same time.
     pub max_unavailable: usize,
     /// How long a new agent has to be ready.
@@ -135,7 +142,15 @@ impl Rollout<'_> {
             .collect()
     }
 
-    /// A Node on which the change has failed: one whose successor does not work in time, or does not any more.
+    /// Nodes whose new agent works and whose probes have not passed, with the identity of the agent's Pod.
+    pub fn probing(&self) -> Vec<(String, String)> {
+        let taken = self.nodes.iter().filter(|node| self.taken.contains(&node.name));
+        let working = taken.filter(|node| self.works(node) && !self.passes(node));
+        working.filter_map(|node| Some((node.name.clone(), node.pod.as_ref()?.uid.clone()))).collect()
+    }
+
+    /// A Node on which the change has failed: one whose successor does not work in time, or does not any more, or whose
+    /// probes fail.
     /// `since` tells when a Node's turn began.
     pub fn failed(
         &self,
@@ -148,10 +163,15 @@ impl Rollout<'_> {
             began.is_some_and(|began| self.now.duration_since(began) >= deadline)
         };
         let ceased = |node: &&AgentNode| self.has_ceased(node) && node.failing(self.now, deadline).is_some();
-        let node = self.nodes.iter().find(|node| overdue(node) || ceased(node))?;
-        let unknown = || match node.reachable {
-            true => Trouble::new("AgentNotReady", "its new agent was not ready for long enough"),
-            false => Trouble::new("NodeLost", "the Node does not answer"),
+        let probed = |node: &&AgentNode| {
+            let judged = taken.contains(&node.name) && self.works(node);
+            judged && matches!((self.probed)(node), Verdict::Failed { settled: true, .. })
+        };
+        let node = self.nodes.iter().find(|node| overdue(node) || ceased(node) || probed(node))?;
+        let unknown = || match (node.reachable, (self.probed)(node).trouble().filter(|_| self.works(node))) {
+            (false, _) => Trouble::new("NodeLost", "the Node does not answer"),
+            (true, Some(trouble)) => trouble,
+            (true, None) => Trouble::new("AgentNotReady", "its new agent was not ready for long enough"),
         };
         Some((&node.name, node.trouble().map_or_else(unknown, |(trouble, _)| trouble)))
     }
@@ -220,9 +240,19 @@ impl Rollout<'_> {
         Some(SICK_AFTER - self.now.duration_since(since)).filter(SignedDuration::is_positive)
     }
 
-    /// Whether the wanted agent is there and works.
+    /// Whether the wanted agent is there and works, and so does what it forwards.
     fn is_back(&self, node: &AgentNode) -> bool {
+        self.works(node) && self.passes(node)
+    }
+
+    /// Whether the wanted agent is there and works by its own account.
+    fn works(&self, node: &AgentNode) -> bool {
         node.is_updated(self.revision) && node.is_ready() && self.settles_in(node).is_none()
+    }
+
+    /// Whether no probes are waited for. Nobody had a working agent of a Node that was not taken away.
+    fn passes(&self, node: &AgentNode) -> bool {
+        !self.taken.contains(&node.name) || (self.probed)(node).lets_pass()
     }
 
     /// How long until a ready agent has been ready for long enough.

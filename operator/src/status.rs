@@ -81,6 +81,8 @@ pub struct Observation<'a> {
     pub waiting: Option<&'a Waiting>,
     /// Why no other Node starts.
     pub hold: Option<&'a Hold>,
+    /// A Node whose probes have failed so far, and how.
+    pub probed: Option<&'a (String, Trouble)>,
     /// Node that does not come back while a change is taken back, and why.
     pub stuck: Option<Failure>,
     /// How long a trouble lasts before it counts.
@@ -333,7 +335,9 @@ fn progressing(
         Some(Step::Announce { node } | Step::Replace { node, .. } | Step::Wait { node, .. })
             if outdated || unfinished || !seen.taken.is_empty() =>
         {
-            Verdict::new(true, reason, format!("{on}, now {node})"))
+            let probed = seen.probed.filter(|(probed, _)| probed == node);
+            let why = probed.map(|(_, trouble)| format!(": {trouble}")).unwrap_or_default();
+            Verdict::new(true, reason, format!("{on}, now {node}{why})"))
         }
         _ if !seen.controller_current || unfinished && !seen.controller_updated => {
             Verdict::new(true, reason, format!("{what}: waiting for the controller"))

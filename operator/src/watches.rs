@@ -36,6 +36,7 @@ use crate::{
     cluster::{Cluster, ControllerState, NodeObject, Pod, PodObject, Trouble},
     object::{KINDS, Key, Kind},
     render::{AGENT, CLEANUP, CONTROLLER, PREFLIGHT, monitoring::Served},
+    rollout::probes::Told,
 };
 
 mod monitoring;
@@ -321,6 +322,7 @@ fn infos() -> Fold<AntreaAgentInfo> {
                 Some(mtu) => state.cluster.pod_mtus.insert(name.clone(), mtu),
                 None => state.cluster.pod_mtus.remove(&name),
             };
+            state.cluster.probes.insert(name.clone(), Told::from(info));
             match Capabilities::from_annotations(info.annotations()) {
                 Some(capabilities) => state.cluster.capabilities.insert(name, capabilities),
                 None => state.cluster.capabilities.remove(&name),
@@ -331,6 +333,7 @@ fn infos() -> Fold<AntreaAgentInfo> {
             state.cluster.heard.remove(name);
             state.cluster.capabilities.remove(name);
             state.cluster.pod_mtus.remove(name);
+            state.cluster.probes.remove(name);
         }),
         names: Box::new(|state| {
             let Cluster { unhealthy, heard, capabilities, pod_mtus, .. } = &state.cluster;

@@ -52,6 +52,11 @@ pub struct RolloutPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_rollback: Option<bool>,
 
+    /// Whether agents probe the datapath of a changed Node before it counts as done: between Pods of the Node, to and from
+    /// other Nodes, and what a policy allows and denies. Default: true. What is brought back is not probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<bool>,
+
     /// metadata.generation of a spec whose disruptive change shall be made although traffic between changed and
     /// unchanged Nodes breaks until all are changed. The generation is in the message of the condition Progressing.
     /// Without it, such a change waits.

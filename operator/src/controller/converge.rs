@@ -24,11 +24,7 @@ use crate::{
     plan::{self, Class, Plan, Progress, class_of_config},
     preflight::Preflight,
     render::{self, AGENT, CONTROLLER, PREFLIGHT},
-    rollout::{
-        Step,
-        decide::{Decision, Input, decide},
-        policy::Waves,
-    },
+    rollout::{Step, decide::Decision},
 };
 
 /// What came of carrying out a plan.
@@ -137,54 +133,8 @@ impl Context {
         self.daemon_set_is(revision) && self.decide(cr, config, revision, preflight, going).step == Step::Done
     }
 
-    /// What is next for the agents.
-    fn decide(
-        &self,
-        cr: &AntreaInstallation,
-        config: &Effective,
-        revision: &str,
-        preflight: Option<&Preflight>,
-        going: &Going,
-    ) -> Decision {
-        let nodes = self.agents(config);
-        let waves = self.waves(&nodes, going);
-        let taken = taken(cr);
-        self.memory(|memory| {
-            let decision = decide(&Input {
-                policy: &going.policy,
-                waves: &waves,
-                nodes: &nodes,
-                revision,
-                record: &going.record,
-                taken: &taken,
-                proven: &memory.proven,
-                since: memory.since,
-                has_images: &|node| has_images(node, &config.agent_image, preflight),
-                back: going.back,
-                now: Timestamp::now(),
-            });
-            memory.proven.clone_from(&decision.proven);
-            decision
-        })
-    }
-
-    /// The order in which Nodes are changed.
-    pub(super) fn waves(&self, nodes: &[AgentNode], going: &Going) -> Waves {
-        self.shared.with(|state| {
-            let known = &state.cluster.nodes;
-            let labels = nodes.iter().filter_map(|node| Some((&*node.name, &known.get(&node.name)?.labels)));
-            Waves::new(&going.policy, labels)
-        })
-    }
-
     fn daemon_set_is(&self, revision: &str) -> bool {
         self.shared.with(|state| state.cluster.agent_revision.as_deref() == Some(revision))
-    }
-
-    pub(super) fn agents(&self, config: &Effective) -> Vec<AgentNode> {
-        self.shared.with(|state| {
-            state.cluster.agents(&config.agent.node_selector, &config.agent.tolerations, Timestamp::now())
-        })
     }
 
     /// What is known of the images of a change; none if none is under way.
@@ -245,7 +195,8 @@ impl Context {
                 }
             }
         }
-        Ok(Some(Rolled { decision, refused }))
+        let again = self.ask_for_probes(config, &revision, &decision, going).await?;
+        Ok(Some(Rolled { decision, refused, again }))
     }
 
     /// Why the API server would not admit another agent for a Node, asked of it without making one.
@@ -329,17 +280,14 @@ pub(super) struct Rolled {
     pub(super) decision: Decision,
     /// Why the API server would not admit another agent.
     pub(super) refused: Option<String>,
+    /// When to look after probes again.
+    pub(super) again: Option<SignedDuration>,
 }
 
 /// Nodes whose working agent is away, as the status has it.
 pub(super) fn taken(cr: &AntreaInstallation) -> BTreeSet<String> {
     let nodes = cr.status.as_ref().and_then(|status| status.nodes.as_ref());
     nodes.map(|nodes| nodes.replacing.iter().cloned().collect()).unwrap_or_default()
-}
-
-fn has_images(node: &AgentNode, image: &str, preflight: Option<&Preflight>) -> bool {
-    let same = node.pod.as_ref().is_some_and(|pod| pod.image == image);
-    same || preflight.is_none_or(|seen| seen.allows_node(&node.name))
 }
 
 /// Whether an answer says that the object is not wanted, rather than that the server cannot say.

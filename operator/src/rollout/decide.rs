@@ -9,6 +9,7 @@ use super::{
     Proven, Rollout, Step,
     gate::{Gate, Place, gate},
     policy::{CANARY, Policy, Waves},
+    probes::Verdict,
     progress,
 };
 use crate::cluster::{AgentNode, Trouble};
@@ -33,6 +34,8 @@ pub struct Input<'a> {
     pub since: Timestamp,
     /// Whether a Node has the images of the wanted revision.
     pub has_images: &'a dyn Fn(&AgentNode) -> bool,
+    /// What probes say of a Node.
+    pub probed: &'a dyn Fn(&AgentNode) -> Verdict,
     /// Whether a change that failed is taken back.
     pub back: bool,
     /// The time.
@@ -65,11 +68,18 @@ pub struct Decision {
     pub gate: Gate,
     /// Where the change has failed.
     pub failure: Option<Failure>,
+    /// Nodes whose datapath is to be probed, with the identities of their agents' Pods.
+    pub probing: Vec<(String, String)>,
+    /// The first of them whose probes have failed so far, and how.
+    pub probed: Option<(String, Trouble)>,
 }
 
 /// Decides.
 pub fn decide(input: &Input<'_>) -> Decision {
     let Input { policy, waves, nodes, record, now, .. } = *input;
+    // What goes back is what ran before, and waits for nothing that it has not waited for then.
+    let asked = policy.probes && !input.back;
+    let probed = |node: &AgentNode| if asked { (input.probed)(node) } else { Verdict::Unasked };
     let mut rollout = Rollout {
         nodes,
         revision: input.revision,
@@ -77,6 +87,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
         proven: input.proven,
         has_images: input.has_images,
         turn: &|_| None,
+        probed: &probed,
         max_unavailable: policy.max_unavailable.of(nodes.len()),
         min_ready: policy.min_ready,
         since: input.since,
@@ -112,5 +123,14 @@ pub fn decide(input: &Input<'_>) -> Decision {
         nodes.iter().find(|node| node.name == name).is_some_and(|node| !rollout.is_touched(node))
     };
     let turns = progress::turns(record, taken.iter(), untouched, now);
-    Decision { step, turns, taken, proven, gate, failure }
+    let probing = rollout.probing();
+    let verdict = |(name, _): &(String, String)| {
+        let node = nodes.iter().find(|node| node.name == *name)?;
+        match probed(node) {
+            Verdict::Failed { trouble, .. } => Some((name.clone(), trouble)),
+            _ => None,
+        }
+    };
+    let told = probing.iter().find_map(verdict);
+    Decision { step, turns, taken, proven, gate, failure, probing, probed: told }
 }

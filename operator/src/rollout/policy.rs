@@ -24,6 +24,8 @@ pub struct Policy {
     pub window: Option<Window>,
     /// Whether what fails is taken back; none: if it changes images.
     pub auto_rollback: Option<bool>,
+    /// Whether a changed Node is probed.
+    pub probes: bool,
     /// Generation whose disruptive change shall be made.
     pub acknowledge: Option<i64>,
 }
@@ -42,6 +44,7 @@ impl Policy {
             deadline: seconds(asked.deadline_seconds, 300),
             window: asked.window,
             auto_rollback: asked.auto_rollback,
+            probes: asked.probes.unwrap_or(true),
             acknowledge: asked.acknowledge,
         }
     }

@@ -63,6 +63,7 @@ fn rollout<'a>(
         proven,
         has_images,
         turn: &|_| Some(0),
+        probed: &|_| Verdict::Unasked,
         max_unavailable: 1,
         min_ready: SignedDuration::from_secs(3),
         since: Timestamp::UNIX_EPOCH,

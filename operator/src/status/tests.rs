@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     cluster::Pod,
-    rollout::{Proven, Rollout},
+    rollout::{Proven, Rollout, probes::Verdict},
 };
 
 const GRACE: SignedDuration = SignedDuration::from_secs(30);
@@ -84,6 +84,7 @@ impl World {
             proven: &Proven::new(),
             has_images: &|_| true,
             turn: &|_| Some(0),
+            probed: &|_| Verdict::Unasked,
             max_unavailable: 1,
             min_ready: SignedDuration::from_secs(3),
             since: Timestamp::UNIX_EPOCH,
@@ -120,6 +121,7 @@ impl World {
             record: self.status.as_ref().and_then(|status| status.rollout.clone()).unwrap_or_default(),
             waiting: self.waiting.as_ref(),
             hold: None,
+            probed: None,
             stuck: None,
             grace: GRACE,
             now: at(seconds),
@@ -396,6 +398,7 @@ fn grace_periods_set_the_next_look() {
         record: RolloutStatus::default(),
         waiting: None,
         hold: None,
+        probed: None,
         stuck: None,
         grace: GRACE,
         now: at(12),

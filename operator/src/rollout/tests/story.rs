@@ -10,6 +10,10 @@ use crate::rollout::{
     progress::{self, Asked, Course},
 };
 
+mod probed;
+
+use probed::Agents;
+
 /// A random sequence that a seed determines (splitmix64).
 struct Random(u64);
 
@@ -56,6 +60,10 @@ struct Story {
     replaced: Vec<(usize, String)>,
     /// What was told, each once when it changed.
     told: Vec<String>,
+    /// Why the change has failed.
+    cause: Option<String>,
+    /// What agents say of probes; none of versions that take none.
+    agents: Agents,
 }
 
 impl Story {
@@ -84,6 +92,8 @@ impl Story {
             now: 0,
             replaced: Vec::new(),
             told: Vec::new(),
+            cause: None,
+            agents: Agents::default(),
         }
     }
 
@@ -139,9 +149,11 @@ impl Story {
                 proven: &self.proven,
                 since: at(self.since),
                 has_images: &|_| true,
+                probed: &|node| probes::verdict(node.pod.as_ref().unwrap(), self.agents.told.get(&node.name)),
                 back,
                 now: at(self.now),
             });
+            self.agents.ask(&decision, &self.nodes, self.now);
             let in_effect = Asked { wanted: &config, ..asked };
             let (mut record, stuck) =
                 progress::remember(&policy, &in_effect, record, Some(&decision), None, back);
@@ -152,6 +164,7 @@ impl Story {
             }
             let failed =
                 record.failed.as_ref().map(|failed| format!("{} failed on {}", failed.version, failed.node));
+            self.cause = record.failed.as_ref().map(|failed| format!("{}: {}", failed.check, failed.message));
             let told = match (&failed, &stuck, record.done, back) {
                 (_, Some(stuck), ..) => format!("stuck on {}", stuck.node),
                 (Some(failed), None, true, true) => format!("{failed}, went back"),
@@ -186,6 +199,7 @@ impl Story {
 
     fn tick(&mut self) {
         self.now += 1;
+        self.agents.answer(&self.nodes);
         for (index, node) in self.nodes.iter_mut().enumerate() {
             let Some(pod) = node.pod.as_ref().filter(|pod| !pod.ready) else { continue };
             let old = self.now + 1_000_000 - pod.since.as_second() >= self.settle;
