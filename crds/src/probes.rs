@@ -60,6 +60,8 @@ pub enum Probe {
     PodToPodAcrossNodes,
     /// From another Node through the tunnel.
     PodFromPodAcrossNodes,
+    /// Through a Service of the probe's own.
+    PodToService,
     /// What a policy of the probe's own allows.
     PolicyAllows,
     /// What it denies.
@@ -68,11 +70,12 @@ pub enum Probe {
 
 impl Probe {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Setup,
         Self::PodToPodOnNode,
         Self::PodToPodAcrossNodes,
         Self::PodFromPodAcrossNodes,
+        Self::PodToService,
         Self::PolicyAllows,
         Self::PolicyDenies,
     ];
@@ -84,6 +87,7 @@ impl Probe {
             Self::PodToPodOnNode => "pod-to-pod-on-node",
             Self::PodToPodAcrossNodes => "pod-to-pod-across-nodes",
             Self::PodFromPodAcrossNodes => "pod-from-pod-across-nodes",
+            Self::PodToService => "pod-to-service",
             Self::PolicyAllows => "policy-allows",
             Self::PolicyDenies => "policy-denies",
         }

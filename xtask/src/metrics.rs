@@ -84,7 +84,7 @@ mod tests {
         ("meter_id", "meters that the agent makes, one for each kind of packet that comes up"),
         ("operation", "add, modify, delete"),
         ("outcome", "what became of an answer of DNS: four"),
-        ("probe", "datapath probes: six"),
+        ("probe", "datapath probes: seven"),
         ("reason", "why a span was dropped, why a connection ended, why an address was forgotten"),
         ("resource", "the served resources, anything else is other"),
         ("result", "ok, error; of probes passed, failed, left-out"),

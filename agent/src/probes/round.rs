@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_crds::probes::{Finding, Outcome, Probe};
-use antrea_flows::Via;
+use antrea_flows::{Entry, Via};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use ipnet::IpNet;
@@ -107,13 +107,13 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// Makes both ends, runs all probes, and takes the ends away. When `stop` ends first, what came by then.
     pub(super) async fn run(&self, stop: impl Future<Output = ()>) -> Vec<Outcome> {
-        let (sender, mut receiver) = match self.ends().await {
+        let (mut sender, mut receiver) = match self.ends().await {
             Ok(ends) => ends,
             Err(outcome) => return vec![outcome],
         };
         let mut outcomes = Vec::new();
         tokio::select! {
-            () = self.all(&sender, &mut receiver, &mut outcomes) => {}
+            () = self.all(&mut sender, &mut receiver, &mut outcomes) => {}
             () = stop => outcomes.push(Outcome::new(Probe::Setup, None, Finding::Failed, "not ended in time")),
         }
         tokio::join!(sender.remove(), receiver.remove());
@@ -137,7 +137,7 @@ impl Round<'_> {
         }
     }
 
-    async fn all(&self, sender: &End, receiver: &mut End, outcomes: &mut Vec<Outcome>) {
+    async fn all(&self, sender: &mut End, receiver: &mut End, outcomes: &mut Vec<Outcome>) {
         let ways = ways(sender.port.ips(), receiver.port.ips());
         let local = each(sender, Attempt::Exchange(OPEN), &ways, LOCAL).await;
         let works = local.is_ok();
@@ -146,10 +146,11 @@ impl Round<'_> {
             self.across(sender, name, peer.as_deref(), outcomes).await;
         }
         if works {
+            self.service(sender, receiver, outcomes).await;
             self.policy(sender, receiver, &ways, outcomes).await;
         } else {
-            let why = "nothing passes between the node's own, whatever a policy says";
-            for probe in [Probe::PolicyAllows, Probe::PolicyDenies] {
+            let why = "nothing passes between the node's own as it is";
+            for probe in [Probe::PodToService, Probe::PolicyAllows, Probe::PolicyDenies] {
                 outcomes.push(Outcome::new(probe, None, Finding::LeftOut, why));
             }
         }
@@ -189,6 +190,23 @@ impl Round<'_> {
         Ok(addresses(&peer.pod_cidrs)?.iter().map(|of| of.receiver).collect())
     }
 
+    async fn service(&self, sender: &mut End, receiver: &End, outcomes: &mut Vec<Outcome>) {
+        let service = antrea_flows::probe_service(self.node.dataplane.network(), receiver.port.ips(), OPEN);
+        let Some((entries, frontends)) = service else {
+            let why = "the bridge serves no Services";
+            outcomes.push(Outcome::new(Probe::PodToService, None, Finding::LeftOut, why));
+            return;
+        };
+        let served = match sender.port.hold(entries).await {
+            Ok(()) => {
+                let ways = ways(sender.port.ips(), &frontends);
+                each(sender, Attempt::Exchange(OPEN), &ways, LOCAL).await
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        outcomes.push(outcome(Probe::PodToService, None, served));
+    }
+
     async fn policy(
         &self,
         sender: &End,
@@ -206,7 +224,10 @@ impl Round<'_> {
         let policy =
             antrea_flows::policy::probe(network, &receiver.port.flow_port(), sender.port.ips(), OPEN);
         let installed = match policy {
-            Ok(policy) => receiver.port.judge_by(policy).await.map_err(|error| error.to_string()),
+            Ok(policy) => {
+                let policy = policy.into_iter().map(Entry::from).collect();
+                receiver.port.hold(policy).await.map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = installed {

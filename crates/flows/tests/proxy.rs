@@ -157,6 +157,25 @@ fn an_endpoint_of_this_node_and_its_answer() -> Result<()> {
     Ok(())
 }
 
+/// The Service of datapath probes is served as any other, at an address of its own.
+#[test]
+fn the_service_of_probes() -> Result<()> {
+    let net = net();
+    let (entries, frontends) = antrea_flows::probe_service(&net, &pod(2).ips, 7101).unwrap();
+    let mut sw = ready(&net, &[])?;
+    let (groups, flows) = texts(&entries);
+    sw.add_entries(&groups, &flows)?;
+    for (n, frontend) in families().into_iter().zip(frontends) {
+        let frame = Frame::from_pod(1, frontend, syn(1000, 7101));
+        sends(&mut sw, "p1", &frame, "p2", n.p1, n.p2, (1000, 7101));
+        let back = Frame::from_pod(2, n.p1, syn_ack(7101, 1000));
+        sends(&mut sw, "p2", &back, "p1", frontend, n.p1, (7101, 1000));
+    }
+    let without = Network::new(node(Datapath::Userspace, TunnelKind::KernelVxlan), Round(7));
+    assert_eq!(antrea_flows::probe_service(&without, &pod(2).ips, 7101), None);
+    Ok(())
+}
+
 #[test]
 fn endpoints_elsewhere() -> Result<()> {
     for n in families() {

@@ -67,14 +67,19 @@ async fn probe(lab: &Lab, id: &str) -> Vec<(String, String, String)> {
     report["outcomes"].as_array().unwrap().iter().map(outcome).collect()
 }
 
-/// What did not pass, with its finding.
+/// What did not pass, with its finding, where the bridge serves no Services.
 fn not_passed(outcomes: &[(String, String, String)]) -> Vec<(&str, &str)> {
-    assert_eq!(outcomes.len(), 5, "{outcomes:?}");
+    assert_eq!(outcomes.len(), 6, "{outcomes:?}");
+    let service = outcomes.iter().find(|(what, ..)| what == "pod-to-service");
+    assert_eq!(
+        service.map(|(_, finding, why)| (&**finding, &**why)),
+        Some(("left-out", "the bridge serves no Services"))
+    );
     let all = OWN.map(str::to_owned).into_iter().chain(ACROSS.map(|probe| format!("{probe} node2")));
     for probe in all {
         assert!(outcomes.iter().any(|(what, ..)| *what == probe), "no {probe}: {outcomes:?}");
     }
-    let rest = outcomes.iter().filter(|(_, finding, _)| finding != "passed");
+    let rest = outcomes.iter().filter(|(what, finding, _)| finding != "passed" && what != "pod-to-service");
     rest.map(|(what, finding, _)| (what.as_str(), finding.as_str())).collect()
 }
 
@@ -118,7 +123,11 @@ async fn pods(lab: &Lab, node: usize) -> [usize; 3] {
 }
 
 async fn lab() -> Lab {
-    let mut lab = Lab::without_agents(2, &[("featureGates", json!({"AntreaPolicy": true}))]).await;
+    lab_with(&json!({"AntreaPolicy": true})).await
+}
+
+async fn lab_with(gates: &Value) -> Lab {
+    let mut lab = Lab::without_agents(2, &[("featureGates", gates.clone())]).await;
     lab.add_ipv6();
     lab.start_agents().await;
     let told = || {
@@ -232,6 +241,8 @@ async fn a_policy_that_leaks_is_told() {
     });
     assert_eq!(not_passed(&outcomes), [("policy-denies", "failed")], "{outcomes:?}");
     assert!(outcomes.iter().any(|(.., message)| message.contains("of 10 connections")), "{outcomes:?}");
+    let flows = || node.ofctl("dump-flows", &["--names", "table=IngressRule"]);
+    eventually("the last of them is taken away", LIMIT, || !flows().contains("priority=60000")).await;
     let outcomes = probe(&lab, "2").await;
     assert_eq!(not_passed(&outcomes), [], "{outcomes:?}");
 }
@@ -268,4 +279,19 @@ async fn an_agent_that_dies_leaves_nothing() {
         assert!(ping(&b.netns, a.ip, 56, true));
         lab.delete_pod(0, &b);
     }
+}
+
+/// Where the bridge serves Services, it serves the probe's too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_passes_where_the_bridge_serves_them() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let lab = lab_with(&json!({"AntreaPolicy": true, "AntreaProxy": true})).await;
+    let before = traces(&lab);
+    let groups = || lab.nodes[0].ofctl("dump-groups", &[]);
+    let known = groups();
+    let outcomes = probe(&lab, "1").await;
+    assert_eq!(outcomes.len(), 6, "{outcomes:?}");
+    assert!(outcomes.iter().all(|(_, finding, _)| finding == "passed"), "{outcomes:?}");
+    nothing_left(&lab, &before).await;
+    assert_eq!(groups().lines().count(), known.lines().count(), "{}", groups());
 }

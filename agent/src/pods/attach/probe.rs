@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use antrea_flows::{Change, Owner};
+use antrea_flows::{Change, Entry, Owner};
 use netcfg::{MacAddr, Netns};
 
 use super::{
@@ -29,8 +29,8 @@ pub struct ProbePort {
     pub netns: Netns,
     /// How it is wired.
     interface: PodInterface,
-    /// What its policy is, beside the flows that wire it.
-    policy: Vec<openflow::Flow>,
+    /// What the bridge holds for it beside the flows that wire it.
+    besides: Vec<Entry>,
     _name: Claim,
 }
 
@@ -67,7 +67,7 @@ impl ProbePort {
             ips,
             ofport: reserved.number(),
         };
-        let mut port = Self { node: node.clone(), netns, interface, policy: Vec::new(), _name: claim };
+        let mut port = Self { node: node.clone(), netns, interface, besides: Vec::new(), _name: claim };
         match port.wire().await {
             Ok(()) => Ok(port),
             Err(error) => {
@@ -111,17 +111,17 @@ impl ProbePort {
     }
 
     async fn install(&self) -> Result<(), AttachError> {
-        let mut flows = antrea_flows::pod(self.node.dataplane.network(), &self.flow_port());
-        flows.extend(self.policy.iter().cloned());
-        self.node.dataplane.set(self.owner(), Change::flows(flows)).await.map_err(configure)
+        let flows = antrea_flows::pod(self.node.dataplane.network(), &self.flow_port());
+        let entries = flows.into_iter().map(Entry::from).chain(self.besides.iter().cloned()).collect();
+        self.node.dataplane.set(self.owner(), Change::Whole(entries)).await.map_err(configure)
     }
 
-    /// Puts a policy in force, in place of the one before, and waits until the datapath goes by it.
+    /// Has the bridge hold its policy or Service, in place of what it held before, and waits until the datapath goes by it.
     ///
     /// # Errors
     /// The bridge refused it or is away.
-    pub async fn judge_by(&mut self, policy: Vec<openflow::Flow>) -> Result<(), AttachError> {
-        self.policy = policy;
+    pub async fn hold(&mut self, besides: Vec<Entry>) -> Result<(), AttachError> {
+        self.besides = besides;
         self.install().await?;
         self.node.settled.wait().await;
         Ok(())

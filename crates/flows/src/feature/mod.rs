@@ -27,7 +27,9 @@ pub use node_access::{
 pub use peer::peer;
 pub use pod::pod;
 pub(crate) use proxy::to_services;
-pub use proxy::{AFFINITY_COOKIE, ServiceBackend, Transport, VIRTUAL_V4, VIRTUAL_V6, proxy, service_backend};
+pub use proxy::{
+    AFFINITY_COOKIE, ServiceBackend, Transport, VIRTUAL_V4, VIRTUAL_V6, probe_service, proxy, service_backend,
+};
 pub use reject::{Judged, POLICY_PACKET_IN, judged, meters, refusal, refusals};
 pub use security::security;
 pub use service::service_cidrs;

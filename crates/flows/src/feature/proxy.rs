@@ -52,6 +52,15 @@ pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 253);
 /// The same for IPv6.
 pub const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0xfc01, 0, 0, 0, 0, 0xaabb, 0xccdd, 0xeeff);
 
+/// Where datapath probes reach their own Service: beside the addresses above, and nobody else's.
+const PROBE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 249);
+/// The same for IPv6.
+const PROBE_V6: Ipv6Addr = Ipv6Addr::new(0xfc01, 0, 0, 0, 0, 0xaabb, 0xccdd, 0xeef9);
+
+/// Groups of that Service, one for each family: the last two that OpenFlow has room for. Services get theirs from the
+/// first on.
+const PROBE_GROUPS: [u32; 2] = [0xffff_fe00, 0xffff_fd00];
+
 /// Cookie of the flows that hold a client's endpoint. Without a round: they outlive the agent.
 pub const AFFINITY_COOKIE: u64 = cookie(Round(0), Category::Service, 0);
 
@@ -275,6 +284,24 @@ pub(super) fn ways_to(net: &Network, ip: IpAddr) -> Vec<Flow> {
     let pods = (!is_node_port(ip)).then_some(Source::Pod);
     let host = net.node.serves_all.then_some(Source::Gateway);
     pods.into_iter().chain(host).map(|from| from_to_services(net, from, ip)).collect()
+}
+
+/// The Service of datapath probes: what serves TCP to `port` of its address by the same port of these endpoints, and the
+/// address for each endpoint. None where the bridge serves no Services.
+pub fn probe_service(net: &Network, endpoints: &[IpAddr], port: u16) -> Option<(Vec<Entry>, Vec<IpAddr>)> {
+    net.pipeline.features().services.then(|| {
+        let frontend = |ip: &IpAddr| if ip.is_ipv4() { PROBE_V4.into() } else { PROBE_V6.into() };
+        let backends = endpoints.iter().zip(PROBE_GROUPS).map(|(ip, group)| ServiceBackend {
+            group,
+            transport: Transport::Tcp,
+            frontends: vec![SocketAddr::new(frontend(ip), port)],
+            outside: Vec::new(),
+            endpoints: vec![SocketAddr::new(*ip, port)],
+            affinity: None,
+        });
+        let entries = backends.flat_map(|backend| service_backend(net, &backend)).collect();
+        (entries, endpoints.iter().map(frontend).collect())
+    })
 }
 
 pub(super) fn first_packet(transport: Transport, frontend: SocketAddr) -> Match {
