@@ -79,6 +79,7 @@ mod tests {
         ("certificate", "the certificates that a component looks after"),
         ("class", "of connections: own, stranger, known"),
         ("code", "HTTP status"),
+        ("direction", "of a rule: two"),
         ("ip_family", "v4, v6"),
         ("kind", "kinds of managed objects"),
         ("meter_id", "meters that the agent makes, one for each kind of packet that comes up"),
