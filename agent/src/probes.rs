@@ -124,8 +124,10 @@ impl Prober {
         if self.running.as_ref().is_some_and(|running| running.id == request.id) {
             return;
         }
-        let ended = Report::from_annotations(info.annotations())
-            .is_some_and(|report| report.id == request.id && report.stage != Stage::Answering);
+        // One that answers is there as often as it is asked: a run that was broken off may begin again.
+        let ended = request.role != Role::Answer
+            && Report::from_annotations(info.annotations())
+                .is_some_and(|report| report.id == request.id && report.stage != Stage::Answering);
         self.end().await;
         if ended {
             return;
@@ -171,7 +173,6 @@ impl Site {
             () = sleep(ANSWERING) => {}
         }
         end.remove().await;
-        // It stays the run that was asked for last, and does not begin again.
         self.tell(Report::new(id, Stage::Done, ""));
     }
 

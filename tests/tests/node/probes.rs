@@ -188,6 +188,12 @@ async fn what_works_passes_and_nobody_takes_the_ends_for_pods() {
     ask(&lab, 1, &Value::Null);
     reports(&lab, 1, "2", "done").await;
     nothing_left(&lab, &before).await;
+    // The same run is asked for once more.
+    ask(&lab, 1, &json!({"id": "2", "role": "answer"}));
+    reports(&lab, 1, "2", "answering").await;
+    ask(&lab, 1, &Value::Null);
+    reports(&lab, 1, "2", "done").await;
+    nothing_left(&lab, &before).await;
 }
 
 /// The tunnel's packets do not come in: everything on the node works, and the agent says so of itself.
