@@ -39,21 +39,34 @@ async fn it_meets_policy(family: Family) {
         {"name": "tcp", "protocol": "TCP", "port": 7000, "nodePort": 7000},
         {"name": "udp", "protocol": "UDP", "port": 7001, "nodePort": 7001},
     ]);
-    lab.api.put(
-        SERVICES,
-        json!({"metadata": {"namespace": "default", "name": "server"},
-               "spec": {"type": "NodePort", "clusterIP": service, "clusterIPs": [service],
-                        "externalIPs": [external], "ports": ports}}),
-    );
-    lab.api.put(
-        SLICES,
-        json!({"metadata": {"namespace": "default", "name": "server-1",
-                            "labels": {"kubernetes.io/service-name": "server"}},
+    // A Service of the other's node port: the host masquerades what it sends there with the gateway's address.
+    let node_port = lab.node_ip(0, family);
+    let chained = external_ip(family, 2);
+    for (name, ip, external) in [("server", service, external), ("chained", cluster_ip(family, 2), chained)] {
+        let mut ports = ports.clone();
+        if name == "chained" {
+            ports.as_array_mut().into_iter().flatten().for_each(|port| port["nodePort"] = json!(0));
+        }
+        lab.api.put(
+            SERVICES,
+            json!({"metadata": {"namespace": "default", "name": name},
+                   "spec": {"type": "NodePort", "clusterIP": ip, "clusterIPs": [ip],
+                            "externalIPs": [external], "ports": ports}}),
+        );
+    }
+    for (name, endpoint) in [("server", endpoint), ("chained", node_port)] {
+        lab.api.put(
+            SLICES,
+            json!({"metadata": {"namespace": "default", "name": format!("{name}-1"),
+                                "labels": {"kubernetes.io/service-name": name}},
                "addressType": if family == Family::V6 { "IPv6" } else { "IPv4" },
                "endpoints": [{"addresses": [endpoint], "nodeName": "node1"}],
                "ports": [{"name": "tcp", "protocol": "TCP", "port": 7000}, {"name": "udp", "protocol": "UDP", "port": 7001}]}),
     );
-    route_by(&lab, external, 0);
+    }
+    for ip in [external, chained] {
+        route_by(&lab, ip, 0);
+    }
     let addresses: [IpAddr; 2] = [0, 1].map(|index| lab.node_ip(index, family));
     let receiver = Station::start(&server.netns);
     let [near, far, outside, other] = [near.netns, far.netns, lab.outside(), lab.nodes[1].netns.clone()]
@@ -73,6 +86,7 @@ async fn it_meets_policy(family: Family) {
         ("outside, node port", &outside, addresses[0]),
         ("outside, another node's", &outside, addresses[1]),
         ("outside, external address", &outside, external),
+        ("outside, another Service of the node port", &outside, chained),
     ];
     for (what, from, to) in ways {
         receiver.forget();
