@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What looks at a cluster by traffic of its own or by everybody's: antctl check installation, captures of packets, antctl top.
 # Sourced by hack/e2e.sh; needs settings.sh.
+# The gate PacketCapture stays on.
 
 # installation_is CODE ROW...: antctl check installation ends with this exit code, has each of these rows, and leaves nothing.
 installation_is() {
@@ -51,6 +52,9 @@ packets() {
 
 packets_captured() {
 	local folder load
+	patch_installation '{"featureGates": {"PacketCapture": true}}'
+	wait_for 20 condition_matches Progressing '^True' || fail 'the gate PacketCapture replaces nothing'
+	wait_for 150 settled || fail "the installation does not settle with PacketCapture: $(condition Progressing) $(condition Degraded)"
 	folder=$(mktemp -d)
 	in_pod left ping -i 0.2 -W 1 -c 600 "$TWO" >/dev/null &
 	load=$!
