@@ -108,7 +108,7 @@ stage_node() {
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap_with_the connectivity::hybrid connectivity::no_encap
 	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
-	handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
+	established:: handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
 	proxy_all::balancer::the_local proxy_all::policy::what proxy_all::refusal
 	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
 	to_services:: traceflow:: tunnel::
@@ -122,12 +122,13 @@ stage_kernel() {
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
 }
 
-# test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has, and runs all of Kubernetes'
+# test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has and without one, and runs all of Kubernetes'
 # NetworkPolicy specs, which take as long as everything else here together.
 stage_cluster() {
 	if [[ -n $FULL ]]; then
 		ANTREA_PROFILE=release hack/e2e.sh
 		ANTREA_PROFILE=release KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
+		ANTREA_PROFILE=release KUBE_PROXY_MODE=none hack/e2e.sh connectivity services
 	else
 		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi
