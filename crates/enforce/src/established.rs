@@ -79,9 +79,8 @@ impl Resets {
             _ if of_stage(K8S).next().is_some() => return None,
             _ => matching(BASELINE).next()?,
         };
-        let is_equal = |ruling: &&Ruling| ruling.rule.class == deciding.rule.class;
-        let equal = matching(stage_of(&deciding.rule)).filter(is_equal);
-        equal.map(|ruling| (ruling.ends(), &ruling.rule)).find_map(|(ends, rule)| ends.then_some(rule))
+        let ends = |ruling: &&Ruling| ruling.rule.class == deciding.rule.class && ruling.ends();
+        matching(stage_of(&deciding.rule)).find(ends).map(|ruling| &ruling.rule)
     }
 }
 
