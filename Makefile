@@ -28,7 +28,7 @@ shell-node1 shell-node2: ## a shell in a node's namespaces
 	@hack/cluster.sh exec $(@:shell-%=%)
 
 images: ## build the container images that are shipped and print their names, archives and ids
-	@ANTREA_PROFILE=release hack/images.sh project
+	@ANTREA_PROFILE=shipped hack/images.sh project
 
 load: ## build the images anew and bring them to the running nodes
 	@hack/cluster.sh load

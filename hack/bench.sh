@@ -14,7 +14,7 @@ bench=$REPO/target/measure/antrea-bench
 
 need_root
 if [[ -z ${ANTREA_BIN:-} ]]; then
-	ANTREA_BIN=$(ANTREA_PROFILE=release project_binaries)
+	ANTREA_BIN=$(ANTREA_PROFILE=shipped project_binaries)
 	export ANTREA_BIN
 fi
 ANTREA_CNI_PLUGINS=$("$REPO/hack/tools.sh" cni)

@@ -95,12 +95,12 @@ CI_TARGETS=(--workspace --bins --tests)
 SHIPPED_FLAGS='-C link-arg=-Wl,-z,pack-relative-relocs -C force-unwind-tables=no'
 
 # project_binaries: builds what the images hold, all at once so that every caller gets the same build; prints the
-# folder. ANTREA_PROFILE=release builds what is shipped, ANTREA_RELEASE=FOLDER takes binaries that are there.
+# folder. ANTREA_PROFILE=shipped builds what is shipped, ANTREA_RELEASE=FOLDER takes binaries that are there.
 project_binaries() {
 	local packages=() binary profile=${ANTREA_PROFILE:-ci} flags=()
 	if [[ -z ${ANTREA_RELEASE:-} ]]; then
 		say "building the binaries, profile $profile"
-		[[ $profile != release ]] || flags=("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS=$SHIPPED_FLAGS")
+		[[ $profile != shipped ]] || flags=("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS=$SHIPPED_FLAGS")
 		for binary in "${BINARIES[@]}"; do packages+=(-p "$binary"); done
 		(cd "$REPO" && env "${flags[@]}" nice -n 10 cargo build --locked --profile "$profile" --target "$TARGET" "${packages[@]}" >&2) ||
 			die 'cargo build failed'

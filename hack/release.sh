@@ -49,7 +49,7 @@ release() {
 	xtask lint-bundle "$dist/olm/catalog"
 	xtask sbom >"$dist/antrea.cdx.json"
 	if [[ ${IMAGES:-yes} == yes ]]; then
-		ANTREA_PROFILE=release "$REPO/hack/images.sh" oci "$dist/images" "$version"
+		ANTREA_PROFILE=shipped "$REPO/hack/images.sh" oci "$dist/images" "$version"
 	else
 		rmdir "$dist/images"
 	fi

@@ -126,9 +126,9 @@ stage_kernel() {
 # NetworkPolicy specs, which take as long as everything else here together.
 stage_cluster() {
 	if [[ -n $FULL ]]; then
-		ANTREA_PROFILE=release hack/e2e.sh
-		ANTREA_PROFILE=release KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
-		ANTREA_PROFILE=release KUBE_PROXY_MODE=none hack/e2e.sh connectivity services
+		ANTREA_PROFILE=shipped hack/e2e.sh
+		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
+		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=none hack/e2e.sh connectivity services
 	else
 		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi
