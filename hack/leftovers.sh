@@ -57,11 +57,14 @@ ignore() { if [[ -n ${LEFTOVERS_IGNORE:-} ]]; then grep -vE "$LEFTOVERS_IGNORE" 
 case ${1:-} in
 snapshot) snapshot >"$2" ;;
 compare)
-	difference=$(diff <(ignore <"$2") <(snapshot | ignore) | sed -n 's/^</-/p; s/^>/+/p' || true)
-	[[ -z $difference ]] || {
-		echo "$difference"
-		exit 1
-	}
+	# What has been told to end may still be about it.
+	for _ in {1..10}; do
+		difference=$(diff <(ignore <"$2") <(snapshot | ignore) | sed -n 's/^</-/p; s/^>/+/p' || true)
+		[[ -n $difference ]] || exit 0
+		sleep 1
+	done
+	echo "$difference"
+	exit 1
 	;;
 *)
 	sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
