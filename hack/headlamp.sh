@@ -1,13 +1,15 @@
 #!/bin/bash
 # Headlamp's plugin (ui/headlamp):
 #   headlamp.sh build     builds the plugin, ui/headlamp/dist
-#   headlamp.sh check     formatting, lints, types, unit tests and vectors, and the build
+#   headlamp.sh publish   the same, and puts it where the operator and the image take it from: config/ui/headlamp
+#   headlamp.sh check     formatting, lints, types, unit tests and vectors, the build, and whether what is published is that
 #   headlamp.sh browser [PART...]   the plugin in Chromium, by Headlamp's own loader, against a real API server; screenshots
-#                         go to SCREENSHOTS (default: the cache). Parts: pages, traces, keyboard, errors; default: all
+#                         go to SCREENSHOTS (default: the cache). Parts: pages, traces, explain, keyboard, errors; default: all
 # Needs Node 18 or later; what is missing is installed by apt. Packages are those of ui/headlamp/package-lock.json, fetched once into the cache (870 MB).
 . "$(dirname "$0")/lib.sh"
 cd "$REPO"
 PLUGIN=$REPO/ui/headlamp
+PUBLISHED=$REPO/config/ui/headlamp
 
 # apt_install PROGRAM PACKAGE...: the packages, where the program is missing.
 apt_install() {
@@ -47,6 +49,14 @@ check() {
 	npm run --silent tsc
 	npm run --silent test
 	build
+	diff -r dist "$PUBLISHED" >/dev/null || die 'config/ui/headlamp is not what ui/headlamp builds: run hack/headlamp.sh publish'
+}
+
+publish() {
+	build
+	rm -rf "$PUBLISHED"
+	mkdir -p "$PUBLISHED"
+	cp "$PLUGIN"/dist/* "$PUBLISHED/"
 }
 
 # host_page: Headlamp's page, built once for these files into the cache; prints the folder. Takes a minute.
@@ -89,10 +99,10 @@ pages() {
 }
 
 case ${1:-} in
-build | check | browser)
+build | publish | check | browser)
 	modules
 	"$@"
 	;;
 pages) pages "${@:2}" ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -19,6 +19,7 @@ import {
 } from './model/realization';
 import { AgentPod, RolloutView, rolloutView } from './model/rollout';
 import { ObjectName } from './model/rows';
+import { Kind, KINDS, Statistics, statisticsOf, StatsObject } from './model/statistics';
 
 /** Milliseconds between two looks. Heartbeats come once a minute, and are stale after three. */
 export const INTERVAL = 20_000;
@@ -293,6 +294,43 @@ function useComputed<T>(plural: string, fields: string | null): Read<T[]> {
 export function usePolicies(): Read<PolicyRow[]> {
   const computed = useComputed<ComputedPolicy>('networkpolicies', '');
   return { ...computed, data: useMemo(() => policyRows(computed.data), [computed.data]) };
+}
+
+const STATS = '/apis/stats.antrea.io/v1alpha1';
+
+interface Counted extends Read<Statistics> {
+  /** Whether the cluster counts at all; null while that is not known. */
+  served: boolean | null;
+}
+
+/** What policies of these kinds, and rules of theirs, have counted. The same array every time. */
+export function useStatistics(kinds: readonly Kind[]): Counted {
+  const path = (kind: Kind) =>
+    kinds.includes(kind) ? `${STATS}/${KINDS[kind]}?limit=${MOST}` : null;
+  const ofKubernetes = useAnswer<List<StatsObject>>(path('NetworkPolicy'));
+  const ofNamespaces = useAnswer<List<StatsObject>>(path('AntreaNetworkPolicy'));
+  const ofCluster = useAnswer<List<StatsObject>>(path('AntreaClusterNetworkPolicy'));
+  const data = useMemo(
+    () =>
+      statisticsOf({
+        NetworkPolicy: ofKubernetes.data?.items,
+        AntreaNetworkPolicy: ofNamespaces.data?.items,
+        AntreaClusterNetworkPolicy: ofCluster.data?.items,
+      }),
+    [ofKubernetes.data, ofNamespaces.data, ofCluster.data]
+  );
+  const all = [ofKubernetes, ofNamespaces, ofCluster].filter(({ data, error }) => data || error);
+  const errors = all.map(({ error }) => error).filter(error => error && error.status !== 404);
+  return {
+    data,
+    problems: told('Statistics of policies', errors[0] ?? null),
+    loading: all.length < kinds.length,
+    served: all.some(one => one.data)
+      ? true
+      : all.some(one => one.error?.status === 404)
+      ? false
+      : null,
+  };
 }
 
 /** What nodes made of a computed policy. */

@@ -6,6 +6,7 @@ import {
 } from '@kinvolk/headlamp-plugin/lib';
 import { ComponentType } from 'react';
 import { Agent, Agents, Controller } from './pages/components';
+import { Explain } from './pages/explain';
 import { Gates } from './pages/gates';
 import { Installation } from './pages/installation';
 import { NewTrace } from './pages/newTrace';
@@ -25,6 +26,7 @@ const ENTRIES: Key[] = [
   'agents',
   'policies',
   'traces',
+  'explain',
   'gates',
   'installation',
 ];
@@ -40,6 +42,7 @@ const PAGES: [page: Key, entry: Key, component: ComponentType][] = [
   ['traces', 'traces', Traces],
   ['trace', 'traces', Trace],
   ['newTrace', 'traces', NewTrace],
+  ['explain', 'explain', Explain],
   ['gates', 'gates', Gates],
   ['installation', 'installation', Installation],
 ];

@@ -10,6 +10,7 @@ export const ROUTES = {
   trace: { name: 'antrea-trace', path: '/antrea/traceflows/:name', label: 'Trace' },
   // Not below the list, where it would be the page of a trace of this name.
   newTrace: { name: 'antrea-new-trace', path: '/antrea/new-traceflow', label: 'New trace' },
+  explain: { name: 'antrea-explain', path: '/antrea/explain', label: 'Explain' },
   gates: { name: 'antrea-gates', path: '/antrea/gates', label: 'Feature gates' },
   installation: {
     name: 'antrea-installation',

@@ -1,7 +1,8 @@
 // What is added to Headlamp's own pages of Nodes, Pods and NetworkPolicies.
 import { Box } from '@mui/material';
 import { usePoliciesOf, usePolicy, useView } from './data';
-import { RealizationOf } from './pages/policies';
+import { ExplainLink } from './pages/explain';
+import { RealizationOf, StatisticsOf } from './pages/policies';
 import { TraceLink } from './pages/traces';
 import { isKnown, Section } from './parts/layout';
 import { PolicyTable } from './parts/policies';
@@ -63,6 +64,8 @@ function OfPod({ namespace, name, node }: PodProps) {
       )}
       <Box sx={{ marginTop: 2 }}>
         <TraceLink from={{ namespace, name }}>Trace from this Pod</TraceLink>
+        {' · '}
+        <ExplainLink from={{ namespace, name }}>Explain what this Pod reaches</ExplainLink>
       </Box>
     </Section>
   );
@@ -70,7 +73,14 @@ function OfPod({ namespace, name, node }: PodProps) {
 
 function OfPolicy({ uid }: { uid: string }) {
   const { data, problems, loading } = usePolicy(uid);
-  if (data) return <RealizationOf row={data} />;
+  if (data) {
+    return (
+      <>
+        <RealizationOf row={data} />
+        <StatisticsOf row={data} />
+      </>
+    );
+  }
   return (
     <Section title="Realization" problems={problems} loading={loading}>
       {problems.length === 0 && 'The Antrea controller has not computed this policy.'}

@@ -15,7 +15,7 @@ import {
 } from './model/trace';
 import { ROUTES } from './routes';
 
-const TRACES = '/apis/crd.antrea.io/v1beta1/traceflows';
+export const TRACES = '/apis/crd.antrea.io/v1beta1/traceflows';
 
 /** Milliseconds between two looks while something is under way. */
 const SOON = 1_000;

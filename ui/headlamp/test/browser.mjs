@@ -1,10 +1,11 @@
 // The plugin in Chromium: loaded by Headlamp's own loader, against a real API server.
 //   node test/browser.mjs API-SERVER TOKEN-FILE HOST-FOLDER OUTPUT-FOLDER [PART...]
-// Parts: `pages` (each one in both themes), `traces` (from the form to the end of one), `keyboard`, `errors` (of the API, and
+// Parts: `pages` (each one in both themes), `traces` (from the form to the end of one), `explain` (the same), `keyboard`, `errors` (of the API, and
 // fields of a later version); all of them if none is named.
 import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 import { api, beat, fill } from './cluster.mjs';
+import { explain } from './explain.mjs';
 import {
   assert,
   baseline,
@@ -72,6 +73,7 @@ async function keyboard(browser, server) {
       'Agents',
       'NetworkPolicies',
       'Traceflow',
+      'Explain',
       'Feature gates',
       'Installation',
     ]) {
@@ -209,6 +211,7 @@ try {
     for (const theme of ['light', 'dark']) {
       if (wants('pages')) await everyPage(browser, server, uids, theme, usual);
       if (wants('traces')) await traces(browser, server, theme);
+      if (wants('explain')) await explain(browser, server, theme);
     }
     if (wants('traces')) await noTraces(browser, server);
     if (wants('keyboard')) await keyboard(browser, server);

@@ -9,6 +9,7 @@ export const api = { url, token: readFileSync(tokenFile, 'utf8').trim() };
 
 const PLURALS = {
   AntreaAgentInfo: 'antreaagentinfos',
+  AntreaClusterNetworkPolicyStats: 'antreaclusternetworkpolicystats',
   AntreaControllerInfo: 'antreacontrollerinfos',
   AntreaInstallation: 'antreainstallations',
   AppliedToGroup: 'appliedtogroups',
@@ -17,11 +18,15 @@ const PLURALS = {
   DaemonSet: 'daemonsets',
   Namespace: 'namespaces',
   NetworkPolicy: 'networkpolicies',
+  NetworkPolicyStats: 'networkpolicystats',
   Node: 'nodes',
   Pod: 'pods',
   Service: 'services',
   Traceflow: 'traceflows',
 };
+
+/** Of the Pods that run. */
+const POD_IPS = { web: '10.244.1.5', db: '10.244.2.7' };
 
 function pathOf({ apiVersion, kind, metadata }) {
   const group = apiVersion.includes('/') ? `/apis/${apiVersion}` : `/api/${apiVersion}`;
@@ -58,10 +63,17 @@ export async function fill() {
   }
   await served('/apis/controlplane.antrea.io/v1beta2/networkpolicies');
   await served('/apis/controlplane.antrea.io/v1beta2/appliedtogroups');
+  for (const kind of ['networkpolicystats', 'antreaclusternetworkpolicystats'])
+    await served(`/apis/stats.antrea.io/v1alpha1/${kind}`);
   const uids = {};
   for (const object of OBJECTS) {
     const made = await create(object);
     if (object.apiVersion === 'networking.k8s.io/v1') uids[made.metadata.name] = made.metadata.uid;
+    const ip = POD_IPS[object.kind === 'Pod' && object.metadata.name];
+    if (ip) {
+      const conditions = [{ type: 'Ready', status: 'True' }];
+      await report(made, { phase: 'Running', podIP: ip, podIPs: [{ ip }], conditions });
+    }
     if (object.kind === 'AntreaInstallation') {
       await report(made, INSTALLATION_STATUS);
     }

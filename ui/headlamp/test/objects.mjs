@@ -392,8 +392,44 @@ export function computed(uids) {
       nodeName: 'node1',
       groupMembers: [{ pod: { namespace: 'shop', name: 'web' }, ips: ['CvQBBQ=='] }],
     },
+    ...STATISTICS,
   ];
 }
+
+/** Counters, as custom resources that stand in for the aggregated API. */
+const STATISTICS = [
+  {
+    apiVersion: 'stats.antrea.io/v1alpha1',
+    kind: 'NetworkPolicyStats',
+    metadata: { name: 'web-ingress', namespace: 'shop' },
+    trafficStats: { sessions: 3, packets: 45, bytes: 45_000 },
+  },
+  {
+    apiVersion: 'stats.antrea.io/v1alpha1',
+    kind: 'AntreaClusterNetworkPolicyStats',
+    metadata: { name: 'elsewhere' },
+    trafficStats: { sessions: 1, packets: 7, bytes: 420 },
+    ruleTrafficStats: [
+      { name: '<b>no-sql</b>', trafficStats: { sessions: 1, packets: 7, bytes: 420 } },
+    ],
+  },
+];
+
+const LATER = { type: 'object', 'x-kubernetes-preserve-unknown-fields': true };
+
+const statistics = (plural, kind, scope) => ({
+  apiVersion: 'apiextensions.k8s.io/v1',
+  kind: 'CustomResourceDefinition',
+  metadata: { name: `${plural}.stats.antrea.io` },
+  spec: {
+    group: 'stats.antrea.io',
+    scope,
+    names: { plural, singular: plural, kind },
+    versions: [
+      { name: 'v1alpha1', served: true, storage: true, schema: { openAPIV3Schema: LATER } },
+    ],
+  },
+});
 
 const definition = (plural, singular, kind) => ({
   apiVersion: 'apiextensions.k8s.io/v1',
@@ -428,4 +464,7 @@ const definition = (plural, singular, kind) => ({
 export const DEFINITIONS = [
   definition('networkpolicies', 'networkpolicy', 'NetworkPolicy'),
   definition('appliedtogroups', 'appliedtogroup', 'AppliedToGroup'),
+  statistics('networkpolicystats', 'NetworkPolicyStats', 'Namespaced'),
+  statistics('antreanetworkpolicystats', 'AntreaNetworkPolicyStats', 'Namespaced'),
+  statistics('antreaclusternetworkpolicystats', 'AntreaClusterNetworkPolicyStats', 'Cluster'),
 ];

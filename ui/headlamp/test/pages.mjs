@@ -62,6 +62,7 @@ function pages(uids) {
         '2 of 2 nodes',
         '1 of 3 nodes',
         'No reports',
+        '3 sessions, 45 packets, 45.0kB',
         '3 of 3',
       ],
     ],
@@ -70,6 +71,12 @@ function pages(uids) {
       `/c/main/antrea/policies/${uids['web-egress']}`,
       ['NetworkPolicy web-egress', 'Failed', 'Behind', '4,096 matches', 'failed on 1 of 3 nodes'],
     ],
+    [
+      'policy-counted',
+      '/c/main/antrea/policies/00000000-0000-0000-0000-000000000003',
+      ['AntreaClusterNetworkPolicy', 'Statistics', '<b>no-sql</b>', '420'],
+    ],
+    ['explain', '/c/main/antrea/explain', ['Explain', 'Source Pod', 'antctl explain']],
     [
       'traces',
       '/c/main/antrea/traceflows',
@@ -189,13 +196,19 @@ function pages(uids) {
     [
       'pod',
       `${shop}/pods/shop/web`,
-      ['Antrea policies', 'web-ingress', '1 of 3 nodes', 'Trace from this Pod'],
+      [
+        'Antrea policies',
+        'web-ingress',
+        '1 of 3 nodes',
+        'Trace from this Pod',
+        'Explain what this Pod reaches',
+      ],
       'Antrea',
     ],
     [
       'networkpolicy',
       `${shop}/networkpolicies/shop/web-ingress`,
-      ['Realization', 'Realized', 'node1'],
+      ['Realization', 'Realized', 'node1', 'Statistics', '45000'],
       'Antrea',
     ],
     [

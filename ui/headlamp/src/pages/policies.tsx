@@ -1,31 +1,45 @@
 // Policies and their realization.
 import { Link } from '@kinvolk/headlamp-plugin/lib/CommonComponents';
 import { Typography } from '@mui/material';
+import { useMemo } from 'react';
 import { useParams } from 'react-router-dom';
-import { usePolicies, usePolicy, useRealization } from '../data';
+import { usePolicies, usePolicy, useRealization, useStatistics } from '../data';
 import { PolicyRow } from '../model/realization';
+import { countersOf, Kind, KINDS } from '../model/statistics';
 import { isKnown, Page, Section } from '../parts/layout';
-import { PolicyTable, RealizationTable } from '../parts/policies';
+import { PolicyTable, RealizationTable, RuleTable } from '../parts/policies';
 import { Fact, Facts, useFilter } from '../parts/tables';
 import { HealthValue } from '../parts/values';
 
+/** Every kind; the same array each time. */
+const ALL = Object.keys(KINDS) as Kind[];
+
+/** That nobody counts, where that is known. */
+const NOT_COUNTED =
+  'Traffic of policies is not counted: the feature gate NetworkPolicyStats is off, or this version does not have it.';
+
 export function Policies() {
   const { data, problems, loading } = usePolicies();
+  const counted = useStatistics(ALL);
   const [field, rows] = useFilter('Filter by name, namespace or kind', data, row => [
     row.source.name,
     row.source.namespace,
     row.kind,
   ]);
   return (
-    <Page title="NetworkPolicies" problems={problems} loading={loading}>
+    <Page title="NetworkPolicies" problems={[...problems, ...counted.problems]} loading={loading}>
       <Section>
         <Typography sx={{ marginBottom: 2 }}>
           What the controller has computed. A node reports a policy once its rules are in Open
-          vSwitch.
+          vSwitch. {counted.served === false && NOT_COUNTED}
         </Typography>
         {field}
         {isKnown(problems, data) && (
-          <PolicyTable rows={rows} empty="The controller has computed no policy." />
+          <PolicyTable
+            rows={rows}
+            statistics={counted.data}
+            empty="The controller has computed no policy."
+          />
         )}
       </Section>
     </Page>
@@ -68,6 +82,34 @@ export function RealizationOf({ row }: { row: PolicyRow }) {
   );
 }
 
+/** What was counted for a policy, and for each of its rules where they are counted. */
+export function StatisticsOf({ row }: { row: PolicyRow }) {
+  const kinds = useMemo(() => ALL.filter(kind => kind === row.kind), [row.kind]);
+  const { data, problems, loading, served } = useStatistics(kinds);
+  const counted = countersOf(data, row);
+  return (
+    <Section title="Statistics" problems={problems} loading={loading}>
+      {served === false ? (
+        NOT_COUNTED
+      ) : counted ? (
+        <>
+          <Facts
+            facts={[
+              ['Sessions', counted.sessions],
+              ['Packets', counted.packets],
+              ['Bytes', counted.bytes],
+            ]}
+          />
+          {counted.rules.length > 0 && <RuleTable rules={counted.rules} />}
+        </>
+      ) : (
+        problems.length === 0 &&
+        'Nothing was counted for this policy yet; agents tell once a minute.'
+      )}
+    </Section>
+  );
+}
+
 export function Policy() {
   const { uid } = useParams<{ uid: string }>();
   const { data, problems, loading } = usePolicy(uid);
@@ -80,6 +122,7 @@ export function Policy() {
             <Facts facts={policyFacts(data)} />
           </Section>
           <RealizationOf row={data} />
+          <StatisticsOf row={data} />
         </>
       ) : problems.length > 0 ? null : (
         <Section title="Policy">The controller has computed no policy with the UID {uid}.</Section>

@@ -2,6 +2,7 @@
 import { Link, SimpleTable } from '@kinvolk/headlamp-plugin/lib/CommonComponents';
 import { useRealization } from '../data';
 import { NodeRealization, PolicyRow } from '../model/realization';
+import { Counters, countersOf, RuleCounters, shortNumber, Statistics } from '../model/statistics';
 import { ROUTES } from '../routes';
 import { Label, NodeLink, NOTHING, VerdictLabel } from './values';
 
@@ -16,7 +17,50 @@ function RealizationLabel({ row }: { row: PolicyRow }) {
   return <VerdictLabel verdict={verdict} text={text} />;
 }
 
-export function PolicyTable({ rows, empty }: { rows: PolicyRow[]; empty: string }) {
+function several(count: number, what: string): string {
+  return `${shortNumber(count)} ${what}${count === 1 ? '' : 's'}`;
+}
+
+/** Packets, bytes and connections in a line. */
+function Traffic({ counted }: { counted: Counters | undefined }) {
+  if (!counted) return <>{NOTHING}</>;
+  const { sessions, packets, bytes } = counted;
+  return (
+    <>
+      {several(sessions, 'session')}, {several(packets, 'packet')}, {shortNumber(bytes)}B
+    </>
+  );
+}
+
+/** Counters of the rules of a policy of Antrea's own. */
+export function RuleTable({ rules }: { rules: RuleCounters[] }) {
+  return (
+    <SimpleTable
+      data={rules}
+      emptyMessage="No rule has counted anything yet."
+      columns={[
+        { label: 'Rule', getter: (row: RuleCounters) => row.name || NOTHING, gridTemplate: '2fr' },
+        { label: 'Sessions', datum: 'sessions', gridTemplate: 'auto', sort: true },
+        { label: 'Packets', datum: 'packets', gridTemplate: 'auto', sort: true },
+        { label: 'Bytes', datum: 'bytes', gridTemplate: 'auto', sort: true },
+      ]}
+    />
+  );
+}
+
+interface PolicyTableProps {
+  rows: PolicyRow[];
+  empty: string;
+  /** What was counted; absent where that is not shown. */
+  statistics?: Statistics;
+}
+
+export function PolicyTable({ rows, empty, statistics }: PolicyTableProps) {
+  const traffic = {
+    label: 'Traffic',
+    getter: (row: PolicyRow) => <Traffic counted={statistics && countersOf(statistics, row)} />,
+    gridTemplate: 'auto',
+  };
   return (
     <SimpleTable
       data={rows}
@@ -44,6 +88,7 @@ export function PolicyTable({ rows, empty }: { rows: PolicyRow[]; empty: string 
           getter: (row: PolicyRow) => <RealizationLabel row={row} />,
           gridTemplate: 'auto',
         },
+        ...(statistics ? [traffic] : []),
       ]}
     />
   );
