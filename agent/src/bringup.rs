@@ -170,6 +170,12 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     );
 
     let interfaces = remembered(inputs).await?;
+    let gateways = node.pod_cidrs.iter().map(|subnet| gateway_net(subnet).addr());
+    let held =
+        interfaces.iter().flat_map(|interface| interface.ips.iter().copied()).chain(gateways).collect();
+    if let Err(error) = connections.begin(&node.pod_cidrs, held).await {
+        tracing::warn!(%error, "whoever gets an address waits until its connections are looked for");
+    }
     let network = Arc::new(NodeNetwork::new(
         NodeParts {
             node_name: node.name.clone(),

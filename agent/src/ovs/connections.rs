@@ -5,20 +5,23 @@
 //!
 //! The host tracks too what it translates: of a hostPort or a Service to the pod, and of the pod to the world and to
 //! endpoints that are no pods. A client that goes on sending would stay with the address although the port is another
-//! pod's by now, and the host judges first packets alone. To look through the host's table takes the kernel milliseconds
-//! whatever is in it, so that all who wait for it have it looked through together.
+//! pod's by now, and the host judges first packets alone. See [`host`].
 
+mod host;
+
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use antrea_enforce::established::Connection;
 use antrea_flows::Family;
 use antrea_flows::policy::Protocol;
-use netcfg::{Netns, conntrack};
+use ipnet::IpNet;
+use netcfg::Netns;
 use openflow::{CtFlush, CtTuple, Message};
 use ovs::of::{OfError, OfHandle};
-use parking_lot::Mutex;
-use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use host::Host;
 
 /// Why connections are not forgotten.
 #[derive(Debug, thiserror::Error)]
@@ -29,44 +32,6 @@ pub enum ForgetError {
     /// The host's kernel refused.
     #[error("connections of the host: {0}")]
     Host(Arc<netcfg::Error>),
-}
-
-/// Who waits for addresses to be forgotten.
-type Waiting = (Vec<IpAddr>, oneshot::Sender<Result<(), Arc<netcfg::Error>>>);
-
-/// The host's table.
-#[derive(Debug)]
-struct Host {
-    netns: Netns,
-    waiting: Mutex<Vec<Waiting>>,
-    /// Held while the table is looked through.
-    turn: tokio::sync::Mutex<()>,
-}
-
-impl Host {
-    async fn forget(&self, ips: &[IpAddr]) -> Result<(), Arc<netcfg::Error>> {
-        loop {
-            let (told, mut forgotten) = oneshot::channel();
-            self.waiting.lock().push((ips.to_vec(), told));
-            let turn = self.turn.lock().await;
-            match forgotten.try_recv() {
-                // Along with those of whoever had the turn before.
-                Ok(done) => return done,
-                // Who went away in the middle of it.
-                Err(TryRecvError::Closed) => continue,
-                Err(TryRecvError::Empty) => {}
-            }
-            let together = std::mem::take(&mut *self.waiting.lock());
-            let all: Vec<IpAddr> = together.iter().flat_map(|(ips, _)| ips.iter().copied()).collect();
-            let done = conntrack::forget(&self.netns, &all).await.map(drop).map_err(Arc::new);
-            for (_, told) in together {
-                // Who went away has nothing to wait for.
-                let _ = told.send(done.clone());
-            }
-            drop(turn);
-            return done;
-        }
-    }
 }
 
 /// Connections of the bridge and of the host.
@@ -81,8 +46,7 @@ pub struct Connections {
 impl Connections {
     /// Those of the bridge of `session`, and of `host`.
     pub fn new(session: OfHandle, host: Netns) -> Self {
-        let host = Host { netns: host, waiting: Mutex::default(), turn: tokio::sync::Mutex::default() };
-        Self { session, host: Arc::new(host), services: false }
+        Self { session, host: Arc::new(Host::new(host)), services: false }
     }
 
     /// Of a bridge that translates Services, or not.
@@ -91,15 +55,40 @@ impl Connections {
         Self { services, ..self }
     }
 
-    /// Forgets the connections that these addresses began or were the destination of, whatever the protocol,
-    /// also as endpoints of a Service. What was translated to one is known by its answers.
+    /// Begins with the addresses of `subnets` that pods have, and forgets what the host tracks of all others.
+    ///
+    /// # Errors
+    /// The host's kernel refused. Each address is looked for then when somebody gets it.
+    pub async fn begin(&self, subnets: &[IpNet], held: BTreeSet<IpAddr>) -> Result<(), ForgetError> {
+        self.host.begin(subnets, held).await.map_err(ForgetError::Host)
+    }
+
+    /// Forgets what the last owner of these addresses left, for somebody who gets them now: the connections that they began
+    /// or were the destination of, whatever the protocol, also as endpoints of a Service. What was translated to one is
+    /// known by its answers.
     ///
     /// # Errors
     /// The first of bridge and host; the other one's are forgotten all the same.
-    pub async fn forget(&self, ips: &[IpAddr]) -> Result<(), ForgetError> {
+    pub async fn take_back(&self, ips: &[IpAddr]) -> Result<(), ForgetError> {
+        self.forget(ips, self.host.take(ips)).await
+    }
+
+    /// The same, for an owner that is gone: nothing is sent by these addresses any more.
+    ///
+    /// # Errors
+    /// See [`Connections::take_back`].
+    pub async fn left(&self, ips: &[IpAddr]) -> Result<(), ForgetError> {
+        self.forget(ips, self.host.left(ips)).await
+    }
+
+    async fn forget(
+        &self,
+        ips: &[IpAddr],
+        host: impl Future<Output = Result<(), Arc<netcfg::Error>>>,
+    ) -> Result<(), ForgetError> {
         let messages =
             ips.iter().flat_map(|ip| flushes(*ip, self.services)).map(Message::NxCtFlush).collect();
-        let (bridge, host) = tokio::join!(self.session.send_barriered(messages), self.host.forget(ips));
+        let (bridge, host) = tokio::join!(self.session.send_barriered(messages), host);
         bridge?;
         host.map_err(ForgetError::Host)?;
         Ok(())

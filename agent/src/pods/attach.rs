@@ -386,10 +386,10 @@ pub async fn del(node: &Arc<NodeNetwork>, call: &Call) -> Result<(), AttachError
     let mut failures: Vec<_> = [flows, port, veth].into_iter().filter_map(Result::err).collect();
     // Something may still use it otherwise; the runtime comes again.
     if failures.is_empty() {
-        // With the flows gone no packet makes an entry again. Whoever gets the address next asks once more.
+        // With port and flows gone no packet makes an entry again.
         let forgetting = async {
             if let Some(interface) = node.interface(&call.container_id, &call.ifname)
-                && let Err(error) = handover::forget_connections(node, &interface.ips).await
+                && let Err(error) = handover::left(node, &interface.ips).await
             {
                 tracing::warn!(container = call.container_id, %error, "connections of the pod are not forgotten");
             }

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use socket2::{Socket, Type};
 
@@ -71,16 +72,34 @@ pub async fn forget(netns: &Netns, ips: &[IpAddr]) -> Result<usize> {
     let forgotten = netns.run(move || {
         let (dumps, deletes) = (open()?, open()?);
         if is_small() {
-            let of_one = |entry: &[u8]| ips.iter().find_map(|ip| deletion(entry, *ip));
+            let of_one = |entry: &[u8]| deletion(entry, |ip| ips.contains(ip));
             return forget_some(&dumps, &deletes, &request(GET, DUMP, UNSPECIFIED, &[]), of_one);
         }
         let mut count = 0;
         for ip in ips {
             for dump in dumps_of(ip) {
-                count += forget_some(&dumps, &deletes, &dump, |entry| deletion(entry, ip))?;
+                count += forget_some(&dumps, &deletes, &dump, |entry| deletion(entry, |of| *of == ip))?;
             }
         }
         Ok(count)
+    });
+    forgotten.await?.map_err(|error| of(error, what))
+}
+
+/// Forgets as [`forget`] does those of every address of `networks` that is not among `held`.
+///
+/// # Errors
+/// See [`forget`].
+pub async fn forget_unless_held(
+    netns: &Netns,
+    networks: Vec<IpNet>,
+    held: BTreeSet<IpAddr>,
+) -> Result<usize> {
+    let what = format!("forget connections of what nobody has of {networks:?} in {netns}");
+    let forgotten = netns.run(move || {
+        let (dumps, deletes) = (open()?, open()?);
+        let free = |ip: &IpAddr| networks.iter().any(|network| network.contains(ip)) && !held.contains(ip);
+        forget_some(&dumps, &deletes, &request(GET, DUMP, UNSPECIFIED, &[]), |entry| deletion(entry, free))
     });
     forgotten.await?.map_err(|error| of(error, what))
 }
@@ -186,18 +205,25 @@ fn address(ip: IpAddr) -> ((u8, u16), Vec<u8>) {
     }
 }
 
-/// What deletes an entry, if it is one of the address: begun by it, or answered by it.
-fn deletion(entry: &[u8], ip: IpAddr) -> Option<Vec<u8>> {
+/// What deletes an entry, if it is of an address that is `wanted`: begun by it, or answered by it.
+fn deletion(entry: &[u8], wanted: impl Fn(&IpAddr) -> bool) -> Option<Vec<u8>> {
     let entry = entry.get(GENERIC..)?;
-    let ((family, source), octets) = address(ip);
-    let source = |tuple| value(value(value(entry, tuple)?, TUPLE_IP)?, source);
-    let of_address = [TUPLE_ORIG, TUPLE_REPLY].into_iter().any(|tuple| source(tuple) == Some(&octets[..]));
-    let in_zone = attributes(entry).any(|(kind, _)| kind == ZONE);
-    if !of_address || in_zone {
+    let source = |tuple| source(value(value(entry, tuple)?, TUPLE_IP)?);
+    let ip = [TUPLE_ORIG, TUPLE_REPLY].into_iter().filter_map(source).find(wanted)?;
+    if attributes(entry).any(|(kind, _)| kind == ZONE) {
         return None;
     }
+    let ((family, _), _) = address(ip);
     let original = attribute(NESTED | TUPLE_ORIG, value(entry, TUPLE_ORIG)?);
     Some(request(DELETE, ACKNOWLEDGED, family, &[original, attribute(ID, value(entry, ID)?)].concat()))
+}
+
+/// That of a tuple's addresses.
+fn source(addresses: &[u8]) -> Option<IpAddr> {
+    match value(addresses, V4.1) {
+        Some(octets) => Some(<[u8; 4]>::try_from(octets).ok()?.into()),
+        None => Some(<[u8; 16]>::try_from(value(addresses, V6.1)?).ok()?.into()),
+    }
 }
 
 /// What deletes an entry, if it is of datagrams that were sent to one of these.
@@ -255,14 +281,18 @@ mod tests {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let (pod, other) = (ip("10.244.1.5"), ip("10.244.1.6"));
         for (from, answers) in [(pod, other), (other, pod)] {
-            let own = deletion(&entry(from, answers, &[]), pod).unwrap();
+            let own = deletion(&entry(from, answers, &[]), |ip| *ip == pod).unwrap();
             let (kind, body, after) = message(&own).unwrap();
             assert_eq!((kind, after.len()), (DELETE, 0));
             assert_eq!(value(&body[GENERIC..], ID), Some(&[1, 2, 3, 4][..]));
         }
-        assert_eq!(deletion(&entry(other, other, &[]), pod), None);
-        assert_eq!(deletion(&entry(ip("fd00::5"), ip("fd00::6"), &[]), pod), None);
-        assert_eq!(deletion(&entry(pod, other, &attribute(ZONE, &[255, 240])), pod), None);
+        for entry in [
+            entry(other, other, &[]),
+            entry(ip("fd00::5"), ip("fd00::6"), &[]),
+            entry(pod, other, &attribute(ZONE, &[255, 240])),
+        ] {
+            assert_eq!(deletion(&entry, |ip| *ip == pod), None);
+        }
     }
 
     #[test]
@@ -294,9 +324,9 @@ mod tests {
         let pod = "fd00::5".parse().unwrap();
         let whole = entry(pod, pod, &[]);
         for length in 0..whole.len() {
-            assert_eq!(deletion(&whole[..length], pod), None);
+            assert_eq!(deletion(&whole[..length], |_| true), None);
         }
-        assert!(deletion(&[255; 64], pod).is_none());
+        assert!(deletion(&[255; 64], |_| true).is_none());
         assert!(answer(&[]).is_ok() && answer(&i32::MIN.to_ne_bytes()).is_err());
     }
 }

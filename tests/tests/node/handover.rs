@@ -1,13 +1,14 @@
 //! An address that changes hands takes no connection along.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use antrea_tests::lab::{Lab, NETWORK_POLICIES, PODS, Pod, eventually, sh};
+use antrea_tests::lab::{Lab, NETWORK_POLICIES, NODES, PODS, Pod, eventually, sh};
 use antrea_tests::traffic::quick_ping;
+use netcfg::Family;
 use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
@@ -52,6 +53,13 @@ impl Drop for Inside {
     }
 }
 
+fn any(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// Counts datagrams and connections that arrive.
 #[derive(Clone, Debug, Default)]
 struct Counts {
@@ -65,9 +73,12 @@ impl Counts {
     }
 
     async fn listen(self) {
-        let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
-        let (udp, tcp) =
-            (UdpSocket::bind((any, PORT)).await.unwrap(), TcpListener::bind((any, PORT)).await.unwrap());
+        self.listen_at(Family::V4).await;
+    }
+
+    async fn listen_at(self, family: Family) {
+        let at = (any(family), PORT);
+        let (udp, tcp) = (UdpSocket::bind(at).await.unwrap(), TcpListener::bind(at).await.unwrap());
         let datagrams = async {
             while let Ok((_, from)) = udp.recv_from(&mut [0; 64]).await {
                 self.udp.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +100,8 @@ impl Counts {
 
 /// Sends from one port all the time, and tries to connect from one port.
 async fn client(to: SocketAddr, sent: Arc<AtomicU64>) {
-    let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, SOURCE));
+    let family = Family::from(to.ip());
+    let from = SocketAddr::from((any(family), SOURCE));
     let udp = UdpSocket::bind(from).await.unwrap();
     let datagrams = async {
         loop {
@@ -100,7 +112,10 @@ async fn client(to: SocketAddr, sent: Arc<AtomicU64>) {
     };
     let connections = async {
         loop {
-            let socket = TcpSocket::new_v4().unwrap();
+            let socket = match family {
+                Family::V4 => TcpSocket::new_v4().unwrap(),
+                Family::V6 => TcpSocket::new_v6().unwrap(),
+            };
             socket.set_reuseaddr(true).unwrap();
             // Closed by a reset: the other end may be gone without a word.
             let _ = socket.set_zero_linger();
@@ -140,27 +155,56 @@ fn add_heir(lab: &mut Lab, netns: String) -> Pod {
     heir
 }
 
+/// On another node what the sender sends goes by address alone, whatever MAC it remembers.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = few_addresses().await;
+    inherits_nothing(few_addresses().await, Family::V4, 1, &["w", "x", "y", "z"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_one_of_a_client_of_its_own_node() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    inherits_nothing(few_addresses().await, Family::V4, 0, &["x", "y", "z"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_one_of_ipv6() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[]).await;
+    // Six addresses for pods, and more than that of IPv4: only those of IPv6 are given out again.
+    lab.nodes[0].pod_cidr = "10.244.1.0/28".into();
+    lab.publish_node(0);
+    lab.add_ipv6();
+    let mut node = lab.api.get(NODES, None, "node1").unwrap();
+    node["spec"]["podCIDRs"][1] = json!("fd00:244:1::/125");
+    lab.api.put(NODES, node);
+    lab.start_agents().await;
+    inherits_nothing(lab, Family::V6, 1, &["v", "w", "x", "y", "z"]).await;
+}
+
+/// `others` have all other addresses of the first node.
+async fn inherits_nothing(mut lab: Lab, family: Family, sends_from: usize, others: &[&str]) {
+    let address = |pod: &Pod| match family {
+        Family::V4 => pod.ip,
+        Family::V6 => pod.ipv6(),
+    };
     lab.put_policy(
         "isolate",
         &json!({"podSelector": {"matchLabels": {"name": "heir"}}, "policyTypes": ["Ingress"]}),
     );
-    // On another node: what it sends goes by address alone, whatever MAC it remembers.
-    let sender = lab.add_pod(1, "sender");
+    let sender = lab.add_pod(sends_from, "sender");
     let first = lab.add_pod(0, "first");
-    for name in ["w", "x", "y", "z"] {
+    for name in others {
         lab.add_pod(0, name);
     }
     let sent = Arc::new(AtomicU64::new(0));
-    let (to, counted) = (SocketAddr::from((first.ip, PORT)), sent.clone());
+    let (to, counted) = (SocketAddr::from((address(&first), PORT)), sent.clone());
     let _sender = Inside::start(&sender.netns, move || client(to, counted));
 
     let allowed = Counts::default();
     let counts = allowed.clone();
-    let listener = Inside::start(&first.netns, move || counts.listen());
+    let listener = Inside::start(&first.netns, move || counts.listen_at(family));
     let arrives = || allowed.get().0 > 50 && allowed.get().1 > 0;
     eventually("what is allowed", LIMIT, arrives).await;
     lab.delete_pod(0, &first);
@@ -169,9 +213,9 @@ async fn an_isolated_pod_inherits_no_connection_with_its_address() {
     let netns = lab.pod_netns(0, "heir");
     let forbidden = Counts::default();
     let counts = forbidden.clone();
-    let _listener = Inside::start(&netns, move || counts.listen());
+    let _listener = Inside::start(&netns, move || counts.listen_at(family));
     let heir = add_heir(&mut lab, netns);
-    assert_eq!(heir.ip, first.ip, "the address changed hands");
+    assert_eq!(address(&heir), address(&first), "the address changed hands");
     let before = sent.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(4)).await;
     let probes = sent.load(Ordering::Relaxed) - before;
@@ -272,6 +316,33 @@ async fn nor_what_a_host_lets_through_that_is_slow_to_change_its_rules() {
     let mut lab = Lab::without_agents(2, &[]).await;
     lab.with_slow_nftables(Duration::from_millis(500));
     inherits_nothing_of_the_host(with_few_addresses(lab).await).await;
+}
+
+/// An agent that starts does not know who had an address before.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_starts_forgets_what_the_host_tracks_of_addresses_that_nobody_has() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = few_addresses().await;
+    let taken = ["w", "x", "y", "z"].map(|name| lab.add_pod(0, name).ip);
+    let free = (2..=6).map(|last| IpAddr::from([10, 244, 1, last])).find(|ip| !taken.contains(ip)).unwrap();
+    lab.nodes[0].stop_agent();
+    let (node, gateway) = (lab.nodes[0].netns.clone(), IpAddr::from([10, 244, 1, 1]));
+    let outside = lab.outside_ip();
+    for ip in [free, taken[0], gateway] {
+        sh(&format!(
+            "ip netns exec {node} conntrack -I -p udp -t 600 -s {ip} -d {outside} -r {outside} -q {ip} --sport 5000 \
+             --dport 53 --reply-port-src 53 --reply-port-dst 5000"
+        ));
+    }
+    let tracked = |ip: IpAddr| {
+        let listed =
+            sh(&format!("ip netns exec {node} conntrack -L -s {ip} -p udp --sport 5000 2>/dev/null"));
+        listed.lines().count()
+    };
+    assert_eq!([free, taken[0], gateway].map(tracked), [1; 3]);
+    lab.start_agent(0);
+    lab.wait_ready(0).await;
+    assert_eq!([free, taken[0], gateway].map(tracked), [0, 1, 1]);
 }
 
 async fn inherits_nothing_of_the_host(mut lab: Lab) {

@@ -27,11 +27,11 @@ pub(super) async fn take_back(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), 
         );
         AttachError::new(ErrorCode::TryAgainLater, message)
     })?;
-    forget_connections(node, ips).await
+    trace::step(trace_child!("conntrack.flush"), node.connections.take_back(ips)).await.map_err(configure)
 }
 
-/// See [`crate::ovs::connections`].
-pub(super) async fn forget_connections(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), AttachError> {
-    let forgetting = trace::step(trace_child!("conntrack.flush"), node.connections.forget(ips));
-    forgetting.await.map_err(configure)
+/// Forgets the connections of an owner whose port and flows are gone, so that who gets the addresses next has not to wait
+/// for it.
+pub(super) async fn left(node: &NodeNetwork, ips: &[IpAddr]) -> Result<(), AttachError> {
+    trace::step(trace_child!("conntrack.flush"), node.connections.left(ips)).await.map_err(configure)
 }

@@ -138,7 +138,7 @@ impl ProbePort {
         let flows = self.node.dataplane.set(self.owner(), Change::nothing()).await.map_err(configure);
         let port = ownership::delete_port(&self.node, &call, name).await.map_err(configure);
         let link = ownership::delete_link(&self.node, &call, name).await.map(drop).map_err(configure);
-        let connections = handover::forget_connections(&self.node, &self.interface.ips).await;
+        let connections = handover::left(&self.node, &self.interface.ips).await;
         for failure in [flows, port, link, connections].into_iter().filter_map(Result::err) {
             tracing::warn!(probe = name, error = %failure, "not removed");
         }

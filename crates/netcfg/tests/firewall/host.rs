@@ -204,4 +204,13 @@ async fn connections_of_an_address_are_forgotten() {
         assert_eq!(left, ["10.10.0.7", "10.10.0.8", "192.0.2.10", "fd00:10::8"], "the first is of a zone");
         assert_eq!(netcfg::conntrack::forget(&host.ns, &[ip(pod)]).await.unwrap(), 0);
     }
+    // All but one that somebody has.
+    for line in &of_pod {
+        host.sh(&format!("conntrack {line}")).await;
+    }
+    let networks = ["10.10.0.0/24", "fd00:10::/64"].map(|network| network.parse().unwrap()).to_vec();
+    let gone = netcfg::conntrack::forget_unless_held(&host.ns, networks, [ip(other)].into()).await.unwrap();
+    assert_eq!(gone, of_pod.len() + 1, "those of fd00:10::8 too");
+    let left = host.sh("conntrack -L 2>/dev/null | grep -c src=10.10.0.8").await;
+    assert_eq!(left.trim(), "2", "what it began and what it answers");
 }
