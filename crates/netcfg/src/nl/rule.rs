@@ -139,9 +139,10 @@ impl Netlink {
         for family in [Family::V4, Family::V6] {
             let mut message = RuleMessage::default();
             message.header.family = address_family(family);
-            let answers =
-                self.dump(RouteNetlinkMessage::GetRule(message), || format!("list {family} rules")).await?;
-            rules.extend(answers.into_iter().filter_map(as_rule).filter(|rule| rule.proto == proto));
+            let listed = self.dump(RouteNetlinkMessage::GetRule(message), || format!("list {family} rules"));
+            if let Some(answers) = of_family(listed.await)? {
+                rules.extend(answers.into_iter().filter_map(as_rule).filter(|rule| rule.proto == proto));
+            }
         }
         Ok(rules)
     }
@@ -176,6 +177,15 @@ impl Netlink {
             errors.check(self.remove_rule(rule).await);
         }
         errors.finish(diff)
+    }
+}
+
+/// A kernel that was started with `ipv6.disable=1` knows nothing of rules of that family (`fib_nl_dumprule`), which is
+/// nothing to repair.
+fn of_family<T>(listed: Result<T>) -> Result<Option<T>> {
+    match listed {
+        Err(error) if error.errno() == Some(Errno::EAFNOSUPPORT) => Ok(None),
+        listed => listed.map(Some),
     }
 }
 
@@ -272,5 +282,13 @@ mod tests {
         assert_eq!(diff, RoutingRuleDiff { add: vec![add], remove: vec![keep.clone(), gone] });
         assert_eq!(keep.to_string(), "100: from all fwmark 0x10/0xff lookup 300 proto 173 (IPv4)");
         assert_eq!(rule_of(&rule_message(&keep)), Some(keep));
+    }
+
+    #[test]
+    fn a_family_that_the_kernel_does_not_have_has_no_rules() {
+        let refused = |errno| Err::<(), _>(crate::Error::errno_of("list IPv6 rules".to_owned(), errno));
+        assert_eq!(of_family(Ok(1)).unwrap(), Some(1));
+        assert_eq!(of_family(refused(Errno::EAFNOSUPPORT)).unwrap(), None);
+        assert_eq!(of_family(refused(Errno::EPERM)).unwrap_err().errno(), Some(Errno::EPERM));
     }
 }
