@@ -1,8 +1,8 @@
 //! What load balancers ask a node: whether it has an endpoint of a Service (healthCheckNodePort), and whether its proxy
 //! works (port 10256). Answers are kube-proxy's.
 //!
-//! Anybody may ask, so a question is read no further than its path, connections are few and short, and one more than
-//! there may be is closed.
+//! Anybody may ask, so a question is read no further than its path, and connections are few and short. When there are too
+//! many, one of the address that holds most goes ([`Guests`]): whoever holds many keeps no load balancer from its answer.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antrea_proxy::Name;
+use apiserver_kit::Guests;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Connections of all ports at once.
 const MOST: usize = 256;
+/// Those of one address.
+const MOST_OF_ONE: usize = 16;
 /// How long one may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Octets of a question.
@@ -66,11 +70,11 @@ enum Asked {
 
 /// Answers until `shutdown`; about the proxy there, if anywhere.
 pub async fn run(proxy: Option<SocketAddr>, mut told: watch::Receiver<Told>, shutdown: CancellationToken) {
-    let seats = Arc::new(Semaphore::new(MOST));
+    let guests = Arc::new(Mutex::new(Guests::new(MOST, MOST_OF_ONE)));
     let mut listeners: BTreeMap<Asked, JoinHandle<()>> = BTreeMap::new();
     let source = told.clone();
     let spawn = |asked, at: Vec<SocketAddr>| {
-        tokio::spawn(listen(asked, at, source.clone(), seats.clone(), shutdown.clone()))
+        tokio::spawn(listen(asked, at, source.clone(), guests.clone(), shutdown.clone()))
     };
     if let Some(at) = proxy {
         listeners.insert(Asked::Proxy, spawn(Asked::Proxy, vec![at]));
@@ -102,7 +106,7 @@ async fn listen(
     asked: Asked,
     at: Vec<SocketAddr>,
     told: watch::Receiver<Told>,
-    seats: Arc<Semaphore>,
+    guests: Arc<Mutex<Guests>>,
     shutdown: CancellationToken,
 ) {
     let listener = loop {
@@ -126,10 +130,10 @@ async fn listen(
         tokio::time::sleep(RETRY).await;
     };
     loop {
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, from)) => (stream, from.ip()),
                 Err(error) => {
                     tracing::debug!(%error, "accept");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -137,12 +141,15 @@ async fn listen(
                 }
             },
         };
-        let Ok(seat) = seats.clone().try_acquire_owned() else { continue };
-        let told = told.clone();
+        let seat = guests.lock().enter(from);
+        let (told, guests) = (told.clone(), guests.clone());
         tokio::spawn(async move {
-            // Whoever does not ask in time has no answer.
-            let _ = tokio::time::timeout(LIMIT, answer(stream, asked, &told)).await;
-            drop(seat);
+            tokio::select! {
+                () = seat.evicted.cancelled() => {}
+                // Whoever does not ask in time has no answer.
+                _ = tokio::time::timeout(LIMIT, answer(stream, asked, &told)) => {}
+            }
+            guests.lock().leave(&seat);
         });
     }
 }
@@ -225,6 +232,7 @@ fn http(status: u16, body: &str, more: &str) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tokio::net::TcpSocket;
 
     use super::*;
 
@@ -291,6 +299,33 @@ mod tests {
         let mut all = String::new();
         stream.read_to_string(&mut all).await.ok()?;
         Some(all)
+    }
+
+    /// Twice as many as there is room for, from eight addresses, and again and again.
+    #[tokio::test]
+    async fn whoever_holds_many_connections_keeps_nobody_from_an_answer() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (_sender, receiver) = watch::channel(synced());
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(run(Some(free), receiver, shutdown.clone()));
+        while get(free.port()).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let begin = Instant::now();
+        let mut held = Vec::new();
+        for number in 0..2 * MOST {
+            let socket = TcpSocket::new_v4().unwrap();
+            let from = [127, 0, 0, u8::try_from(2 + number % 8).unwrap()];
+            socket.bind((IpAddr::from(from), 0).into()).unwrap();
+            held.push(socket.connect(free).await.unwrap());
+            if number % 16 == 15 {
+                let reply = get(free.port()).await;
+                assert!(reply.is_some_and(|reply| reply.starts_with("HTTP/1.1 ")), "beside {}", held.len());
+            }
+        }
+        assert!(begin.elapsed() < LIMIT, "some connections were over by themselves");
+        shutdown.cancel();
+        server.await.unwrap();
     }
 
     #[tokio::test]

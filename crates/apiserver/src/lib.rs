@@ -45,3 +45,5 @@ pub mod trust;
 pub mod user;
 pub mod version;
 mod watch;
+
+pub use seats::{Guests, Seat};

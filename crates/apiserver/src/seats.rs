@@ -16,6 +16,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
+    fmt,
     hash::{BuildHasher, RandomState},
     net::IpAddr,
 };
@@ -118,11 +119,46 @@ pub(crate) struct Seats {
 
 /// Where a connection sits.
 #[derive(Debug, Clone)]
-pub(crate) struct Seat {
+pub struct Seat {
     id: u64,
     address: IpAddr,
     /// Cancelled when the connection has to go.
-    pub(crate) evicted: CancellationToken,
+    pub evicted: CancellationToken,
+}
+
+/// Connections of a port that asks nobody who it is: all are strangers.
+pub struct Guests {
+    bounds: Bounds,
+    room: Room,
+    next: u64,
+}
+
+impl Guests {
+    /// At most `total`, and `per_address` of one address (of a /64 with IPv6).
+    pub fn new(total: usize, per_address: usize) -> Self {
+        let room = Room { lots: Some(Lots::default()), ..Room::default() };
+        Self { bounds: Bounds { total, per_address }, room, next: 0 }
+    }
+
+    /// Seats a new connection from `address`. Somebody may have to go for it, which it cannot be itself unless its own
+    /// address holds too many.
+    pub fn enter(&mut self, address: IpAddr) -> Seat {
+        let seat = Seat { id: self.next, address: share(address), evicted: CancellationToken::new() };
+        self.next += 1;
+        self.room.enter(self.bounds, seat.address, seat.id, seat.evicted.clone());
+        seat
+    }
+
+    /// Takes note that a connection is over.
+    pub fn leave(&mut self, seat: &Seat) {
+        self.room.leave(seat.address, seat.id);
+    }
+}
+
+impl fmt::Debug for Guests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guests").field("count", &self.room.count).finish_non_exhaustive()
+    }
 }
 
 impl Seats {
