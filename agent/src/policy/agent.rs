@@ -398,8 +398,11 @@ impl State {
             }
         }
         let commits = self.commits();
-        let work =
-            |reconciler: &mut Reconciler| events.into_iter().try_for_each(|event| event.apply(reconciler));
+        let doubted = self.doubted_with(&events);
+        let work = move |reconciler: &mut Reconciler| {
+            doubted.iter().for_each(|record| record.changing());
+            events.into_iter().try_for_each(|event| event.apply(reconciler))
+        };
         // Flows that were not taken are offered again.
         let span = causes::realize(received);
         if let (Err(error), _) = self.step(work).instrument(span).await? {

@@ -91,12 +91,15 @@ impl Files {
         made.map_err(|error| FileError { path, error })
     }
 
-    /// Says that the files may be older than what was in force: nothing is to be concluded from them.
-    pub fn mark_incomplete(&self) {
+    /// Says that the files may be older than what is in force: nothing is to be concluded from them. Returns whether that
+    /// is said.
+    pub fn mark_incomplete(&self) -> bool {
         let path = self.folder.join(COMPLETE);
-        if let Err(error) = remove(&path) {
+        let removed = remove(&path);
+        if let Err(error) = &removed {
             tracing::error!(path = %path.display(), %error, "a record that may be stale cannot be marked as such");
         }
+        removed.is_ok()
     }
 
     /// Events that add everything that is there, groups first, and the number of files that cannot be read.

@@ -1,9 +1,13 @@
 //! What the controller said last, kept on disk for a start without one.
 
+use std::sync::Arc;
+
+use antrea_api::controlplane::Event;
 use antrea_enforce::cache::{Kind, Save};
 
-use super::{Ended, State};
+use super::{CacheEvent, Ended, State};
 use crate::policy::files::FileError;
+use crate::policy::saver::Belief;
 
 impl State {
     /// The controller is not there: goes by what it said last. If that is not known either, everything stays as
@@ -29,12 +33,21 @@ impl State {
         self.attach_waiting().await
     }
 
+    /// The record, if something else than it says may be in force after these. A list that is under way for the first time
+    /// changes nothing before its end.
+    pub(super) fn doubted_with(&self, events: &[CacheEvent]) -> Option<Arc<Belief>> {
+        let heard = self.commits() > 0;
+        let changes = |event: &CacheEvent| matches!(event, CacheEvent::Event(_, event) if heard || matches!(**event, Event::Bookmark));
+        events.iter().any(changes).then(|| self.saver.belief().clone())
+    }
+
     /// Begins to write what is not on disk yet, unless that is under way. What comes from the disk itself need
     /// not go there.
     pub(super) async fn save(&mut self) -> Result<(), Ended> {
         let heard = self.commits() > 0;
         let unsaved = self.reconciler.as_ref().is_some_and(|reconciler| reconciler.cache.has_unsaved());
-        if self.saver.is_busy() || !heard || (!unsaved && self.saver.is_complete()) {
+        let is_saved = !unsaved && self.saver.is_complete() && self.saver.is_believed();
+        if self.saver.is_busy() || !heard || is_saved {
             return Ok(());
         }
         let whole = !self.saver.is_complete();
