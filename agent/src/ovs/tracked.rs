@@ -10,9 +10,6 @@ use ovs::ctl::{self, CtlError};
 
 use crate::ovs::bridge::Datapath;
 
-/// Longest list that is read, in octets: some 150,000 connections of one zone.
-const LIST: usize = 32 << 20;
-
 /// A connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
@@ -27,14 +24,29 @@ pub struct Tracked {
     pub from_host: bool,
 }
 
-/// All connections of a zone, without those of protocols that policies do not know and those that are closed.
-///
-/// # Errors
-/// ovs-vswitchd is away, refuses, or knows more than can be read.
-pub async fn tracked(run_dir: &Path, datapath: Datapath, zone: u16) -> Result<Vec<Tracked>, CtlError> {
-    let zone = format!("zone={zone}");
-    let list = ctl::call_with_limit(run_dir, "dpctl/dump-conntrack", &[datapath.dpif(), &zone], LIST).await?;
-    Ok(list.lines().filter_map(read).collect())
+/// Connections of a zone, without those of protocols that policies do not know and those that are closed. They are read
+/// piece by piece: a pod can begin any number.
+#[derive(Debug)]
+pub struct TrackedIn(ctl::Lines);
+
+impl TrackedIn {
+    /// Those of this zone.
+    ///
+    /// # Errors
+    /// ovs-vswitchd is away.
+    pub async fn zone(run_dir: &Path, datapath: Datapath, zone: u16) -> Result<Self, CtlError> {
+        let zone = format!("zone={zone}");
+        ctl::lines(run_dir, "dpctl/dump-conntrack", &[datapath.dpif(), &zone]).await.map(Self)
+    }
+
+    /// Some thousands at most; none after the last.
+    ///
+    /// # Errors
+    /// ovs-vswitchd went away or refuses.
+    pub async fn next(&mut self) -> Result<Option<Vec<Tracked>>, CtlError> {
+        let lines = self.0.next().await?;
+        Ok(lines.map(|lines| lines.iter().filter_map(|line| read(line)).collect()))
+    }
 }
 
 fn read(line: &str) -> Option<Tracked> {
@@ -76,12 +88,45 @@ fn ends(tuple: &str) -> Option<(SocketAddr, SocketAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    const OF_TCP: &str = "tcp,orig=(src=10.10.1.2,dst=10.10.1.3,sport=40012,dport=8080),reply=(src=10.10.1.3,\
+                          dst=10.10.1.2,sport=8080,dport=40012),zone=65520,mark=3,labels=0x100000002,protoinfo=(state=ESTABLISHED)";
+
+    /// A pod that begins more connections than can be kept keeps none from being looked at.
+    #[tokio::test]
+    async fn any_number_of_connections_is_read() {
+        const COUNT: usize = 250_000;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ovs-vswitchd.pid"), "42").unwrap();
+        let listener = tokio::net::UnixListener::bind(folder.path().join("ovs-vswitchd.42.ctl")).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let asked = stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(asked > 0);
+            let lines = [OF_TCP, "\\n"].concat().repeat(1000);
+            stream.write_all(b"{\"id\":0,\"result\":\"").await.unwrap();
+            for _ in 0..COUNT / 1000 {
+                stream.write_all(lines.as_bytes()).await.unwrap();
+            }
+            stream.write_all(b"\",\"error\":null}").await.unwrap();
+        });
+        let mut tracked = TrackedIn::zone(folder.path(), Datapath::Userspace, 65520).await.unwrap();
+        let (mut count, mut most) = (0, 0);
+        while let Some(some) = tracked.next().await.unwrap() {
+            most = most.max(some.len());
+            count += some.len();
+        }
+        assert_eq!(count, COUNT);
+        assert!(most < 4000, "{most} at a time");
+        server.await.unwrap();
+    }
 
     #[test]
     fn reads_what_open_vswitch_writes() {
-        let tcp = "tcp,orig=(src=10.10.1.2,dst=10.10.1.3,sport=40012,dport=8080),reply=(src=10.10.1.3,dst=10.10.1.2,\
-                   sport=8080,dport=40012),zone=65520,mark=3,labels=0x100000002,protoinfo=(state=ESTABLISHED)";
+        let tcp = OF_TCP;
         let read_tcp = read(tcp).unwrap();
         assert_eq!(
             read_tcp.original,

@@ -5,14 +5,15 @@
 //! bridge is told what else may come of it (`antrea_flows::ended`), which lasts for hours in the bridge and as long as this
 //! process in what is wanted of it: an agent that is started anew judges what the tracker knows by then.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_enforce::established::{Connection, Resets};
-use antrea_flows::policy::{Direction, Protocol};
+use antrea_flows::policy::{Direction, Frontend, Protocol};
 use antrea_flows::{Change, Ended, Owner};
 use ovs::ctl::CtlError;
 use prometheus::IntCounterVec;
@@ -20,7 +21,7 @@ use prometheus::IntCounterVec;
 use super::PolicyHandle;
 use crate::dataplane::DataplaneError;
 use crate::ovs::bridge::Datapath;
-use crate::ovs::tracked::{Tracked, tracked};
+use crate::ovs::tracked::{Tracked, TrackedIn};
 use crate::pods::network::NodeNetwork;
 
 /// Connections that are ended in one bundle.
@@ -82,6 +83,55 @@ impl PolicyHandle {
     }
 }
 
+/// What was sent to, by the protocol, who sent it and where it went. A pod can begin millions of connections, so only hashes
+/// of them are kept, under a key that it cannot know: 12 octets for each.
+struct Frontends {
+    hasher: RandomState,
+    /// Place of what was sent to.
+    of: HashMap<u64, u32>,
+    named: Vec<Frontend>,
+}
+
+type Way = (Protocol, SocketAddr, SocketAddr);
+
+impl Frontends {
+    /// None yet of connections to these.
+    fn new(named: HashSet<Frontend>) -> Self {
+        let mut named: Vec<_> = named.into_iter().collect();
+        named.sort_unstable();
+        Self { hasher: RandomState::new(), of: HashMap::new(), named }
+    }
+
+    /// Takes note of a connection, if it is to one of those.
+    fn insert(&mut self, way: Way, frontend: Frontend) {
+        if let Ok(place) = self.named.binary_search(&frontend) {
+            self.of.insert(self.hasher.hash_one(way), u32::try_from(place).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn get(&self, way: Way) -> Option<SocketAddr> {
+        let place = usize::try_from(*self.of.get(&self.hasher.hash_one(way))?).ok()?;
+        Some(self.named.get(place)?.address)
+    }
+}
+
+/// Those that are to end, of what pods of this node have begun or are the destination of, but for what the node itself has
+/// begun: it may ask its pods, whatever policy says.
+fn denied(resets: &Resets, frontends: &Frontends, own: &[IpAddr], tracked: &[Tracked]) -> Vec<Denied> {
+    let others = tracked.iter().filter(|known| {
+        let (client, server) = known.original;
+        client.ip() != server.ip() && !(known.from_host && own.contains(&client.ip()))
+    });
+    let judged = others.filter_map(|known| {
+        let (protocol, (client, server), icmp) = (known.protocol, known.original, known.icmp);
+        let frontend = frontends.get((protocol, client, server));
+        let connection = Connection { protocol, client, server, icmp, frontend };
+        let (policy, direction) = resets.denies(&connection)?;
+        Some(Denied { connection, direction, policy: policy.clone() })
+    });
+    judged.collect()
+}
+
 impl Ender<'_> {
     async fn follow(&mut self, resets: Arc<Resets>) -> Result<(), EndError> {
         if resets.is_empty() {
@@ -93,57 +143,41 @@ impl Ender<'_> {
         }
         // What the tracker takes in until then may still be by the rules of before.
         self.network.settled.wait().await;
-        let connections = self.connections(resets.name_services()).await?;
-        let judged = move || {
-            let denied = connections.into_iter().filter_map(|connection| {
-                let (policy, direction) = resets.denies(&connection)?;
-                Some(Denied { connection, direction, policy: policy.clone() })
-            });
-            denied.collect()
-        };
-        let denied: Vec<Denied> = tokio::task::spawn_blocking(judged).await.map_err(|_| EndError::Closed)?;
-        for denied in denied.chunks(TOGETHER) {
-            self.end(denied).await?;
+        let families: Vec<_> = self.network.dataplane.network().pipeline.families().collect();
+        for family in families {
+            let frontends = self.frontends(family.service_zone(), resets.named_services()).await?;
+            let frontends = Arc::new(frontends);
+            let mut tracked = TrackedIn::zone(&self.run_dir, self.datapath, family.zone()).await?;
+            while let Some(some) = tracked.next().await? {
+                let (resets, frontends, own) = (resets.clone(), frontends.clone(), self.own());
+                let judged = move || denied(&resets, &frontends, &own, &some);
+                let denied = tokio::task::spawn_blocking(judged).await.map_err(|_| EndError::Closed)?;
+                for denied in denied.chunks(TOGETHER) {
+                    self.end(denied).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// What pods of this node have begun or are the destination of, but for what the node itself has begun: it may ask its
-    /// pods, whatever policy says.
-    async fn connections(&self, with_services: bool) -> Result<Vec<Connection>, EndError> {
-        let net = self.network.dataplane.network();
-        let own = &net.node.gateway.ips;
-        let mut connections = Vec::new();
-        for family in net.pipeline.families() {
-            let frontends =
-                if with_services { self.frontends(family.service_zone()).await? } else { HashMap::new() };
-            let known = tracked(&self.run_dir, self.datapath, family.zone()).await?;
-            let others = known.iter().filter(|known| {
-                let (client, server) = known.original;
-                client.ip() != server.ip() && !(known.from_host && own.contains(&client.ip()))
-            });
-            connections.extend(others.map(|known| Connection {
-                protocol: known.protocol,
-                client: known.original.0,
-                server: known.original.1,
-                icmp: known.icmp,
-                frontend: frontends.get(&(known.protocol, known.original.0, known.original.1)).copied(),
-            }));
-        }
-        Ok(connections)
+    /// Addresses of the node at which its pods see it.
+    fn own(&self) -> Vec<IpAddr> {
+        self.network.dataplane.network().node.gateway.ips.clone()
     }
 
-    /// What was sent to, by who sent it and where it went.
-    async fn frontends(
-        &self,
-        zone: u16,
-    ) -> Result<HashMap<(Protocol, SocketAddr, SocketAddr), SocketAddr>, CtlError> {
-        let known = tracked(&self.run_dir, self.datapath, zone).await?;
-        let translated = |known: &Tracked| {
-            let (client, frontend) = known.original;
-            ((known.protocol, client, known.reply.0), frontend)
-        };
-        Ok(known.iter().map(translated).collect())
+    /// Connections to these Services, as the bridge translates them.
+    async fn frontends(&self, zone: u16, named: HashSet<Frontend>) -> Result<Frontends, CtlError> {
+        let mut frontends = Frontends::new(named);
+        if frontends.named.is_empty() {
+            return Ok(frontends);
+        }
+        let mut tracked = TrackedIn::zone(&self.run_dir, self.datapath, zone).await?;
+        while let Some(some) = tracked.next().await? {
+            for Tracked { protocol, original: (client, address), reply: (server, _), .. } in some {
+                frontends.insert((protocol, client, server), Frontend { protocol, address });
+            }
+        }
+        Ok(frontends)
     }
 
     async fn end(&mut self, denied: &[Denied]) -> Result<(), EndError> {

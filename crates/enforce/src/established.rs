@@ -52,9 +52,13 @@ impl Resets {
         self.by_pod.is_empty()
     }
 
-    /// Whether it matters which Service a connection is to.
-    pub fn name_services(&self) -> bool {
-        self.rulings.iter().any(|ruling| matches!(ruling.rule.peers, Peers::Services(_)))
+    /// The Services of which it matters that a connection is to them.
+    pub fn named_services(&self) -> HashSet<Frontend> {
+        let named = self.rulings.iter().filter_map(|ruling| match &ruling.rule.peers {
+            Peers::Services(targets) => Some(targets.values().flatten().copied()),
+            _ => None,
+        });
+        named.flatten().collect()
     }
 
     /// The policy that wants the connection to end, for people, and seen from which of its ends; none: it goes on.

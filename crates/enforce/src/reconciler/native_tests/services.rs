@@ -286,7 +286,7 @@ fn what_was_sent_to_a_service_ends_with_a_rule_that_names_it() {
     node.reconciler.attach(&served());
     node.event(Event::Policy(resetting(native("N1", (250, 5.0), "a", vec![rule("Drop", &[0])]))));
     tell(&mut node, vec![targets(0, &[0]), targets(1, &[1])], true);
-    assert!(node.reconciler.resets().name_services());
+    assert!(!node.reconciler.resets().named_services().is_empty());
     let direct = connection(true, "10.0.0.7", "10.0.1.1", 8080);
     let ends = |at: Option<usize>| {
         denied(&node, &Connection { frontend: at.map(|at| frontend(at).address), ..direct }).is_some()
