@@ -8,6 +8,8 @@
 REPAIRED_WITHIN=10
 LOOKED_AT_WITHIN=25
 STARTED_WITHIN=60
+# Of a kind of repair there is one Event in half a minute; that of each class of damage is waited for.
+BETWEEN_EVENTS=31
 
 # Device group of links that the agent made.
 LINK_GROUP=41598
@@ -86,9 +88,15 @@ vsctl_node2() { kubectl -n kube-system exec "$(agent_of node2)" -c antrea-ovs --
 
 kill_ovsdb() { kill -KILL "$(ovs_process node2 ovsdb-server)"; }
 
+# repair_event REASON WORD: an Event of node2 that tells of a repair. Of one kind there is none more in half a minute.
 repair_event() {
 	kubectl -n default get events --field-selector involvedObject.kind=Node,involvedObject.name=node2 -o json |
-		jq -e '[.items[] | select(.reason == "HostNetworkRepaired")] | length > 0' >/dev/null
+		jq -e --arg reason "$1" --arg word "$2" \
+			'any(.items[]; .reason == $reason and (.message | contains($word)))' >/dev/null
+}
+
+event_tells() {
+	wait_for 30 repair_event "$1" "$2" || fail "there is no Event $1 of node2 that tells of $2"
 }
 
 damage() {
@@ -96,20 +104,28 @@ damage() {
 	damages=0
 	peer=$(in_node node2 ip route show proto 173 | awk 'NR == 1 { print $1 }')
 	host_damaged 'the gateway without its address' ip addr flush dev antrea-gw0
-	wait_for 30 repair_event || fail 'there is no Event of the Node about it'
+	event_tells HostNetworkRepaired antrea-gw0
 	host_damaged 'a foreign address on the gateway' ip addr add 192.0.2.77/32 dev antrea-gw0
 	host_damaged 'the gateway down' ip link set antrea-gw0 down
+	sleep "$BETWEEN_EVENTS"
 	host_damaged 'the route to the peer gone' ip route del "$peer" proto 173
+	event_tells HostNetworkRepaired "$peer"
 	host_damaged 'the route to the peer elsewhere' ip route replace "$peer" dev lo
+	sleep "$BETWEEN_EVENTS"
 	host_damaged 'the raw table flushed' iptables -t raw -F
+	event_tells HostNetworkRepaired raw
 	host_damaged 'nat POSTROUTING flushed' iptables -t nat -F POSTROUTING
 	host_damaged 'mangle FORWARD flushed' iptables -t mangle -F FORWARD
+	sleep "$BETWEEN_EVENTS"
 	host_damaged 'forwarding switched off' sysctl -qw net.ipv4.ip_forward=0
+	event_tells HostNetworkRepaired ip_forward
 	host_damaged 'reverse path filter of the gateway' sysctl -qw net.ipv4.conf.antrea-gw0.rp_filter=1
 	host_damaged 'a pod link down' ip link set "$(pod_link)" down
 	host_damaged 'the records of addresses deleted' find /var/lib/cni/networks/antrea -name '*.*.*.*' -delete
 	host_damaged 'the CNI configuration deleted' rm /etc/cni/net.d/10-antrea.conflist
+	sleep "$BETWEEN_EVENTS"
 	host_damaged 'the CNI plugin emptied' truncate -s 0 /opt/cni/bin/antrea
+	event_tells HostNetworkRepaired /opt/cni/bin/antrea
 	host_damaged 'a chained plugin that cannot be executed' chmod 644 /opt/cni/bin/portmap
 	damaged 'a subnet out of its set' HostNetworkRepaired "$LOOKED_AT_WITHIN" in_node node2 ipset del ANTREA-POD-IP "$peer"
 	# The userspace datapath's.
@@ -125,6 +141,7 @@ damage() {
 		damaged "the tunnel's port deleted" HostNetworkRepaired "$REPAIRED_WITHIN" vsctl_node2 del-port antrea-tun0
 	fi
 	damaged 'a foreign flow' FlowsRepaired "$REPAIRED_WITHIN" foreign_flow
+	event_tells FlowsRepaired ''
 	damaged 'a changed flow' FlowsRepaired "$REPAIRED_WITHIN" changed_flow
 	damaged 'all flows deleted' FlowsRepaired "$REPAIRED_WITHIN" lost_flows
 	damaged 'ovs-vswitchd killed' '.*' "$STARTED_WITHIN" kill_ovs
