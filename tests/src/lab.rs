@@ -393,10 +393,10 @@ impl Lab {
         netns
     }
 
-    /// Makes a pod's namespace and attaches it; its Pod object gets the address.
+    /// Makes a pod's namespace and attaches it; its Pod object gets the addresses.
     pub fn add_pod(&mut self, index: usize, name: &str) -> Pod {
         let pod = self.attach_pod(index, name);
-        self.report_pod_ip(name, pod.ip);
+        self.report_pod_ips(name, &pod.ips());
         pod
     }
 

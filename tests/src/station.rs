@@ -34,8 +34,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// pause doubles each time.
 const SAYS_WHEN: Duration = Duration::from_secs(8);
 
-const TCP_PORT: u16 = 7000;
-const UDP_PORT: u16 = 7001;
+/// Where probes go: TCP and UDP.
+const PORTS: [u16; 2] = [7000, 7001];
 
 /// What probes count their time from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -88,6 +88,11 @@ pub struct Station {
 impl Station {
     /// Starts in a namespace, which needs no address yet.
     pub fn start(netns: &str) -> Self {
+        Self::listening_on(netns, PORTS)
+    }
+
+    /// One that somebody else's probes reach by a translation only, to these ports for TCP and UDP.
+    pub fn listening_on(netns: &str, ports: [u16; 2]) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = CancellationToken::new();
         let file = File::open(format!("/run/netns/{netns}")).unwrap();
@@ -99,7 +104,7 @@ impl Station {
             runtime.block_on(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    () = run(&state, &ready) => {}
+                    () = run(&state, ports, &ready) => {}
                 }
             });
         });
@@ -169,14 +174,14 @@ impl Drop for Station {
     }
 }
 
-async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
+async fn run(state: &Arc<Shared>, [tcp, udp]: [u16; 2], ready: &std::sync::mpsc::Sender<()>) {
     // Of both families, unless the kernel has one alone.
     let any = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).await {
         Ok(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         Err(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
     };
-    let listener = TcpListener::bind((any, TCP_PORT)).await.unwrap();
-    let receiver = UdpSocket::bind((any, UDP_PORT)).await.unwrap();
+    let listener = TcpListener::bind((any, tcp)).await.unwrap();
+    let receiver = UdpSocket::bind((any, udp)).await.unwrap();
     // The test that waits for it may be gone.
     let _ = ready.send(());
     let accept = async {
@@ -214,7 +219,7 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
                 let begun = now();
                 tokio::spawn(async move {
                     // Held until it is answered: a socket that is closed at once sends no handshake.
-                    let stream = tokio::time::timeout(PATIENCE, TcpStream::connect((target, TCP_PORT))).await;
+                    let stream = tokio::time::timeout(PATIENCE, TcpStream::connect((target, PORTS[0]))).await;
                     if let Ok(Ok(mut stream)) = stream {
                         let _ = stream.write_u64(begun).await;
                     }
@@ -225,7 +230,7 @@ async fn run(state: &Arc<Shared>, ready: &std::sync::mpsc::Sender<()>) {
                 };
                 if let Ok(socket) = UdpSocket::bind((own, 0)).await {
                     // Without a route there is nothing to send.
-                    let _ = socket.send_to(&begun.to_be_bytes(), (target, UDP_PORT)).await;
+                    let _ = socket.send_to(&begun.to_be_bytes(), (target, PORTS[1])).await;
                 }
             }
         }

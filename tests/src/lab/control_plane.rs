@@ -123,12 +123,13 @@ impl Lab {
         self.put_pod(index, name, labels, None);
     }
 
-    /// Says in a Pod's status which address it has, as kubelet does when the sandbox is made.
-    pub fn report_pod_ip(&self, name: &str, ip: std::net::IpAddr) {
+    /// Says in a Pod's status which addresses it has, as kubelet does when the sandbox is made.
+    pub fn report_pod_ips(&self, name: &str, ips: &[std::net::IpAddr]) {
         let of = |node: &LabNode| node.namespaces.get(name).cloned();
         let namespace = self.nodes.iter().find_map(of).unwrap_or_else(|| "default".to_owned());
         if let Some(mut pod) = self.api.get(PODS, Some(&namespace), name) {
-            pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": ip.to_string()}]});
+            let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+            pod["status"] = json!({"phase": "Running", "podIPs": ips});
             self.api.put(PODS, pod);
         }
     }

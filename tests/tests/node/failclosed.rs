@@ -157,7 +157,7 @@ impl Scene {
             return false;
         }
         let pod = Pod::of("iso", &id, netns, serde_json::from_str(&text).unwrap());
-        self.lab.report_pod_ip("iso", pod.ip);
+        self.lab.report_pod_ips("iso", &pod.ips());
         self.aim_at(pod.ip);
         self.iso = Some((pod, station));
         true

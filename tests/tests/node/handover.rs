@@ -151,7 +151,7 @@ fn add_heir(lab: &mut Lab, netns: String) -> Pod {
     let (output, text) = lab.nodes[0].cni("ADD", id, &netns, "1.0.0", None);
     assert!(output.status.success(), "{text}");
     let heir = Pod::of("heir", id, netns, serde_json::from_str(&text).unwrap());
-    lab.report_pod_ip("heir", heir.ip);
+    lab.report_pod_ips("heir", &heir.ips());
     heir
 }
 

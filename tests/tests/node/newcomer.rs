@@ -74,7 +74,7 @@ async fn peers_know_a_new_pod_before_its_status_does() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             // kubelet says the same: nothing changes.
-            lab.report_pod_ip(name, client.ip);
+            lab.report_pod_ips(name, &client.ips());
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(ping(&client.netns, server.ip, 56, true));
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 pub(crate) const SERVICES: &str = "api/v1/services";
-const SLICES: &str = "apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const SLICES: &str = "apis/discovery.k8s.io/v1/endpointslices";
 const LIMIT: Duration = Duration::from_secs(20);
 /// Port of Services, and of their endpoints.
 pub(crate) const PORT: u16 = 80;

@@ -2,6 +2,7 @@
 
 mod access;
 mod balancer;
+mod egress;
 mod health;
 mod policy;
 mod refusal;
@@ -14,9 +15,8 @@ use antrea_tests::lab::{Lab, sh};
 use netcfg::{Family, Netns};
 use serde_json::{Value, json};
 
-use crate::proxy::SERVICES;
+use crate::proxy::{SERVICES, SLICES};
 
-const SLICES: &str = "apis/discovery.k8s.io/v1/endpointslices";
 const LIMIT: Duration = Duration::from_secs(20);
 /// Port of Services, and of their endpoints.
 const PORT: u16 = 80;
@@ -24,8 +24,13 @@ const TARGET: u16 = 8080;
 
 /// Nodes of both families whose agents serve everybody.
 async fn lab(nodes: usize) -> Lab {
+    gates_lab(nodes, &json!({"AntreaProxy": true})).await
+}
+
+/// The same with these feature gates.
+async fn gates_lab(nodes: usize, gates: &Value) -> Lab {
     let config = [
-        ("featureGates", json!({"AntreaProxy": true})),
+        ("featureGates", gates.clone()),
         ("antreaProxy", json!({"proxyAll": true})),
         ("serviceCIDRv6", json!("fd00:10:96::/112")),
     ];

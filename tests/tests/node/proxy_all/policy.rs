@@ -8,8 +8,8 @@ use antrea_tests::station::{Arrived, Station, until_isolated};
 use netcfg::Family;
 use serde_json::json;
 
-use super::{SLICES, cluster_ip, external_ip, lab, route_by};
-use crate::proxy::SERVICES;
+use super::{cluster_ip, external_ip, lab, route_by};
+use crate::proxy::{SERVICES, SLICES};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
