@@ -10,7 +10,7 @@ use antrea_api::features::{self, Component};
 use antrea_flows::{Change, Entry, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
-use netcfg::{Netlink, Netns};
+use netcfg::{NetcfgErrors, Netlink, Netns};
 use ovs::Vswitch;
 use ovs::of::{OfConfig, OfError, OfHandle, OfSession};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::host::transport;
 use crate::host::tunnel_guard::Outer;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::ovs::connections::Connections;
-use crate::ovs::links::POD_LINK_GROUP;
+use crate::ovs::links::{POD_LINK_GROUP, allow_ipv6};
 use crate::ovs::settled::Settled;
 use crate::peers::wiring::{Peer, Underlay};
 use crate::pods::attach::{Call, netns_path};
@@ -142,7 +142,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         tables,
     };
     let bridge = bridge::ensure(vswitch, netlink, &bridge_inputs, datapath, tunnel_type).await?;
-    configure_gateway(netlink, &bridge, node, mtu).await?;
+    configure_gateway(inputs, &bridge, node, mtu).await?;
 
     flow_config.gateway.ofport = bridge.gateway_ofport;
     flow_config.gateway.mac = bridge.gateway_mac.into();
@@ -333,12 +333,14 @@ fn host_config(
 }
 
 async fn configure_gateway(
-    netlink: &Netlink,
+    inputs: &Inputs<'_>,
     bridge: &Bridge,
     node: &Peer,
     mtu: u32,
 ) -> Result<(), BringUpError> {
+    let netlink = inputs.netlink;
     let failed = |error: netcfg::Error| BringUpError::new("GatewayFailed", error);
+    let all_failed = |errors: NetcfgErrors| BringUpError::new("GatewayFailed", errors);
     let index = bridge.gateway.index;
     if bridge.gateway.mac.map(|mac| mac.0) != Some(bridge.gateway_mac) {
         netlink.set_mac(index, bridge.gateway_mac.into()).await.map_err(failed)?;
@@ -346,11 +348,9 @@ async fn configure_gateway(
     netlink.set_mtu(index, mtu).await.map_err(failed)?;
     netlink.set_up(index).await.map_err(failed)?;
     let addresses: Vec<IpNet> = node.pod_cidrs.iter().map(gateway_net).collect();
-    netlink
-        .apply_addresses(index, &addresses)
-        .await
-        .map(drop)
-        .map_err(|errors| BringUpError::new("GatewayFailed", errors))
+    let name = &inputs.config.host_gateway;
+    allow_ipv6(netlink, &inputs.paths.sysctls, name, &addresses).await.map_err(all_failed)?;
+    netlink.apply_addresses(index, &addresses).await.map(drop).map_err(all_failed)
 }
 
 /// The attachments that OVSDB remembers and that still have a container. Ports without one go.

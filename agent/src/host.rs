@@ -30,6 +30,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netcfg::NetcfgErrors;
 use netcfg::sysctl::Sysctl;
 use tokio::sync::broadcast::error::RecvError;
@@ -90,6 +91,8 @@ pub struct Host {
     reporter: Reporter,
     /// Where there is no kube-proxy: what is the bridge's, and who wants to know the node's addresses.
     services: Option<Doors>,
+    /// Where the agent's routes lead to.
+    destinations: BTreeSet<IpNet>,
     /// What everything was applied for without a problem.
     applied: Option<Applied>,
     /// Pods' links that were told to be gone.
@@ -132,6 +135,7 @@ impl Host {
             applier,
             installed: Some(installed),
             reporter,
+            destinations: BTreeSet::new(),
             applied: None,
             lost: BTreeSet::new(),
             next: 0,
@@ -168,7 +172,7 @@ impl Host {
             let begin = Instant::now();
             let good = self.look(&current, scope, times.take_suspect(scope)).await?;
             times.looked(Instant::now(), scope, begin.elapsed(), good);
-            let interest = self.interest(&current);
+            let interest = self.interest();
             scope = loop {
                 let due = self.teller.until().map_or(times.due(), |until| times.due().min(until));
                 tokio::select! {
@@ -276,19 +280,17 @@ impl Host {
         others.map(|peer| wire(&self.underlay, peer)).collect()
     }
 
-    fn interest(&self, nodes: &Nodes) -> Interest {
+    fn interest(&self) -> Interest {
         let mut interest = Interest {
             names: [self.config.host_gateway.as_str(), TUNNEL_PORT, &self.transport]
                 .map(str::to_owned)
                 .into(),
             indexes: BTreeSet::from([self.underlay.gateway_link, self.underlay.transport_link]),
-            destinations: BTreeSet::new(),
+            destinations: self.destinations.clone(),
             every_address: self.services.is_some(),
         };
         interest.indexes.extend(self.tunnel_link);
         interest.names.extend(self.device());
-        let routes = self.wirings(nodes).into_iter().flat_map(|wiring| wiring.routes);
-        interest.destinations.extend(routes.map(|route| route.dst));
         interest
     }
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netcfg::ipset::{IpSet, Ipsets, Member, SetType};
+use netcfg::ipset::{self, IpSet, Ipsets, Member, SetType};
 use netcfg::iptables::{Applied, Backend, Iptables, Rule, Ruleset, SetDir, Table, Target};
 use netcfg::nft::Nft;
 use netcfg::sysctl::{Sysctl, Tree};
@@ -367,7 +367,11 @@ impl HostNetwork {
         // Sets before rules, which cannot refer to one that is not there.
         let sets = errors.check(sets(config)).unwrap_or_default();
         if let Some(text) = errors.check(self.sets.apply(&sets).await) {
-            changed.extend((!text.is_empty()).then(|| "members of a set differed".to_owned()));
+            changed.extend(
+                ipset::changed(&sets, &text)
+                    .into_iter()
+                    .map(|name| format!("members of set {name} differed")),
+            );
         }
         // What else fails does not concern them.
         if errors.errors().is_empty() {

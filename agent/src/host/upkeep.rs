@@ -13,6 +13,7 @@ use super::subnet::gateway_net;
 use super::{Host, Moved, Progress, services, setting_differed};
 use crate::config::{EncapMode, TunnelType};
 use crate::ovs::bridge::{Bridge, Datapath, TUNNEL_PORT};
+use crate::ovs::links::allow_ipv6;
 use crate::peers::wiring::Wiring;
 use crate::pods::network::{POD_LINK_GROUP, quiet_settings};
 use crate::pods::{attach, leases};
@@ -154,6 +155,10 @@ impl Host {
         }
         let of_addresses = faults.iter().any(|f| matches!(f.fault, Fault::Lacks(_) | Fault::Extra(_)));
         if let (true, Some(link), Some(wanted)) = (of_addresses, found, &desired.addresses) {
+            // With that family off its addresses went, and cannot come back.
+            let allowed = allow_ipv6(netlink, &self.network.sysctls, &link.name, wanted).await;
+            let allowed = progress.errors.check_all(allowed).unwrap_or_default();
+            progress.done.extend(allowed.iter().map(setting_differed));
             progress.errors.check_all(netlink.apply_addresses(link.index, wanted).await);
         }
     }
@@ -175,8 +180,8 @@ impl Host {
         }
     }
 
-    pub(super) async fn paths(&self, wirings: Vec<Wiring>, config: &HostConfig, progress: &mut Progress) {
-        let netlink = &self.network.netlink;
+    pub(super) async fn paths(&mut self, wirings: Vec<Wiring>, config: &HostConfig, progress: &mut Progress) {
+        let netlink = self.network.netlink.clone();
         let services = services::destinations(config);
         let LocalTraffic { rules, mut routes, mut neighbours } = self.local_traffic(&services);
         routes.extend(services::routes(config, &services, self.underlay.gateway_link));
@@ -187,6 +192,7 @@ impl Host {
             neighbours.extend(wiring.neighbours);
             fdb.extend(wiring.fdb);
         }
+        self.destinations = routes.iter().map(|route| route.dst).collect();
         let Progress { done, errors, .. } = progress;
         if let Some(diff) = errors.check_all(netlink.apply_rules(&rules).await) {
             done.extend(diff.add.iter().map(|rule| format!("routing rule {rule} was missing")));

@@ -1,7 +1,8 @@
 //! What the links that the agent makes have in common.
 
-use netcfg::Netlink;
+use ipnet::IpNet;
 use netcfg::sysctl::{Sysctl, Tree};
+use netcfg::{NetcfgErrors, Netlink};
 
 /// Device group of every link that this agent makes: what carries it and is no port of the bridge is
 /// left over. It also marks the links whose packets only OVS may handle.
@@ -14,11 +15,7 @@ pub const POD_LINK_GROUP: u32 = 0xa27e;
 ///
 /// # Errors
 /// The setting cannot be written.
-pub async fn quiet_link(
-    netlink: &Netlink,
-    sysctls: &Tree,
-    link: &str,
-) -> netcfg::Result<(), netcfg::NetcfgErrors> {
+pub async fn quiet_link(netlink: &Netlink, sysctls: &Tree, link: &str) -> Result<(), NetcfgErrors> {
     sysctls.ensure(netlink.netns(), quiet_settings(sysctls, link)?).await.map(drop)
 }
 
@@ -34,6 +31,23 @@ pub fn quiet_settings(sysctls: &Tree, link: &str) -> netcfg::Result<Vec<(Sysctl,
         settings.push((Sysctl::disable_ipv6(link)?, "1"));
     }
     Ok(settings)
+}
+
+/// Lets a link have what is of IPv6 among `addresses`: somebody may have switched that family off, on this link or for
+/// links to come (`net.ipv6.conf.default.disable_ipv6`). Returns the settings that differed.
+///
+/// # Errors
+/// The setting cannot be read or written; a kernel without IPv6 has none.
+pub async fn allow_ipv6(
+    netlink: &Netlink,
+    sysctls: &Tree,
+    link: &str,
+    addresses: &[IpNet],
+) -> Result<Vec<Sysctl>, NetcfgErrors> {
+    if !addresses.iter().any(|net| matches!(net, IpNet::V6(_))) {
+        return Ok(Vec::new());
+    }
+    sysctls.ensure(netlink.netns(), [(Sysctl::disable_ipv6(link)?, "0")]).await
 }
 
 #[cfg(test)]
@@ -77,5 +91,17 @@ mod tests {
         };
         assert_eq!(read("quiet").await, ["8", "1"]);
         assert_eq!(read("other").await, ["0", "0"], "another link is as the kernel made it");
+
+        let nets = |texts: &[&str]| -> Vec<IpNet> { texts.iter().map(|net| net.parse().unwrap()).collect() };
+        let (v4, both) = (nets(&["10.0.0.1/24"]), nets(&["10.0.0.1/24", "fd00::1/64"]));
+        let allow = async |nets: &[IpNet]| {
+            let written = allow_ipv6(&netlink, &Tree::default(), "quiet", nets).await.unwrap();
+            written.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(allow(&v4).await, Vec::<String>::new());
+        assert!(netlink.add_address("quiet", both[1]).await.is_err(), "IPv6 is off");
+        assert_eq!(allow(&both).await, ["net.ipv6.conf.quiet.disable_ipv6"]);
+        netlink.add_address("quiet", both[1]).await.unwrap();
+        assert_eq!(allow(&both).await, Vec::<String>::new());
     }
 }

@@ -274,6 +274,13 @@ pub fn diff_sets(existing: &BTreeMap<String, SavedSet>, desired: &[IpSet]) -> St
     out
 }
 
+/// Names of those of `desired` that the input of [`diff_sets`] changes.
+pub fn changed<'a>(desired: &'a [IpSet], input: &str) -> Vec<&'a str> {
+    // A set that is swapped for a larger one has the second place.
+    let words: BTreeSet<&str> = input.lines().flat_map(|line| line.split(' ').skip(1).take(2)).collect();
+    desired.iter().map(IpSet::name).filter(|name| words.contains(name)).collect()
+}
+
 /// Removals come first, so that a set near its limit has room.
 fn write_members(set: &IpSet, have: &SavedSet, out: &mut String) {
     let mut known = BTreeSet::new();
@@ -380,7 +387,11 @@ mod tests {
             ports,
             wrong_type,
         ];
-        insta::assert_snapshot!("ipset_restore", diff_sets(&existing, &desired));
+        let input = diff_sets(&existing, &desired);
+        insta::assert_snapshot!("ipset_restore", input);
+        assert_eq!(changed(&desired, &input), ["ANTREA-POD-IP", "SMALL", "ANTREA-NODEPORT-IP6", "OTHER"]);
+        assert_eq!(changed(&desired, "swap SMALL-t0 SMALL\ndestroy SMALL-t0\n"), ["SMALL"]);
+        assert_eq!(changed(&desired, ""), Vec::<&str>::new());
         existing.retain(|name, _| name == "ANTREA-POD-IP");
         assert_eq!(
             diff_sets(&existing, &[set("ANTREA-POD-IP", &["10.10.0.0/24", "10.10.9.0/24", "192.0.2.1"])]),

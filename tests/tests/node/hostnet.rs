@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use antrea_tests::lab::{Datapath, Lab, LabNode, eventually, run, sh, try_in};
+use antrea_tests::lab::families::iptables;
+use antrea_tests::lab::{Datapath, Lab, LabNode, eventually, sh, try_in};
 use antrea_tests::traffic::{ping, quick_ping};
+use netcfg::Family;
 use serde_json::{Value, json};
 
 use crate::health::{configured_lab_with_status, lab_with_status, told_since, turns_back};
 
 /// The goal is two seconds; a loaded machine gets more before the test fails, and one in software, which is what has the
 /// kernel's datapath, several times that. The figure is printed.
-fn limit() -> Duration {
+pub(crate) fn limit() -> Duration {
     Duration::from_secs(if std::env::var_os("ANTREA_TEST_DATAPATH").is_some() { 30 } else { 6 })
 }
 
@@ -63,24 +65,49 @@ fn ports(node: &LabNode) -> Vec<String> {
     ports
 }
 
-/// Everything that the agent keeps on a node, as text.
-fn state(node: &LabNode, pods: &[&str]) -> String {
-    let netns = &*node.netns;
-    let rules = run("ip", &["netns", "exec", netns, "iptables-save"]);
-    let rules: Vec<&str> =
-        rules.lines().filter(|line| line.contains("ANTREA-") && !line.starts_with(':')).collect();
-    let sets = run("ip", &["netns", "exec", netns, "ipset", "save", "ANTREA-POD-IP"]);
-    let mut sets: Vec<&str> = sets.lines().filter(|line| line.starts_with("add")).collect();
+/// A line of each family.
+fn of_both(netns: &str, command: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for family in ["-4", "-6"] {
+        // Of one that the kernel does not have there is nothing.
+        let words: Vec<&str> = ["ip", family].into_iter().chain(command.split(' ')).collect();
+        let said = String::from_utf8_lossy(&try_in(netns, &words).stdout).into_owned();
+        lines.extend(said.lines().map(|line| format!("{family} {}", line.trim())));
+    }
+    // Those of one priority have no order.
+    lines.sort();
+    lines
+}
+
+/// iptables' rules that are the agent's, the sets that they name, and its tables of nftables.
+fn firewall(netns: &str) -> String {
+    let said = |command: &[&str]| String::from_utf8_lossy(&try_in(netns, command).stdout).into_owned();
+    let mut all = String::new();
+    for family in Family::BOTH {
+        for line in said(&[&format!("{}-save", iptables(family))]).lines() {
+            if line.contains("ANTREA-") && !line.starts_with(':') {
+                all += &format!("{family} {line}\n");
+            }
+        }
+        let table = if family == Family::V4 { "ip" } else { "ip6" };
+        let judge = said(&["nft", "-s", "list", "table", table, "ANTREA-EGRESS"]);
+        let mut judge: Vec<&str> = judge.split([',', ' ', '\t', '\n']).collect();
+        // Members of a set have no order.
+        judge.sort_unstable();
+        all += &format!("{family} {judge:?}\n");
+    }
+    let sets = said(&["ipset", "save"]);
+    // What they are made with has the kernel's own numbers after the type.
+    let words = |line: &str| line.split(' ').take(3).collect::<Vec<_>>().join(" ");
+    let mut sets: Vec<String> = sets.lines().filter(|line| line.contains(" ANTREA-")).map(words).collect();
     sets.sort_unstable();
-    let judge = run("ip", &["netns", "exec", netns, "nft", "-s", "list", "ruleset"]);
-    let judge = judge.split("table ip ANTREA-EGRESS").nth(1).unwrap_or_default();
-    let mut judge: Vec<&str> =
-        judge.split("\n}").next().unwrap_or_default().split([',', ' ', '\t', '\n']).collect();
-    // Members of a set have no order.
-    judge.sort_unstable();
-    let mut routes: Vec<_> =
-        sh(&format!("ip -n {netns} route show proto 173")).lines().map(str::to_owned).collect();
-    routes.sort();
+    all + &sets.join("\n")
+}
+
+/// Everything that the agent keeps on a node, as text.
+pub(crate) fn state(node: &LabNode, pods: &[&str]) -> String {
+    let netns = &*node.netns;
+    let routes = of_both(netns, "route show table all proto 173");
     let fdb = sh(&format!("bridge -n {netns} fdb show"));
     let mut fdb: Vec<&str> = fdb.lines().filter(|line| line.contains("dst")).collect();
     fdb.sort_unstable();
@@ -89,23 +116,25 @@ fn state(node: &LabNode, pods: &[&str]) -> String {
         // The link may be gone for a moment.
         String::from_utf8_lossy(&try_in(netns, &["cat", &file]).stdout).trim().to_owned()
     };
-    let mut settings =
-        ["ip_forward", "conf/antrea-gw0/rp_filter"].map(|name| setting(&format!("ipv4/{name}"))).to_vec();
+    let of_node = [
+        "ipv4/ip_forward",
+        "ipv4/conf/antrea-gw0/rp_filter",
+        "ipv4/conf/antrea-gw0/arp_announce",
+        "ipv6/conf/all/forwarding",
+        "ipv6/conf/antrea-gw0/disable_ipv6",
+    ];
+    let mut settings = of_node.map(setting).to_vec();
     for pod in pods {
         settings.extend(
             [format!("ipv4/conf/{pod}/arp_ignore"), format!("ipv6/conf/{pod}/disable_ipv6")]
                 .map(|name| setting(&name)),
         );
     }
-    let mut rules_of_routing: Vec<_> =
-        sh(&format!("ip -n {netns} rule show")).lines().map(str::to_owned).collect();
-    // Those of one priority have no order.
-    rules_of_routing.sort();
-    let fixed = try_in(netns, &["ip", "neigh", "show", "dev", "antrea-gw0", "nud", "permanent"]);
-    let fixed = String::from_utf8_lossy(&fixed.stdout).into_owned();
-    let (links, ports) = (links(netns, pods), ports(node));
+    let rules_of_routing = of_both(netns, "rule show");
+    let fixed = of_both(netns, "neigh show dev antrea-gw0 nud permanent");
+    let (links, ports, firewall) = (links(netns, pods), ports(node), firewall(netns));
     format!(
-        "{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{rules:#?}\n{sets:#?}\n{judge:?}\n{settings:?}\n{rules_of_routing:#?}\n{fixed}"
+        "{links:#?}\n{ports:#?}\n{routes:#?}\n{fdb:#?}\n{firewall}\n{settings:?}\n{rules_of_routing:#?}\n{fixed:#?}"
     )
 }
 
