@@ -2,7 +2,7 @@
 # Runs a command as root on a Linux kernel of its own, which has Open vSwitch's datapath, with the programs of Debian 13.
 # The kernel is Debian's source built for User Mode Linux (ARCH=um): a process like any other, which needs neither
 # hardware virtualization nor modules of the host, and runs programs natively. One processor; no network.
-#   guest.sh [-t SECONDS] [-m MIB] [-d FOLDER] -- COMMAND [ARGUMENT...]
+#   guest.sh [-t SECONDS] [-m MIB] [-d FOLDER] [-a 'KERNEL ARGUMENTS'] -- COMMAND [ARGUMENT...]
 #   guest.sh -b        only makes kernel and root image (done on first use otherwise), each by guest.sh -k and -r FOLDER
 # FOLDER (default: the current one) is there read-write at the same path, and is where the command starts; every other
 # write is lost. stdout carries the command's stdout and stderr; its stdin is empty. The exit status is the command's, 124
@@ -45,11 +45,13 @@ build_root() {
 }
 
 limit=600 memory=768 folder=$PWD only_build=''
-while getopts t:m:d:bk:r: option; do
+arguments=()
+while getopts t:m:d:a:bk:r: option; do
 	case $option in
 		t) limit=$OPTARG ;;
 		m) memory=$OPTARG ;;
 		d) folder=$OPTARG ;;
+		a) read -ra arguments <<<"$OPTARG" ;;
 		b) only_build=1 ;;
 		k)
 			build_kernel "$OPTARG"
@@ -145,7 +147,7 @@ began=$EPOCHREALTIME status=0
 # All that it consists of ends with it: the kernel is one process, and each program in it one more.
 setpriv --pdeathsig TERM timeout --foreground -k 5 "$limit" unshare --pid --fork --kill-child \
 	"$image/linux" mem="${memory}M" root=/dev/root rootfstype=hostfs rootflags="$control" rw init=/first \
-	ubd0r="$image/root.sqfs" con=null con0=null,fd:4 con1=null,fd:3 quiet panic=-1 \
+	ubd0r="$image/root.sqfs" con=null con0=null,fd:4 con1=null,fd:3 quiet panic=-1 "${arguments[@]}" \
 	3> >(cat) 4>"$control/console" >"$control/early" 2>&1 </dev/null || status=$?
 if [[ -e $control/started ]]; then
 	awk -v a="$began" -v b="$(stat -c %.3Y "$control/started")" -v c="$EPOCHREALTIME" \

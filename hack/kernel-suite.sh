@@ -2,6 +2,7 @@
 # The node suite on Open vSwitch's kernel datapath, in a kernel of its own (guest.sh). All tests, with those that can run
 # nowhere else, unless arguments select some, as for any test binary.
 #   kernel-suite.sh NODE_SUITE_BINARY [TEST...]
+# Settings: GUEST_KERNEL='ARGUMENT...' for the kernel; GUEST_LIMIT=SECONDS.
 . "$(dirname "$0")/lib.sh"
 
 suite=$1
@@ -31,4 +32,4 @@ export ANTREA_TEST_DATAPATH=system ANTREA_TEST_CHURN=$churn ANTREA_TEST_ORDERS=$
 exec bin/node-suite --nocapture --include-ignored --test-threads=1 "\$@"
 END
 chmod +x "$stage/run"
-"$REPO/hack/guest.sh" -t "${GUEST_LIMIT:-3600}" -m 2000 -d "$stage" -- ./run "$@"
+"$REPO/hack/guest.sh" -t "${GUEST_LIMIT:-3600}" -m 2000 -a "${GUEST_KERNEL:-}" -d "$stage" -- ./run "$@"

@@ -7,8 +7,8 @@
 #   node      agents, CNI plugin and Open vSwitch on nodes that are namespaces (userspace datapath); runs beside check and unit
 #   kernel    what differs on the kernel datapath, in a kernel that is a process; runs beside them, too
 #   cluster   a real two-node Kubernetes: operator, one AntreaInstallation, pods, policies, and nothing left
-#   deny, ui, fuzz, bench   only in test-all: cargo-deny, Octant itself with its plugin, Headlamp's plugin in a browser,
-#             each fuzz target for ten minutes, all measurements
+#   noipv6, deny, ui, fuzz, bench   only in test-all: a kernel that was started with ipv6.disable=1, cargo-deny, Octant
+#             itself with its plugin, Headlamp's plugin in a browser, each fuzz target for ten minutes, all measurements
 # test.sh STAGE... runs only these. A stage that fails does not hide the others, except build; a table of stages and
 # times ends the run. Settings: FULL=1 (what test-all sets), LOGS=FOLDER (default: the cache).
 # shellcheck disable=SC2317 # stages are called by their names
@@ -22,11 +22,11 @@ mkdir -p "$LOGS"
 wanted=("$@")
 if ((${#wanted[@]} == 0)); then
 	wanted=(check unit node kernel cluster)
-	[[ -z $FULL ]] || wanted+=(deny ui fuzz bench)
+	[[ -z $FULL ]] || wanted+=(noipv6 deny ui fuzz bench)
 fi
 
 for stage in "${wanted[@]}"; do
-	[[ $stage == @(check|unit|node|kernel|cluster|deny|ui|fuzz|bench) ]] || die "there is no stage $stage"
+	[[ $stage == @(check|unit|node|kernel|cluster|noipv6|deny|ui|fuzz|bench) ]] || die "there is no stage $stage"
 done
 
 wants() {
@@ -48,7 +48,7 @@ stage_tools() {
 		hack/images.sh base
 	fi
 	if wants check; then hack/tools.sh dashboards; fi
-	if wants kernel; then hack/guest.sh -b; fi
+	if wants kernel noipv6; then hack/guest.sh -b; fi
 }
 
 stage_build() { cargo build --locked "${CI_BUILD[@]}" "${CI_TARGETS[@]}"; }
@@ -120,6 +120,14 @@ stage_kernel() {
 	# does not depend on the datapath.
 	[[ -z $FULL ]] || tests=(--skip hostile:: --skip mixed:: --skip antctl::)
 	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) hack/kernel-suite.sh "$(test_program node)" "${tests[@]}"
+}
+
+# What has pods on a kernel without IPv6, what judges them at the host, and what takes all of it away.
+NOIPV6_TESTS=(noipv6:: restart::an_agent_restart services::egress_policy_holds_for_endpoints_that_are_no_pods uninstall::)
+
+stage_noipv6() {
+	ANTREA_CNI_PLUGINS=$(hack/tools.sh cni) GUEST_KERNEL=ipv6.disable=1 \
+		hack/kernel-suite.sh "$(test_program node)" "${NOIPV6_TESTS[@]}"
 }
 
 # test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has and without one, and runs all of Kubernetes'
@@ -245,8 +253,8 @@ finished() {
 
 hack/deps.sh
 # The compiler leaves a core idle now and then, and Go's takes what is left.
-if wants check node kernel cluster; then start tools; fi
-if wants check unit node kernel cluster ui; then
+if wants check node kernel cluster noipv6; then start tools; fi
+if wants check unit node kernel cluster noipv6 ui; then
 	run build
 	[[ ${verdict[build]} == passed ]] || exit 1
 	ANTREA_BIN=$REPO/target/$TARGET/ci
@@ -264,7 +272,7 @@ finished kernel
 finished tools
 # From here on times matter: nothing else runs.
 if wants cluster; then run cluster; fi
-for stage in deny ui fuzz bench; do
+for stage in noipv6 deny ui fuzz bench; do
 	if wants "$stage"; then run "$stage"; fi
 done
 exit "$failed"

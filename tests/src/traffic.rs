@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -202,9 +202,10 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listens on all addresses of both families.
+    /// Listens on all addresses of the families that the kernel has.
     pub async fn open(netns: &str, port: u16) -> Self {
-        let bind = move || UdpSocket::bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+        let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+        let bind = move || UdpSocket::bind(&any.map(|any| SocketAddr::new(any, port))[..]);
         let socket = open(netns).run(bind).await.unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let (seen, stop) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));

@@ -30,6 +30,7 @@ mod mixed;
 mod native;
 mod newcomer;
 mod node_peers;
+mod noipv6;
 mod np_log;
 mod ovs;
 mod ownership;
