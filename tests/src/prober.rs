@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -43,8 +43,6 @@ const LINE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Source ports: a port comes again after minutes, when trackers have forgotten it.
 const PORTS: std::ops::Range<u16> = 10_000..65_000;
-
-const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A probe's end-to-end meaning, by the caller's numbers of ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,7 +136,7 @@ impl Prober {
             let (ready, is_ready) = std::sync::mpsc::channel();
             let end = Arc::new(Sender {
                 shared: shared.clone(),
-                source: place.source.unwrap_or(ANY),
+                source: place.source,
                 port: AtomicU16::new(PORTS.start + (number as u16) * 997),
             });
             let services = services.to_vec();
@@ -270,15 +268,26 @@ async fn serve(shared: &Arc<Shared>, address: IpAddr, services: &[(&'static str,
 
 struct Sender {
     shared: Arc<Shared>,
-    source: IpAddr,
+    /// None: what the route says.
+    source: Option<IpAddr>,
     port: AtomicU16,
 }
 
 impl Sender {
-    fn source(&self) -> SocketAddr {
+    /// The address to send from, towards another.
+    fn address(&self, to: IpAddr) -> IpAddr {
+        let any = || match to {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        self.source.unwrap_or_else(any)
+    }
+
+    /// That and a port.
+    fn source(&self, to: IpAddr) -> SocketAddr {
         let next = |port: u16| Some(if port + 1 >= PORTS.end { PORTS.start } else { port + 1 });
         let port = self.port.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        SocketAddr::new(self.source, port.unwrap_or(PORTS.start))
+        SocketAddr::new(self.address(to), port.unwrap_or(PORTS.start))
     }
 
     async fn obey(self: Arc<Self>, order: Order) {
@@ -309,10 +318,10 @@ impl Sender {
     async fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
         // A port may still be in use by a connection of the node itself.
         for _ in 0..4 {
-            let socket = TcpSocket::new_v4()?;
+            let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             // Closed by a reset: nothing lingers in either stack.
             socket.set_zero_linger()?;
-            if socket.bind(self.source()).is_ok() {
+            if socket.bind(self.source(to.ip())).is_ok() {
                 return socket.connect(to).await;
             }
         }
@@ -320,7 +329,7 @@ impl Sender {
     }
 
     async fn datagram(&self, to: SocketAddr, id: u64) -> std::io::Result<()> {
-        let socket = UdpSocket::bind(self.source()).await?;
+        let socket = UdpSocket::bind(self.source(to.ip())).await?;
         socket.connect(to).await?;
         let mut buffer = [0; 8];
         // Once more after a second, as TCP does: a full queue is no refusal.
@@ -335,32 +344,39 @@ impl Sender {
 
     /// ICMP by a raw socket, for which each probe has an identifier of its own.
     async fn echo(&self, to: SocketAddr, id: u64) -> std::io::Result<()> {
-        let SocketAddr::V4(to) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+        // Of IPv4 the header of 20 octets comes along, of IPv6 none. Types of request and answer (RFC 792, RFC 4443 §4).
+        let (domain, protocol, header, request, answer) = match to {
+            SocketAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 20, 8, 0),
+            SocketAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 0, 128, 129),
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::new(self.source, 0).into())?;
-        socket.connect(&SocketAddrV4::new(*to.ip(), 0).into())?;
+        socket.bind(&SocketAddr::new(self.address(to.ip()), 0).into())?;
+        socket.connect(&SocketAddr::new(to.ip(), 0).into())?;
         // To the runtime a socket is a socket.
         let socket = UdpSocket::from_std(socket.into())?;
         let [a, b, c, d] = (id as u32).to_be_bytes();
-        // Type 8, code 0, checksum, identifier, sequence (RFC 792).
-        let mut request = [8, 0, 0, 0, c, d, a, b];
-        let sum: u32 = request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-        let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
-        request[2..4].copy_from_slice(&sum.to_be_bytes());
+        // Type, code 0, checksum, which for IPv6 is the kernel's, identifier, sequence.
+        let mut request = [request, 0, 0, 0, c, d, a, b];
+        if to.is_ipv4() {
+            let sum: u32 =
+                request.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+            let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            request[2..4].copy_from_slice(&sum.to_be_bytes());
+        }
         loop {
             socket.send(&request).await?;
-            let answer = async {
+            let answered = async {
                 let mut buffer = [0; 128];
                 loop {
-                    // The header of 20 octets comes along.
                     let count = socket.recv(&mut buffer).await?;
-                    if count >= 28 && buffer[20] == 0 && buffer[24..28] == request[4..8] {
+                    let message = buffer[..count].get(header..).unwrap_or_default();
+                    if message.first() == Some(&answer) && message.get(4..8) == Some(&request[4..8]) {
                         return Ok(());
                     }
                 }
             };
-            if let Ok(result) = tokio::time::timeout(Duration::from_secs(1), answer).await {
+            if let Ok(result) = tokio::time::timeout(Duration::from_secs(1), answered).await {
                 return result;
             }
         }

@@ -1,35 +1,28 @@
 //! What can be reached under "deny all", by kind of address and by who tries: seen, written down in
-//! docs/reachability.md, and compared with it. A section of that file belongs to a datapath and a mode of kube-proxy,
-//! which is played by what it would configure. `ANTREA_TEST_WRITE=1` writes what was seen instead.
+//! docs/reachability.md, and compared with it. A section of that file belongs to a datapath, a family, and who serves Services:
+//! a mode of kube-proxy, which is played by what it would configure, or the agents. `ANTREA_TEST_WRITE=1` writes what was seen instead.
 
 mod document;
+mod serve;
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use self::document::{COLUMNS, COMMITTED, INTRODUCTION, ROWS, Seen, file, section, sections};
+use self::serve::{Addresses, Mode};
 use antrea_tests::lab::{Datapath, Lab, Pod, sh};
 use antrea_tests::oracle::Service;
 use antrea_tests::prober::{Pace, Place, Probe, Prober};
 use antrea_tests::raw;
 use antrea_tests::traffic::Sink;
-use netcfg::{MacAddr, Netns};
-use serde_json::json;
+use netcfg::{Family, MacAddr, Netns};
+use serde_json::{Value, json};
 
 /// Of the Services, kept by every translation; and of processes that no Service has.
 const SERVED: [(&str, u16); 2] = [("TCP", 7000), ("UDP", 7001)];
 const PLAIN: [(&str, u16); 2] = [("TCP", 7100), ("UDP", 7101)];
 /// Port of the datagram in the tunnel.
 const INNER: u16 = 7200;
-
-const CLUSTER_IP: &str = "10.96.0.10";
-const CLUSTER_IP_NODE: &str = "10.96.0.21";
-const CLUSTER_IP_OUTSIDE: &str = "10.96.0.23";
-const EXTERNAL: &str = "203.0.113.9";
-const HOST_PORT: &str = "192.0.2.77";
 
 /// How long a probe is given without the policy, and with it, where most do not arrive; and how often each is sent
 /// with it.
@@ -38,191 +31,22 @@ const UNDER: Duration = Duration::from_millis(1500);
 const ROUNDS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A mode of kube-proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Iptables,
-    Nftables,
-    Ipvs,
-}
-
-impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Iptables => "iptables",
-            Self::Nftables => "nftables",
-            Self::Ipvs => "ipvs",
-        }
-    }
-}
-
-/// A Service's address at a node.
-struct Front {
-    address: IpAddr,
-    endpoint: IpAddr,
-    /// Whether the endpoint is a process on a host, which listens on ports of its own.
-    process: bool,
-    /// Whether kube-proxy masquerades whoever comes by it.
-    masqueraded: bool,
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-impl Front {
-    fn to(&self, port: u16) -> SocketAddr {
-        // As SERVED to PLAIN.
-        SocketAddr::new(self.endpoint, if self.process { port + 100 } else { port })
-    }
-}
-
-fn fronts(lab: &Lab, index: usize, server: &Pod) -> Vec<Front> {
-    let front = |address, endpoint, masqueraded| {
-        let process = endpoint != server.ip;
-        Front { address, endpoint, process, masqueraded }
-    };
-    vec![
-        front(lab.nodes[index].ip.into(), server.ip, true),
-        front(ip(EXTERNAL), server.ip, true),
-        front(ip(CLUSTER_IP), server.ip, false),
-        front(ip(CLUSTER_IP_NODE), lab.nodes[0].ip.into(), false),
-        front(ip(CLUSTER_IP_OUTSIDE), lab.outside_ip().into(), false),
-    ]
-}
-
-/// Before the agents start: what a node has in this mode whatever its Services are.
-fn prepare(lab: &Lab, mode: Mode) {
-    for node in lab.nodes.iter().filter(|_| mode == Mode::Ipvs) {
-        let netns = &node.netns;
-        sh(&format!("ip -n {netns} link add kube-ipvs0 type dummy"));
-        for address in [CLUSTER_IP, CLUSTER_IP_NODE, CLUSTER_IP_OUTSIDE, EXTERNAL] {
-            sh(&format!("ip -n {netns} addr add {address}/32 dev kube-ipvs0"));
-        }
-        sh(&format!("ip netns exec {netns} sysctl -qw net.ipv4.vs.conntrack=1"));
-    }
-}
-
-fn proxy(lab: &Lab, index: usize, server: &Pod, mode: Mode) {
-    let netns = &lab.nodes[index].netns;
-    let fronts = fronts(lab, index, server);
-    let inside = format!("ip netns exec {netns}");
-    match mode {
-        Mode::Iptables => {
-            let mut rules = vec![
-                "-N PROXY".to_owned(),
-                "-A PREROUTING -j PROXY".to_owned(),
-                "-A OUTPUT -j PROXY".to_owned(),
-                "-N MASQ".to_owned(),
-                "-A POSTROUTING -j MASQ".to_owned(),
-                "-A MASQ -m mark ! --mark 0x4000/0x4000 -j RETURN".to_owned(),
-                "-A MASQ -j MARK --xor-mark 0x4000".to_owned(),
-                "-A MASQ -j MASQUERADE --random-fully".to_owned(),
-            ];
-            for (protocol, port) in SERVED {
-                for front in &fronts {
-                    let to = format!("-A PROXY -d {} -p {protocol} --dport {port}", front.address);
-                    if front.masqueraded {
-                        rules.push(format!("{to} -j MARK --or-mark 0x4000"));
-                    }
-                    rules.push(format!("{to} -j DNAT --to-destination {}", front.to(port)));
-                }
-            }
-            for rule in rules {
-                sh(&format!("{inside} iptables -w -t nat {rule}"));
-            }
-        }
-        Mode::Nftables => {
-            let mut rules = String::new();
-            for (protocol, port) in SERVED {
-                let protocol = protocol.to_lowercase();
-                for front in &fronts {
-                    let mark = if front.masqueraded { "meta mark set meta mark or 0x4000 " } else { "" };
-                    writeln!(
-                        rules,
-                        "ip daddr {} {protocol} dport {port} {mark}dnat to {}",
-                        front.address,
-                        front.to(port)
-                    )
-                    .unwrap();
-                }
-            }
-            let table = format!(
-                "table ip kube-proxy {{
-                    chain services {{ {rules} }}
-                    chain pre {{ type nat hook prerouting priority dstnat; jump services; }}
-                    chain out {{ type nat hook output priority -100; jump services; }}
-                    chain post {{ type nat hook postrouting priority srcnat;
-                        meta mark & 0x4000 == 0x4000 meta mark set meta mark xor 0x4000 masquerade fully-random; }}
-                }}"
-            );
-            let mut nft = Command::new("ip");
-            nft.args(["netns", "exec", netns, "nft", "-f", "-"]).stdin(Stdio::piped());
-            let mut nft = nft.spawn().unwrap();
-            nft.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
-            assert!(nft.wait().unwrap().success(), "{table}");
-        }
-        Mode::Ipvs => {
-            for (protocol, port) in SERVED {
-                let kind = if protocol == "TCP" { "-t" } else { "-u" };
-                for front in &fronts {
-                    sh(&format!("{inside} ipvsadm -A {kind} {}:{port} -s rr", front.address));
-                    sh(&format!(
-                        "{inside} ipvsadm -a {kind} {}:{port} -r {} -m",
-                        front.address,
-                        front.to(port)
-                    ));
-                    let chains: &[&str] = if front.masqueraded {
-                        &["PREROUTING", "OUTPUT"]
-                    } else {
-                        &["OUTPUT ! -s 10.244.0.0/16"]
-                    };
-                    for chain in chains {
-                        sh(&format!(
-                            "{inside} iptables -w -t nat -A {chain} -d {} -p {protocol} --dport {port} -j MARK \
-                             --or-mark 0x4000",
-                            front.address
-                        ));
-                    }
-                }
-            }
-            let masquerade = "POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE";
-            sh(&format!("{inside} iptables -w -t nat -A {masquerade}"));
-        }
-    }
-    // portmap's, whatever kube-proxy does.
-    for (protocol, port) in SERVED.into_iter().filter(|_| index == 0) {
-        for chain in ["PREROUTING", "OUTPUT"] {
-            let to = format!("-A {chain} -d {HOST_PORT} -p {protocol} --dport {port}");
-            if chain == "PREROUTING" {
-                sh(&format!(
-                    "{inside} iptables -w -t nat {to} -s {} -j MARK --or-mark 0x2000",
-                    lab.nodes[index].pod_cidr
-                ));
-            }
-            sh(&format!("{inside} iptables -w -t nat {to} -j DNAT --to-destination {}", server.ip));
-        }
-    }
-    if index == 0 {
-        sh(&format!("{inside} iptables -w -t nat -A POSTROUTING -m mark --mark 0x2000/0x2000 -j MASQUERADE"));
-    }
-}
-
 /// A datagram for the isolated pod from a free pod of the other node, as a peer would send it; with both addresses that
 /// a tunnelled frame may have.
-fn tunnelled(lab: &Lab, from: &Pod, to: &Pod) -> (u16, Vec<Vec<u8>>) {
+fn tunnelled(lab: &Lab, (from, to): (&Pod, &Pod), case: Case) -> (u16, Vec<Vec<u8>>) {
     let node = lab.nodes[0].ip.octets();
     let macs = [
         MacAddr([0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]),
         MacAddr([0x0e, 0x04, node[0], node[1], node[2], node[3]]),
     ];
     // VNI 0: VXLAN's flag says that it is valid (RFC 7348 §5), Geneve's protocol that a frame follows (RFC 8926 §3.4).
-    let (port, header) = match Datapath::here() {
+    let (port, header) = match case.datapath {
         Datapath::Userspace => (4789, [8, 0, 0, 0, 0, 0, 0, 0]),
         Datapath::System => (6081, [0, 0, 0x65, 0x58, 0, 0, 0, 0]),
     };
     let mac: MacAddr = from.mac.parse().unwrap();
-    let frame = |to_mac| [&header[..], &raw::udp((mac, from.ip), (to_mac, to.ip), INNER)].concat();
+    let ip = |pod: &Pod| pod.ip_of(case.family);
+    let frame = |to_mac| [&header[..], &raw::udp((mac, ip(from)), (to_mac, ip(to)), INNER)].concat();
     (port, macs.into_iter().map(frame).collect())
 }
 
@@ -287,11 +111,55 @@ impl World {
     }
 }
 
-async fn under_deny_all(mode: Mode) {
+/// What a section is about.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    datapath: Datapath,
+    mode: Mode,
+    family: Family,
+}
+
+impl Case {
+    fn here(mode: Mode, family: Family) -> Self {
+        Self { datapath: Datapath::here(), mode, family }
+    }
+
+    /// Heading of its section.
+    fn name(self) -> String {
+        let datapath = match self.datapath {
+            Datapath::System => "kernel",
+            Datapath::Userspace => "userspace",
+        };
+        let family = if self.family == Family::V6 { ", IPv6" } else { "" };
+        format!("Open vSwitch's {datapath} datapath, {}{family}", self.mode)
+    }
+
+    async fn lab(self) -> Lab {
+        let mut config = Vec::<(&str, Value)>::new();
+        if self.datapath != Datapath::here() {
+            config.push(("ovsDatapathType", json!("netdev")));
+        }
+        if self.mode == Mode::Agents {
+            config.push(("featureGates", json!({"AntreaProxy": true})));
+            config.push(("antreaProxy", json!({"proxyAll": true})));
+        }
+        if self.family == Family::V6 {
+            config.push(("serviceCIDRv6", json!("fd00:10:96::/112")));
+        }
+        let mut lab = Lab::without_agents(2, &config).await;
+        if self.family == Family::V6 {
+            lab.add_ipv6();
+        }
+        serve::prepare(&lab, self.mode);
+        lab.start_agents().await;
+        lab
+    }
+}
+
+async fn under_deny_all(case: Case) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut lab = Lab::without_agents(2, &[]).await;
-    prepare(&lab, mode);
-    lab.start_agents().await;
+    let mut lab = case.lab().await;
+    let family = case.family;
     let pod = |lab: &mut Lab, index: usize, name: &str, app: &str| {
         lab.put_pod(index, name, &[("app", app)], None);
         lab.add_pod(index, name)
@@ -303,17 +171,15 @@ async fn under_deny_all(mode: Mode) {
         pod(&mut lab, 0, "nearfree", "free"),
         pod(&mut lab, 1, "farfree", "free"),
     ];
-    for index in 0..2 {
-        proxy(&lab, index, &server, mode);
-    }
-    sh(&format!("ip -n {} addr add {HOST_PORT}/32 dev lo", lab.nodes[0].netns));
-    let (outside, nodes): (_, [IpAddr; 2]) = (lab.outside(), [0, 1].map(|index| lab.nodes[index].ip.into()));
-    let by_the_node = [EXTERNAL, HOST_PORT, CLUSTER_IP, CLUSTER_IP_NODE, CLUSTER_IP_OUTSIDE];
-    for to in by_the_node.map(str::to_owned).into_iter().chain([lab.nodes[0].pod_cidr.clone()]) {
+    let addresses = Addresses::of(family);
+    serve::serve(&lab, case.mode, server.ip_of(family));
+    sh(&format!("ip -n {} addr add {} dev lo", lab.nodes[0].netns, addresses.host_port));
+    let (outside, nodes) = (lab.outside(), [0, 1].map(|index| lab.node_ip(index, family)));
+    let by_the_node = addresses.all().map(|address| address.to_string());
+    for to in by_the_node.into_iter().chain([lab.pod_cidr(0, family)]) {
         sh(&format!("ip -n {outside} route add {to} via {}", nodes[0]));
     }
-
-    sh(&format!("ip -n {} route add {HOST_PORT} via {}", lab.nodes[1].netns, nodes[0]));
+    sh(&format!("ip -n {} route add {} via {}", lab.nodes[1].netns, addresses.host_port, nodes[0]));
 
     let end = |netns: &str, address: IpAddr| Place {
         netns: Some(netns.to_owned()),
@@ -321,11 +187,11 @@ async fn under_deny_all(mode: Mode) {
         address,
         constant: Vec::new(),
     };
-    let outside_ip = IpAddr::from(lab.outside_ip());
-    let mut places: Vec<Place> = clients.iter().map(|pod| end(&pod.netns, pod.ip)).collect();
+    let outside_ip = lab.outside_of(family);
+    let mut places: Vec<Place> = clients.iter().map(|pod| end(&pod.netns, pod.ip_of(family))).collect();
     places.extend([0, 1].map(|index| end(&lab.nodes[index].netns, nodes[index])));
     places.push(end(&outside, outside_ip));
-    places.push(end(&server.netns, server.ip));
+    places.push(end(&server.netns, server.ip_of(family)));
     let netns = std::array::from_fn(|column| places[column].netns.clone().unwrap());
     let target = |places: &mut Vec<Place>, address: IpAddr| {
         places.push(Place { netns: None, source: None, address, constant: Vec::new() });
@@ -334,14 +200,14 @@ async fn under_deny_all(mode: Mode) {
     let (served, plain): ([Service; 2], [Service; 2]) = (SERVED.map(Some), PLAIN.map(Some));
     let api = |port| vec![Some(("TCP", port))];
     let rows = vec![
-        (target(&mut places, server.ip), served.to_vec()),
-        (target(&mut places, ip(CLUSTER_IP)), served.to_vec()),
+        (target(&mut places, server.ip_of(family)), served.to_vec()),
+        (target(&mut places, addresses.cluster_ip), served.to_vec()),
         (target(&mut places, nodes[0]), served.to_vec()),
         (target(&mut places, nodes[1]), served.to_vec()),
-        (target(&mut places, ip(HOST_PORT)), served.to_vec()),
-        (target(&mut places, ip(EXTERNAL)), served.to_vec()),
-        (target(&mut places, ip(CLUSTER_IP_NODE)), served.to_vec()),
-        (target(&mut places, ip(CLUSTER_IP_OUTSIDE)), served.to_vec()),
+        (target(&mut places, addresses.host_port), served.to_vec()),
+        (target(&mut places, addresses.external), served.to_vec()),
+        (target(&mut places, addresses.cluster_ip_node), served.to_vec()),
+        (target(&mut places, addresses.cluster_ip_outside), served.to_vec()),
         (target(&mut places, nodes[0]), plain.to_vec()),
         (target(&mut places, nodes[1]), plain.to_vec()),
         (target(&mut places, outside_ip), plain.to_vec()),
@@ -354,9 +220,24 @@ async fn under_deny_all(mode: Mode) {
         rows,
         netns,
         sink: Sink::open(&server.netns, INNER).await,
-        tunnel: tunnelled(&lab, &clients[3], &server),
-        node: nodes[0],
+        tunnel: tunnelled(&lab, (&clients[3], &server), case),
+        // Nodes tunnel by their first addresses.
+        node: lab.nodes[0].ip.into(),
     };
+    let served_to = |row: usize, from: usize| {
+        let (to, services) = &world.rows[row];
+        services.iter().map(move |service| (Probe { from, to: *to, service: *service }, UNDER))
+    };
+    // Agents serve a moment after the objects are there, each in its own time.
+    let begin = Instant::now();
+    loop {
+        let probes = [(1, 2), (2, 2), (1, 3), (3, 3), (5, 3), (7, 2), (7, 3)];
+        let probes = probes.into_iter().flat_map(|(row, from)| served_to(row, from));
+        if world.prober.probe(probes).await.iter().all(|outcome| outcome.arrived) {
+            break;
+        }
+        assert!(begin.elapsed() < LIMIT, "Services are not served");
+    }
     let before = world.look(2, BEFORE).await;
 
     lab.put_policy(
@@ -377,11 +258,7 @@ async fn under_deny_all(mode: Mode) {
     }
     let under = world.look(ROUNDS, UNDER).await;
 
-    let datapath = match Datapath::here() {
-        Datapath::System => "kernel",
-        Datapath::Userspace => "userspace",
-    };
-    let name = format!("Open vSwitch's {datapath} datapath, kube-proxy in {} mode", mode.name());
+    let name = case.name();
     let table = section(&name, &before, &under);
     println!("## {name}\n\n{table}");
     if std::env::var_os("ANTREA_TEST_WRITE").is_some() {
@@ -399,16 +276,38 @@ async fn under_deny_all(mode: Mode) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_deny_all_beside_iptables() {
-    under_deny_all(Mode::Iptables).await;
+    under_deny_all(Case::here(Mode::Iptables, Family::V4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_deny_all_beside_iptables_in_ipv6() {
+    under_deny_all(Case::here(Mode::Iptables, Family::V6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_deny_all_beside_nftables() {
-    under_deny_all(Mode::Nftables).await;
+    under_deny_all(Case::here(Mode::Nftables, Family::V4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_deny_all_without_kube_proxy() {
+    under_deny_all(Case::here(Mode::Agents, Family::V4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_deny_all_without_kube_proxy_in_ipv6() {
+    under_deny_all(Case::here(Mode::Agents, Family::V6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the kernel module ip_vs: runs in the virtual machine"]
 async fn under_deny_all_beside_ipvs() {
-    under_deny_all(Mode::Ipvs).await;
+    under_deny_all(Case::here(Mode::Ipvs, Family::V4)).await;
+}
+
+/// The machine that has ip_vs has the kernel's datapath too.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kernel module ip_vs: runs in the virtual machine"]
+async fn under_deny_all_beside_ipvs_in_userspace() {
+    under_deny_all(Case { datapath: Datapath::Userspace, mode: Mode::Ipvs, family: Family::V4 }).await;
 }

@@ -43,8 +43,20 @@ pub(super) const NOTES: &[(&[&str], &[&str], &[&str], &str)] = &[
     (
         &["NodePort at the pod's node", "external address", "hostPort"],
         &["process of the node"],
-        &["kernel", "ipvs"],
+        &["kernel", "ipvs", "no kube-proxy"],
         "a process of the node is exempt by whichever of its addresses it reaches the pod",
+    ),
+    (
+        &["ClusterIP of an address outside"],
+        &["outside"],
+        &["no kube-proxy"],
+        "no pod is addressed; it is its own endpoint, and the node by whose way it goes masquerades it",
+    ),
+    (
+        &["ClusterIP of an address outside"],
+        &["outside"],
+        &["IPv6"],
+        "it is its own endpoint, by way of a node: a datagram comes back to it, a handshake does not",
     ),
     (
         &["ClusterIP of an address outside"],
@@ -84,13 +96,14 @@ A pod `isolated` runs on a node; a NetworkPolicy selects it, allows nothing in a
 is called free below. Each cell says whether whoever heads its column reaches the address of its row.
 
 - `no`: the policy forbids it. The same probes arrived before the policy was there.
-- `yes`: it arrives all the same; the note says why that is right.
+- `yes`: it arrives all the same, `partly` by UDP or by TCP alone; the note says why that is right.
 - `never`: it does not arrive, with or without a policy.
 
 This file is written by the node suite from what it sees (`tests/tests/node/reachability.rs`, run with
 `ANTREA_TEST_WRITE=1`), and the suite fails when what it sees is something else. Every cell stands for TCP and UDP
 probes, three of each; the tunnel's for datagrams, the API ports' for TCP alone. kube-proxy is played by what it would
-configure in its mode. The policy of native rules, the pods' own node and ICMP are no matter here.
+configure in its mode; without one the agents serve Services. Sections are about IPv4 unless they say IPv6. The policy of
+native rules, the pods' own node and ICMP are no matter here.
 ";
 
 /// Which cells are reached; for each whether by all of its services, or by some.
