@@ -2,13 +2,16 @@
 //!
 //! An answer is let go only when policy knows what it says: a rule that denies would else come after the connection that it
 //! is about. What cannot be known in time, or read, is not let go, and the pod asks again.
+//!
+//! A TCP stream waits from the segment on that completes an answer: of a pod that has an answer to wait for nothing that came
+//! later goes before it, for it may be the same segment again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use antrea_enforce::dns::Remembered;
-use antrea_packet::{DnsAnswer, DnsPacket};
+use antrea_packet::{DnsAnswer, DnsPacket, DnsStreams};
 use openflow::PacketIn2;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
@@ -54,15 +57,19 @@ impl PolicyHandle {
     pub async fn follow_dns(&self, dataplane: &Dataplane, settings: DnsSettings, metrics: &DnsMetrics) {
         let mut queue = dataplane.subscribe(Subscriber::Dns);
         let mut packets = Vec::with_capacity(TOGETHER);
+        let mut streams = DnsStreams::default();
         while queue.recv_many(&mut packets, TOGETHER).await > 0 {
             let begin = Instant::now();
-            let (mut answers, mut waiting) = (Vec::new(), Vec::new());
+            let (mut answers, mut waiting) = (Vec::new(), Vec::<Held>::new());
             for packet in packets.drain(..) {
-                let Some((held, found)) = read(&packet, settings.mtu) else {
-                    metrics.answered(Outcome::Malformed, begin.elapsed());
-                    continue;
+                let (held, found) = match read(&packet, &mut streams, settings.mtu, begin) {
+                    Ok(read) => read,
+                    Err(outcome) => {
+                        metrics.answered(outcome, begin.elapsed());
+                        continue;
+                    }
                 };
-                if found.is_empty() {
+                if found.is_empty() && waiting.iter().all(|before| before.ofport != held.ofport) {
                     deliver(dataplane, held, begin, metrics).await;
                 } else {
                     answers.extend(found);
@@ -82,7 +89,10 @@ impl PolicyHandle {
                     answers = waiting.len(),
                     "rules could not have DNS's answers in time: pods have to ask again"
                 );
-                waiting.iter().for_each(|_| metrics.answered(Outcome::NotRealized, begin.elapsed()));
+                for held in waiting {
+                    streams.forget(held.ofport);
+                    metrics.answered(Outcome::NotRealized, begin.elapsed());
+                }
             }
         }
     }
@@ -144,17 +154,26 @@ fn recalled(record: Record, now: Duration) -> Vec<Remembered> {
     record.into_iter().map(|(name, all)| Remembered { name, addresses: addresses(all) }).collect()
 }
 
-/// The answer that a packet-in brings, and what it tells; `None` of what must not be let go.
-fn read(packet: &PacketIn2, mtu: usize) -> Option<(Held, Vec<DnsAnswer>)> {
-    let ofport = antrea_flows::dns_receiver(packet)?;
-    let (found, outcome) = match antrea_packet::dns(&packet.packet) {
-        DnsPacket::Answers(found) => (found, Outcome::Delivered),
-        DnsPacket::Partly(found) => (found, Outcome::PartlyRead),
-        DnsPacket::Malformed => return None,
-    };
-    // The packet does not come to a card any more that could do the rest.
-    let frames = antrea_packet::without_offload(&packet.packet, mtu)?;
-    Some((Held { ofport, frames, outcome }, found))
+/// What a packet-in brings for its receiver, and what it tells; what becomes of it where nothing is to be let go.
+fn read(
+    packet: &PacketIn2,
+    streams: &mut DnsStreams,
+    mtu: usize,
+    now: Instant,
+) -> Result<(Held, Vec<DnsAnswer>), Outcome> {
+    let ofport = antrea_flows::dns_receiver(packet).ok_or(Outcome::Malformed)?;
+    match streams.read(ofport, &packet.packet, now) {
+        DnsPacket::Answers(found) => {
+            // The packet does not come to a card any more that could do the rest.
+            let frames = antrea_packet::without_offload(&packet.packet, mtu).ok_or(Outcome::Malformed)?;
+            Ok((Held { ofport, frames, outcome: Outcome::Delivered }, found))
+        }
+        DnsPacket::Ended(reset) => {
+            Ok((Held { ofport, frames: vec![reset], outcome: Outcome::Ended }, Vec::new()))
+        }
+        DnsPacket::Early => Err(Outcome::Early),
+        DnsPacket::Malformed => Err(Outcome::Malformed),
+    }
 }
 
 async fn deliver(dataplane: &Dataplane, held: Held, begin: Instant, metrics: &DnsMetrics) {

@@ -1,11 +1,14 @@
 //! What DNS tells the receiver of a packet.
 
+mod stream;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use simple_dns::rdata::{RData, SVCB, SVCParam};
 use simple_dns::{Name, Packet, PacketFlag};
 
+pub use self::stream::DnsStreams;
 use crate::headers::{TCP, UDP, segment, word};
 
 /// Octets of a message's header (RFC 1035 §4.1.1).
@@ -31,41 +34,25 @@ pub struct DnsAnswer {
 pub enum DnsPacket {
     /// These answers and nothing else; none where it is about no addresses.
     Answers(Vec<DnsAnswer>),
-    /// These answers, and a part of a TCP stream that cannot be read by itself.
-    Partly(Vec<DnsAnswer>),
-    /// A UDP packet that is no DNS message.
+    /// A segment of a stream in which something before it is missing. It will be sent again.
+    Early,
+    /// A stream that cannot be read, and the frame that ends it for its receiver.
+    Ended(Vec<u8>),
+    /// A packet that is no DNS message.
     Malformed,
 }
 
-/// Reads a frame from a server's port.
+/// Reads a frame of UDP from a server's port.
 ///
 /// An answer's addresses are those of all its A and AAAA records, and the hints of its SVCB and HTTPS records (RFC 9460
 /// §7.3): resolvers differ in whether they look at the owners of records, and what the receiver may take for an address of
 /// the name has to be known as one.
-pub fn dns(frame: &[u8]) -> DnsPacket {
-    match payload(frame) {
-        Some((UDP, message)) => match message_of(message) {
-            Some(answer) => DnsPacket::Answers(answer.into_iter().collect()),
-            None => DnsPacket::Malformed,
-        },
-        Some((TCP, stream)) => of_stream(stream),
-        _ => DnsPacket::Malformed,
+fn dns(frame: &[u8]) -> DnsPacket {
+    let message = payload(frame).filter(|(protocol, _)| *protocol == UDP);
+    match message.and_then(|(_, message)| message_of(message)) {
+        Some(answer) => DnsPacket::Answers(answer.into_iter().collect()),
+        None => DnsPacket::Malformed,
     }
-}
-
-/// Messages in TCP have their length before them (RFC 1035 §4.2.2).
-fn of_stream(mut stream: &[u8]) -> DnsPacket {
-    let mut answers = Vec::new();
-    while !stream.is_empty() {
-        let message = word(stream, 0).and_then(|length| stream.get(2..2 + usize::from(length)));
-        let Some((message, answer)) = message.and_then(|message| Some((message, message_of(message)?)))
-        else {
-            return DnsPacket::Partly(answers);
-        };
-        answers.extend(answer);
-        stream = &stream[2 + message.len()..];
-    }
-    DnsPacket::Answers(answers)
 }
 
 /// `None` if it is no message, and `Some(None)` if it tells no addresses.

@@ -4,7 +4,7 @@
 //!  frame ─► parse ──► Headers ─► build ─► frame            Traceflow
 //!  frame ─► refuse ─► TCP reset, or ICMP "prohibited"      action Reject
 //!  frame ─► unreachable ─► TCP reset, or ICMP "no port"    a Service without endpoints
-//!  frame ─► dns ──► names and addresses                    peers by FQDN
+//!  frame ─► DnsStreams ─► names and addresses              peers by FQDN
 //! ```
 //!
 //! # Invariants
@@ -16,7 +16,7 @@ mod headers;
 mod offload;
 mod refusal;
 
-pub use dns::{DnsAnswer, DnsPacket, dns};
+pub use dns::{DnsAnswer, DnsPacket, DnsStreams};
 pub use headers::{Headers, ICMP, ICMPV6, TCP, Transport, UDP, build, parse};
 pub use offload::without_offload;
 pub use refusal::{refuse, unreachable};

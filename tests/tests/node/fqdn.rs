@@ -1,8 +1,9 @@
 //! Domain names in policies: a pod is let through to what DNS told it, at once and no longer than it holds, and to nothing
 //! else; and it is kept from what it must not reach before it can try.
 
-use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+mod server;
+mod streams;
+
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +12,9 @@ use std::time::{Duration, Instant};
 use antrea_tests::lab::{Datapath, Lab, Pod, eventually, sh};
 use antrea_tests::traffic::Stream;
 use netcfg::Netns;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use self::server::{Dns, Record, ask_by_tcp, query};
 use crate::native::put;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,126 +46,6 @@ fn open(netns: &str) -> Netns {
     Netns::open(format!("/run/netns/{netns}")).unwrap()
 }
 
-#[derive(Clone, Debug)]
-enum Record {
-    Address(IpAddr, u32),
-    Alias(String),
-    /// No DNS message at all.
-    Garbage,
-}
-
-/// A DNS server that knows what it is told to.
-#[derive(Clone, Default)]
-struct Dns {
-    records: Arc<Mutex<HashMap<String, Vec<Record>>>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for Dns {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn encoded(name: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    for label in name.split('.') {
-        octets.push(label.len() as u8);
-        octets.extend(label.as_bytes());
-    }
-    octets.push(0);
-    octets
-}
-
-fn query(name: &str, kind: u16) -> Vec<u8> {
-    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    message.extend(encoded(name));
-    message.extend(kind.to_be_bytes());
-    message.extend([0, 1]);
-    message
-}
-
-impl Dns {
-    /// Serves in a namespace.
-    async fn start(netns: &str, address: SocketAddr) -> Self {
-        let dns = Self::default();
-        let bind = move || (UdpSocket::bind(address).unwrap(), TcpListener::bind(address).unwrap());
-        let (udp, tcp) = open(netns).run(bind).await.unwrap();
-        udp.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        tcp.set_nonblocking(true).unwrap();
-        let (records, stop) = (dns.records.clone(), dns.stop.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 512];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((size, from)) = udp.recv_from(&mut buffer) {
-                    let _ = udp.send_to(&answer(&records.lock(), &buffer[..size]), from);
-                }
-            }
-        });
-        let (records, stop) = (dns.records.clone(), dns.stop.clone());
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let Ok((mut stream, _)) = tcp.accept() else {
-                    std::thread::sleep(Duration::from_millis(5));
-                    continue;
-                };
-                stream.set_nonblocking(false).unwrap();
-                stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-                let mut length = [0; 2];
-                if stream.read_exact(&mut length).is_ok() {
-                    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-                    if stream.read_exact(&mut message).is_ok() {
-                        let answer = answer(&records.lock(), &message);
-                        let _ =
-                            stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat());
-                    }
-                }
-            }
-        });
-        dns
-    }
-
-    fn tell(&self, name: &str, records: Vec<Record>) {
-        self.records.lock().insert(name.to_owned(), records);
-    }
-}
-
-fn answer(known: &HashMap<String, Vec<Record>>, query: &[u8]) -> Vec<u8> {
-    let (mut at, mut name) = (12, String::new());
-    while query[at] != 0 {
-        let label = &query[at + 1..at + 1 + usize::from(query[at])];
-        name = format!("{name}{}{}", if name.is_empty() { "" } else { "." }, String::from_utf8_lossy(label));
-        at += 1 + label.len();
-    }
-    let kind = u16::from_be_bytes([query[at + 1], query[at + 2]]);
-    let (mut answers, mut count, mut owner) = (Vec::new(), 0u16, name.clone());
-    for record in known.get(&name.to_lowercase()).into_iter().flatten() {
-        let (of, ttl, data) = match record {
-            Record::Address(IpAddr::V4(ip), ttl) if kind == A => (A, *ttl, ip.octets().to_vec()),
-            Record::Address(IpAddr::V6(ip), ttl) if kind == AAAA => (AAAA, *ttl, ip.octets().to_vec()),
-            Record::Address(..) => continue,
-            Record::Alias(to) => (CNAME, 60, encoded(to)),
-            Record::Garbage => return b"nothing that anybody could read as DNS".to_vec(),
-        };
-        answers.extend(encoded(&owner));
-        answers.extend(of.to_be_bytes());
-        answers.extend([0, 1]);
-        answers.extend(ttl.to_be_bytes());
-        answers.extend((data.len() as u16).to_be_bytes());
-        answers.extend(&data);
-        count += 1;
-        if let Record::Alias(to) = record {
-            owner.clone_from(to);
-        }
-    }
-    let mut message = query[..at + 5].to_vec();
-    message[2..4].copy_from_slice(&[0x81, 0x80]);
-    message[6..8].copy_from_slice(&count.to_be_bytes());
-    message[8..12].fill(0);
-    message.extend(answers);
-    message
-}
-
 /// Whether a pod gets an answer of the server, and how long it takes.
 async fn ask(pod: &str, server: IpAddr, name: &str, kind: u16) -> Option<Duration> {
     let message = query(name, kind);
@@ -177,20 +58,6 @@ async fn ask(pod: &str, server: IpAddr, name: &str, kind: u16) -> Option<Duratio
         socket.recv(&mut [0; 2048]).ok().map(|_| begin.elapsed())
     };
     open(pod).run(attempt).await.unwrap()
-}
-
-/// The same by TCP.
-async fn ask_by_tcp(pod: &str, name: &str, kind: u16) -> bool {
-    let message = query(name, kind);
-    let attempt = move || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&(SERVER, 53).into(), PATIENCE)?;
-        stream.set_read_timeout(Some(ANSWERED))?;
-        stream.write_all(&[&(message.len() as u16).to_be_bytes(), &message[..]].concat())?;
-        let mut length = [0; 2];
-        stream.read_exact(&mut length)?;
-        stream.read_exact(&mut vec![0; usize::from(u16::from_be_bytes(length))])
-    };
-    open(pod).run(attempt).await.unwrap().is_ok()
 }
 
 /// One attempt to connect.
@@ -358,7 +225,7 @@ async fn a_pod_reaches_what_dns_told_it_at_once_and_nothing_else() {
     assert!(ask(pod, SERVER, "many.wild.example", AAAA).await.is_some());
     assert!(reaches(pod, v6(5)).await);
     assert!(!reaches(pod, v4(7)).await);
-    assert!(ask_by_tcp(pod, "tcp.wild.example", A).await, "no answer by TCP");
+    ask_by_tcp(pod, "tcp.wild.example", A, ANSWERED).await.expect("an answer by TCP");
     assert!(reaches(pod, v4(7)).await);
     // What cannot be read is not let go.
     assert!(ask(&free.netns, SERVER, "garbage.wild.example", A).await.is_some());

@@ -14,8 +14,10 @@ const HELD_SECONDS: &[f64] = &[0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 
 pub enum Outcome {
     /// It went on, known.
     Delivered,
-    /// It went on, and is a part of a TCP stream that cannot be read by itself.
-    PartlyRead,
+    /// It is of a TCP stream that cannot be read: the connection was ended in its place.
+    Ended,
+    /// Something before it in its TCP stream is missing: it is lost, and will be sent again.
+    Early,
     /// Rules could not have its addresses in time, or the bridge did not take it: it is lost.
     NotRealized,
     /// It is no DNS message: it is lost.
@@ -23,12 +25,13 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [Self; 4] = [Self::Delivered, Self::PartlyRead, Self::NotRealized, Self::Malformed];
+    const ALL: [Self; 5] = [Self::Delivered, Self::Ended, Self::Early, Self::NotRealized, Self::Malformed];
 
     fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::PartlyRead => "partly_read",
+            Self::Ended => "ended",
+            Self::Early => "early",
             Self::NotRealized => "not_realized",
             Self::Malformed => "malformed",
         }
@@ -54,8 +57,9 @@ impl DnsMetrics {
             answers: metrics.counter_vec(
                 "antrea_agent_dns_answers_total",
                 "Packets from DNS servers to Pods that rules with domain names apply to, by what became of them: they went \
-                 on when rules had their addresses (\"delivered\"), went on although they are only a part of a TCP stream \
-                 (\"partly_read\"), are lost because rules could not have them in time (\"not_realized\"), or because they \
+                 on when rules had their addresses (\"delivered\"), were replaced by a reset because their TCP stream \
+                 cannot be read (\"ended\"), are lost because something before them in their TCP stream is missing \
+                 (\"early\"), because rules could not have their addresses in time (\"not_realized\"), or because they \
                  are no DNS messages (\"malformed\").",
                 &["outcome"],
             )?,
