@@ -1,5 +1,5 @@
 //! Time and memory of the first computation, for cluster shapes that Antrea's own benchmark uses
-//! (`networkpolicy_controller_perf_test.go`) and one more, and how both grow with the size.
+//! (`networkpolicy_controller_perf_test.go`) and two more, and how both grow with the size.
 //!
 //! ```text
 //! cargo bench -p antrea-policy --bench shapes                       a table
@@ -96,6 +96,8 @@ fn child(shape: &str, scale: &str, order: &str) -> io::Result<()> {
         for policy in &chunk.policies {
             errors += index.apply_network_policy(policy).len();
         }
+        chunk.tiers.iter().for_each(|tier| index.apply_tier(tier));
+        chunk.natives.iter().for_each(|policy| index.apply_native(policy));
         spent += start.elapsed();
         if errors == 0 { Ok(()) } else { Err(io::Error::other("the input is wrong")) }
     };
@@ -107,6 +109,12 @@ fn child(shape: &str, scale: &str, order: &str) -> io::Result<()> {
     let mut tally = Tally::default();
     index.drain_with(|change| tally.count(&change));
     spent += start.elapsed();
+    // Native policies are computed only then.
+    for (namespace, name) in index.take_computed() {
+        if index.native(&namespace, &name).is_none_or(|policy| !policy.errors.is_empty()) {
+            return Err(io::Error::other("the input is wrong"));
+        }
+    }
 
     let micros = event(shape, scale, &mut index)?;
 

@@ -3,8 +3,10 @@
 use std::io;
 
 use antrea_policy::{
+    crd,
     k8s::{
-        Namespace, NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec, Pod, PodIps,
+        IntOrString, Namespace, NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer,
+        NetworkPolicySpec, Pod, PodIps,
     },
     labels::{LabelSelector, Labels},
 };
@@ -15,7 +17,12 @@ pub(crate) struct Chunk {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) policies: Vec<NetworkPolicy>,
+    pub(crate) tiers: Vec<crd::Tier>,
+    pub(crate) natives: Vec<crd::Policy>,
 }
+
+/// Tiers of native policies.
+const TIERS: usize = 20;
 
 /// A figure of the Go original (measured on another machine of the same kind) and a goal.
 pub(crate) struct Mark {
@@ -36,7 +43,7 @@ const fn mark(peer: f64, goal: f64) -> Option<Mark> {
     Some(Mark { peer, goal })
 }
 
-pub(crate) const SHAPES: [Shape; 5] = [
+pub(crate) const SHAPES: [Shape; 6] = [
     Shape {
         name: "25k namespaces, 4 pods and 3 policies each",
         seconds: mark(6.9, 0.7),
@@ -116,6 +123,30 @@ pub(crate) const SHAPES: [Shape; 5] = [
             }
         },
     },
+    Shape {
+        name: "1k namespaces, 100 pods each, 10k ClusterNetworkPolicies in 20 tiers",
+        seconds: None,
+        megabytes: None,
+        units: 1_000,
+        make: |m, i| {
+            let company = |i: usize| [("company".to_owned(), format!("company-{}", i / 10))];
+            let namespace = m.namespace(i, &company(i));
+            if i == 0 {
+                (0..TIERS).for_each(|tier| m.tier(tier));
+            }
+            for app in 0..10 {
+                let labels = |app: usize| [("app".to_owned(), format!("scale-{}", app % 10))];
+                // Each applies to the pods of an application in its namespace, lets those of another of the company in, and
+                // keeps the next company out.
+                let within = [("app".to_owned(), namespace.clone())];
+                let (from, others) = ((&labels(app + 1)[..], &company(i)[..]), company(i + 10));
+                m.native(i * 10 + app, (&labels(app), &within), from, &others);
+                for replica in 0..10 {
+                    m.pod(&namespace, &format!("pod-{app}-{replica}"), &labels(app));
+                }
+            }
+        },
+    },
 ];
 
 impl Shape {
@@ -132,7 +163,7 @@ impl Shape {
         let mut maker = Maker { chunk: Chunk::default(), pods, seed };
         for unit in 0..units {
             (self.make)(&mut maker, unit);
-            if maker.chunk.pods.len() + maker.chunk.policies.len() > 2_000 {
+            if maker.chunk.pods.len() + maker.chunk.policies.len() + maker.chunk.natives.len() > 2_000 {
                 sink(std::mem::take(&mut maker.chunk))?;
             }
         }
@@ -227,4 +258,60 @@ impl Maker {
             },
         });
     }
+
+    fn tier(&mut self, number: usize) {
+        if !self.pods {
+            let priority = i64::try_from(number).unwrap_or_default() * 10 + 3;
+            self.chunk.tiers.push(crd::Tier { name: tier_of(number), priority });
+        }
+    }
+
+    /// A policy for the pods of some namespaces that allows one port from some peers and drops what others send.
+    fn native(
+        &mut self,
+        number: usize,
+        (pods, namespaces): (Pairs<'_>, Pairs<'_>),
+        (from, of): (Pairs<'_>, Pairs<'_>),
+        others: Pairs<'_>,
+    ) {
+        if self.pods {
+            return;
+        }
+        let (a, b) = (self.random(), self.random());
+        let port = crd::Port { port: Some(IntOrString::Int(8080)), ..crd::Port::default() };
+        let allowed = crd::Peer {
+            pod_selector: Some(selector(from)),
+            namespace_selector: Some(selector(of)),
+            ..crd::Peer::default()
+        };
+        let denied = crd::Peer { namespace_selector: Some(selector(others)), ..crd::Peer::default() };
+        let rule = |action: &str, ports, peer| crd::Rule {
+            action: action.into(),
+            ports,
+            from: vec![peer],
+            ..crd::Rule::default()
+        };
+        let applied_to = crd::AppliedTo {
+            pod_selector: Some(selector(pods)),
+            namespace_selector: Some(selector(namespaces)),
+            ..crd::AppliedTo::default()
+        };
+        self.chunk.natives.push(crd::Policy {
+            namespace: Box::default(),
+            name: format!("acnp-{number}").into(),
+            uid: format!("{a:08x}-0000-4000-8000-{:04x}{b:08x}", self.seed & 0xffff).into(),
+            generation: 1,
+            spec: crd::PolicySpec {
+                tier: tier_of(number),
+                priority: f64::from(u32::try_from(number % 500).unwrap_or_default()) + 1.0,
+                applied_to: vec![applied_to],
+                ingress: vec![rule("Allow", vec![port], allowed), rule("Drop", Vec::new(), denied)],
+                ..crd::PolicySpec::default()
+            },
+        });
+    }
+}
+
+fn tier_of(policy: usize) -> Box<str> {
+    format!("tier-{}", policy % TIERS).into()
 }

@@ -105,7 +105,7 @@ const SECTIONS: &[Section] = &[
     },
     Section {
         name: "policy",
-        about: "policy computation for clusters of four shapes",
+        about: "policy computation for clusters of six shapes",
         run: |report| Box::pin(cargo::shapes(report)),
     },
     Section {
