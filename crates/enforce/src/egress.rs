@@ -4,7 +4,7 @@
 //! back to the bridge and to policy, unless it is a pod of a node that is reached without a tunnel; that and any other
 //! is met by the host alone, whose rules the agent makes of this.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ impl Reconciler {
         let rules =
             self.policies.values().flat_map(|realised| realised.policy.rules.iter().zip(&realised.slots));
         rules.filter(move |(spec, _)| spec.direction == direction).flat_map(move |(spec, slot)| {
-            let ids = HashMap::values(slot);
+            let ids = slot.values();
             ids.filter_map(move |id| Some((spec, self.realizer.as_ref()?.rule(*id)?)))
         })
     }

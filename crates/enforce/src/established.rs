@@ -11,7 +11,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antrea_flows::policy::{Action, Class, Direction, Frontend, Peers, PortRange, Protocol, Rule, Service};
+use antrea_flows::policy::{
+    Action, Class, Direction, Frontend, Peers, PortRange, Protocol, Rule, Service, SortedMap,
+};
 use ipnet::IpNet;
 
 use crate::reconciler::{Realised, Reconciler};
@@ -186,7 +188,7 @@ impl Reconciler {
 
     /// Rules of a policy that are in force.
     fn rules_of<'a>(&'a self, realised: &'a Realised) -> impl Iterator<Item = &'a Rule> {
-        let ids = realised.slots.iter().flat_map(HashMap::values);
+        let ids = realised.slots.iter().flat_map(SortedMap::values);
         ids.filter_map(|id| self.realizer.as_ref()?.rule(*id))
     }
 }

@@ -118,7 +118,7 @@ impl Reconciler {
         for (name, realised) in self.policies.iter().filter(|(name, _)| !Self::is_last_life(name)) {
             let rules = realised.policy.rules.iter().zip(&realised.slots).enumerate();
             let marks = rules.flat_map(|(at, (rule, slot))| {
-                slot.iter().map(move |(services, id)| (mark(at, rule.direction, services), *id))
+                slot.into_iter().map(move |(services, id)| (mark(at, rule.direction, services), *id))
             });
             ids.0.insert(name.clone(), marks.collect());
         }

@@ -5,12 +5,14 @@
 //! for each attachment, whether it was isolated, and whether native rules denied something of its traffic. A pod that was,
 //! and is not by what is known now, allows nothing until the controller still knows the pod, or its interface is gone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use antrea_flows::policy::{Action, Class, Direction, Peers, Realizer, Rule, RuleChange};
+use antrea_flows::policy::{
+    Action, Class, Direction, Peers, Realizer, Rule, RuleChange, SortedMap, SortedSet,
+};
 
 use crate::kept::Way;
 use crate::pods::{Attachment, PortOwner};
@@ -102,7 +104,7 @@ impl Reconciler {
                 rule.class == Class::K8s && rule.direction == direction && rule.pods.contains_key(&ofport)
             })
         };
-        let has = |realised: &&Realised| realised.slots.iter().flat_map(HashMap::values).any(isolates);
+        let has = |realised: &&Realised| realised.slots.iter().flat_map(SortedMap::values).any(isolates);
         self.policies.values().filter(has).map(|realised| realised.policy.source.clone()).collect()
     }
 
@@ -151,12 +153,12 @@ impl Reconciler {
                 let (_, ips) = self.pods.get(&owner.pod).find(|(known, _)| *known == ofport)?;
                 Some((ofport, ips.clone()))
             });
-            let pods: BTreeMap<_, _> = owned.collect();
+            let pods: SortedMap<_, _> = owned.collect();
             if !pods.is_empty() {
                 match self.ids.take(now) {
                     Some(id) => {
                         let (class, action) = (Class::K8s, Action::Allow);
-                        let (peers, services) = (Peers::Of(BTreeSet::new()), Vec::new());
+                        let (peers, services) = (Peers::Of(SortedSet::new()), Vec::new());
                         let rule = Rule { id, direction, class, action, pods, peers, services, logs: false };
                         changes.push(RuleChange::Upsert(rule));
                         slot.insert(Vec::new(), id);
@@ -166,7 +168,7 @@ impl Reconciler {
             }
             slots.push(slot);
         }
-        for id in before.into_iter().flat_map(|old| old.slots).flat_map(HashMap::into_values) {
+        for id in before.into_iter().flat_map(|old| old.slots).flat_map(SortedMap::into_values) {
             changes.push(RuleChange::Remove(id));
             self.release_id(id, now);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use antrea_api::selection::PodSelection;
-use antrea_flows::policy::{Direction, Realizer, Rule, RuleChange, RuleError, Service};
+use antrea_flows::policy::{Direction, Realizer, Rule, RuleChange, RuleError, Service, SortedMap};
 use antrea_flows::{Diff, EncapMode, Network, Table};
 use openflow::Flow;
 
@@ -28,7 +28,7 @@ use crate::spec::Policy;
 use crate::tally::Counted;
 
 /// Ids of a rule's variants, by what they say.
-pub(crate) type Slot = HashMap<Vec<Service>, u32>;
+pub(crate) type Slot = SortedMap<Vec<Service>, u32>;
 
 /// A policy whose rules have ids.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct Realised {
 impl Realised {
     /// Traffic of this node's ports that its rules isolate.
     fn ways(&self, realizer: &Realizer, replaced: &HashMap<u32, Rule>) -> BTreeSet<Way> {
-        let ids = self.slots.iter().flat_map(HashMap::values);
+        let ids = self.slots.iter().flat_map(SortedMap::values);
         let rules = ids.filter_map(|id| realizer.rule(*id).or_else(|| replaced.get(id)));
         rules.flat_map(|rule| rule.pods.keys().map(|ofport| (*ofport, rule.direction))).collect()
     }
@@ -157,7 +157,7 @@ impl Reconciler {
     /// The policy that a rule in force comes from, for people.
     pub fn source_of(&self, rule: u32) -> Option<&Arc<str>> {
         let has =
-            |realised: &&Realised| realised.slots.iter().flat_map(HashMap::values).any(|id| *id == rule);
+            |realised: &&Realised| realised.slots.iter().flat_map(SortedMap::values).any(|id| *id == rule);
         self.policies.values().find(has).map(|realised| &realised.policy.source)
     }
 
@@ -238,7 +238,7 @@ impl Reconciler {
         self.realizer = Some(realizer);
         if !ids.is_empty() {
             let has = |realised: &Realised| {
-                realised.slots.iter().flat_map(HashMap::values).any(|id| ids.contains(id))
+                realised.slots.iter().flat_map(SortedMap::values).any(|id| ids.contains(id))
             };
             let refused = self.policies.iter().filter(|(_, realised)| has(realised));
             self.refused.extend(refused.map(|(name, _)| name.clone()));

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::{
-    Action, Class, Direction, NamedPort, NamedService, Peers, PodIps, Rule, Service, resolve_named_ports,
+    Action, Class, Direction, NamedPort, NamedService, Peers, PodIps, Rule, Service, SortedSet,
+    resolve_named_ports,
 };
 use ipnet::IpNet;
 
@@ -31,6 +32,7 @@ impl Variant {
     pub(crate) fn rule(self, id: u32, spec: &RuleSpec, (class, action): (Class, Action)) -> Rule {
         let Self { services, pods, peers } = self;
         let RuleSpec { direction, logs, .. } = *spec;
+        let pods = pods.into_iter().collect();
         Rule { id, direction, class, action, pods, peers, services, logs }
     }
 }
@@ -133,12 +135,12 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
             for (services, found) in resolve_named_ports(&spec.services, blocks.chain(members).chain(told)) {
                 let at = place(&services);
                 nets.entry(at).or_default().extend(found);
-                let peers = Peers::Of(BTreeSet::new());
+                let peers = Peers::Of(SortedSet::new());
                 by_services.insert(at, Variant { services, pods: unheard.clone(), peers });
             }
             for (at, nets) in nets {
                 if let Some(variant) = by_services.get_mut(&at) {
-                    variant.peers = of(nets);
+                    variant.peers = of(nets.into_iter().collect());
                 }
             }
             if !by_services.is_empty() {
@@ -159,7 +161,7 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
     }
     let mut variants: Vec<Variant> = by_services.into_values().collect();
     if !unheard.is_empty() {
-        let peers = Peers::Of(BTreeSet::new());
+        let peers = Peers::Of(SortedSet::new());
         variants.push(Variant { services: Vec::new(), pods: unheard, peers });
     }
     variants
@@ -172,7 +174,7 @@ fn peers(spec: &RuleSpec, facts: Facts<'_>) -> Peers {
         return match targets {
             Some(targets) => Peers::Services(targets),
             // Where these are is not known, or what is sent to them cannot be told from other packets.
-            None if spec.action == Action::Allow => Peers::Of(BTreeSet::new()),
+            None if spec.action == Action::Allow => Peers::Of(SortedSet::new()),
             None => Peers::Any,
         };
     }
@@ -187,7 +189,7 @@ fn peers(spec: &RuleSpec, facts: Facts<'_>) -> Peers {
     of(nets)
 }
 
-fn of(nets: BTreeSet<IpNet>) -> Peers {
+fn of(nets: SortedSet<IpNet>) -> Peers {
     let whole = |v6| nets.iter().any(|net| net.prefix_len() == 0 && matches!(net, IpNet::V6(_)) == v6);
     if whole(false) && whole(true) { Peers::Any } else { Peers::Of(nets) }
 }

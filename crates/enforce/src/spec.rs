@@ -10,12 +10,11 @@
 
 mod reader;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use antrea_api::controlplane::{self, GroupMember, ObjectReference};
-use antrea_flows::policy::{Action, Direction, NamedPort, NamedService, PodIps, Protocol};
+use antrea_flows::policy::{Action, Direction, NamedPort, NamedService, PodIps, Protocol, SortedSet};
 use antrea_policy::cidr;
 use ipnet::IpNet;
 
@@ -66,7 +65,7 @@ pub struct RuleSpec {
     /// no other peers and no services of their own.
     pub to_services: Vec<Arc<str>>,
     /// Further peers; exceptions are subtracted.
-    pub nets: BTreeSet<IpNet>,
+    pub nets: SortedSet<IpNet>,
     /// Alternatives; empty is all traffic.
     pub services: Vec<NamedService>,
     /// Whether its decisions are logged.
@@ -135,6 +134,7 @@ impl Policy {
         }
         let mut reader = Reader::default();
         policy.rules = if native { reader.native(message) } else { reader.k8s(message) };
+        policy.rules.shrink_to_fit();
         policy.problems = reader.into_problems();
         policy
     }
@@ -200,7 +200,7 @@ impl RuleSpec {
             groups: Vec::new(),
             fqdns: Vec::new(),
             to_services: Vec::new(),
-            nets: BTreeSet::new(),
+            nets: SortedSet::new(),
             services: Vec::new(),
             logs: false,
             label: None,

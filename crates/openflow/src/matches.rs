@@ -8,7 +8,10 @@ use crate::field::Prereq;
 use crate::{CtState, Field, OxmId, PortNo, SubField};
 
 /// One field of a match. Bits of `value` outside `mask` are zero.
+///
+/// Packed, for a third of it would be padding, and there are some for each flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(Rust, packed)]
 pub struct MatchField {
     /// Which field.
     pub field: Field,
@@ -166,7 +169,7 @@ impl Match {
     /// The first field that no packet of the matched protocol has, such as a TCP port without `.tcp()`. The
     /// switch refuses such a match (`OFPBMC_BAD_PREREQ`).
     pub fn unmet_prerequisite(&self) -> Option<Field> {
-        let is = |field, values: &[u128]| self.get(field).is_some_and(|m| values.contains(&m.value));
+        let is = |field, values: &[u128]| self.get(field).is_some_and(|m| values.contains(&{ m.value }));
         let ip = |proto| is(Field::EthType, &[0x0800, 0x86dd]) && is(Field::NwProto, &[proto]);
         let icmp6 = |types: &[u128]| {
             is(Field::EthType, &[0x86dd]) && is(Field::NwProto, &[58]) && is(Field::Icmpv6Type, types)

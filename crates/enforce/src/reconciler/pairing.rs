@@ -1,6 +1,8 @@
 //! Which rule of a policy's new form goes on with the ids of which rule of the old.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use antrea_flows::policy::SortedMap;
 
 use super::{Realised, Slot};
 use crate::spec::Policy;
@@ -38,5 +40,5 @@ pub(super) fn pair(old: Option<Realised>, policy: &Policy) -> (Vec<Slot>, BTreeS
         }
     }
     let slots_now = (0..count).map(|at| paired.remove(&at).unwrap_or_default()).collect();
-    (slots_now, slots.into_iter().flatten().flat_map(HashMap::into_values).collect())
+    (slots_now, slots.into_iter().flatten().flat_map(SortedMap::into_values).collect())
 }

@@ -328,10 +328,10 @@ fn named_ports_mean_what_each_member_says_and_isolate_the_rest() {
     node.event(named("Out"));
     let rules = node.rules();
     assert_eq!(rules.len(), 1, "{rules:?}");
-    assert_eq!(rules[0].peers, Peers::Of(BTreeSet::from(["10.0.1.1/32".parse().unwrap()])));
+    assert_eq!(rules[0].peers, Peers::Of(["10.0.1.1/32".parse().unwrap()].into()));
     // Nobody has the name any more: still isolated.
     node.event(address_patch("g", vec![], vec![member("x", &["10.0.1.1"])]));
-    assert_eq!(node.rules()[0].peers, Peers::Of(BTreeSet::new()));
+    assert_eq!(node.rules()[0].peers, Peers::Of([].into()));
     assert_eq!(node.rules()[0].pods.len(), 3);
 }
 

@@ -85,9 +85,10 @@ impl Reader {
     /// The rules of a Kubernetes policy.
     pub(super) fn k8s(&mut self, message: &controlplane::NetworkPolicy) -> Vec<RuleSpec> {
         let (mut rules, mut isolating) = (Vec::new(), Vec::new());
+        let of_policy = named(&message.applied_to_groups);
         for (i, rule) in message.rules.iter().enumerate() {
             self.at = i;
-            for rule in self.k8s_rule(rule, &applied_to(message, rule)) {
+            for rule in self.k8s_rule(rule, &applied_to(rule, &of_policy)) {
                 if rule.says_nothing() {
                     // One that only isolates does what many do, and there is no other limit to their number.
                     if isolating.contains(&rule) {
@@ -122,6 +123,7 @@ impl Reader {
         }
         match self.allowed(rule, peer) {
             Ok(Some((services, nets))) => {
+                let nets = nets.into_iter().collect();
                 vec![RuleSpec { groups: groups(peer), nets, services, ..isolate(direction) }]
             }
             Ok(None) => vec![isolate(direction)],
@@ -142,10 +144,11 @@ impl Reader {
             }
         };
         let (mut rules, mut denying_all): (Vec<RuleSpec>, Vec<RuleSpec>) = (Vec::new(), Vec::new());
+        let of_policy = named(&message.applied_to_groups);
         for (i, rule) in message.rules.iter().enumerate() {
             self.at = i;
-            for rule in self.native_rule(rule, &applied_to(message, rule), place) {
-                if rule.denies() && rule.services.is_empty() && rule.nets == everybody() {
+            for rule in self.native_rule(rule, &applied_to(rule, &of_policy), place) {
+                if rule.denies() && rule.services.is_empty() && rule.nets.iter().eq(&everybody()) {
                     // The first of them leaves nothing to others, and there is no other limit to their number.
                     let same = |known: &RuleSpec| {
                         (known.direction, &known.applied_to) == (rule.direction, &rule.applied_to)
@@ -236,7 +239,7 @@ impl Reader {
             groups: groups.clone(),
             fqdns: fqdns.clone(),
             to_services: to_services.clone(),
-            nets: nets.clone(),
+            nets: nets.iter().copied().collect(),
             services: services.clone(),
             logs: rule.enable_logging,
             label: Some(&*rule.log_label).filter(|label| !label.is_empty()).map(Into::into),
@@ -378,9 +381,13 @@ impl Reader {
     }
 }
 
-fn applied_to(policy: &controlplane::NetworkPolicy, rule: &NetworkPolicyRule) -> Vec<Arc<str>> {
+/// A rule's AppliedToGroups. Rules share the names of those of their policy.
+fn applied_to(rule: &NetworkPolicyRule, of_policy: &[Arc<str>]) -> Vec<Arc<str>> {
     let of_rule = &rule.applied_to_groups;
-    let names = if of_rule.is_empty() { &policy.applied_to_groups } else { of_rule };
+    if of_rule.is_empty() { of_policy.to_vec() } else { named(of_rule) }
+}
+
+fn named(names: &[String]) -> Vec<Arc<str>> {
     names.iter().map(|name| name.as_str().into()).collect()
 }
 
@@ -394,7 +401,7 @@ fn sides(rule: &NetworkPolicyRule) -> Result<(Direction, &NetworkPolicyPeer), &s
 }
 
 fn groups(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
-    peer.address_groups.iter().map(|name| name.as_str().into()).collect()
+    named(&peer.address_groups)
 }
 
 /// Domain names in the form in which they are compared.

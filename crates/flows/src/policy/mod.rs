@@ -31,6 +31,7 @@ mod own;
 mod place;
 mod probe;
 mod realizer;
+mod sorted;
 mod target;
 
 use std::{
@@ -51,6 +52,7 @@ pub use error::RuleError;
 pub use named::{NamedService, resolve_named_ports};
 pub use probe::{PROBE_RULE, probe};
 pub use realizer::Realizer;
+pub use sorted::{SortedMap, SortedSet};
 
 /// Where a rule stands in the order of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +79,7 @@ pub enum Peers {
     Any,
     /// These addresses, without host bits ([`IpNet::trunc`]); what a policy excepts is already subtracted.
     /// Nobody if empty.
-    Of(BTreeSet<IpNet>),
+    Of(SortedSet<IpNet>),
     /// Whoever is behind these Services, for what is sent to the Service. Of egress rules without services of their own, and
     /// where the bridge serves Services. Nobody if empty.
     Services(Targets),
@@ -148,7 +150,7 @@ pub struct Rule {
     /// What happens to matching packets.
     pub action: Action,
     /// Pods of this node that the rule applies to: OpenFlow port → addresses.
-    pub pods: BTreeMap<u32, PodIps>,
+    pub pods: SortedMap<u32, PodIps>,
     /// The other end. A Kubernetes rule with nobody there only isolates its pods.
     pub peers: Peers,
     /// Alternatives; empty is all traffic.

@@ -1,10 +1,12 @@
 //! The policy of datapath probes: an isolated receiver that one sender reaches at one port.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use openflow::Flow;
 
-use super::{Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, RuleError, Service};
+use super::{
+    Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, RuleError, Service, SortedMap,
+};
 use crate::{Network, PodInterface};
 
 /// Id of the only rule. Those of policies are given from 1 on, so that none of them is this one, nor are its flows those of
@@ -28,7 +30,7 @@ pub fn probe(
         direction: Direction::In,
         class: Class::K8s,
         action: Action::Allow,
-        pods: BTreeMap::from([(receiver.ofport, receiver.ips.iter().copied().collect())]),
+        pods: SortedMap::from([(receiver.ofport, receiver.ips.iter().copied().collect())]),
         peers: Peers::Of(senders.iter().map(|ip| (*ip).into()).collect()),
         services: vec![Service::to(Protocol::Tcp, PortRange::single(port))],
         logs: false,

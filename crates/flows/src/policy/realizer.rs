@@ -49,8 +49,8 @@ pub struct Realizer {
     /// Flows that mark what is sent to Services, with the number of members that want each; of several with one key the
     /// first is there.
     marks: HashMap<FlowKey, BTreeMap<u32, (Flow, u32)>, RandomState>,
-    /// Flows that belong to one rule.
-    own: HashMap<FlowKey, Flow, RandomState>,
+    /// Flows that belong to one rule, with its id: what they are follows from the rule.
+    own: HashMap<FlowKey, u32, RandomState>,
     /// What each flow touched by the change at hand was before.
     journal: HashMap<FlowKey, Option<Flow>, RandomState>,
 }
@@ -263,11 +263,12 @@ impl Realizer {
         }
         for flow in own::flows(&self.net, rule) {
             let key = flow.key();
-            self.touch(&key);
             if add {
-                self.own.insert(key, flow);
-            } else {
-                self.own.remove(&key);
+                self.touch(&key);
+                self.own.insert(key, rule.id);
+            } else if self.own.remove(&key).is_some() {
+                // The rule is not among the others any more.
+                self.journal.entry(key).or_insert(Some(flow));
             }
         }
     }
@@ -276,9 +277,7 @@ impl Realizer {
     fn refresh(&mut self, old: &Rule, now: &Rule) {
         if is_active(now) && is_active(old) {
             for flow in own::flows(&self.net, now) {
-                let key = flow.key();
-                self.touch(&key);
-                self.own.insert(key, flow);
+                self.own.insert(flow.key(), now.id);
             }
         }
     }
@@ -444,8 +443,10 @@ impl Realizer {
 
     /// What the flow with this key is now.
     fn current(&self, key: &FlowKey) -> Option<Flow> {
-        if let Some(flow) = self.own.get(key) {
-            return Some(flow.clone());
+        if let Some(rule) = self.own.get(key).and_then(|id| self.rules.get(id)) {
+            let flow = own::flows(&self.net, rule).into_iter().find(|flow| flow.key() == *key);
+            // Of two equal matches the one that is kept.
+            return flow.map(|flow| flow.matching(key.matches.clone()));
         }
         if let Some((flow, _)) = self.marks.get(key).and_then(|flows| flows.values().next()) {
             return Some(flow.clone());

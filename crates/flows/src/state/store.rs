@@ -60,7 +60,7 @@ pub struct Staged {
 
 /// What the store had before a change, in the order in which it changed.
 #[derive(Debug, Default)]
-pub struct Undo(Vec<(Arc<Key>, Option<Held>)>);
+pub struct Undo(Vec<(Arc<Key>, Option<Box<Held>>)>);
 
 impl Undo {
     /// Messages that take back what [`super::Steps::before`] did, where the rest of some changes, given in their order,
@@ -74,7 +74,7 @@ impl Undo {
             if !seen.insert(&**key) {
                 continue;
             }
-            back.push(match held {
+            back.push(match held.as_deref() {
                 Some(Held { body: Body::Meter(meter), .. }) => {
                     Message::MeterMod { command: MeterCommand::Modify, meter: meter.clone() }
                 }
@@ -89,7 +89,8 @@ impl Undo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Body {
     Flow(FlowBody),
-    Group(Group),
+    /// Boxed, for it is large, and few are.
+    Group(Box<Group>),
     Meter(Meter),
 }
 
@@ -135,7 +136,7 @@ impl Body {
     fn of(entry: &Entry) -> Self {
         match entry {
             Entry::Meter(meter) => Body::Meter(meter.clone()),
-            Entry::Group(group) => Body::Group(group.clone()),
+            Entry::Group(group) => Body::Group(Box::new(group.clone())),
             Entry::Flow(flow) => Body::Flow(FlowBody {
                 cookie: flow.cookie,
                 idle_timeout: flow.idle_timeout,
@@ -150,7 +151,7 @@ impl Body {
     fn is(&self, entry: &Entry) -> bool {
         match (self, entry) {
             (Body::Meter(meter), Entry::Meter(other)) => meter == other,
-            (Body::Group(group), Entry::Group(other)) => group == other,
+            (Body::Group(group), Entry::Group(other)) => **group == *other,
             (Body::Flow(body), Entry::Flow(flow)) => body.is(flow),
             _ => false,
         }
@@ -159,7 +160,7 @@ impl Body {
     fn join(&self, key: &Key) -> Option<Entry> {
         Some(match (self, key) {
             (Body::Meter(meter), _) => Entry::Meter(meter.clone()),
-            (Body::Group(group), _) => Entry::Group(group.clone()),
+            (Body::Group(group), _) => Entry::Group((**group).clone()),
             (Body::Flow(body), Key::Flow(key)) => Entry::Flow(body.join(key)),
             (Body::Flow(_), _) => return None,
         })
@@ -177,7 +178,8 @@ struct Held {
 /// Owners may want the same entry; it goes when the last of them stops to.
 #[derive(Debug, Default)]
 pub struct BridgeStore {
-    entries: HashMap<Arc<Key>, Held, RandomState>,
+    /// Boxed, for up to half of a table is empty.
+    entries: HashMap<Arc<Key>, Box<Held>, RandomState>,
     owned: HashMap<Owner, HashSet<Arc<Key>, RandomState>, RandomState>,
     /// Flows by table.
     counts: BTreeMap<u8, usize>,
@@ -273,7 +275,7 @@ impl BridgeStore {
                     (shared.clone(), Held { owners, body: Body::of(entry) })
                 }
             };
-            let before = self.put(&shared, Some(held));
+            let before = self.put(&shared, Some(Box::new(held)));
             undo.0.push((shared, before));
         }
         for shared in gone {
@@ -322,7 +324,7 @@ impl BridgeStore {
     }
 
     /// Sets or removes an entry with its owners, keeps the indices, and returns what was there.
-    fn put(&mut self, key: &Arc<Key>, held: Option<Held>) -> Option<Held> {
+    fn put(&mut self, key: &Arc<Key>, held: Option<Box<Held>>) -> Option<Box<Held>> {
         let owners = held.as_ref().map(|held| held.owners.clone()).unwrap_or_default();
         let there = held.is_some();
         let before = match held {
@@ -407,7 +409,7 @@ impl BridgeStore {
             see(Key::Flow(flow.key()), &is, learned.has(flow));
         }
         for group in &found.groups {
-            see(Key::Group(group.id), &|body| matches!(body, Body::Group(other) if other == group), false);
+            see(Key::Group(group.id), &|body| matches!(body, Body::Group(other) if **other == *group), false);
         }
         for meter in &found.meters {
             see(Key::Meter(meter.id), &|body| matches!(body, Body::Meter(other) if other == meter), false);

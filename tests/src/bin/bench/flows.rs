@@ -4,14 +4,13 @@
 //! No two policies share a peer, which is the most flows that so many peers can be. Policies apply to the 110
 //! pods that a node has at most, in turn.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use antrea_flows::config::{Datapath, EncapMode, Gateway, NodeConfig, Tunnel, TunnelKind};
 use antrea_flows::policy::{
-    Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, RuleChange, Service,
+    Action, Class, Direction, Peers, PortRange, Protocol, Realizer, Rule, RuleChange, Service, SortedMap,
 };
 use antrea_flows::{Network, Round};
 use anyhow::{Context, ensure};
@@ -73,7 +72,7 @@ fn rule(shape: &Shape, number: u32) -> Rule {
         direction: Direction::In,
         class,
         action: Action::Allow,
-        pods: BTreeMap::from([(pod + 1, [pod_ip].into_iter().collect())]),
+        pods: SortedMap::from([(pod + 1, [pod_ip].into_iter().collect())]),
         peers: Peers::Of(peers.collect()),
         services: vec![Service::to(Protocol::Tcp, PortRange::single(80))],
         logs: false,
