@@ -6,16 +6,18 @@
 //! `ANTREA_TEST_RANDOM_SECONDS` (60) says how long, `ANTREA_TEST_RANDOM_SEED` which sequence of changes.
 
 mod judge;
+mod members;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use self::judge::{Judge, May};
-use antrea_tests::lab::{Datapath, Lab, NETWORK_POLICIES, sh};
-use antrea_tests::oracle::{End, PodFacts, Service, World};
+use self::members::{Member, members, vocabulary};
+use antrea_tests::lab::{Datapath, Lab, NETWORK_POLICIES};
+use antrea_tests::oracle::{End, Service, World};
 use antrea_tests::prober::{Outcome, Pace, Place, Probe, Prober};
 use antrea_tests::random::{Dice, Vocabulary};
+use netcfg::Family;
 use serde_json::json;
 
 /// What is probed beside ICMP. A policy may name other ports.
@@ -60,107 +62,9 @@ impl Load {
     }
 }
 
-struct Member {
-    place: Place,
-    /// As senders and as receivers policy sees them.
-    sender: End,
-    receiver: End,
-    /// The node of a pod, or which node this is.
-    node: Option<usize>,
-    is_node: bool,
-}
-
 fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
-}
-
-/// Pods of three namespaces on two nodes, the nodes, and addresses outside.
-fn members(lab: &mut Lab, world: &World) -> Vec<Member> {
-    let mut members = Vec::new();
-    let namespaces: Vec<&String> = world.namespaces.keys().collect();
-    for (number, (name, labels)) in world.pods.iter().enumerate() {
-        let ports = if number % 2 == 0 {
-            vec![("web", "TCP", 7000), ("dns", "UDP", 7001)]
-        } else {
-            vec![("web", "TCP", 7001), ("dns", "UDP", 7000)]
-        };
-        // Neighbours in name are of different nodes, and of each namespace some are of each node.
-        let (index, namespace) = (number % 2, namespaces[number / 2 % namespaces.len()].clone());
-        let facts = PodFacts { name: name.clone(), namespace, ports };
-        lab.put_pod_of(index, &facts, labels);
-        let pod = lab.add_pod(index, name);
-        let end = End { address: pod.ip, pod: Some(facts) };
-        let place = Place { netns: Some(pod.netns), source: None, address: pod.ip, constant: Vec::new() };
-        members.push(Member { place, sender: end.clone(), receiver: end, node: Some(index), is_node: false });
-    }
-    for (index, node) in lab.nodes.iter().enumerate() {
-        // To pods its processes send from the gateway's address.
-        let gateway: IpAddr = [10, 244, index as u8 + 1, 1].into();
-        let (sender, receiver) =
-            (End { address: gateway, pod: None }, End { address: node.ip.into(), pod: None });
-        let place = Place {
-            netns: Some(node.netns.clone()),
-            source: None,
-            address: node.ip.into(),
-            constant: Vec::new(),
-        };
-        members.push(Member { place, sender, receiver, node: Some(index), is_node: true });
-    }
-    let outside = lab.outside();
-    for node in &lab.nodes {
-        sh(&format!("ip -n {outside} route add {} via {}", node.pod_cidr, node.ip));
-    }
-    for address in ["198.51.100.9", "198.51.100.130"] {
-        sh(&format!("ip -n {outside} addr add {address}/32 dev underlay0"));
-    }
-    for address in [lab.outside_ip().into(), [198, 51, 100, 9].into(), [198, 51, 100, 130].into()] {
-        let end = End { address, pod: None };
-        let place =
-            Place { netns: Some(outside.clone()), source: Some(address), address, constant: Vec::new() };
-        members.push(Member { place, sender: end.clone(), receiver: end, node: None, is_node: false });
-    }
-    members
-}
-
-/// Blocks that hold some of the members and miss others, and what may be excepted.
-fn vocabulary(lab: &Lab, members: &[Member]) -> Vocabulary {
-    let pods: Vec<String> = members
-        .iter()
-        .filter(|member| member.sender.pod.is_some())
-        .map(|member| format!("{}/32", member.sender.address))
-        .collect();
-    let of = |node: &str| -> Vec<String> {
-        let inside = pods.iter().filter(|pod| pod.starts_with(node)).cloned();
-        inside.chain([format!("{node}0/29"), format!("{node}128/25")]).collect()
-    };
-    let all = ["10.244.0.0/16", "10.244.2.0/24", "172.31.0.0/16", "198.51.100.128/25", "198.51.100.9/32"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(pods.clone())
-        .collect();
-    let outside = lab.outside_ip().octets();
-    let underlay = format!("172.31.{}.", outside[2]);
-    let mut blocks = vec![
-        ("0.0.0.0/0".to_owned(), all),
-        ("10.244.0.0/16".to_owned(), [of("10.244.1."), of("10.244.2.")].concat()),
-        ("10.244.1.0/24".to_owned(), of("10.244.1.")),
-        ("10.244.2.0/24".to_owned(), of("10.244.2.")),
-        (format!("{underlay}0/24"), vec![format!("{underlay}1/32"), format!("{underlay}11/32")]),
-        (
-            "198.51.100.0/24".to_owned(),
-            vec!["198.51.100.0/25".into(), "198.51.100.128/26".into(), "198.51.100.9/32".into()],
-        ),
-        ("203.0.113.0/24".to_owned(), vec!["203.0.113.0/25".into()]),
-    ];
-    blocks.extend(pods.into_iter().map(|pod| (pod, Vec::new())));
-    Vocabulary {
-        pods: vec![("app", vec!["a", "b", "c"]), ("tier", vec!["x", "y"])],
-        namespaces: vec![("team", vec!["red", "blue"]), ("kubernetes.io/metadata.name", vec!["n0", "n1"])],
-        blocks,
-        services: SERVICES.to_vec(),
-        port_names: vec!["web", "dns", "nobody"],
-    }
 }
 
 /// Everything that can be sent: all pairs of which one at least is a pod, by all services and by ICMP.
@@ -257,13 +161,16 @@ impl Change {
 }
 
 /// Datapath flows of connections' first packets, with what they do: those on which policy has decided.
-fn decided(ovs: &ovs::testing::TestOvs) -> BTreeMap<String, String> {
+fn decided(ovs: &ovs::testing::TestOvs, family: Family) -> BTreeMap<String, String> {
+    let of_family = match family {
+        Family::V4 => "eth_type(0x0800)",
+        Family::V6 => "eth_type(0x86dd)",
+    };
     let dump = ovs.appctl(&["dpctl/dump-flows"]).unwrap();
     let flow = |line: &str| {
         let (key, rest) = line.split_once(", packets:")?;
         let (_, actions) = rest.split_once("actions:")?;
-        (key.contains("+new") && key.contains("eth_type(0x0800)"))
-            .then(|| (key.to_owned(), actions.trim().to_owned()))
+        (key.contains("+new") && key.contains(of_family)).then(|| (key.to_owned(), actions.trim().to_owned()))
     };
     dump.lines().filter_map(flow).collect()
 }
@@ -277,9 +184,9 @@ fn traced(ovs: &ovs::testing::TestOvs, key: &str) -> Option<String> {
 
 /// How many datapath flows of a node were compared with the pipeline, and those that do something else, also after
 /// Open vSwitch has had the time to look at all of them.
-async fn astray(lab: &Lab, index: usize, dice: &mut Dice) -> (usize, Vec<String>) {
+async fn astray(lab: &Lab, index: usize, family: Family, dice: &mut Dice) -> (usize, Vec<String>) {
     let ovs = &lab.nodes[index].ovs;
-    let flows: Vec<(String, String)> = decided(ovs).into_iter().collect();
+    let flows: Vec<(String, String)> = decided(ovs, family).into_iter().collect();
     let (mut compared, mut differ) = (0, BTreeMap::new());
     for _ in 0..flows.len().min(6) {
         let (key, actions) = dice.pick(&flows);
@@ -294,7 +201,7 @@ async fn astray(lab: &Lab, index: usize, dice: &mut Dice) -> (usize, Vec<String>
         return (compared, Vec::new());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let now = decided(ovs);
+    let now = decided(ovs, family);
     let still = |(key, actions): (String, String)| {
         let expected = traced(ovs, &key)?;
         (now.get(&key) == Some(&actions) && expected != actions)
@@ -305,8 +212,19 @@ async fn astray(lab: &Lab, index: usize, dice: &mut Dice) -> (usize, Vec<String>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_policies_do_what_the_oracle_says() {
+    let time = number("ANTREA_TEST_RANDOM_SECONDS").unwrap_or(60);
+    random_policies(Family::V4, Duration::from_secs(time)).await;
+}
+
+/// Half as long: what policies select is the same, blocks and packets are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_policies_do_so_with_ipv6() {
+    let time: u64 = number("ANTREA_TEST_RANDOM_SECONDS").unwrap_or(60);
+    random_policies(Family::V6, Duration::from_secs(time / 2)).await;
+}
+
+async fn random_policies(family: Family, time: Duration) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let time = Duration::from_secs(number("ANTREA_TEST_RANDOM_SECONDS").unwrap_or(60));
     let seed = number("ANTREA_TEST_RANDOM_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("ANTREA_TEST_RANDOM_SEED={seed}");
     let load = Load::here();
@@ -320,7 +238,11 @@ async fn random_policies_do_what_the_oracle_says() {
             [("team".to_owned(), team.to_owned()), ("kubernetes.io/metadata.name".into(), name.into())];
         world.namespaces.insert(name.into(), labels.into());
     }
-    let mut lab = Lab::start(2, &[("logLevel", json!("info"))]).await;
+    let mut lab = Lab::without_agents(2, &[("logLevel", json!("info"))]).await;
+    if family == Family::V6 {
+        lab.add_ipv6();
+    }
+    lab.start_agents().await;
     for (name, labels) in &world.namespaces {
         let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         lab.put_namespace(name, &labels);
@@ -329,8 +251,8 @@ async fn random_policies_do_what_the_oracle_says() {
         let app = ["a", "b", "c"][number % 3].to_owned();
         world.pods.insert(format!("pod{number}"), [("app".to_owned(), app)].into());
     }
-    let mut members = members(&mut lab, &world);
-    let words = vocabulary(&lab, &members);
+    let mut members = members(&mut lab, &world, family);
+    let words = vocabulary(&lab, &members, family);
     let all = probes(&members);
     for (number, member) in members.iter_mut().enumerate() {
         member.place.constant = all.iter().filter(|probe| probe.from == number).copied().collect();
@@ -435,7 +357,7 @@ async fn random_policies_do_what_the_oracle_says() {
             }
         }
         let index = dice.below(2);
-        let (sample, wrong) = astray(&lab, index, &mut dice).await;
+        let (sample, wrong) = astray(&lab, index, family, &mut dice).await;
         compared += sample;
         judge.faults.extend(wrong.iter().map(|flow| format!("the datapath of node{}: {flow}", index + 1)));
         for broken in prober.broken() {
