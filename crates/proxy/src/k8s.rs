@@ -9,6 +9,8 @@ use crate::model::{Address, Endpoint, Here, Hint, Port, Problem, Protocol, Servi
 
 /// Label of Services that somebody else serves.
 pub const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of Services that nobody serves although they have an address; also of EndpointSlices of those that have none.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Label of EndpointSlices with the name of their Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
