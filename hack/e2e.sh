@@ -3,7 +3,7 @@
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
 #                      crash connectivity services proxy traffic policies native names native_gate traceflow lookers spec settings rollout restart health damage prometheus netpol manifest removal olm legacy
-#                      or, shorter: crash_once for crash, monitoring for prometheus
+#                      or, shorter: crash_once for crash, monitoring for prometheus; and service_specs: Kubernetes' own of Services
 #   OLM_RULES=v0|v1     how one generation of OLM installs, not both
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
 #   KEEP=1             leaves the cluster running at the end; ATTACH=1: uses the one that runs, and leaves it

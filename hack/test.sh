@@ -136,7 +136,7 @@ stage_cluster() {
 	if [[ -n $FULL ]]; then
 		ANTREA_PROFILE=shipped hack/e2e.sh
 		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
-		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=none hack/e2e.sh connectivity services
+		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=none hack/e2e.sh connectivity services service_specs
 	else
 		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi

@@ -75,3 +75,20 @@ services() {
 	done
 	proxy_mode "$first"
 }
+
+# Kubernetes' own specs of Services, of what they are made of, and of connectivity. Left out is what needs SCTP sockets, of
+# which most kernels that this runs on have none, and what logs in to nodes by SSH to restart kube-proxy or the API server.
+SERVICE_SPECS='\[sig-network\] (Services|EndpointSlice|EndpointSliceMirroring|Networking Granular|HostPort|Proxy|Service CIDRs|ServiceCIDR)'
+NO_SERVICE_SPECS='SCTP|\[Disruptive\]'
+
+service_specs() {
+	local node
+	# Here the API server is no member of the cluster; where it is, it has a way to pods.
+	for node in $(node_names); do
+		ip route replace "$(kubectl get node "$node" -o jsonpath='{.spec.podCIDR}')" via "$(node_ip "$node")"
+	done
+	kubernetes_specs Services "$SERVICE_SPECS" 85 --skip="$NO_SERVICE_SPECS"
+	for node in $(node_names); do
+		ip route del "$(kubectl get node "$node" -o jsonpath='{.spec.podCIDR}')" via "$(node_ip "$node")"
+	done
+}
