@@ -219,7 +219,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
     })
 }
 
-/// Stages the flows of the node, of policy, and of the pods that the node remembers, in this order: no pod
+/// Stages the flows of the node, of policy, of connections that it ended, and of the pods that the node remembers, in this order: no pod
 /// is connected before what isolates it.
 ///
 /// # Errors
@@ -244,6 +244,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     };
     let policy = network.policy.attach(site).await;
     policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
+    network.policy.stage_ended(dataplane).await.map_err(failed)?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.
         let (owner, flows) = pod.flows(dataplane.network());

@@ -2,24 +2,25 @@
 //!
 //! When what is denied has changed, and the datapath goes by it, what the tracker knows is judged ([`Resets`]). A connection
 //! that is denied is taken from the tracker, so that its client's next packet is judged like a first one. Before that the
-//! bridge is told what else may come of it (`antrea_flows::ended`), which lasts for hours in the bridge and as long as this
-//! process in what is wanted of it: an agent that is started anew judges what the tracker knows by then.
+//! bridge is told what else may come of it (`antrea_flows::ended`), which lasts for hours. It is on disk before the tracker
+//! forgets: the flows of an agent's life go with it, and in the next one nobody else would know.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use antrea_enforce::established::{Connection, Resets};
 use antrea_flows::policy::{Direction, Frontend, Protocol};
-use antrea_flows::{Change, Ended, Owner};
+use antrea_flows::{Change, Ended, Owner, REFUSED_FOR};
 use ovs::ctl::CtlError;
 use prometheus::IntCounterVec;
+use serde::{Deserialize, Serialize};
 
-use super::PolicyHandle;
-use crate::dataplane::DataplaneError;
+use super::{PolicyHandle, notes};
+use crate::dataplane::{Dataplane, DataplaneError};
 use crate::ovs::bridge::Datapath;
 use crate::ovs::tracked::{Tracked, TrackedIn};
 use crate::pods::network::NodeNetwork;
@@ -52,12 +53,49 @@ struct Denied {
     policy: Arc<str>,
 }
 
+/// A connection that ended, on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    protocol: String,
+    client: SocketAddr,
+    server: SocketAddr,
+    /// The second of Unix time.
+    at: u64,
+}
+
+/// Connections that ended, the first first, and in which second of Unix time.
+type Known = VecDeque<(Ended, u64)>;
+
+fn notes_of(known: &Known) -> Vec<Note> {
+    let note = |(Ended { protocol, client, server }, at): &(Ended, u64)| Note {
+        protocol: protocol.as_str().to_owned(),
+        client: *client,
+        server: *server,
+        at: *at,
+    };
+    known.iter().map(note).collect()
+}
+
+/// What is still to be known of what was noted.
+fn recalled(notes: Vec<Note>, now: u64) -> Known {
+    let recent = notes.into_iter().filter(|note| now.saturating_sub(note.at) < REFUSED_FOR.into());
+    let known = recent.filter_map(|Note { protocol, client, server, at }| {
+        Some((Ended { protocol: Protocol::transport(&protocol)?, client, server }, at))
+    });
+    known.take(REMEMBERED).collect()
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Ends connections; see the module's description.
 pub struct Ender<'a> {
     network: &'a NodeNetwork,
     run_dir: PathBuf,
     datapath: Datapath,
-    ended: VecDeque<Ended>,
+    ended: Known,
+    file: Arc<Path>,
     count: IntCounterVec,
 }
 
@@ -65,7 +103,8 @@ impl PolicyHandle {
     /// Has the connections of this node end that policies want to, for ever.
     pub async fn end_connections(&self, network: &NodeNetwork, run_dir: PathBuf, datapath: Datapath) {
         let count = self.ended.clone();
-        let mut ender = Ender { network, run_dir, datapath, ended: VecDeque::new(), count };
+        let (ended, file) = (self.ended_before().await, self.ended_file.clone());
+        let mut ender = Ender { network, run_dir, datapath, ended, file, count };
         let mut resets = self.in_force.resets.clone();
         loop {
             let now = resets.borrow_and_update().clone();
@@ -132,6 +171,27 @@ fn denied(resets: &Resets, frontends: &Frontends, own: &[IpAddr], tracked: &[Tra
     judged.collect()
 }
 
+impl PolicyHandle {
+    async fn ended_before(&self) -> Known {
+        recalled(notes::read(&self.ended_file).await.unwrap_or_default(), unix_time())
+    }
+
+    /// Has the bridge know, before it forwards by the flows of this life, what it may still meet of connections that ended
+    /// in the last one.
+    ///
+    /// # Errors
+    /// The bridge is away or refuses.
+    pub async fn stage_ended(&self, dataplane: &Dataplane) -> Result<(), DataplaneError> {
+        remember(dataplane, &self.ended_before().await).await
+    }
+}
+
+/// Has the bridge know what of the ended connections it may still meet.
+async fn remember(dataplane: &Dataplane, known: &Known) -> Result<(), DataplaneError> {
+    let flows = antrea_flows::ended(dataplane.network(), known.iter().map(|(ended, _)| ended));
+    dataplane.set(Owner::Ended, Change::flows(flows)).await
+}
+
 impl Ender<'_> {
     async fn follow(&mut self, resets: Arc<Resets>) -> Result<(), EndError> {
         if resets.is_empty() {
@@ -181,10 +241,11 @@ impl Ender<'_> {
     }
 
     async fn end(&mut self, denied: &[Denied]) -> Result<(), EndError> {
+        let now = unix_time();
         for Denied { connection: Connection { protocol, client, server, .. }, .. } in denied {
             let ended = Ended { protocol: *protocol, client: *client, server: *server };
-            if !self.ended.contains(&ended) {
-                self.ended.push_back(ended);
+            if self.ended.iter().all(|(known, _)| *known != ended) {
+                self.ended.push_back((ended, now));
             }
         }
         let excess = self.ended.len().saturating_sub(REMEMBERED);
@@ -207,10 +268,38 @@ impl Ender<'_> {
         Ok(())
     }
 
-    /// Has the bridge know what of the ended connections it may still meet.
+    /// Has the bridge, and the agent's next life, know of them.
     async fn remember(&self) -> Result<(), DataplaneError> {
-        let dataplane = &self.network.dataplane;
-        let flows = antrea_flows::ended(dataplane.network(), &self.ended);
-        dataplane.set(Owner::Ended, Change::flows(flows)).await
+        remember(&self.network.dataplane, &self.ended).await?;
+        // That it cannot be kept is told, and no reason to let a connection live.
+        notes::write(&self.file, &notes_of(&self.ended)).await;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_is_known_again_for_as_long_as_its_packets_are_refused() {
+        let ended = |protocol, port| Ended {
+            protocol,
+            client: SocketAddr::new("10.0.0.1".parse().unwrap(), port),
+            server: SocketAddr::new("2001:db8::1".parse().unwrap(), 80),
+        };
+        let known: Known = [
+            (ended(Protocol::Tcp, 1), 1_000),
+            (ended(Protocol::Udp, 2), 2_000),
+            (ended(Protocol::Icmp, 3), 2_000),
+        ]
+        .into();
+        let text = serde_json::to_string(&notes_of(&known)).unwrap();
+        let read = || serde_json::from_str::<Vec<Note>>(&text).unwrap();
+        let lasts = u64::from(REFUSED_FOR);
+        assert_eq!(recalled(read(), 1_000 + lasts - 1), [known[0], known[1]], "nothing comes of ICMP");
+        assert_eq!(recalled(read(), 1_000 + lasts), [known[1]]);
+        // A clock that was put back makes nothing forgotten.
+        assert_eq!(recalled(read(), 0).len(), 2);
     }
 }

@@ -66,6 +66,11 @@ impl Files {
         self.folder.join("rule-ids.json")
     }
 
+    /// Where it is kept which connections ended.
+    pub fn ended(&self) -> PathBuf {
+        self.folder.join("ended.json")
+    }
+
     /// Where what DNS has told is kept.
     pub fn dns(&self) -> PathBuf {
         self.folder.join("dns.json")

@@ -187,6 +187,8 @@ pub struct PolicyHandle {
     pub(super) ids_file: Arc<Path>,
     /// Where what DNS has told is kept.
     pub(super) dns_file: Arc<Path>,
+    /// Where it is kept which connections ended.
+    pub(super) ended_file: Arc<Path>,
 }
 
 impl std::fmt::Debug for PolicyHandle {
@@ -220,9 +222,10 @@ impl PolicyHandle {
         metrics: &PolicyMetrics,
         files: &Files,
     ) -> Self {
-        let (ids_file, dns_file) = (files.rule_ids().into(), files.dns().into());
+        let (ids_file, dns_file, ended_file) =
+            (files.rule_ids().into(), files.dns().into(), files.ended().into());
         let (ended, address_told) = (metrics.ended.clone(), metrics.address_told.clone());
-        Self { requests, confirmer, prepared, in_force, ended, address_told, ids_file, dns_file }
+        Self { requests, confirmer, prepared, in_force, ended, address_told, ids_file, dns_file, ended_file }
     }
 
     /// Egress policy as far as the host enforces it, as it changes. It says of a pod what it will as soon as

@@ -39,10 +39,11 @@ pub use config::{
 pub use cookie::{Category, Round, cookie, object_of, round_of};
 pub use feature::{
     AFFINITY_COOKIE, Audience, DNS_PACKET_IN, Ended, Family, Guard, Judged, NODE_PORT_V4, NODE_PORT_V6,
-    POLICY_PACKET_IN, SELF_TEST_ETHERTYPE, SERVICE_PACKET_IN, ServiceBackend, TRACE_PACKET_IN, Trace, Traced,
-    Transport, Unserved, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, deliver_dns, dns, dns_receiver, ended,
-    gateway, guard, judged, meters, node_access, peer, pod, probe_service, proxy, refusal, refusals,
-    security, service_backend, service_cidrs, trace, traced, tunnel, unserved, unserved_source,
+    POLICY_PACKET_IN, REFUSED_FOR, SELF_TEST_ETHERTYPE, SERVICE_PACKET_IN, ServiceBackend, TRACE_PACKET_IN,
+    Trace, Traced, Transport, Unserved, VIRTUAL_V4, VIRTUAL_V6, base, conntrack, deliver_dns, dns,
+    dns_receiver, ended, gateway, guard, judged, meters, node_access, peer, pod, probe_service, proxy,
+    refusal, refusals, security, service_backend, service_cidrs, trace, traced, tunnel, unserved,
+    unserved_source,
 };
 pub use state::{BridgeStore, Change, Conflict, Diff, Entry, Key, Owner};
 pub use table::{Features, Miss, Pipeline, Protocol, Stage, Table};

@@ -328,3 +328,54 @@ async fn what_is_sent_to_a_service_ends_by_its_name_and_by_its_endpoint() {
     end(&served).await;
     go_on(&direct).await;
 }
+
+/// Both ends of TCP say nothing until long after, and a policy's memory does not end with the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_silent_over_a_restart_of_the_agent_is_not_answered() {
+    let _guard = crate::ONE_AT_A_TIME.lock().await;
+    let mut lab = Lab::without_agents(2, &[("featureGates", json!({"AntreaPolicy": true}))]).await;
+    lab.start_agents().await;
+    let (target, far) = (add(&mut lab, 0, "target"), add(&mut lab, 1, "far"));
+    let ip = target.ips()[0];
+    drop(Talk::both(&far.netns, &target.netns, ip, 7240).await);
+    let to = SocketAddr::new(ip, 7241);
+    let listener =
+        open(&target.netns).run(move || TcpListener::bind(any(ip, to.port()))).await.unwrap().unwrap();
+    let mut client = open(&far.netns).run(move || connect(to, 7241)).await.unwrap().unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let bind = move || UdpSocket::bind(any(ip, 7242));
+    let [asking, serving] = [
+        open(&far.netns).run(bind).await.unwrap().unwrap(),
+        open(&target.netns).run(bind).await.unwrap().unwrap(),
+    ];
+    asking.connect((ip, 7242)).unwrap();
+    asking.send(b"x").unwrap();
+    let (_, peer) = serving.recv_from(&mut [0; 8]).unwrap();
+
+    let deny = json!({"priority": 5, "appliedTo": [labelled("target")], "established": "Reset",
+                      "ingress": [{"action": "Drop", "from": [labelled("far")]}]});
+    realized(&lab, "deny", &deny).await;
+    let begin = Instant::now();
+    while ended(&lab, 0, "ingress").await < 2.0 {
+        assert!(begin.elapsed() < LIMIT, "the connections do not end");
+    }
+    lab.nodes[0].kill_agent();
+    lab.start_agent(0);
+    lab.wait_ready(0).await;
+
+    // Nothing keeps the server's Pod from sending, so this would begin connections the other way round.
+    client.set_read_timeout(Some(WATCHED)).unwrap();
+    asking.set_read_timeout(Some(WATCHED)).unwrap();
+    server.write_all(b"x").unwrap();
+    serving.send_to(b"x", peer).unwrap();
+    let heard = client.read(&mut [0; 8]).map_err(|error| error.kind());
+    assert!(!matches!(heard, Ok(1..)), "the client hears of the server: {heard:?}");
+    assert!(asking.recv(&mut [0; 8]).is_err(), "the client gets a datagram of the server");
+    let told = || {
+        let error = server.write(b"x").err().map(|error| error.kind());
+        matches!(error, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+    };
+    eventually("the server is told", LIMIT, told).await;
+    let repairs = lab.agent_metric(0, "antrea_agent_ovs_flow_repairs_total").await;
+    assert_eq!(repairs, 0.0, "something of this was taken for drift");
+}

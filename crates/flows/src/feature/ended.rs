@@ -20,7 +20,7 @@ use crate::{config::Network, cookie::Category, policy::Protocol, table::Table};
 
 /// Seconds for which packets of a TCP connection are refused: an end that has nothing to send asks after two hours, with
 /// Linux's default (net.ipv4.tcp_keepalive_time), whether the other one is there.
-const REMEMBERED: u16 = 3 * 60 * 60;
+pub const REFUSED_FOR: u16 = 3 * 60 * 60;
 
 /// Seconds without a datagram of the server's after which it is taken for one that has heard of the end.
 const SILENT: u16 = 180;
@@ -43,7 +43,7 @@ pub fn ended<'a>(net: &Network, connections: impl IntoIterator<Item = &'a Ended>
         if *protocol == Protocol::Tcp {
             let from_client = packets(*protocol, *client, *server).map(flow);
             let refused =
-                |flow: Flow| flow.hard_timeout(REMEMBERED).action(reject::send_up(net, reject::REJECT));
+                |flow: Flow| flow.hard_timeout(REFUSED_FOR).action(reject::send_up(net, reject::REJECT));
             flows.extend(from_server.into_iter().chain(from_client).map(refused));
         } else {
             flows.extend(from_server.map(|flow| flow.idle_timeout(SILENT)));

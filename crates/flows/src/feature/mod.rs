@@ -18,7 +18,7 @@ mod tunnel;
 pub use base::base;
 pub use conntrack::conntrack;
 pub use dns::{DNS_PACKET_IN, deliver_dns, dns, dns_receiver};
-pub use ended::{Ended, ended};
+pub use ended::{Ended, REFUSED_FOR, ended};
 pub use gateway::{SELF_TEST_ETHERTYPE, gateway};
 pub use node_access::{
     Audience, Guard, NODE_PORT_V4, NODE_PORT_V6, SERVICE_PACKET_IN, Unserved, guard, node_access, unserved,
