@@ -132,7 +132,8 @@ impl Agent {
             mtu: wired.network.mtu as usize,
             settled: wired.network.settled.clone(),
         };
-        let dns = self.policy.follow_dns(&wired.network.dataplane, settings, &self.dns_metrics);
+        let again = self.policy.refresh_dns(&settings, &self.dns_metrics);
+        let dns = self.policy.follow_dns(&wired.network.dataplane, settings.clone(), &self.dns_metrics);
         let tracer =
             self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
         let capturer = self.captures.clone().map(|(client, files, pod)| {
@@ -167,6 +168,7 @@ impl Agent {
             () = logging => Ok(()),
             () = refusing => Ok(()),
             () = dns => Ok(()),
+            () = again => Ok(()),
             () = ending => Ok(()),
             () = self.policy.keep_dns() => Ok(()),
             () = self.policy.keep_rule_ids() => Ok(()),

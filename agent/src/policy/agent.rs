@@ -311,6 +311,10 @@ impl State {
                 }
                 Request::Learn(answers, shortest, reply) => told.push((answers, shortest, reply)),
                 Request::Services(services, reply) => reached.push((services, reply)),
+                Request::DnsDue(most, reply) => {
+                    let due = self.reconciler.as_mut().map(|r| r.cache.dns_due(Instant::now(), most));
+                    let _ = reply.send(due.unwrap_or_default());
+                }
                 Request::Dns(version, reply) => {
                     let _ = reply.send(self.reconciler.as_ref().and_then(|r| dns::since(r, version)));
                 }

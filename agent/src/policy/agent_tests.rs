@@ -437,7 +437,8 @@ async fn what_dns_tells_is_known_when_the_bridge_has_it() {
     assert_eq!(flows("userdata=02"), 2, "UDP and TCP of one family");
     let learn = |address: &str| {
         let addresses = vec![(address.parse().unwrap(), 300)];
-        let answers = vec![DnsAnswer { names: vec!["www.example.com".into()], addresses }];
+        let answers =
+            vec![DnsAnswer { names: vec!["www.example.com".into()], addresses, ..DnsAnswer::default() }];
         node.handle.request(|reply| Request::Learn(answers, Duration::ZERO, reply))
     };
     learn("192.0.2.1").await.unwrap();

@@ -6,6 +6,8 @@
 //! A TCP stream waits from the segment on that completes an answer: of a pod that has an answer to wait for nothing that came
 //! later goes before it, for it may be the same segment again.
 
+mod again;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use antrea_enforce::dns::Remembered;
 use antrea_packet::{DnsAnswer, DnsPacket, DnsStreams};
 use openflow::PacketIn2;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
@@ -31,8 +34,21 @@ const TOGETHER: usize = 64;
 /// How soon after a change what is known is on disk.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What is kept on disk: names, their addresses, and until which second of Unix time each is one.
-type Record = BTreeMap<String, BTreeMap<IpAddr, u64>>;
+/// Addresses, and until which second of Unix time each is one.
+type Until = BTreeMap<IpAddr, u64>;
+
+/// What is kept on disk.
+type Record = BTreeMap<String, Noted>;
+
+/// What is kept of a name.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Noted {
+    /// With the name that was asked for, and of whom.
+    Asked { until: Until, asked: Option<(String, IpAddr)> },
+    /// As agents wrote it that did not ask again.
+    Told(Until),
+}
 
 /// How answers are dealt with.
 #[derive(Clone, Debug)]
@@ -141,17 +157,24 @@ fn unix_time() -> Duration {
 
 fn record(names: Vec<Remembered>, now: Duration) -> Record {
     let until = |left: Duration| (now + left).as_secs() + 1;
-    let addresses =
-        |all: Vec<(IpAddr, Duration)>| all.into_iter().map(|(ip, left)| (ip, until(left))).collect();
-    names.into_iter().map(|Remembered { name, addresses: all }| (name, addresses(all))).collect()
+    let noted = |Remembered { name, addresses, asked }| {
+        let all: Vec<(IpAddr, Duration)> = addresses;
+        (name, Noted::Asked { until: all.into_iter().map(|(ip, left)| (ip, until(left))).collect(), asked })
+    };
+    names.into_iter().map(noted).collect()
 }
 
 fn recalled(record: Record, now: Duration) -> Vec<Remembered> {
     let left = |until: u64| Duration::from_secs(until).checked_sub(now);
-    let addresses = |all: BTreeMap<IpAddr, u64>| {
-        all.into_iter().filter_map(|(ip, until)| Some((ip, left(until)?))).collect()
+    let remembered = |(name, noted)| {
+        let (all, asked) = match noted {
+            Noted::Asked { until, asked } => (until, asked),
+            Noted::Told(until) => (until, None),
+        };
+        let addresses = all.into_iter().filter_map(|(ip, until)| Some((ip, left(until)?))).collect();
+        Remembered { name, addresses, asked }
     };
-    record.into_iter().map(|(name, all)| Remembered { name, addresses: addresses(all) }).collect()
+    record.into_iter().map(remembered).collect()
 }
 
 /// What a packet-in brings for its receiver, and what it tells; what becomes of it where nothing is to be let go.
@@ -163,7 +186,9 @@ fn read(
 ) -> Result<(Held, Vec<DnsAnswer>), Outcome> {
     let ofport = antrea_flows::dns_receiver(packet).ok_or(Outcome::Malformed)?;
     match streams.read(ofport, &packet.packet, now) {
-        DnsPacket::Answers(found) => {
+        DnsPacket::Answers(mut found) => {
+            let server = antrea_packet::parse(&packet.packet).map(|headers| headers.src);
+            found.iter_mut().for_each(|answer| answer.server = server);
             // The packet does not come to a card any more that could do the rest.
             let frames = antrea_packet::without_offload(&packet.packet, mtu).ok_or(Outcome::Malformed)?;
             Ok((Held { ofport, frames, outcome: Outcome::Delivered }, found))
@@ -199,13 +224,20 @@ mod tests {
         let names = vec![Remembered {
             name: "a.example".into(),
             addresses: vec![(a, Duration::from_secs(30)), (b, Duration::from_secs(3))],
+            asked: Some(("www.example".into(), b)),
         }];
-        let written = record(names, now);
+        let written = record(names.clone(), now);
         // Whole seconds, rounded up: nothing goes early.
-        assert_eq!(written["a.example"], [(a, 1031), (b, 1004)].into());
+        let until = [(a, 1031), (b, 1004)].into();
+        assert_eq!(written["a.example"], Noted::Asked { until, asked: names[0].asked.clone() });
         let text = serde_json::to_string(&written).unwrap();
         let read: Record = serde_json::from_str(&text).unwrap();
         let later = recalled(read, now + Duration::from_secs(10));
         assert_eq!(later[0].addresses, [(a, Duration::from_millis(20_600))]);
+        assert_eq!(later[0].asked, names[0].asked);
+        // As it was written before it was asked again.
+        let read: Record = serde_json::from_str("{\"a.example\": {\"192.0.2.1\": 1031}}").unwrap();
+        let old = recalled(read, now);
+        assert_eq!((old[0].addresses.len(), &old[0].asked), (1, &None));
     }
 }

@@ -1,6 +1,7 @@
 //! The handle that the CNI server and bring-up have of policy.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +125,8 @@ pub(super) enum Request {
     Learn(Vec<DnsAnswer>, Duration, Reply),
     /// See [`PolicyHandle::tell_services`].
     Services(Reached, Reply),
+    /// At most so many names that DNS has to be asked for again, and whom.
+    DnsDue(usize, oneshot::Sender<Vec<(Arc<str>, IpAddr)>>),
     /// What DNS has told if that changed since a version of it, and which one it is.
     Dns(u64, oneshot::Sender<Option<(u64, Vec<Remembered>)>>),
 }

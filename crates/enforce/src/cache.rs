@@ -6,6 +6,7 @@ mod saving;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use antrea_api::controlplane::{self, ObjectReference};
 use antrea_api::k8s::{DecodeError, Object};
@@ -167,6 +168,11 @@ impl Cache {
     /// What DNS has told of domain names in policies.
     pub fn dns(&self) -> &DnsCache {
         &self.dns
+    }
+
+    /// At most so many names that DNS has to be asked for again by now, and whom.
+    pub fn dns_due(&mut self, now: Instant, most: usize) -> Vec<(Arc<str>, IpAddr)> {
+        self.dns.due(now, most)
     }
 
     /// Changes what is known of addresses of domain names.

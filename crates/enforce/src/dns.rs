@@ -8,6 +8,7 @@
 //! - What is kept is bounded: `NAMES`, and `ADDRESSES` of each. Beyond that goes what would have to go first anyway.
 //! - Names that no policy means are not taken in.
 
+mod again;
 mod fqdn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use antrea_packet::DnsAnswer;
 
+use self::again::Questions;
 use self::fqdn::is_meant;
 
 /// Names that are kept.
@@ -37,6 +39,8 @@ pub struct Remembered {
     pub name: String,
     /// Its addresses, and how long each remains one.
     pub addresses: Vec<(IpAddr, Duration)>,
+    /// The name that was asked for when it was told, and whom to ask again.
+    pub asked: Option<(String, IpAddr)>,
 }
 
 /// How often an address was forgotten.
@@ -63,6 +67,7 @@ pub struct DnsCache {
     by_end: BTreeSet<(Instant, Arc<str>, IpAddr)>,
     /// Domain names in policies, and the addresses of each with the number of names that have it.
     fqdns: BTreeMap<Arc<str>, HashMap<IpAddr, u32>>,
+    questions: Questions,
     touched: HashMap<Arc<str>, HashSet<IpAddr>>,
     forgotten: Forgotten,
     /// Counts changes.
@@ -103,20 +108,29 @@ impl DnsCache {
     /// What is kept.
     pub fn remember(&self, now: Instant) -> Vec<Remembered> {
         let left = |(address, end): (&IpAddr, &Instant)| (*address, end.saturating_duration_since(now));
+        let asked = self.questions.of_names();
         let one = |(name, known): (&Arc<str>, &Known)| Remembered {
             name: name.to_string(),
             addresses: known.addresses.iter().map(left).collect(),
+            asked: asked.get(name).map(|(question, server)| (question.to_string(), *server)),
         };
         self.names.iter().map(one).collect()
     }
 
     /// Takes in what was kept in the agent's last life, before policies are known: of all names.
     pub fn recall(&mut self, remembered: Vec<Remembered>, now: Instant) {
-        for Remembered { name, addresses } in remembered {
+        let mut told: HashMap<(String, IpAddr), Vec<Arc<str>>> = HashMap::new();
+        for Remembered { name, addresses, asked } in remembered {
             let name: Arc<str> = name.into();
             for (address, left) in addresses {
                 self.put(&name, address, now + left.min(LONGEST + GRACE));
             }
+            if let Some(asked) = asked {
+                told.entry(asked).or_default().push(name);
+            }
+        }
+        for ((question, server), names) in told {
+            self.questions.answered(&question, server, names, (now, Duration::ZERO));
         }
     }
 
@@ -128,8 +142,15 @@ impl DnsCache {
         })
     }
 
+    /// At most so many questions that have to be asked again by now, and whom.
+    pub(crate) fn due(&mut self, now: Instant, most: usize) -> Vec<(Arc<str>, IpAddr)> {
+        let names = &self.names;
+        self.questions.due(now, most, |name| names.get(name).is_some_and(|known| !known.fqdns.is_empty()))
+    }
+
     /// Takes in an answer. Addresses remain for `shortest` at least, however short their time to live is.
     pub fn learn(&mut self, answer: &DnsAnswer, shortest: Duration, now: Instant) {
+        let mut told = Vec::new();
         for name in &answer.names {
             if !self.fqdns.keys().any(|fqdn| is_meant(fqdn, name)) {
                 continue;
@@ -142,6 +163,14 @@ impl DnsCache {
                 let lives = Duration::from_secs((*seconds).into()).max(shortest).min(LONGEST);
                 self.put(&name, *address, now + lives + GRACE);
             }
+            told.push(name);
+        }
+        let soonest = answer.addresses.iter().map(|(_, seconds)| *seconds).min().unwrap_or_default();
+        if let (Some(server), Some(question)) = (answer.server, answer.names.first())
+            && !told.is_empty()
+        {
+            let lives = Duration::from_secs(soonest.into()).max(shortest).min(LONGEST);
+            self.questions.answered(question, server, told, (now, lives));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What DNS tells the receiver of a packet.
 
+mod query;
 mod stream;
 
 use std::collections::BTreeSet;
@@ -8,6 +9,7 @@ use std::net::IpAddr;
 use simple_dns::rdata::{RData, SVCB, SVCParam};
 use simple_dns::{Name, Packet, PacketFlag};
 
+pub use self::query::{DnsQuestion, dns_query, dns_reply};
 pub use self::stream::DnsStreams;
 use crate::headers::{TCP, UDP, segment, word};
 
@@ -27,6 +29,8 @@ pub struct DnsAnswer {
     pub names: Vec<String>,
     /// Their addresses, each with the seconds for which they hold.
     pub addresses: Vec<(IpAddr, u32)>,
+    /// Who says so, where that is known.
+    pub server: Option<IpAddr>,
 }
 
 /// What a packet from a DNS server says.

@@ -5,6 +5,7 @@
 //!  frame ─► refuse ─► TCP reset, or ICMP "prohibited"      action Reject
 //!  frame ─► unreachable ─► TCP reset, or ICMP "no port"    a Service without endpoints
 //!  frame ─► DnsStreams ─► names and addresses              peers by FQDN
+//!  name ─► dns_query ─► DNS ─► dns_reply ─► the same       those that applications keep
 //! ```
 //!
 //! # Invariants
@@ -16,7 +17,7 @@ mod headers;
 mod offload;
 mod refusal;
 
-pub use dns::{DnsAnswer, DnsPacket, DnsStreams};
+pub use dns::{DnsAnswer, DnsPacket, DnsQuestion, DnsStreams, dns_query, dns_reply};
 pub use headers::{Headers, ICMP, ICMPV6, TCP, Transport, UDP, build, parse};
 pub use offload::without_offload;
 pub use refusal::{refuse, unreachable};

@@ -9,6 +9,9 @@ use prometheus::{Histogram, IntCounterVec, IntGauge};
 /// Buckets for the time for which an answer is held.
 const HELD_SECONDS: &[f64] = &[0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0];
 
+/// What became of a name that was asked for again.
+const AGAIN: [&str; 2] = ["answered", "unanswered"];
+
 /// What became of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -42,6 +45,7 @@ impl Outcome {
 #[derive(Clone, Debug)]
 pub struct DnsMetrics {
     answers: IntCounterVec,
+    again: IntCounterVec,
     held: Histogram,
     size: IntGauge,
     forgotten: IntCounterVec,
@@ -63,6 +67,12 @@ impl DnsMetrics {
                  are no DNS messages (\"malformed\").",
                 &["outcome"],
             )?,
+            again: metrics.counter_vec(
+                "antrea_agent_dns_refreshes_total",
+                "Names that the agent asked DNS for again before what Pods were told of them had ended, by whether it said \
+                 something (\"answered\") or nothing within two seconds (\"unanswered\").",
+                &["outcome"],
+            )?,
             held: metrics.histogram(
                 "antrea_agent_dns_answer_held_duration_seconds",
                 "How long the agent held a packet from a DNS server.",
@@ -82,6 +92,9 @@ impl DnsMetrics {
         for outcome in Outcome::ALL {
             made.answers.with_label_values(&[outcome.name()]);
         }
+        for outcome in AGAIN {
+            made.again.with_label_values(&[outcome]);
+        }
         made.remembered(0, Forgotten::default());
         Ok(made)
     }
@@ -90,6 +103,11 @@ impl DnsMetrics {
     pub fn answered(&self, outcome: Outcome, held: Duration) {
         self.answers.with_label_values(&[outcome.name()]).inc();
         self.held.observe(held.as_secs_f64());
+    }
+
+    /// A name was asked for again.
+    pub fn asked_again(&self, replied: bool) {
+        self.again.with_label_values(&[AGAIN[usize::from(!replied)]]).inc();
     }
 
     /// How many addresses are known, and how many were forgotten since the start.

@@ -10,6 +10,7 @@ fn answer(names: &[&str], addresses: &[(u8, u32)]) -> DnsAnswer {
     DnsAnswer {
         names: names.iter().map(ToString::to_string).collect(),
         addresses: addresses.iter().map(|(n, ttl)| (ip(*n), *ttl)).collect(),
+        ..DnsAnswer::default()
     }
 }
 
@@ -111,6 +112,7 @@ fn beyond_what_is_kept_goes_what_would_go_first() {
     let many = DnsAnswer {
         names: vec!["a".into()],
         addresses: (0..=ADDRESSES as u32).map(|n| (IpAddr::from(n.to_be_bytes()), 1000 - n)).collect(),
+        ..DnsAnswer::default()
     };
     cache.learn(&many, NONE, start);
     assert_eq!((cache.size(), cache.forgotten().crowded_out), (ADDRESSES, 1));
@@ -144,6 +146,57 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (1u64..5).prop_map(Step::Pass),
     ];
     prop::collection::vec(step, 0..40)
+}
+
+fn from_server(n: u8, names: &[&str], addresses: &[(u8, u32)]) -> DnsAnswer {
+    DnsAnswer { server: Some(ip(n)), ..answer(names, addresses) }
+}
+
+#[test]
+fn what_a_policy_means_is_asked_for_again_before_it_ends() {
+    let mut cache = wanting(&["*.example.com"]);
+    let start = Instant::now();
+    let due = |cache: &mut DnsCache, n: u64| cache.due(start + seconds(n), 9);
+    // By the name that was asked for, although the policy means what it is an alias of; of who told it last.
+    cache.learn(&from_server(52, &["www.example", "a.example.com"], &[(1, 100), (2, 20)]), NONE, start);
+    cache.learn(&from_server(53, &["www.example", "a.example.com"], &[(1, 100), (2, 20)]), NONE, start);
+    cache.learn(&from_server(53, &["elsewhere.example"], &[(3, 20)]), NONE, start);
+    cache.learn(&answer(&["b.example.com"], &[(4, 20)]), NONE, start);
+    assert_eq!(due(&mut cache, 9), []);
+    let asked = vec![(Arc::from("www.example"), ip(53))];
+    assert_eq!(due(&mut cache, 10), asked);
+    // Nobody has answered.
+    assert_eq!((due(&mut cache, 14), due(&mut cache, 15)), (vec![], asked.clone()));
+    cache.learn(&from_server(53, &["www.example", "a.example.com"], &[(1, 1)]), NONE, start + seconds(16));
+    assert_eq!((due(&mut cache, 17), due(&mut cache, 18)), (vec![], asked.clone()), "not more often");
+    // Known again after a restart.
+    let mut next = DnsCache::default();
+    next.recall(cache.remember(start + seconds(18)), start + seconds(18));
+    assert_eq!(next.due(start + seconds(20), 9), [], "no policy is known yet");
+    let mut next = wanting(&["*.example.com"]);
+    next.recall(cache.remember(start + seconds(18)), start + seconds(18));
+    assert_eq!(due(&mut next, 20), asked);
+    // Until nothing of it is left, or nobody wants it.
+    cache.expire(start + seconds(30));
+    assert_eq!(due(&mut cache, 40), asked, "the longest time to live counts");
+    cache.expire(start + seconds(101));
+    assert_eq!((due(&mut cache, 120), due(&mut cache, 200)), (vec![], vec![]));
+    next.unwant("*.example.com");
+    assert_eq!(due(&mut next, 60), []);
+}
+
+#[test]
+fn what_is_asked_again_is_bounded() {
+    let mut cache = wanting(&["*"]);
+    let start = Instant::now();
+    for n in 0..1500 {
+        cache.learn(&from_server(53, &[&format!("n{n}")], &[(1, 50)]), NONE, start);
+    }
+    cache.learn(&from_server(53, &["what?ever"], &[(1, 50)]), NONE, start);
+    let first = cache.due(start + seconds(25), 16);
+    assert_eq!(first.len(), 16);
+    let rest = cache.due(start + seconds(25), 5000);
+    assert_eq!((rest.len(), rest.iter().filter(|asked| first.contains(asked)).count()), (1024 - 16, 0));
 }
 
 proptest! {

@@ -63,6 +63,7 @@ pub(super) fn answer(names: &[&str], addresses: &[(&str, u32)]) -> DnsAnswer {
     DnsAnswer {
         names: names.iter().map(ToString::to_string).collect(),
         addresses: addresses.iter().map(|(ip, ttl)| (ip.parse().unwrap(), *ttl)).collect(),
+        ..DnsAnswer::default()
     }
 }
 

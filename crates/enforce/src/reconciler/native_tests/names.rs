@@ -15,7 +15,11 @@ fn rule(action: &str, fqdns: &[&str]) -> NetworkPolicyRule {
 }
 
 fn told(node: &mut Node, name: &str, address: &str, ttl: u32) -> Diff {
-    let answer = DnsAnswer { names: vec![name.into()], addresses: vec![(address.parse().unwrap(), ttl)] };
+    let answer = DnsAnswer {
+        names: vec![name.into()],
+        addresses: vec![(address.parse().unwrap(), ttl)],
+        ..DnsAnswer::default()
+    };
     node.reconciler.cache.change_dns(|dns| dns.learn(&answer, Duration::ZERO, Instant::now()));
     node.settle()
 }

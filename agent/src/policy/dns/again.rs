@@ -1,0 +1,91 @@
+//! Asks DNS again for what pods were told, before its time has passed: applications keep addresses for longer.
+//!
+//! Asked is the server that told the pod, from the node's own network. What it says counts as if the pod had asked; nobody
+//! waits for it.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use antrea_packet::{DnsAnswer, DnsQuestion, dns_query, dns_reply};
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::DnsSettings;
+use crate::policy::handle::{PolicyHandle, Request};
+use crate::status::metrics::DnsMetrics;
+
+/// How often it is looked what is to be asked.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Names that are asked for at once.
+const AT_ONCE: usize = 16;
+
+/// How long a reply is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const PORT: u16 = 53;
+const LONGEST: usize = 4096;
+
+impl PolicyHandle {
+    /// Asks again what has to be, for ever.
+    pub async fn refresh_dns(&self, settings: &DnsSettings, metrics: &DnsMetrics) {
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asking = JoinSet::new();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    let (reply, due) = oneshot::channel();
+                    if self.requests.send(Request::DnsDue(AT_ONCE - asking.len(), reply)).await.is_err() {
+                        return;
+                    }
+                    for (name, server) in due.await.unwrap_or_default() {
+                        asking.spawn(ask(name, server));
+                    }
+                }
+                Some(replied) = asking.join_next(), if !asking.is_empty() => {
+                    let replied = replied.ok().flatten();
+                    metrics.asked_again(replied.is_some());
+                    if let Some(answers) = replied.filter(|answers| !answers.is_empty()) {
+                        // That rules cannot have it is told where they are changed, and it is asked again.
+                        let _ = self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a server says of a name's addresses of both families; none if it says nothing.
+async fn ask(name: Arc<str>, server: IpAddr) -> Option<Vec<DnsAnswer>> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await.ok()?;
+    // From nobody else anything is taken.
+    socket.connect((server, PORT)).await.ok()?;
+    let id = RandomState::new().build_hasher().finish() as u16;
+    let mut open = Vec::new();
+    for (id, question) in [(id, DnsQuestion::A), (id.wrapping_add(1), DnsQuestion::Aaaa)] {
+        socket.send(&dns_query(id, &name, question)?).await.ok()?;
+        open.push(id);
+    }
+    let (mut answers, mut replied) = (Vec::new(), false);
+    let replies = async {
+        let mut buffer = vec![0; LONGEST];
+        while !open.is_empty() {
+            let Ok(size) = socket.recv(&mut buffer).await else { return };
+            let octets = buffer.get(..size).unwrap_or_default();
+            let reply = open.iter().find_map(|id| Some((*id, dns_reply(octets, *id, &name, server)?)));
+            let Some((id, answer)) = reply else { continue };
+            open.retain(|other| *other != id);
+            replied = true;
+            answers.extend(answer);
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, replies).await;
+    replied.then_some(answers)
+}
