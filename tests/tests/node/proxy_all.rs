@@ -2,6 +2,7 @@
 
 mod access;
 mod balancer;
+mod damage;
 mod egress;
 mod health;
 mod policy;
