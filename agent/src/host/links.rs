@@ -113,7 +113,6 @@ mod tests {
             peer_netns_id: None,
             controller: None,
             group: 0,
-            alias: None,
             vxlan: None,
         }
     }

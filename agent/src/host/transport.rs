@@ -149,7 +149,6 @@ mod tests {
             peer_netns_id: None,
             controller: None,
             group: 0,
-            alias: None,
             vxlan: None,
         };
         (link, addresses.iter().map(|net| net.parse().unwrap()).collect())

@@ -166,7 +166,7 @@ fn the_switch_decides_as_the_rules_say() -> Result<()> {
                 peers.extend(added_peers.iter().copied());
             }
             let change = MemberChange { removed_peers, added_peers, ..MemberChange::default() };
-            realizer.update_members(rule.id, change).unwrap();
+            realizer.apply([RuleChange::Members(rule.id, change)]).unwrap();
         }
         sw.install(base.iter().cloned().chain(realizer.flows().iter().map(ToString::to_string))).unwrap();
         sw.flush_connections().unwrap();

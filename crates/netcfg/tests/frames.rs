@@ -48,7 +48,7 @@ async fn a_link_that_is_away_or_down_is_named() {
     let away = open(&host, "nosuch0", OURS).await.unwrap_err();
     assert!(matches!(&away, Error::LinkNotFound(name) if name == "nosuch0"), "{away}");
     let socket = open(&host, "gw", OURS).await.unwrap();
-    host.nl.set_down("gw").await.unwrap();
+    host.sh("ip link set gw down").await;
     let down = socket.send(&frame([0xff; 6], socket.mac().0, OURS, &[0; 46])).await.unwrap_err();
     assert_eq!(down.errno(), Some(Errno::ENETDOWN), "{down}");
 }

@@ -1,6 +1,6 @@
 //! Messages that change flows, groups and meters.
 
-use crate::{Bucket, Flow, Group, Message, PortNo};
+use crate::{Flow, Group, Message, PortNo};
 
 /// `OFPT_FLOW_MOD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,14 +115,6 @@ impl GroupMod {
     /// Deletes a group.
     pub fn delete(id: u32) -> GroupMod {
         GroupMod { command: GroupCommand::Delete, group: Group::new(id, crate::GroupType::All) }
-    }
-
-    /// Appends buckets. Those with a weight are for a select group.
-    pub fn insert_buckets(id: u32, buckets: Vec<Bucket>) -> GroupMod {
-        let weighted = buckets.iter().any(|b| b.weight != 0);
-        let kind = if weighted { crate::GroupType::Select } else { crate::GroupType::All };
-        let group = Group { buckets, ..Group::new(id, kind) };
-        GroupMod { command: GroupCommand::InsertBucket(BucketPos::Last), group }
     }
 
     /// Removes a bucket.

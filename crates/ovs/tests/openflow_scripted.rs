@@ -159,15 +159,14 @@ async fn echo_and_queries_go_on_beside_a_bundle() {
     bridge.send(Xid(99), Message::EchoRequest(Bytes::from_static(b"ping"))).await;
     assert_eq!(bridge.expect().await, (Xid(99), Message::EchoReply(Bytes::from_static(b"ping"))));
     let asking = of.clone();
-    let query = tokio::spawn(async move { asking.table_stats().await });
+    let query = tokio::spawn(async move { asking.multipart(MultipartRequest::TableStats).await });
     let (xid, request) = bridge.expect().await;
     assert_eq!(request, Message::MultipartRequest(MultipartRequest::TableStats));
     let part =
         |table| MultipartReply::TableStats(vec![TableStats { table, active: 1, lookups: 2, matched: 3 }]);
     bridge.send(xid, Message::MultipartReply { more: true, body: part(0) }).await;
     bridge.send(xid, Message::MultipartReply { more: false, body: part(1) }).await;
-    let tables: Vec<u8> = query.await.unwrap().unwrap().into_iter().map(|stats| stats.table).collect();
-    assert_eq!(tables, [0, 1]);
+    assert_eq!(query.await.unwrap().unwrap(), [part(0), part(1)]);
     assert!(!bundle.is_finished());
     drop(bridge);
     let outcome = bundle.await.unwrap();

@@ -65,11 +65,6 @@ async fn bridge_life() {
         vswitch.set_bridge_external_id("br-no", "k", None).await,
         Err(VswitchError::NoBridge(name)) if name == "br-no"
     ));
-
-    vswitch.delete_bridge("br-int").await.unwrap();
-    vswitch.delete_bridge("br-int").await.unwrap();
-    assert!(vswitch.bridges().is_empty());
-    assert_eq!(fixture.ovs.vsctl(&["list-br"]).unwrap(), "");
 }
 
 #[tokio::test]
@@ -227,8 +222,9 @@ async fn settings() {
     assert_eq!((info.ovs_version.as_deref(), info.db_version.as_deref()), (Some("3.1.0"), Some("8.3.1")));
     assert!(info.datapath_types.contains(&"netdev".to_owned()));
     assert!(info.iface_types.contains(&"geneve".to_owned()));
-    vswitch.set_other_config("flow-restore-wait", "true").await.unwrap();
-    vswitch.set_other_config("hw-offload", "false").await.unwrap();
+    let both = ["other_config:flow-restore-wait=true", "other_config:hw-offload=false"];
+    fixture.ovs.vsctl(&["--no-wait", "set", "open", ".", both[0], both[1]]).unwrap();
+    vswitch.wait_applied(LIMIT).await.unwrap();
     assert_eq!(
         fixture.ovs.vsctl(&["get", "open", ".", "other_config:flow-restore-wait"]).unwrap(),
         "\"true\"\n"

@@ -17,7 +17,6 @@ fn link(index: u32, name: &str, kind: &str) -> Link {
         peer_netns_id: None,
         controller: None,
         group: 0,
-        alias: None,
         vxlan: None,
     }
 }

@@ -107,14 +107,6 @@ impl Realizer {
         self.apply([RuleChange::Remove(id)]).unwrap_or_default()
     }
 
-    /// Changes members of a rule, at the cost of the change.
-    ///
-    /// # Errors
-    /// If there is no such rule.
-    pub fn update_members(&mut self, id: u32, change: MemberChange) -> Result<Diff, RuleError> {
-        self.apply([RuleChange::Members(id, change)])
-    }
-
     /// Applies changes in order and returns what they come to together. Replacing a pod's rules in one call
     /// leaves its isolation untouched.
     ///

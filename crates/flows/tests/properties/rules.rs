@@ -185,10 +185,10 @@ fn a_member_costs_one_flow() {
     let mut realizer = Realizer::new(&userspace());
     realizer.upsert_rule(k8s(1, 10_000)).unwrap();
     let change = MemberChange { added_peers: vec![ip("192.0.2.1").into()], ..MemberChange::default() };
-    let diff = realizer.update_members(1, change).unwrap();
+    let diff = realizer.apply([RuleChange::Members(1, change)]).unwrap();
     assert_eq!((diff.adds.len(), diff.mods.len(), diff.deletes.len()), (1, 0, 0));
     let change = MemberChange { added_pods: vec![(2, pod(2).ips.into())], ..MemberChange::default() };
-    let diff = realizer.update_members(1, change).unwrap();
+    let diff = realizer.apply([RuleChange::Members(1, change)]).unwrap();
     assert_eq!(
         (diff.adds.len(), diff.mods.len(), diff.deletes.len()),
         (2, 0, 0),
@@ -261,7 +261,7 @@ fn impossible_rules_are_refused() {
         assert_eq!(realizer.upsert_rule(bad).unwrap_err().to_string(), message);
     }
     assert_eq!(
-        realizer.update_members(7, MemberChange::default()).unwrap_err().to_string(),
+        realizer.apply([RuleChange::Members(7, MemberChange::default())]).unwrap_err().to_string(),
         "rule 7 is not known"
     );
     let mut config = support::node(Datapath::Kernel, TunnelKind::FlowBased);

@@ -146,12 +146,6 @@ impl Rule {
         self
     }
 
-    /// To outside a prefix.
-    pub fn not_dst(mut self, net: IpNet) -> Self {
-        self.dst = prefix(true, net);
-        self
-    }
-
     /// In by an interface.
     pub fn in_iface(mut self, name: impl Into<String>) -> Self {
         self.in_iface = Some(Match::new(false, name.into()));
@@ -250,12 +244,6 @@ impl Rule {
         self
     }
 
-    /// With another packet mark.
-    pub fn not_mark(mut self, value: u32, mask: u32) -> Self {
-        self.mark = Some(Match::new(true, Mark { value, mask }));
-        self
-    }
-
     /// With a connection mark.
     pub fn connmark(mut self, value: u32, mask: u32) -> Self {
         self.connmark = Some(Match::new(false, Mark { value, mask }));
@@ -265,12 +253,6 @@ impl Rule {
     /// In by an interface of a device group.
     pub fn src_group(mut self, group: u32) -> Self {
         self.src_group = Some(Match::new(false, group));
-        self
-    }
-
-    /// In by an interface outside a device group.
-    pub fn not_src_group(mut self, group: u32) -> Self {
-        self.src_group = Some(Match::new(true, group));
         self
     }
 
@@ -284,14 +266,6 @@ impl Rule {
     pub fn ct_state(mut self, states: impl IntoIterator<Item = CtState>) -> Self {
         self.ct_state = Some(Match::new(false, states.into_iter().collect()));
         self
-    }
-
-    /// The chain it jumps or goes to.
-    pub fn called_chain(&self) -> Option<&str> {
-        match &self.target {
-            Some(Target::Jump(chain) | Target::Goto(chain)) => Some(chain),
-            _ => None,
-        }
     }
 }
 

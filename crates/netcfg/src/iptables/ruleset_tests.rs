@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::iptables::{AddrType, CtState, NatTo, Proto, SetDir, Target};
+use crate::iptables::{AddrType, CtState, Match, NatTo, Proto, SetDir, Target};
 
 fn net(s: &str) -> ipnet::IpNet {
     s.parse().unwrap()
@@ -69,7 +69,10 @@ pub(crate) fn node_rules(family: Family) -> Ruleset {
     r.rule(
         filter,
         "ANTREA-FORWARD",
-        Rule::new(Target::Drop).not_src_group(0xa17).ct_state([CtState::Invalid, CtState::New]),
+        Rule {
+            src_group: Some(Match::new(true, 0xa17)),
+            ..Rule::new(Target::Drop).ct_state([CtState::Invalid, CtState::New])
+        },
     );
     let snat = |random_fully| Target::Snat { to: egress.into(), random_fully };
     r.rule(Table::Nat, "ANTREA-POSTROUTING", Rule::new(snat(true)).not_out_iface("antrea-gw0").mark(1, 0xff));
@@ -189,7 +192,8 @@ fn desired() -> impl Strategy<Value = Ruleset> {
         for (table, from, wanted) in [(Table::Filter, "FORWARD", filter), (Table::Nat, "PREROUTING", nat)] {
             let Some((b, a, comment, jump, first)) = wanted else { continue };
             // Chain B is a leaf, so that the model's kernel needs no loop check.
-            *r.chain(table, "ANTREA-B") = b.into_iter().filter(|r| r.called_chain().is_none()).collect();
+            *r.chain(table, "ANTREA-B") =
+                b.into_iter().filter(|r| !matches!(r.target, Some(Target::Jump(_)))).collect();
             if let Some(a) = a {
                 *r.chain(table, "ANTREA-A") = a;
             }

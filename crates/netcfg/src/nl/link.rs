@@ -1,4 +1,4 @@
-//! Links: veth, VXLAN, bridge; their attributes; listing.
+//! Links: veth, VXLAN; their attributes; listing.
 
 use std::{fmt, net::IpAddr};
 
@@ -7,7 +7,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State},
 };
-use rtnetlink::{LinkBridge, LinkDummy, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{LinkUnspec, LinkVeth, LinkVxlan};
 
 use crate::{Error, MacAddr, Netlink, Netns, Result};
 
@@ -36,8 +36,6 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Device group, matched by iptables `-m devgroup`.
     pub group: u32,
-    /// Alias text.
-    pub alias: Option<String>,
     /// Parameters of a VXLAN link.
     pub vxlan: Option<VxlanInfo>,
 }
@@ -270,20 +268,6 @@ impl Netlink {
         self.require_link(spec.name).await
     }
 
-    /// Creates a Linux bridge, down.
-    pub async fn create_bridge(&self, name: &str) -> Result<Link> {
-        check_link_name(name)?;
-        self.new_link(LinkBridge::new(name).build(), || format!("create bridge {name}")).await?;
-        self.require_link(name).await
-    }
-
-    /// Creates a dummy link, down. Not every kernel has the driver.
-    pub async fn create_dummy(&self, name: &str) -> Result<Link> {
-        check_link_name(name)?;
-        self.new_link(LinkDummy::new(name).build(), || format!("create dummy {name}")).await?;
-        self.require_link(name).await
-    }
-
     async fn new_link(&self, message: LinkMessage, what: impl Fn() -> String) -> Result<()> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.request(RouteNetlinkMessage::NewLink(message), flags, what).await.map(drop)
@@ -302,21 +286,11 @@ impl Netlink {
 
     /// Sets a link administratively up.
     pub async fn set_up(&self, link: impl Into<LinkRef<'_>>) -> Result<()> {
-        self.set_flag_up(link.into(), true).await
-    }
-
-    /// Sets a link administratively down.
-    pub async fn set_down(&self, link: impl Into<LinkRef<'_>>) -> Result<()> {
-        self.set_flag_up(link.into(), false).await
-    }
-
-    async fn set_flag_up(&self, link: LinkRef<'_>, up: bool) -> Result<()> {
+        let link = link.into();
         let mut message = link.message();
         message.header.change_mask |= LinkFlags::Up;
-        if up {
-            message.header.flags |= LinkFlags::Up;
-        }
-        let what = || format!("set link {link} {}", if up { "up" } else { "down" });
+        message.header.flags |= LinkFlags::Up;
+        let what = || format!("set link {link} up");
         self.request(RouteNetlinkMessage::NewLink(message), 0, what).await.map(drop)
     }
 
@@ -330,37 +304,9 @@ impl Netlink {
         self.set(link.into(), LinkAttribute::Mtu(mtu), &format!("mtu {mtu}")).await
     }
 
-    /// Renames a link. Kernels before 6.2 want it down.
-    pub async fn set_name(&self, link: impl Into<LinkRef<'_>>, name: &str) -> Result<()> {
-        check_link_name(name)?;
-        let index = match link.into() {
-            LinkRef::Index(index) => index,
-            // IFLA_IFNAME cannot both name the link and be its new name.
-            LinkRef::Name(old) => self.require_link(old).await?.index,
-        };
-        self.set(index.into(), LinkAttribute::IfName(name.to_owned()), &format!("name {name}")).await
-    }
-
     /// Sets the device group.
     pub async fn set_group(&self, link: impl Into<LinkRef<'_>>, group: u32) -> Result<()> {
         self.set(link.into(), LinkAttribute::Group(group), &format!("group {group}")).await
-    }
-
-    /// Sets the alias.
-    pub async fn set_alias(&self, link: impl Into<LinkRef<'_>>, alias: &str) -> Result<()> {
-        self.set(link.into(), LinkAttribute::IfAlias(alias.to_owned()), &format!("alias {alias:?}")).await
-    }
-
-    /// Makes a link a port of a bridge, or of nothing (`None`).
-    pub async fn set_controller(&self, link: impl Into<LinkRef<'_>>, controller: Option<u32>) -> Result<()> {
-        let index = controller.unwrap_or(0);
-        self.set(link.into(), LinkAttribute::Controller(index), &format!("controller #{index}")).await
-    }
-
-    /// Moves a link to another namespace, under the same name.
-    pub async fn set_netns(&self, link: impl Into<LinkRef<'_>>, netns: &Netns) -> Result<()> {
-        use std::os::fd::AsRawFd;
-        self.set(link.into(), LinkAttribute::NetNsFd(netns.as_raw_fd()), &format!("netns {netns}")).await
     }
 
     async fn set(&self, link: LinkRef<'_>, attribute: LinkAttribute, change: &str) -> Result<()> {
@@ -416,7 +362,6 @@ impl From<LinkMessage> for Link {
             peer_netns_id: None,
             controller: None,
             group: 0,
-            alias: None,
             vxlan: None,
         };
         for attribute in message.attributes {
@@ -429,7 +374,6 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::LinkNetNsId(id) => link.peer_netns_id = Some(id),
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::Group(group) => link.group = group,
-                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {

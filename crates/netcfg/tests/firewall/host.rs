@@ -150,7 +150,7 @@ async fn announcements_reach_the_neighbours() {
         garp::announce(&host.ns, "nosuch0", &[ip("10.0.0.1")]).await,
         Err(Error::LinkNotFound(_))
     ));
-    host.nl.set_down("gw").await.unwrap();
+    host.sh("ip link set gw down").await;
     let down = garp::announce(&host.ns, "gw", &[ip("10.10.0.1")]).await.unwrap_err();
     assert_eq!(down.errno(), Some(Errno::ENETDOWN), "{down}");
 }

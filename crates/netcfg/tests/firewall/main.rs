@@ -16,8 +16,8 @@ use netcfg::{
     Error, Family, garp,
     ipset::{IpSet, Ipsets, Member, SetType},
     iptables::{
-        AddrType, Backend, CtState, Iptables, NatTo, Ports, Proto, RejectWith, Rule, Ruleset, SetDir, Table,
-        Target, cleanup_all,
+        AddrType, Backend, CtState, Iptables, Mark, Match, NatTo, Ports, Proto, RejectWith, Rule, Ruleset,
+        SetDir, Table, Target, cleanup_all,
     },
     sysctl::{Sysctl, Tree},
 };
@@ -29,6 +29,10 @@ fn net(s: &str) -> IpNet {
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
+}
+
+fn not<T>(value: T) -> Option<Match<T>> {
+    Some(Match { negated: true, value })
 }
 
 /// Every match and target this crate can make, in tables and chains where the kernel takes them.
@@ -73,7 +77,10 @@ fn everything(family: Family) -> Ruleset {
     add(
         mangle,
         output,
-        Rule::new(Target::ConnMark(netcfg::iptables::Mark { value: 1, mask: 3 })).not_mark(1, u32::MAX),
+        Rule {
+            mark: not(Mark { value: 1, mask: u32::MAX }),
+            ..Rule::new(Target::ConnMark(Mark { value: 1, mask: 3 }))
+        },
     );
 
     let forward = "ANTREA-FORWARD";
@@ -86,8 +93,9 @@ fn everything(family: Family) -> Ruleset {
     add(filter, forward, Rule::new(Target::Accept).comment("it's a \"quoted\" \\ comment"));
     add(filter, forward, Rule::new(Target::Accept).comment("simple"));
     add(filter, forward, Rule::new(Target::Drop).src_group(23).dst_group(24));
-    add(filter, forward, Rule::new(Target::Drop).not_src_group(0).ct_state([CtState::Invalid, CtState::New]));
-    add(filter, forward, Rule::new(Target::Return).src(pods).not_dst(single));
+    let new = Rule::new(Target::Drop).ct_state([CtState::Invalid, CtState::New]);
+    add(filter, forward, Rule { src_group: not(0), ..new });
+    add(filter, forward, Rule { dst: not(single), ..Rule::new(Target::Return).src(pods) });
     add(filter, forward, Rule::new(Target::Return).not_src(pods).dst(single));
     add(filter, forward, Rule::new(Target::Accept).src("::/0".parse().unwrap()).not_in_iface("eth+"));
     for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {

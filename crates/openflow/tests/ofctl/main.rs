@@ -8,8 +8,8 @@ mod printed;
 use anyhow::{Context, Result, ensure};
 use openflow::multipart::{FlowEntry, FlowFilter, FlowStats, MultipartReply, MultipartRequest, TableDesc};
 use openflow::{
-    Bucket, BundleControl, BundleCtrlType, BundleFlags, Flow, FlowCommand, FlowMod, Group, GroupCommand,
-    GroupMod, Match, Message, Meter, MeterCommand, TableNames,
+    Bucket, BucketPos, BundleControl, BundleCtrlType, BundleFlags, Flow, FlowCommand, FlowMod, Group,
+    GroupCommand, GroupMod, GroupType, Match, Message, Meter, MeterCommand, TableNames,
 };
 use support::{encode, hex, ofctl};
 
@@ -156,7 +156,11 @@ fn bucket_and_delete_bytes() -> Result<()> {
         (
             "insert-buckets",
             "group_id=3,command_bucket_id=last,bucket=bucket_id:7,actions=output:4",
-            GroupMod::insert_buckets(3, vec![bucket]).into(),
+            GroupMod {
+                command: GroupCommand::InsertBucket(BucketPos::Last),
+                group: Group::new(3, GroupType::All).bucket(bucket),
+            }
+            .into(),
         ),
         ("remove-buckets", "group_id=3,command_bucket_id=7", GroupMod::remove_bucket(3, 7).into()),
         ("del-groups", "group_id=3", GroupMod::delete(3).into()),

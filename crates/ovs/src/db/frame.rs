@@ -45,12 +45,6 @@ impl Framer {
         self.buf.extend_from_slice(bytes);
     }
 
-    /// Whether a message has begun that has not ended.
-    #[must_use]
-    pub fn is_mid_message(&self) -> bool {
-        self.depth > 0
-    }
-
     /// The next complete message, or `None` when more bytes are needed.
     ///
     /// # Errors
@@ -126,7 +120,7 @@ mod tests {
         framer.push(b"\n ");
         framer.push(br#"{"c":1}{"d""#);
         assert_eq!(all(&mut framer), [text, r#"{"c":1}"#]);
-        assert!(framer.is_mid_message());
+        assert!(framer.depth > 0);
         framer.push(b":2}");
         assert_eq!(all(&mut framer), [r#"{"d":2}"#]);
     }
@@ -185,7 +179,7 @@ mod tests {
                 if rest.is_empty() { break; }
             }
             prop_assert_eq!(got, texts);
-            prop_assert!(!framer.is_mid_message());
+            prop_assert_eq!(framer.depth, 0);
         }
 
         #[test]

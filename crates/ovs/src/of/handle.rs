@@ -10,8 +10,8 @@ use std::{
 use openflow::{
     BundleControl, BundleCtrlType, BundleFlags, Group, Message, Meter, PacketIn2, PacketOut, PortDesc,
     multipart::{
-        FlowEntry, FlowFilter, FlowStats, GroupStats, MeterFeatures, MeterStats, MultipartReply,
-        MultipartRequest, PortStats, SwitchDesc, TableStats,
+        FlowEntry, FlowFilter, FlowStats, MeterFeatures, MeterStats, MultipartReply, MultipartRequest,
+        PortStats, SwitchDesc,
     },
 };
 use tokio::{
@@ -162,18 +162,6 @@ impl OfHandle {
         .await
     }
 
-    /// Counters of all groups.
-    ///
-    /// # Errors
-    /// As [`OfHandle::flows`].
-    pub async fn group_stats(&self) -> Result<Vec<GroupStats>, OfError> {
-        self.collect(MultipartRequest::GroupStats(None), |reply| match reply {
-            MultipartReply::GroupStats(stats) => Some(stats),
-            _ => None,
-        })
-        .await
-    }
-
     /// All meters.
     ///
     /// # Errors
@@ -210,18 +198,6 @@ impl OfHandle {
             })
             .await?;
         only(parts, "features of meters")
-    }
-
-    /// Counters of the tables.
-    ///
-    /// # Errors
-    /// As [`OfHandle::flows`].
-    pub async fn table_stats(&self) -> Result<Vec<TableStats>, OfError> {
-        self.collect(MultipartRequest::TableStats, |reply| match reply {
-            MultipartReply::TableStats(stats) => Some(stats),
-            _ => None,
-        })
-        .await
     }
 
     /// The ports.
@@ -286,14 +262,6 @@ impl OfHandle {
     /// [`OfError::NotConnected`], [`OfError::Closed`].
     pub async fn packet_out(&self, packet: PacketOut) -> Result<(), OfError> {
         self.send(Message::PacketOut(packet)).await
-    }
-
-    /// Lets a paused packet go on.
-    ///
-    /// # Errors
-    /// [`OfError::NotConnected`], [`OfError::Closed`].
-    pub async fn resume(&self, packet: PacketIn2) -> Result<(), OfError> {
-        self.send(Message::NxResume(packet)).await
     }
 
     /// Sends a message to which no answer is expected; an error the bridge may send is logged.

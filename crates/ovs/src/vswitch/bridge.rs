@@ -17,26 +17,6 @@ impl Vswitch {
         self.reconcile(&format!("bridge {}", spec.name), |cache, _| plan_ensure(cache, spec)).await
     }
 
-    /// Removes the bridge with its ports, if it exists.
-    ///
-    /// # Errors
-    /// [`VswitchError::Ovsdb`].
-    pub async fn delete_bridge(&self, name: &str) -> Result<(), VswitchError> {
-        self.reconcile(&format!("bridge {name}"), |cache, _| {
-            let mut txn = Transaction::new();
-            if let Some(bridge) = cache.table("Bridge").named(name) {
-                let root = root(cache)?;
-                txn.mutate(
-                    "Open_vSwitch",
-                    Where::row(root.uuid()),
-                    [("bridges", Mutator::Delete, Datum::from(bridge.uuid()))],
-                );
-            }
-            Ok(txn)
-        })
-        .await
-    }
-
     /// The bridge as the database has it.
     #[must_use]
     pub fn bridge_info(&self, name: &str) -> Option<BridgeInfo> {

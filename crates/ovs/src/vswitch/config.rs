@@ -44,26 +44,14 @@ impl Vswitch {
         })
     }
 
-    /// Sets a key of `other_config`, e.g. `flow-restore-wait`.
-    ///
-    /// # Errors
-    /// [`VswitchError::Ovsdb`], [`VswitchError::NotInitialised`].
-    pub async fn set_other_config(&self, key: &str, value: &str) -> Result<(), VswitchError> {
-        self.change_other_config(key, Some(value)).await
-    }
-
     /// Removes a key of `other_config`, if it is there.
     ///
     /// # Errors
     /// [`VswitchError::Ovsdb`], [`VswitchError::NotInitialised`].
     pub async fn remove_other_config(&self, key: &str) -> Result<(), VswitchError> {
-        self.change_other_config(key, None).await
-    }
-
-    async fn change_other_config(&self, key: &str, value: Option<&str>) -> Result<(), VswitchError> {
         self.reconcile(&format!("other_config {key}"), |cache, _| {
             let mut txn = Transaction::new();
-            set_pairs(&mut txn, "Open_vSwitch", root(cache)?, "other_config", [(key, value)]);
+            set_pairs(&mut txn, "Open_vSwitch", root(cache)?, "other_config", [(key, None)]);
             Ok(txn)
         })
         .await

@@ -126,8 +126,7 @@ async fn ten_thousand_flows_by_bundle() {
     let one = setup.of.flows(FlowFilter::cookie(0x1_0000_0005, u64::MAX)).await.unwrap();
     assert_eq!(one.into_iter().map(|entry| entry.flow).collect::<Vec<_>>(), [flow(5)]);
     assert_eq!(setup.of.flows(FlowFilter::table(2)).await.unwrap().len(), 2500);
-    let tables = setup.of.table_stats().await.unwrap();
-    assert_eq!(tables.iter().find(|stats| stats.table == 3).unwrap().active, 2500);
+    assert_eq!(setup.of.aggregate(FlowFilter::table(3)).await.unwrap().flow_count, Some(2500));
 
     // Deleted by a bundle that also adds: one transaction.
     let mut messages = vec![FlowMod::delete_by_cookie(0, 0).into()];
@@ -234,7 +233,8 @@ async fn groups_and_meters() {
         .await
         .unwrap();
     assert_eq!(setup.of.groups().await.unwrap(), [group]);
-    let stats = setup.of.group_stats().await.unwrap();
+    let stats = setup.of.multipart(MultipartRequest::GroupStats(None)).await.unwrap();
+    let [MultipartReply::GroupStats(stats)] = &stats[..] else { panic!("{stats:?}") };
     assert_eq!((stats[0].id, stats[0].buckets.len()), (7, 2));
     assert!(
         setup.fixture.ovs.ofctl(&["dump-groups"], BRIDGE, &[]).unwrap().contains("group_id=7,type=select")
@@ -366,9 +366,9 @@ async fn survives_kill_and_restart_of_the_switch() {
 
 /// Waits until the bridge has handled everything sent so far, and has told what it had to tell.
 async fn settled(of: &OfHandle) {
-    of.table_stats().await.unwrap();
+    of.desc().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    of.table_stats().await.unwrap();
+    of.desc().await.unwrap();
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ async fn packets_in_and_out_and_resumed() {
         flows[0].stats.packets
     };
     assert_eq!(passed().await, Some(0));
-    setup.of.resume(packet).await.unwrap();
+    setup.of.send(Message::NxResume(packet)).await.unwrap();
     common::eventually("the paused packet went on", || async { passed().await == Some(1) }).await;
     assert_eq!(setup.of.packet_ins_dropped(), 0);
 }
