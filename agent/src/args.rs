@@ -64,12 +64,12 @@ pub struct Args {
     pub log_format: Option<String>,
     /// What to do instead of running.
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<Errand>,
 }
 
 /// What the binary does besides running as the agent.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum Errand {
     /// Take off this node, for good, what agent and Open vSwitch have put there; they must have ended.
     Cleanup(cleanup::Folders),
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use antrea_api::features::{self, Component};
 use antrea_flows::{Change, Entry, Gateway, Network, NodeConfig, Owner, Round, Tunnel, TunnelKind};
+use antrea_runtime::supervise::Needed;
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
 use netcfg::{NetcfgErrors, Netlink, Netns};
@@ -16,13 +17,14 @@ use ovs::of::{OfConfig, OfError, OfHandle, OfSession};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AgentConfig, EncapMode, TunnelType};
-use crate::dataplane::{Dataplane, Task};
+use crate::dataplane::Dataplane;
+use crate::facts::{NetworkFacts, Reporter};
 use crate::host::egress::Egress;
 use crate::host::files;
 use crate::host::network::HostConfig;
-use crate::host::subnet::{gateway_net, gateway_of};
 use crate::host::transport;
 use crate::host::tunnel_guard::Outer;
+use crate::metrics::AgentMetrics;
 use crate::ovs::bridge::{self, Bridge, BridgeInputs, BringUpError, Datapath};
 use crate::ovs::connections::Connections;
 use crate::ovs::links::{POD_LINK_GROUP, allow_ipv6};
@@ -35,8 +37,7 @@ use crate::pods::network::{NodeNetwork, NodeParts};
 use crate::pods::rows;
 use crate::policy::{PolicyHandle, Site};
 use crate::services::access::Access;
-use crate::status::facts::{NetworkFacts, Reporter};
-use crate::status::metrics::AgentMetrics;
+use crate::subnet::{gateway_net, gateway_of};
 
 /// ovsdb-server starts with the agent; past this it is worth a condition.
 const OVSDB_WAIT: Duration = Duration::from_secs(10);
@@ -83,8 +84,8 @@ pub struct Inputs<'a> {
 pub struct Wired {
     /// The network for the CNI server.
     pub network: Arc<NodeNetwork>,
-    /// The task of its dataplane, until it is taken.
-    dataplane: Option<Task>,
+    /// Its session with Open vSwitch and its dataplane.
+    pub needed: Needed,
     pub bridge: Bridge,
     /// What peers' wiring depends on.
     pub underlay: Underlay,
@@ -92,13 +93,6 @@ pub struct Wired {
     pub host: HostConfig,
     /// Facts for the status.
     pub facts: NetworkFacts,
-}
-
-impl Wired {
-    /// The dataplane's task, once.
-    pub fn take_dataplane(&mut self) -> Option<Task> {
-        self.dataplane.take()
-    }
 }
 
 /// Wires the node.
@@ -151,11 +145,13 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         bridge.tunnel_ofport.map(|ofport| Tunnel { ofport, kind, local: transport.address.addr() });
 
     let socket = PathBuf::from(&config.ovs_run_dir).join(format!("{}.mgmt", config.ovs_bridge));
-    let (session, _) = OfSession::spawn(
+    let mut needed = Needed::default();
+    let (session, task) = OfSession::spawn(
         socket,
         OfConfig { flow_monitor: true, ..OfConfig::default() },
         inputs.shutdown.clone(),
     );
+    needed.add("openflow session", task);
     flow_config.metered = has_meters(&session).await?;
     let connections =
         Connections::new(session.clone(), inputs.netlink.netns().clone()).with_services(flow_config.services);
@@ -168,6 +164,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
         inputs.reporter.clone(),
         inputs.metrics.clone(),
     );
+    needed.spawn("dataplane", task.run(inputs.shutdown.clone()));
 
     let interfaces = remembered(inputs).await?;
     let gateways = node.pod_cidrs.iter().map(|subnet| gateway_net(subnet).addr());
@@ -187,18 +184,18 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
             dataplane,
             connections,
             settled,
-            policy: inputs.policy.clone(),
             host_local: HostLocal::new(inputs.paths.cni_bin.clone(), inputs.paths.cni_data.clone()),
             host_proc_path_prefix: config.host_proc_path_prefix.clone(),
             sysctls: inputs.paths.sysctls.clone(),
             userspace: datapath == Datapath::Userspace,
         },
+        inputs.policy.clone(),
         interfaces,
     ));
     remove_leftovers(&network).await;
 
     Ok(Wired {
-        dataplane: Some(task),
+        needed,
         underlay: Underlay {
             mode: config.traffic_encap_mode,
             transport: transport.address,
@@ -224,7 +221,7 @@ pub async fn wire(inputs: &Inputs<'_>) -> Result<Wired, BringUpError> {
 ///
 /// # Errors
 /// Two owners that want different things, Open vSwitch is away, or the agent is shutting down.
-pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
+pub async fn stage(network: &Arc<NodeNetwork>, policy: &PolicyHandle) -> Result<(), BringUpError> {
     let failed = |error: crate::dataplane::DataplaneError| BringUpError::new("FlowsFailed", error);
     let dataplane = &network.dataplane;
     let pipeline = dataplane.network();
@@ -232,7 +229,7 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
     let entries = antrea_flows::meters(pipeline).into_iter().map(Entry::from).chain(flows).collect();
     dataplane.set(Owner::Node, Change::Whole(entries)).await.map_err(failed)?;
     let remembered = network.clone();
-    let ids = network.policy.ids_before(dataplane).await;
+    let ids = policy.ids_before(dataplane).await;
     let site = Site {
         pipeline: Arc::new(dataplane.network().clone()),
         sink: Box::new(dataplane.clone()),
@@ -240,11 +237,11 @@ pub async fn stage(network: &Arc<NodeNetwork>) -> Result<(), BringUpError> {
         changes: network.interface_count(),
         isolated: rows::isolated(&network.vswitch.ports(&network.bridge)),
         ids: ids.map_err(|error| BringUpError::new("FlowsFailed", error))?,
-        dns: network.policy.dns_before().await,
+        dns: policy.dns_before().await,
     };
-    let policy = network.policy.attach(site).await;
-    policy.map_err(|error| BringUpError::new("PolicyFailed", error))?;
-    network.policy.stage_ended(dataplane).await.map_err(failed)?;
+    let attached = policy.attach(site).await;
+    attached.map_err(|error| BringUpError::new("PolicyFailed", error))?;
+    policy.stage_ended(dataplane).await.map_err(failed)?;
     for pod in network.interfaces() {
         // One bad record must not keep the rest of the node off the network.
         let (owner, flows) = pod.flows(dataplane.network());
@@ -406,8 +403,8 @@ async fn remove_leftovers(network: &NodeNetwork) {
         }
         Err(error) => tracing::error!(%error, "cannot list links"),
     }
-    network.free_damaged_leases();
-    for (ip, (container_id, ifname)) in network.leases().held {
+    network.free_damaged_leases().await;
+    for (ip, (container_id, ifname)) in network.leases().await.held {
         if network.interface(&container_id, &ifname).is_some() {
             continue;
         }

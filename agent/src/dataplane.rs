@@ -28,8 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
 use self::packets::Packets;
-use crate::status::facts::Reporter;
-use crate::status::metrics::AgentMetrics;
+use crate::facts::Reporter;
+use crate::metrics::AgentMetrics;
 
 mod packets;
 pub mod schedule;

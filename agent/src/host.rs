@@ -19,7 +19,6 @@ pub mod local_traffic;
 pub mod network;
 mod ports;
 pub mod services;
-pub mod subnet;
 mod times;
 pub mod transport;
 pub mod tunnel_guard;
@@ -30,6 +29,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use antrea_enforce::egress::HostEgress;
 use ipnet::IpNet;
 use netcfg::NetcfgErrors;
 use netcfg::sysctl::Sysctl;
@@ -38,7 +38,6 @@ use tokio::sync::watch as latest;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-pub use self::drift::REPAIRED;
 use self::drift::{Findings, Teller};
 use self::egress::Egress;
 use self::files::Installed;
@@ -46,13 +45,13 @@ use self::services::Doors;
 use self::times::{Scope, Times};
 use self::watch::{Interest, Suspicion, Watch};
 use crate::config::AgentConfig;
+use crate::facts::Reporter;
 use crate::host::network::{HostConfig, HostNetwork};
 use crate::ovs::bridge::{Bridge, TUNNEL_PORT};
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::{Underlay, Wiring, wire};
 use crate::pods::network::NodeNetwork;
 use crate::services::access::Access;
-use crate::status::facts::Reporter;
 
 /// Nodes that join together are wired together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -74,6 +73,8 @@ struct Applied {
 #[derive(Debug)]
 pub struct Host {
     network: Arc<NodeNetwork>,
+    /// Egress policy as far as it is enforced here.
+    egress: latest::Receiver<HostEgress>,
     config: AgentConfig,
     bridge: Bridge,
     underlay: Underlay,
@@ -113,7 +114,7 @@ struct Progress {
 impl Host {
     /// A host that has not been looked at. `transport` is the name of the link between nodes.
     pub fn new(
-        network: Arc<NodeNetwork>,
+        (network, egress): (Arc<NodeNetwork>, latest::Receiver<HostEgress>),
         config: AgentConfig,
         bridge: Bridge,
         (underlay, transport): (Underlay, String),
@@ -123,6 +124,7 @@ impl Host {
     ) -> Self {
         Self {
             network,
+            egress,
             services,
             config,
             bridge,
@@ -164,7 +166,7 @@ impl Host {
         let mut times = Times::new(Instant::now(), watch.hears_rules());
         let mut current = nodes.borrow_and_update().clone().unwrap_or_default();
         let mut pods = self.network.interface_count();
-        let mut egress = self.network.policy.host_egress();
+        let mut egress = self.egress.clone();
         let mut rows = self.network.vswitch.subscribe();
         // What changed between bring-up and now.
         let mut scope = Scope::ALL;

@@ -15,8 +15,10 @@ mod capture;
 mod cleanup;
 mod config;
 mod dataplane;
+mod facts;
 mod host;
 mod life;
+pub mod metrics;
 mod ovs;
 mod peers;
 mod pods;
@@ -24,8 +26,9 @@ mod policy;
 mod probes;
 pub mod run;
 mod services;
-pub mod status;
-pub mod traceflow;
+mod status;
+mod subnet;
+mod traceflow;
 
 /// Version of this build.
 pub use antrea_api::VERSION;

@@ -9,10 +9,12 @@ use std::time::Duration;
 use crate::bringup::{self, Inputs, Paths, Wired};
 use crate::capture::{Capturer, Files};
 use crate::config::AgentConfig;
+use crate::facts::{Health, Reporter};
 use crate::host::Host;
 use crate::host::files::Installed;
 use crate::host::network::HostNetwork;
 use crate::host::services::Doors;
+use crate::metrics::{AgentMetrics, DnsMetrics, ProxyMetrics};
 use crate::ovs::audit::Audit;
 use crate::ovs::bridge::BringUpError;
 use crate::ovs::{conntrack, restore, selftest};
@@ -22,16 +24,15 @@ use crate::peers::wiring::Peer;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
 use crate::pods::rows;
-use crate::policy::audit::Audit as Log;
-use crate::policy::{DnsSettings, PolicyHandle, judged};
+use crate::policy::audit::DecisionLog;
+use crate::policy::{DnsSettings, PolicyHandle, Ways, judged};
 use crate::probes::Prober;
-use crate::services::Follower;
 use crate::services::access::Access;
 use crate::services::everybody::{self, Ends};
 use crate::services::health::{self, Told};
-use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::{AgentMetrics, DnsMetrics, ProxyMetrics};
+use crate::services::{self, Follower};
 use crate::traceflow::Tracer;
+use antrea_runtime::supervise::{self, Needed};
 use anyhow::{Context, Result};
 use netcfg::Netlink;
 use ovs::Vswitch;
@@ -79,7 +80,7 @@ impl Agent {
         network: watch::Sender<Option<Arc<NodeNetwork>>>,
         not_up: antrea_runtime::health::BlockReady,
     ) -> Result<()> {
-        let (own, (wired, peering, host, services)) = loop {
+        let (own, (mut wired, peering, host, services)) = loop {
             // Read again for each try: what failed may be mended there.
             let own = self.own_node(&mut nodes).await?;
             match self.bring_up(&own, &nodes).await {
@@ -106,6 +107,7 @@ impl Agent {
             round = wired.bridge.round,
             "the node's network is up"
         );
+        let needed = std::mem::take(&mut wired.needed).ended();
         let counts = self.follow_counts(&wired.network);
         let pods = || wired.network.interfaces().iter().map(PodInterface::local_pod).collect();
         let addresses = self.policy.tell_addresses(pods, wired.network.interface_count());
@@ -117,16 +119,17 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
-        let log = Log::new(
+        let log = DecisionLog::new(
             self.audit_log.clone(),
             self.config.audit_logging,
             self.policy.logged(),
             self.metrics.packet_ins.clone(),
         );
-        let (log, auditor) = log.context("the log of what policies decide")?;
+        let (log, lines) = log.context("the log of what policies decide")?;
         let judged = judged::follow(&wired.network.dataplane, &log);
         let refusing = everybody::refuse(&wired.network.dataplane);
-        let logging = auditor.run(&wired.network);
+        let pod_at = |ip| wired.network.pod_at(ip);
+        let logging = lines.run(wired.network.dataplane.network(), pod_at);
         let settings = DnsSettings {
             shortest: Duration::from_secs(self.config.fqdn_cache_min_ttl.into()),
             mtu: wired.network.mtu as usize,
@@ -134,8 +137,10 @@ impl Agent {
         };
         let again = self.policy.refresh_dns(&settings, &self.dns_metrics);
         let dns = self.policy.follow_dns(&wired.network.dataplane, settings.clone(), &self.dns_metrics);
-        let tracer =
-            self.traceflow.clone().map(|client| Tracer::new(wired.network.clone(), client, nodes.clone()));
+        let tracer = self
+            .traceflow
+            .clone()
+            .map(|client| Tracer::new(wired.network.clone(), self.policy.clone(), client, nodes.clone()));
         let capturer = self.captures.clone().map(|(client, files, pod)| {
             Capturer::new(wired.network.clone(), client, files, pod, self.metrics.captures.clone())
         });
@@ -152,7 +157,13 @@ impl Agent {
         let run_dir = PathBuf::from(&self.config.ovs_run_dir);
         let audit = Audit::new(run_dir.clone(), self.config.ovs_bridge.clone(), wired.bridge.datapath);
         let audit = audit.run(&self.reporter, &self.metrics.audit);
-        let ending = self.policy.end_connections(&wired.network, run_dir.clone(), wired.bridge.datapath);
+        let ending = self.policy.end_connections(Ways {
+            dataplane: wired.network.dataplane.clone(),
+            connections: wired.network.connections.clone(),
+            settled: wired.network.settled.clone(),
+            run_dir: run_dir.clone(),
+            datapath: wired.bridge.datapath,
+        });
         let conntrack = conntrack::run(wired.bridge.datapath, run_dir, &self.metrics.conntrack);
         tokio::select! {
             () = serve(services, nodes.clone(), self.shutdown.clone()) => Ok(()),
@@ -175,10 +186,16 @@ impl Agent {
             () = restore::follow(&wired.network.vswitch, &wired.network.dataplane) => Ok(()),
             () = rows::follow(&wired.network) => Ok(()),
             change = moved => change,
+            ended = needed => self.unless_shutdown(ended),
             never = self_test => match never {},
             never = conntrack => match never {},
             never = audit => match never {},
         }
+    }
+
+    /// On shutdown everything ends.
+    fn unless_shutdown(&self, ended: supervise::Error) -> Result<()> {
+        if self.shutdown.is_cancelled() { Ok(()) } else { Err(ended.into()) }
     }
 
     /// Waits until the Node object of this node has what is needed.
@@ -229,10 +246,7 @@ impl Agent {
             shutdown: &self.shutdown,
         };
         let mut wired = bringup::wire(&inputs).await?;
-        if let Some(task) = wired.take_dataplane() {
-            tokio::spawn(task.run(self.shutdown.clone()));
-        }
-        bringup::stage(&wired.network).await?;
+        bringup::stage(&wired.network, &self.policy).await?;
         let host_network = HostNetwork::new(
             self.netlink.clone(),
             &wired.host.families(),
@@ -242,13 +256,14 @@ impl Agent {
         .await
         .map_err(|error| BringUpError::new("HostNetworkFailed", error))?;
         let mut peering = Peering {
-            network: wired.network.clone(),
+            node: self.node_name.clone(),
+            dataplane: wired.network.dataplane.clone(),
             underlay: wired.underlay.clone(),
             reporter: self.reporter.clone(),
         };
-        let (ends, doors) = self.ends_and_doors()?;
+        let (ends, doors) = self.ends_and_doors(&mut wired.needed)?;
         let mut host = Host::new(
-            wired.network.clone(),
+            (wired.network.clone(), self.policy.host_egress()),
             self.config.clone(),
             wired.bridge.clone(),
             (wired.underlay.clone(), wired.facts.transport_interface.clone()),
@@ -262,7 +277,14 @@ impl Agent {
         host.apply(&current).await.map_err(|error| BringUpError::new("TransportChanged", error))?;
         let mut services = self.services.clone().map(|(client, metrics)| {
             let reporter = self.reporter.clone();
-            Follower::new(wired.network.clone(), client, own.zone.clone(), reporter, metrics, ends)
+            let bridge = services::Bridge {
+                node: self.node_name.clone(),
+                dataplane: wired.network.dataplane.clone(),
+                connections: wired.network.connections.clone(),
+                settled: wired.network.settled.clone(),
+                policy: self.policy.clone(),
+            };
+            Follower::new(bridge, client, own.zone.clone(), reporter, metrics, ends)
         });
         if let Some(services) = &mut services {
             services.first().await;
@@ -272,7 +294,7 @@ impl Agent {
     }
 
     /// What joins host and Services where there is no kube-proxy.
-    fn ends_and_doors(&self) -> Result<(Option<Ends>, Option<Doors>), BringUpError> {
+    fn ends_and_doors(&self, needed: &mut Needed) -> Result<(Option<Ends>, Option<Doors>), BringUpError> {
         if !self.config.serves_all() {
             return Ok((None, None));
         }
@@ -282,7 +304,7 @@ impl Agent {
         let (addresses, known) = watch::channel(Vec::new());
         let (access, wanted) = watch::channel(Access::default());
         let (told, telling) = watch::channel(Told::default());
-        tokio::spawn(health::run(at, telling, self.shutdown.clone()));
+        needed.spawn("answers to load balancers", health::run(at, telling, self.shutdown.clone()));
         let ends = Ends { addresses: known, access, told, api_server: self.config.api_server() };
         Ok((Some(ends), Some(Doors::new(wanted, addresses, ranges))))
     }

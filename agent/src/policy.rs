@@ -55,6 +55,7 @@ mod statistics;
 pub use agent::{PolicyAgent, PolicyConfig};
 pub use confirm::PodName;
 pub use dns::DnsSettings;
+pub use established::Ways;
 pub use handle::{PolicyHandle, Prepared, Question, Reached, Site};
 pub use known::{Objects, Record};
 

@@ -7,7 +7,7 @@
 //!
 //! Namespaces have no name, so they and their links end with this process, however that ends; the port that is then left in
 //! OVSDB is removed by the next agent as that of any container that is gone. Ends are no attachments: they have addresses
-//! that IPAM never gives ([`crate::host::subnet::probes_of`]), are in no group of any policy, and nobody counts or checks
+//! that IPAM never gives ([`crate::subnet::probes_of`]), are in no group of any policy, and nobody counts or checks
 //! them as pods. Policies of users judge none of what they send to each other, nor does their own policy judge a pod.
 //!
 //! One run at a time; what comes meanwhile replaces it.
@@ -28,11 +28,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::facts::Reporter;
+use crate::metrics::ProbeMetrics;
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::Underlay;
 use crate::pods::network::NodeNetwork;
-use crate::status::facts::Reporter;
-use crate::status::metrics::ProbeMetrics;
 
 mod round;
 mod traffic;

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Errand};
 use crate::bringup::Paths;
 use crate::capture::Files;
 use crate::cleanup;
 use crate::config::AgentConfig;
+use crate::facts::{Health, Identity, Reporter};
 use crate::host::files;
 use crate::life::Agent;
+use crate::metrics::{self, Registered};
 use crate::peers::watch::watch_nodes;
 use crate::pods::server;
 use crate::policy::{PolicyAgent, PolicyConfig, Record};
 use crate::status::api::{self, ApiState, Renewal};
-use crate::status::facts::{Health, Identity, Reporter};
-use crate::status::metrics::{self, Registered};
 use crate::status::{events, publish};
 use antrea_api::features::{self, Component};
 use antrea_runtime::health::Readiness;
@@ -38,7 +38,7 @@ use tokio::sync::watch;
 /// The configuration is not usable, or a task ended with one.
 pub async fn run(mut args: Args) -> Result<()> {
     match args.command.take() {
-        Some(Command::Cleanup(folders)) => clean(&args, folders).await,
+        Some(Errand::Cleanup(folders)) => clean(&args, folders).await,
         None => observed(args).await,
     }
 }
@@ -103,7 +103,8 @@ async fn serve(
     let (ready, live) = (Readiness::new(), Readiness::new());
     let not_up = ready.block("network");
     let socket = PathBuf::from(&config.ovs_run_dir).join("db.sock");
-    let (vswitch, _) = Vswitch::spawn(socket, shutdown.clone());
+    let (vswitch, session) = Vswitch::spawn(socket, shutdown.clone());
+    tasks.spawn("ovsdb session", session);
     tasks.spawn_abortable("ovsdb state", follow_ovsdb(vswitch.clone(), reporter.clone()));
 
     let (nodes, node_changes) = watch::channel(None);

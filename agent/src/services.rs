@@ -13,4 +13,4 @@ mod follow;
 pub mod health;
 mod objects;
 
-pub use follow::Follower;
+pub use follow::{Bridge, Follower};

@@ -3,8 +3,6 @@
 pub mod api;
 pub mod bridge;
 pub mod events;
-pub mod facts;
-pub mod metrics;
 pub mod policies;
 pub mod publish;
 pub mod support;

@@ -39,7 +39,7 @@ type Register = fn() -> Result<Metrics>;
 const COMPONENTS: [(&str, Register); 3] = [
     ("antrea-operator", || Ok(antrea_operator::metrics::register()?.registry)),
     ("antrea-controller", || Ok(antrea_controller::metrics::register()?.registry)),
-    ("antrea-agent", || Ok(antrea_agent::status::metrics::register()?.registry)),
+    ("antrea-agent", || Ok(antrea_agent::metrics::register()?.registry)),
 ];
 
 /// The content of `docs/metrics.md`.

@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
 use super::record::{Limits, PATIENCE, record};
+use crate::metrics::CaptureMetrics;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
-use crate::status::metrics::CaptureMetrics;
 
 /// Captures at once.
 const AT_ONCE: usize = 4;

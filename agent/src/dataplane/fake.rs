@@ -23,8 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Dataplane, DataplaneError};
-use crate::status::facts::Reporter;
-use crate::status::metrics::AgentMetrics;
+use crate::facts::Reporter;
+use crate::metrics::AgentMetrics;
 use antrea_enforce::testing::network;
 
 type Rule = Box<dyn Fn(&Message) -> bool + Send>;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::status::metrics::PacketInMetrics;
+use crate::metrics::PacketInMetrics;
 
 /// Packets that wait for a subscriber.
 const QUEUE: usize = 256;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::status::facts::Health;
+use crate::facts::Health;
 
 /// Between comparisons that nothing calls for.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -18,8 +18,8 @@ use super::packets::Packets;
 use super::schedule::Schedule;
 use super::sync::{InFlight, Refusal};
 use super::{Batch, DataplaneError, Failures, Reply, Request};
-use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::AgentMetrics;
+use crate::facts::{Health, Reporter};
+use crate::metrics::AgentMetrics;
 
 /// Requests that one bundle takes together.
 const TOGETHER: usize = 64;

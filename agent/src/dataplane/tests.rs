@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake::{CURSE, Rig, dataplane, flow, group, is_cursed, meter, soon};
 use super::*;
-use crate::status::facts::Health;
+use crate::facts::Health;
 use antrea_enforce::testing::network;
 
 const LIMIT: Duration = Duration::from_secs(30);

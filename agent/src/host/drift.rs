@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::status::facts::Health;
-
-/// Reason of what is told of a repair.
-pub const REPAIRED: &str = "HostNetworkRepaired";
+use crate::facts::{Health, REPAIRED};
 
 /// How long a repair is told of at least.
 const TOLD: Duration = Duration::from_secs(5);

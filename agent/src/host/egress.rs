@@ -36,10 +36,10 @@ use ipnet::IpNet;
 use netcfg::Family;
 use netcfg::nft::{Chain, Hook, Match, Rule, Table, Verdict};
 
-use self::chains::Judged;
+use self::chains::PodChains;
 use crate::host::network::HostConfig;
-use crate::host::subnet::gateway_of;
 use crate::host::tunnel_guard::Outer;
+use crate::subnet::gateway_of;
 
 /// The table.
 pub const TABLE: &str = "ANTREA-EGRESS";
@@ -89,7 +89,7 @@ pub fn table(config: &HostConfig, family: Family) -> Option<(Table, BTreeSet<IpA
     if subnets.is_empty() && tunnel.is_none() {
         return None;
     }
-    let Judged { mut table, left_out } = chains::of_pods(&config.egress, family, TABLE, PODS);
+    let PodChains { mut table, left_out } = chains::of_pods(&config.egress, family, TABLE, PODS);
     let gateway = || Match::InIface(config.gateway.clone());
     let leaving = || Match::NotOutIface(config.gateway.clone());
     let judge = || Rule::new(Verdict::Goto(JUDGE.to_owned()));

@@ -9,7 +9,7 @@ use super::egress::{self, Egress, refuse};
 use super::local_traffic::{self, LocalTraffic};
 use super::network::HostConfig;
 use super::{Applied, Host};
-use crate::status::facts::Health;
+use crate::facts::Health;
 
 impl Host {
     pub(super) fn rules_for(&self, wanted: &Applied) -> HostConfig {
@@ -57,7 +57,7 @@ impl Host {
 
     pub(super) fn egress(&self) -> Egress {
         let pods = self.network.interfaces().into_iter().flat_map(|pod| pod.ips).collect();
-        Egress { pods, policy: self.network.policy.host_egress().borrow().clone() }
+        Egress { pods, policy: self.egress.borrow().clone() }
     }
 
     /// What tells the userspace datapath of packets of the node itself.

@@ -15,8 +15,8 @@ use netcfg::{Family, NetcfgErrors, Netlink};
 use crate::host::egress::{self, Egress, refuse};
 use crate::host::services;
 use crate::host::tunnel_guard::{self, Outer};
-use crate::pods::judged::Judged;
-use crate::pods::network::POD_LINK_GROUP;
+use crate::ovs::links::POD_LINK_GROUP;
+use crate::pods::judged::JudgedAddresses;
 use crate::services::access::Access;
 
 /// Mark of packets that local processes sent to pods: `pkt_mark[31]` of the pipeline.
@@ -201,7 +201,7 @@ pub fn rules(config: &HostConfig, family: Family) -> Ruleset {
             Table::Nat,
             "ANTREA-POSTROUTING",
             Rule::new(Target::Masquerade { random_fully: config.random_fully })
-                .not_src(crate::host::subnet::gateway_net(&subnet).addr().into())
+                .not_src(crate::subnet::gateway_net(&subnet).addr().into())
                 .src_type(netcfg::iptables::AddrType::Local)
                 .out_iface(gateway)
                 .comment("Antrea: masquerade packets of the Node to Pods"),
@@ -262,7 +262,7 @@ pub struct HostNetwork {
     sets: Ipsets,
     sysctls: Tree,
     /// Told which pods those tables, or what refuses without them, speak of.
-    judged: Judged,
+    judged: JudgedAddresses,
 }
 
 impl HostNetwork {
@@ -274,7 +274,7 @@ impl HostNetwork {
         netlink: Netlink,
         families: &[Family],
         sysctls: Tree,
-        judged: Judged,
+        judged: JudgedAddresses,
     ) -> netcfg::Result<Self> {
         let netns = netlink.netns().clone();
         let backend = Backend::detect(&netns).await?;

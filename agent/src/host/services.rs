@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use super::network::{HOST_PROCESS_MARK, HostConfig, TRANSLATED, of_family};
 use super::{Host, Progress};
 use crate::ovs::bridge::TUNNEL_PORT;
-use crate::pods::network::POD_LINK_GROUP;
+use crate::ovs::links::POD_LINK_GROUP;
 use crate::services::access::Access;
 
 /// What marks jumps of the table nat.

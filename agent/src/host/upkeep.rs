@@ -9,14 +9,13 @@ use netcfg::{Link, MacAddr, VxlanInfo};
 use super::links::{DesiredLink, Fault};
 use super::local_traffic::LocalTraffic;
 use super::network::HostConfig;
-use super::subnet::gateway_net;
 use super::{Host, Moved, Progress, services, setting_differed};
 use crate::config::{EncapMode, TunnelType};
 use crate::ovs::bridge::{Bridge, Datapath, TUNNEL_PORT};
-use crate::ovs::links::allow_ipv6;
+use crate::ovs::links::{POD_LINK_GROUP, allow_ipv6, quiet_settings};
 use crate::peers::wiring::Wiring;
-use crate::pods::network::{POD_LINK_GROUP, quiet_settings};
 use crate::pods::{attach, leases};
+use crate::subnet::gateway_net;
 
 /// Pods' links whose settings are looked at together.
 const QUIET_AT_ONCE: usize = 32;
@@ -238,7 +237,7 @@ impl Host {
                 progress.done.extend(done);
                 progress.problems.extend(problems);
                 match reserved {
-                    Ok(ips) => self.reserved(&ips, progress),
+                    Ok(ips) => self.reserved(&ips, progress).await,
                     Err(error) => progress.problems.push(format!("records of addresses: {error}")),
                 }
             }
@@ -246,13 +245,13 @@ impl Host {
         }
     }
 
-    fn reserved(&self, ips: &[IpAddr], progress: &mut Progress) {
+    async fn reserved(&self, ips: &[IpAddr], progress: &mut Progress) {
         for ip in ips {
             if self.network.holder(&[*ip], "").is_some() {
                 progress.done.push(format!("address {ip} was not reserved"));
             } else {
                 // A call has taken the pod away meanwhile, and it may have been after that.
-                leases::release(&self.network.host_local.allocations(), *ip);
+                leases::release(&self.network.host_local.allocations(), *ip).await;
             }
         }
     }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netcfg::nft::NftMonitor;
 use netcfg::{ANTREA_PROTOCOL, Event, Monitor, Netlink};
 
-use crate::pods::network::POD_LINK_GROUP;
+use crate::ovs::links::POD_LINK_GROUP;
 
 /// Pause before a watch that ended is begun anew.
 const RETRY: Duration = Duration::from_secs(1);

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use ovs::ctl::{self, CtlError};
 
 use self::judge::{Auditor, DatapathFlow, Wrong, decision, flows, ports};
+use crate::facts::{Health, Reporter};
+use crate::metrics::AuditMetrics;
 use crate::ovs::bridge::Datapath;
-use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::AuditMetrics;
 
 mod judge;
 

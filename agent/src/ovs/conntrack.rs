@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::metrics::ConntrackMetrics;
 use crate::ovs::bridge::Datapath;
-use crate::status::metrics::ConntrackMetrics;
 
 /// Between looks. One takes a call of ovs-vswitchd, or two small files.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -10,8 +10,8 @@ use antrea_flows::{SELF_TEST_ETHERTYPE, VIRTUAL_MAC};
 use netcfg::FrameSocket;
 use tokio::time::{sleep, timeout};
 
-use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::SelfTestMetrics;
+use crate::facts::{Health, Reporter};
+use crate::metrics::SelfTestMetrics;
 
 /// Between tests.
 const PERIOD: Duration = Duration::from_secs(2);

@@ -1,7 +1,6 @@
 //! Keeps peers' flows in step with the cluster's nodes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use antrea_flows::{Change, Owner};
@@ -10,10 +9,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
+use crate::facts::{Health, Reporter};
 use crate::peers::watch::Nodes;
 use crate::peers::wiring::{Underlay, wire};
-use crate::pods::network::NodeNetwork;
-use crate::status::facts::{Health, Reporter};
 
 /// Pause before the next try of something that failed.
 const RETRY: Duration = Duration::from_secs(2);
@@ -24,8 +22,9 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Wires peers into the bridge.
 #[derive(Debug)]
 pub struct Peering {
-    /// This node.
-    pub network: Arc<NodeNetwork>,
+    /// This node, which is no peer.
+    pub node: String,
+    pub dataplane: Dataplane,
     /// What wiring depends on.
     pub underlay: Underlay,
     /// Where health goes.
@@ -50,12 +49,12 @@ impl Peering {
     pub async fn apply(&mut self, nodes: &Nodes) -> bool {
         let mut problems = Vec::new();
         let mut wanted = BTreeMap::new();
-        for peer in nodes.values().filter(|peer| peer.name != self.network.node_name) {
+        for peer in nodes.values().filter(|peer| peer.name != self.node) {
             let Some(flow_peer) = wire(&self.underlay, peer).flows else { continue };
-            let flows = antrea_flows::peer(self.network.dataplane.network(), &flow_peer);
+            let flows = antrea_flows::peer(self.dataplane.network(), &flow_peer);
             wanted.insert(Owner::Peer(peer.name.as_str().into()), flows);
         }
-        match install(&self.network.dataplane, wanted).await {
+        match install(&self.dataplane, wanted).await {
             Ok(failures) => {
                 problems.extend(failures.iter().map(|(owner, error)| format!("flows of {owner}: {error}")));
             }

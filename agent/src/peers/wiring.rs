@@ -11,7 +11,7 @@ use netcfg::nl::route::Route;
 use serde::{Deserialize, Serialize};
 
 use crate::config::EncapMode;
-use crate::host::subnet::gateway_of;
+use crate::subnet::gateway_of;
 
 /// Node annotation with the addresses that carry tunnels, where they are not the node's own.
 const TRANSPORT_ADDRESSES: &str = "node.antrea.io/transport-addresses";

@@ -28,12 +28,12 @@ use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::ownership;
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
-use crate::host::subnet::{gateway_net, gateway_of};
 use crate::ovs::links::{POD_LINK_GROUP, quiet_link};
 use crate::pods::claims::Claim;
 use crate::pods::interfaces::{self, AttachmentKey, PodInterface};
 use crate::pods::network::NodeNetwork;
 use crate::policy::{PodName, Prepared};
+use crate::subnet::{gateway_net, gateway_of};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
 const OFPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -198,7 +198,7 @@ async fn attach(
         trace::step(trace_child!("veth.create"), link(node, call, &host_ifname, &netns, mac)),
         trace::step(
             trace_child!("policy.confirm"),
-            node.policy.confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
+            node.policy().confirm_pod(PodName { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid })
         )
     );
     confirmed.map_err(|error| AttachError::new(ErrorCode::TryAgainLater, error))?;
@@ -253,7 +253,7 @@ async fn attach(
 /// Installs the flows of policies that select the pod and its own, in one transaction.
 async fn install(node: &NodeNetwork, interface: &PodInterface) -> Result<Prepared, AttachError> {
     let installing =
-        node.policy.install_pod(interface.local_pod(), interface.flows(node.dataplane.network()));
+        node.policy().install_pod(interface.local_pod(), interface.flows(node.dataplane.network()));
     trace::step(trace_child!("openflow.install"), installing).await.map_err(configure)
 }
 

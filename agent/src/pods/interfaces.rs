@@ -183,11 +183,6 @@ impl InterfaceStore {
     pub fn len(&self) -> usize {
         self.by_attachment.len()
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.by_attachment.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -236,6 +231,6 @@ mod tests {
         assert!(store.get("c1", "net1").is_some());
         assert!(store.get("c1", "eth0").is_none());
         assert!(store.remove("c1", "net1").is_some());
-        assert!(store.is_empty());
+        assert_eq!(store.len(), 0);
     }
 }

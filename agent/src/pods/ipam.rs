@@ -12,7 +12,7 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use super::result::{CniResult, MalformedResult};
-use crate::host::subnet::{gateway_of, probes_of};
+use crate::subnet::{gateway_of, probes_of};
 
 /// Name of the plugin's data folder under `/var/lib/cni/networks`.
 const NETWORK: &str = "antrea";

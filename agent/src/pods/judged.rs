@@ -11,16 +11,16 @@ use tokio::sync::watch;
 
 /// Addresses of pods in the rules that are in force at the host; clones share it.
 #[derive(Clone, Debug)]
-pub struct Judged(watch::Sender<Option<BTreeSet<IpAddr>>>);
+pub struct JudgedAddresses(watch::Sender<Option<BTreeSet<IpAddr>>>);
 
-impl Default for Judged {
+impl Default for JudgedAddresses {
     /// Of rules that nobody has made in this life.
     fn default() -> Self {
         Self(watch::Sender::new(None))
     }
 }
 
-impl Judged {
+impl JudgedAddresses {
     /// Rules for `pods` are about to be made: they and those of before may be in force.
     pub fn begin(&self, pods: &BTreeSet<IpAddr>) {
         self.0.send_modify(|judged| judged.iter_mut().for_each(|judged| judged.extend(pods)));
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn an_address_is_free_when_no_rule_in_force_has_it() {
-        let judged = Judged::default();
+        let judged = JudgedAddresses::default();
         let [one, two]: [IpAddr; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
         let free = |ips: &[IpAddr]| judged.without(ips).now_or_never().is_some();
         judged.begin(&[two].into());
@@ -64,7 +64,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_told() {
-        let judged = Judged::default();
+        let judged = JudgedAddresses::default();
         let ip = IpAddr::from([10, 0, 0, 1]);
         judged.end(&[ip].into());
         let ips = [ip];

@@ -2,8 +2,8 @@
 //! its own. What is in no file's name an address is another file of the folder.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -25,12 +25,15 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Reads the records. A folder that cannot be read has none.
+    /// Reads the records. A folder that cannot be read has none. Blocks.
     pub fn read(folder: &Path) -> Self {
         let mut leases = Self::default();
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let Some(ip) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            match std::fs::read(entry.path()).ok().as_deref().and_then(attachment) {
+            // What is no file may keep whoever opens it waiting.
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            match is_file.then(|| record(&entry.path())).and_then(Result::ok).as_deref().and_then(attachment)
+            {
                 Some(attachment) => leases.held.push((ip, attachment)),
                 None => leases.damaged.push((ip, entry.path())),
             }
@@ -38,7 +41,7 @@ impl Leases {
         leases
     }
 
-    /// Frees addresses whose record is damaged and that no attachment has. Returns those that were freed.
+    /// Frees addresses whose record is damaged and that no attachment has. Returns those that were freed. Blocks.
     pub fn free_damaged(&self, used: &BTreeSet<IpAddr>, now: SystemTime) -> Vec<IpAddr> {
         let freed = self.damaged.iter().filter(|(ip, file)| !used.contains(ip) && is_old(file, now));
         let freed = freed.filter(|(ip, file)| match std::fs::remove_file(file) {
@@ -82,8 +85,8 @@ pub fn reserve(folder: &Path, attachments: &[(IpAddr, AttachmentKey)]) -> io::Re
 }
 
 /// Takes back what [`reserve`] has done for an address.
-pub fn release(folder: &Path, ip: IpAddr) {
-    if let Err(error) = std::fs::remove_file(folder.join(ip.to_string())) {
+pub async fn release(folder: &Path, ip: IpAddr) {
+    if let Err(error) = tokio::fs::remove_file(folder.join(ip.to_string())).await {
         tracing::debug!(%ip, %error, "the address was freed already");
     }
 }
@@ -94,7 +97,14 @@ fn is_old(file: &Path, now: SystemTime) -> bool {
     age.is_some_and(|age| age >= WRITTEN)
 }
 
-/// Reads a record; none if it names no container by the specification's rule for ids.
+/// A record's octets, and at most one more than it may have.
+fn record(file: &Path) -> io::Result<Vec<u8>> {
+    let mut record = Vec::new();
+    File::open(file)?.take(LONGEST + 1).read_to_end(&mut record)?;
+    Ok(record)
+}
+
+/// What a record says; none if it names no container by the specification's rule for ids.
 fn attachment(record: &[u8]) -> Option<AttachmentKey> {
     if u64::try_from(record.len()).ok()? > LONGEST {
         return None;
@@ -152,6 +162,20 @@ mod tests {
         assert_eq!(left.held.len(), 3);
         assert_eq!(Leases::read(Path::new("/nowhere")), Leases::default());
     }
+
+    /// Nobody writes into this pipe, and the file has no end that memory could hold.
+    #[test]
+    fn what_is_no_record_is_damaged_and_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("10.244.1.8");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
+        let endless = File::create(folder.path().join("10.244.1.9")).unwrap();
+        endless.set_len(1 << 42).unwrap();
+        assert_eq!(record(&folder.path().join("10.244.1.9")).unwrap().len() as u64, LONGEST + 1);
+        let leases = Leases::read(folder.path());
+        assert_eq!((leases.held.len(), leases.damaged.len()), (0, 2));
+    }
+
     #[test]
     fn a_lost_record_is_written_again_and_no_other_touched() {
         let folder = tempfile::tempdir().unwrap();

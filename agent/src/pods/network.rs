@@ -18,12 +18,10 @@ use crate::ovs::settled::Settled;
 use crate::pods::claims::{Claim, Claims};
 use crate::pods::interfaces::{AttachmentKey, InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
-use crate::pods::judged::Judged;
+use crate::pods::judged::JudgedAddresses;
 use crate::pods::leases::Leases;
 use crate::pods::ofports::{OfPorts, Reserved};
 use crate::policy::PolicyHandle;
-
-pub use crate::ovs::links::{POD_LINK_GROUP, quiet_settings};
 
 /// What follows from configuration, Node object and OVS, fixed for the life of the process.
 #[derive(Debug)]
@@ -45,7 +43,6 @@ pub struct NodeParts {
     pub connections: Connections,
     /// Whether the datapath goes by the bridge's flows.
     pub settled: Settled,
-    pub policy: PolicyHandle,
     /// IPAM.
     pub host_local: HostLocal,
     /// Where the host's /proc is mounted.
@@ -60,11 +57,13 @@ pub struct NodeParts {
 #[derive(Debug)]
 pub struct NodeNetwork {
     parts: NodeParts,
+    /// What ADD asks before a pod is connected. Who else needs policy is given it.
+    policy: PolicyHandle,
     interfaces: Mutex<InterfaceStore>,
     count: watch::Sender<usize>,
     ofports: OfPorts,
     claims: Claims,
-    judged: Judged,
+    judged: JudgedAddresses,
 }
 
 impl Deref for NodeNetwork {
@@ -77,16 +76,21 @@ impl Deref for NodeNetwork {
 
 impl NodeNetwork {
     /// A network with the attachments that OVSDB remembers.
-    pub fn new(parts: NodeParts, interfaces: InterfaceStore) -> Self {
+    pub fn new(parts: NodeParts, policy: PolicyHandle, interfaces: InterfaceStore) -> Self {
         let count = watch::Sender::new(interfaces.len());
         Self {
             parts,
+            policy,
             interfaces: Mutex::new(interfaces),
             count,
             ofports: OfPorts::default(),
             claims: Claims::default(),
-            judged: Judged::default(),
+            judged: JudgedAddresses::default(),
         }
+    }
+
+    pub(super) fn policy(&self) -> &PolicyHandle {
+        &self.policy
     }
 
     /// An attachment.
@@ -148,13 +152,21 @@ impl NodeNetwork {
     }
 
     /// Whose addresses the host's egress policy speaks of.
-    pub fn judged(&self) -> &Judged {
+    pub fn judged(&self) -> &JudgedAddresses {
         &self.judged
     }
 
-    /// IPAM's records.
-    pub fn leases(&self) -> Leases {
-        Leases::read(&self.host_local.allocations())
+    /// IPAM's records. The node's disk may be slow.
+    pub async fn leases(&self) -> Leases {
+        let folder = self.host_local.allocations();
+        off_runtime(move || Leases::read(&folder)).await
+    }
+
+    /// Namespace and name of the pod that has the address.
+    pub fn pod_at(&self, ip: IpAddr) -> Option<String> {
+        let interfaces = self.interfaces.lock();
+        let found = interfaces.iter().find(|pod| pod.ips.contains(&ip))?;
+        Some(format!("{}/{}", found.pod_namespace, found.pod_name))
     }
 
     /// An attachment of another container that has one of `ips`, and which.
@@ -167,16 +179,25 @@ impl NodeNetwork {
     }
 
     /// Frees addresses of which IPAM's record is damaged and that no attachment has.
-    pub fn free_damaged_leases(&self) {
+    pub async fn free_damaged_leases(&self) {
+        let leases = self.leases().await;
         let used = self.interfaces.lock().iter().flat_map(|interface| interface.ips.clone()).collect();
-        self.leases().free_damaged(&used, SystemTime::now());
+        off_runtime(move || leases.free_damaged(&used, SystemTime::now())).await;
     }
 
     /// Every attachment that the store or IPAM knows of.
-    pub fn known_attachments(&self) -> BTreeSet<AttachmentKey> {
-        let mut known: BTreeSet<_> =
-            self.interfaces.lock().iter().map(|i| (i.container_id.clone(), i.ifname.clone())).collect();
-        known.extend(self.leases().held.into_iter().map(|(_, attachment)| attachment));
+    pub async fn known_attachments(&self) -> BTreeSet<AttachmentKey> {
+        let held = self.leases().await.held;
+        let mut known: BTreeSet<_> = self.interfaces.lock().iter().map(PodInterface::attachment).collect();
+        known.extend(held.into_iter().map(|(_, attachment)| attachment));
         known
     }
+}
+
+/// Runs what waits for the disk on a thread of its own. Nothing comes of what panics, which is told.
+async fn off_runtime<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "IPAM's records are not looked at");
+        T::default()
+    })
 }

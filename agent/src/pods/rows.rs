@@ -32,7 +32,7 @@ pub fn isolated(ports: &[PortInfo]) -> Isolation {
 
 /// Writes who is isolated, until nothing is told of that any more.
 pub async fn follow(network: &NodeNetwork) {
-    let mut isolation = network.policy.isolation();
+    let mut isolation = network.policy().isolation();
     let mut pods = network.interface_count();
     loop {
         let wanted = isolation.borrow_and_update().clone();

@@ -174,9 +174,9 @@ impl CniService {
         let valid = configuration.valid_attachments.map(|valid| {
             valid.into_iter().map(|item| (item.container_id, item.ifname)).collect::<BTreeSet<_>>()
         });
-        node.free_damaged_leases();
+        node.free_damaged_leases().await;
         let mut failures = Vec::new();
-        for attachment in node.known_attachments() {
+        for attachment in node.known_attachments().await {
             if valid.as_ref().is_some_and(|valid| valid.contains(&attachment)) {
                 continue;
             }

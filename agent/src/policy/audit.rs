@@ -12,8 +12,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 use antrea_enforce::logged::Logged;
-use antrea_flows::Judged;
 use antrea_flows::policy::{Action, Direction};
+use antrea_flows::{Judged, Network};
 use jiff::Zoned;
 use openflow::PacketIn2;
 use tokio::sync::mpsc;
@@ -22,8 +22,7 @@ use self::file::LogFile;
 use self::line::{Waiting, line};
 use super::handle::LoggedRules;
 use crate::config::AuditLogging;
-use crate::pods::network::NodeNetwork;
-use crate::status::metrics::PacketInMetrics;
+use crate::metrics::PacketInMetrics;
 
 mod file;
 mod line;
@@ -37,21 +36,21 @@ const TIME: &str = "%Y/%m/%d %H:%M:%S%.6f";
 
 /// Who gives packets to the log.
 #[derive(Clone, Debug)]
-pub struct Audit {
+pub struct DecisionLog {
     packets: mpsc::Sender<(Judged, PacketIn2)>,
     metrics: PacketInMetrics,
 }
 
 /// What makes lines of them.
 #[derive(Debug)]
-pub struct Auditor {
+pub struct LineMaker {
     packets: mpsc::Receiver<(Judged, PacketIn2)>,
     rules: LoggedRules,
     lines: SyncSender<String>,
     metrics: PacketInMetrics,
 }
 
-impl Audit {
+impl DecisionLog {
     /// The log in a file; nothing is written, and no file made, before there is something to tell.
     ///
     /// # Errors
@@ -61,14 +60,14 @@ impl Audit {
         limits: AuditLogging,
         rules: LoggedRules,
         metrics: PacketInMetrics,
-    ) -> std::io::Result<(Self, Auditor)> {
+    ) -> std::io::Result<(Self, LineMaker)> {
         let (packets, queue) = mpsc::channel(PACKETS);
         let (lines, to_write) = sync_channel(LINES);
         let counts = metrics.clone();
         std::thread::Builder::new()
             .name("np-log".to_owned())
             .spawn(move || write(&file, limits, &to_write, &counts))?;
-        Ok((Self { packets, metrics: metrics.clone() }, Auditor { packets: queue, rules, lines, metrics }))
+        Ok((Self { packets, metrics: metrics.clone() }, LineMaker { packets: queue, rules, lines, metrics }))
     }
 
     /// Has a packet told of, if there is room for it.
@@ -79,15 +78,15 @@ impl Audit {
     }
 }
 
-impl Auditor {
-    /// Makes lines, for ever.
-    pub async fn run(mut self, network: &NodeNetwork) {
+impl LineMaker {
+    /// Makes lines, for ever. `pod_at` says whose an address is, as namespace and name.
+    pub async fn run(mut self, network: &Network, pod_at: impl Fn(IpAddr) -> Option<String>) {
         let mut waiting = Waiting::default();
         loop {
             let due = waiting.due();
             tokio::select! {
                 packet = self.packets.recv() => match packet {
-                    Some((judged, packet)) => self.tell(network, judged, &packet, &mut waiting),
+                    Some((judged, packet)) => self.tell(network, &pod_at, judged, &packet, &mut waiting),
                     None => return,
                 },
                 () = sleep_until(due) => {
@@ -100,11 +99,18 @@ impl Auditor {
         }
     }
 
-    fn tell(&self, network: &NodeNetwork, judged: Judged, packet: &PacketIn2, waiting: &mut Waiting) {
+    fn tell(
+        &self,
+        network: &Network,
+        pod_at: impl Fn(IpAddr) -> Option<String>,
+        judged: Judged,
+        packet: &PacketIn2,
+        waiting: &mut Waiting,
+    ) {
         let Some(headers) = antrea_packet::parse(&packet.packet) else { return };
         let logged = match judged.rule {
             Some(rule) => self.rules.borrow().get(&rule).cloned(),
-            None => network.dataplane.network().pipeline.table(judged.table).and_then(Logged::isolation),
+            None => network.pipeline.table(judged.table).and_then(Logged::isolation),
         };
         // A rule that is gone meanwhile has nothing to say.
         let Some(logged) = logged else { return };
@@ -112,7 +118,7 @@ impl Auditor {
             Direction::In => headers.dst,
             Direction::Out => headers.src,
         };
-        let line = line(&logged, pod(network, own).as_deref(), &headers);
+        let line = line(&logged, pod_at(own).as_deref(), &headers);
         if logged.action == Action::Allow {
             self.write(&line);
         } else if let Some(line) = waiting.take(line, Instant::now()) {
@@ -125,13 +131,6 @@ impl Auditor {
             self.metrics.unlogged(1);
         }
     }
-}
-
-/// Who has the address, as namespace and name.
-fn pod(network: &NodeNetwork, ip: IpAddr) -> Option<String> {
-    let pods = network.interfaces();
-    let found = pods.iter().find(|pod| pod.ips.contains(&ip))?;
-    Some(format!("{}/{}", found.pod_namespace, found.pod_name))
 }
 
 /// Writes lines until nobody makes any. Of a disk that is full the first refusal is told, and then each that follows a

@@ -22,8 +22,8 @@ use tokio::time::MissedTickBehavior;
 use super::handle::{PolicyError, PolicyHandle, Request};
 use super::notes;
 use crate::dataplane::{Dataplane, Subscriber};
+use crate::metrics::{DnsMetrics, Outcome};
 use crate::ovs::settled::Settled;
-use crate::status::metrics::{DnsMetrics, Outcome};
 
 /// How long an answer waits for its rules and for the datapath. Resolvers ask again after five seconds.
 const PATIENCE: Duration = Duration::from_secs(3);

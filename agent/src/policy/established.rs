@@ -22,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::{PolicyHandle, notes};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::ovs::bridge::Datapath;
+use crate::ovs::connections::Connections;
+use crate::ovs::settled::Settled;
 use crate::ovs::tracked::{Tracked, TrackedIn};
-use crate::pods::network::NodeNetwork;
 
 /// Connections that are ended in one bundle.
 const TOGETHER: usize = 512;
@@ -89,11 +90,22 @@ fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+/// The bridge, as far as connections through it have to do with it.
+#[derive(Debug)]
+pub struct Ways {
+    pub dataplane: Dataplane,
+    /// What it tracks.
+    pub connections: Connections,
+    /// Whether the datapath goes by its flows.
+    pub settled: Settled,
+    /// Where Open vSwitch takes commands.
+    pub run_dir: PathBuf,
+    pub datapath: Datapath,
+}
+
 /// Ends connections; see the module's description.
-pub struct Ender<'a> {
-    network: &'a NodeNetwork,
-    run_dir: PathBuf,
-    datapath: Datapath,
+struct Ender {
+    ways: Ways,
     ended: Known,
     file: Arc<Path>,
     count: IntCounterVec,
@@ -101,10 +113,10 @@ pub struct Ender<'a> {
 
 impl PolicyHandle {
     /// Has the connections of this node end that policies want to, for ever.
-    pub async fn end_connections(&self, network: &NodeNetwork, run_dir: PathBuf, datapath: Datapath) {
+    pub async fn end_connections(&self, ways: Ways) {
         let count = self.ended.clone();
         let (ended, file) = (self.ended_before().await, self.ended_file.clone());
-        let mut ender = Ender { network, run_dir, datapath, ended, file, count };
+        let mut ender = Ender { ways, ended, file, count };
         let mut resets = self.in_force.resets.clone();
         loop {
             let now = resets.borrow_and_update().clone();
@@ -192,7 +204,7 @@ async fn remember(dataplane: &Dataplane, known: &Known) -> Result<(), DataplaneE
     dataplane.set(Owner::Ended, Change::flows(flows)).await
 }
 
-impl Ender<'_> {
+impl Ender {
     async fn follow(&mut self, resets: Arc<Resets>) -> Result<(), EndError> {
         if resets.is_empty() {
             if !self.ended.is_empty() {
@@ -202,12 +214,12 @@ impl Ender<'_> {
             return Ok(());
         }
         // What the tracker takes in until then may still be by the rules of before.
-        self.network.settled.wait().await;
-        let families: Vec<_> = self.network.dataplane.network().pipeline.families().collect();
+        self.ways.settled.wait().await;
+        let families: Vec<_> = self.ways.dataplane.network().pipeline.families().collect();
         for family in families {
             let frontends = self.frontends(family.service_zone(), resets.named_services()).await?;
             let frontends = Arc::new(frontends);
-            let mut tracked = TrackedIn::zone(&self.run_dir, self.datapath, family.zone()).await?;
+            let mut tracked = TrackedIn::zone(&self.ways.run_dir, self.ways.datapath, family.zone()).await?;
             while let Some(some) = tracked.next().await? {
                 let (resets, frontends, own) = (resets.clone(), frontends.clone(), self.own());
                 let judged = move || denied(&resets, &frontends, &own, &some);
@@ -222,7 +234,7 @@ impl Ender<'_> {
 
     /// Addresses of the node at which its pods see it.
     fn own(&self) -> Vec<IpAddr> {
-        self.network.dataplane.network().node.gateway.ips.clone()
+        self.ways.dataplane.network().node.gateway.ips.clone()
     }
 
     /// Connections to these Services, as the bridge translates them.
@@ -231,7 +243,7 @@ impl Ender<'_> {
         if frontends.named.is_empty() {
             return Ok(frontends);
         }
-        let mut tracked = TrackedIn::zone(&self.run_dir, self.datapath, zone).await?;
+        let mut tracked = TrackedIn::zone(&self.ways.run_dir, self.ways.datapath, zone).await?;
         while let Some(some) = tracked.next().await? {
             for Tracked { protocol, original: (client, address), reply: (server, _), .. } in some {
                 frontends.insert((protocol, client, server), Frontend { protocol, address });
@@ -251,8 +263,8 @@ impl Ender<'_> {
         let excess = self.ended.len().saturating_sub(REMEMBERED);
         self.ended.drain(..excess);
         self.remember().await?;
-        let ways: Vec<_> = denied.iter().map(|denied| denied.connection).collect();
-        self.network.connections.end(&ways).await?;
+        let connections: Vec<_> = denied.iter().map(|denied| denied.connection).collect();
+        self.ways.connections.end(&connections).await?;
         let mut counts: HashMap<(&Arc<str>, Direction), u64> = HashMap::new();
         for denied in denied {
             *counts.entry((&denied.policy, denied.direction)).or_default() += 1;
@@ -270,7 +282,7 @@ impl Ender<'_> {
 
     /// Has the bridge, and the agent's next life, know of them.
     async fn remember(&self) -> Result<(), DataplaneError> {
-        remember(&self.network.dataplane, &self.ended).await?;
+        remember(&self.ways.dataplane, &self.ended).await?;
         // That it cannot be kept is told, and no reason to let a connection live.
         notes::write(&self.file, &notes_of(&self.ended)).await;
         Ok(())

@@ -32,7 +32,7 @@ use super::confirm::{SharedConfirmer, Unconfirmed};
 use super::files::Files;
 use super::rule_ids::IdsBefore;
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
-use crate::status::metrics::PolicyMetrics;
+use crate::metrics::PolicyMetrics;
 
 /// Why policy is not in force.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -3,11 +3,11 @@
 use antrea_flows::Judged;
 use openflow::PacketIn2;
 
-use super::audit::Audit;
+use super::audit::DecisionLog;
 use crate::dataplane::{Dataplane, Subscriber};
 
 /// Answers and logs, for ever. What is not answered is dropped all the same.
-pub async fn follow(dataplane: &Dataplane, audit: &Audit) {
+pub async fn follow(dataplane: &Dataplane, log: &DecisionLog) {
     let mut packets = dataplane.subscribe(Subscriber::Policy);
     while let Some(packet) = packets.recv().await {
         let Some(judged) = antrea_flows::judged(&packet) else { continue };
@@ -15,7 +15,7 @@ pub async fn follow(dataplane: &Dataplane, audit: &Audit) {
             answer(dataplane, judged, &packet).await;
         }
         if judged.is_logged {
-            audit.take(judged, packet);
+            log.take(judged, packet);
         }
     }
 }

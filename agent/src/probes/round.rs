@@ -16,10 +16,10 @@ use tokio::time::sleep;
 
 use super::traffic::{Attempt, DENIED, OPEN, Server, exchange, persist};
 use super::{Own, is_answering};
-use crate::host::subnet::{ProbeAddresses, probes_of};
 use crate::peers::wiring::{Peer, Underlay, wire};
 use crate::pods::attach::ProbePort;
 use crate::pods::network::NodeNetwork;
+use crate::subnet::{ProbeAddresses, probes_of};
 
 /// Names of ports and links. A pod's ends with a dash and six digits, or has no dash.
 const SENDER: &str = "antrea-probe-s";

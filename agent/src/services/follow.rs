@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use antrea_flows::policy::{self as model, Frontend, Targets};
@@ -22,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::access::is_stand_in;
 use super::everybody::{Ends, Everybody, address, transport};
 use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
-use crate::dataplane::Batch;
+use crate::dataplane::{Batch, Dataplane};
+use crate::facts::{Health, Reporter};
+use crate::metrics::ProxyMetrics;
+use crate::ovs::connections::Connections;
+use crate::ovs::settled::Settled;
 use crate::peers::watch::Nodes;
-use crate::pods::network::NodeNetwork;
-use crate::policy;
-use crate::status::facts::{Health, Reporter};
-use crate::status::metrics::ProxyMetrics;
+use crate::policy::{self, PolicyHandle};
 
 /// How long a node that comes up waits for all Services, so that its first flows have them.
 const FIRST: Duration = Duration::from_secs(5);
@@ -53,9 +53,22 @@ struct Listed {
     complete: bool,
 }
 
+/// Where Services are served.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    pub node: String,
+    pub dataplane: Dataplane,
+    /// Connections that it tracks.
+    pub connections: Connections,
+    /// Whether the datapath goes by its flows.
+    pub settled: Settled,
+    /// Who has rules that name Services.
+    pub policy: PolicyHandle,
+}
+
 /// Follows Services and EndpointSlices.
 pub struct Follower {
-    network: Arc<NodeNetwork>,
+    bridge: Bridge,
     client: Client,
     reporter: Reporter,
     metrics: ProxyMetrics,
@@ -79,23 +92,23 @@ pub struct Follower {
 impl Follower {
     /// Begins both watches. With `ends`, there is no kube-proxy.
     pub fn new(
-        network: Arc<NodeNetwork>,
+        bridge: Bridge,
         client: Client,
         zone: String,
         reporter: Reporter,
         metrics: ProxyMetrics,
         ends: Option<Ends>,
     ) -> Self {
-        let everybody = ends.map(|ends| Everybody::new(ends, network.dataplane.network()));
+        let everybody = ends.map(|ends| Everybody::new(ends, bridge.dataplane.network()));
         let mut known = Services::new();
         if let Some(everybody) = &everybody {
             known.set_own(everybody.own().clone());
         }
-        let here = Here { node: network.node_name.clone(), zone };
+        let here = Here { node: bridge.node.clone(), zone };
         Self {
             service_events: services(&client),
             slice_events: slices(&client),
-            network,
+            bridge,
             client,
             reporter,
             metrics,
@@ -286,7 +299,7 @@ impl Follower {
         }
         self.policy_knows |= all;
         // Policy offers flows again that were not taken, and tells of it.
-        if let Err(error) = self.network.policy.tell_services(policy::Reached { services, all }).await {
+        if let Err(error) = self.bridge.policy.tell_services(policy::Reached { services, all }).await {
             tracing::warn!(%error, "rules that name Services are not up to date");
         }
     }
@@ -303,7 +316,7 @@ impl Follower {
         let mut batch = Batch::default();
         let mut names = Vec::with_capacity(services.len());
         for (name, served) in services {
-            let network = self.network.dataplane.network();
+            let network = self.bridge.dataplane.network();
             let mut entries = entries(network, &served);
             if let Some(everybody) = &mut self.everybody {
                 everybody.set(&name, &served);
@@ -312,7 +325,7 @@ impl Follower {
             batch = batch.with(Owner::Service(name.clone()), Change::Whole(entries));
             names.push(name);
         }
-        let health = match self.network.dataplane.apply(batch).await {
+        let health = match self.bridge.dataplane.apply(batch).await {
             Ok(failures) => {
                 let refused = failures.iter().filter_map(|(owner, _)| match owner {
                     Owner::Service(name) => Some(name.clone()),
@@ -350,7 +363,7 @@ impl Follower {
                 .into_iter()
                 .map(|(frontend, endpoint)| (SocketAddr::new(frontend.ip, frontend.port), endpoint))
                 .collect();
-            forget(&self.network, &stale).await;
+            forget(&self.bridge.connections, &stale).await;
             while let Some(ended) = if self.settling.len() < MOST_SETTLING {
                 self.settling.try_join_next()
             } else {
@@ -361,17 +374,17 @@ impl Follower {
                 }
             }
             // A datagram that meets the datapath as it was goes the old way again, and so do all that follow it.
-            let network = self.network.clone();
+            let Bridge { connections, settled, .. } = self.bridge.clone();
             self.settling.spawn(async move {
-                network.settled.wait().await;
-                forget(&network, &stale).await;
+                settled.wait().await;
+                forget(&connections, &stale).await;
             });
         }
     }
 }
 
-async fn forget(network: &NodeNetwork, stale: &[(SocketAddr, SocketAddr)]) {
-    if let Err(error) = network.connections.forget_datagrams(stale).await {
+async fn forget(connections: &Connections, stale: &[(SocketAddr, SocketAddr)]) {
+    if let Err(error) = connections.forget_datagrams(stale).await {
         tracing::warn!(%error, "connections of UDP to endpoints that are gone stay until they time out");
     }
 }

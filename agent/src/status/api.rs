@@ -33,10 +33,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::Files;
+use crate::facts::{Identity, Reporter, compose};
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
 use crate::policy::Record;
-use crate::status::facts::{Identity, Reporter, compose};
 use crate::status::support::Support;
 use crate::status::{bridge, policies, traffic};
 

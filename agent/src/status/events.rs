@@ -15,7 +15,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::status::facts::{Facts, Health, Identity};
+use crate::facts::{Facts, Health, Identity};
 
 /// What belongs to one mishap is found within this time, and told together.
 const TOGETHER: Duration = Duration::from_secs(1);

@@ -17,9 +17,8 @@ use sha1::{Digest, Sha1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::host::REPAIRED;
-use crate::status::facts::{Facts, Health, Identity, NetworkFacts, Reporter, compose, conditions, overall};
-use crate::status::metrics::AgentMetrics;
+use crate::facts::{Facts, Health, Identity, NetworkFacts, REPAIRED, Reporter, compose, conditions, overall};
+use crate::metrics::AgentMetrics;
 
 /// Upstream's interval.
 const HEARTBEAT: Duration = Duration::from_secs(60);

@@ -13,9 +13,9 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc::Sender;
 
+use crate::facts::compose;
 use crate::status::api::{ApiState, interface_rows};
 use crate::status::bridge;
-use crate::status::facts::compose;
 
 /// Longest answer of ovs-vswitchd that is taken, in octets.
 const ANSWER: usize = 4 << 20;

@@ -31,7 +31,7 @@ use crate::dataplane::{DataplaneError, Subscriber};
 use crate::peers::watch::Nodes;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
-use crate::policy::Question;
+use crate::policy::{PolicyHandle, Question};
 
 /// What other nodes get to install their flows before the packet is sent, where it may come to one.
 const OTHERS: Duration = Duration::from_millis(400);
@@ -73,6 +73,7 @@ struct Active {
 /// Where packets are looked out for.
 struct Site {
     network: Arc<NodeNetwork>,
+    policy: PolicyHandle,
     client: Client,
     api: Api<Traceflow>,
     nodes: watch::Receiver<Option<Nodes>>,
@@ -94,12 +95,17 @@ pub struct Tracer {
 
 impl Tracer {
     /// Begins to look out.
-    pub fn new(network: Arc<NodeNetwork>, client: Client, nodes: watch::Receiver<Option<Nodes>>) -> Self {
+    pub fn new(
+        network: Arc<NodeNetwork>,
+        policy: PolicyHandle,
+        client: Client,
+        nodes: watch::Receiver<Option<Nodes>>,
+    ) -> Self {
         let api = Api::all(client.clone());
         Self {
             packets: network.dataplane.subscribe(Subscriber::Traceflow),
             events: watch_all(&client),
-            site: Site { network, client, api, nodes },
+            site: Site { network, policy, client, api, nodes },
             active: BTreeMap::new(),
             listed: None,
             overdue: BTreeSet::new(),
@@ -417,7 +423,7 @@ impl Site {
             _ => None,
         };
         let question = Question { rules: rules.into_iter().flatten().collect(), isolated };
-        let answer = self.network.policy.explain(question).await;
+        let answer = self.policy.explain(question).await;
         let mut answers = answer.rules.into_iter();
         let [egress, ingress, denied] =
             rules.map(|rule| rule.and_then(|_| answers.next()).flatten().map(|policy| policy.to_string()));

@@ -2,7 +2,8 @@
 
 use std::{fmt::Display, future::Future, time::Duration};
 
-use tokio::task::JoinSet;
+use futures::future::select_all;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Time that tasks get to end after the shutdown token is cancelled.
@@ -107,6 +108,35 @@ impl Supervisor {
     }
 }
 
+/// Tasks without which one that is supervised is of no use: it looks out for the end of any of them ([`Self::ended`]).
+/// Dropping this leaves them alone.
+#[derive(Debug, Default)]
+pub struct Needed(Vec<(&'static str, JoinHandle<()>)>);
+
+impl Needed {
+    /// Starts one.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.add(name, tokio::spawn(task));
+    }
+
+    /// Takes in one that was started.
+    pub fn add(&mut self, name: &'static str, task: JoinHandle<()>) {
+        self.0.push((name, task));
+    }
+
+    /// Waits until one ends, in whatever way; for ever if there is none.
+    pub async fn ended(self) -> Error {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        let (names, tasks): (Vec<_>, Vec<_>) = self.0.into_iter().unzip();
+        match select_all(tasks).await {
+            (Ok(()), at, _) => Error::Ended(names[at]),
+            (Err(join), ..) => Error::Panicked(join.to_string()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +167,19 @@ mod tests {
         tasks.spawn_abortable("forever", std::future::pending::<Result<(), String>>());
         token.cancel();
         tasks.run().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_needed_task_is_seen() {
+        let mut needed = Needed::default();
+        needed.spawn("stays", std::future::pending());
+        needed.spawn("goes", async {});
+        assert_eq!(needed.ended().await.to_string(), "task goes ended unexpectedly");
+
+        let mut needed = Needed::default();
+        needed.spawn("stays", std::future::pending());
+        needed.add("breaks", tokio::spawn(async { panic!("in the middle") }));
+        assert!(matches!(needed.ended().await, Error::Panicked(why) if why.contains("in the middle")));
     }
 
     #[tokio::test]

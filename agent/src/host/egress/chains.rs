@@ -23,7 +23,7 @@ pub(super) const MAX_RULES: usize = 4096;
 const INLINE: usize = 1;
 
 /// What becomes of pods.
-pub(super) struct Judged {
+pub(super) struct PodChains {
     /// All chains but those of hooks.
     pub(super) table: Table,
     /// Pods for whose rules there is no room.
@@ -47,7 +47,7 @@ struct Parts {
 }
 
 /// Chains for all pods of a family, and the map that leads to them.
-pub(super) fn of_pods(egress: &Egress, family: Family, name: &'static str, pods: &str) -> Judged {
+pub(super) fn of_pods(egress: &Egress, family: Family, name: &'static str, pods: &str) -> PodChains {
     let policy = &egress.policy;
     let mut profiles: BTreeMap<IpAddr, Profile> = egress
         .pods
@@ -94,7 +94,7 @@ pub(super) fn of_pods(egress: &Egress, family: Family, name: &'static str, pods:
         matches.filter_map(|one| if let Match::DstIn(name) = one { Some(name) } else { None }).collect();
     sets.retain(|name, _| needed.contains(name));
     let table = Table { family, name, chains, sets, maps: [(pods.to_owned(), map)].into() };
-    Judged { table, left_out }
+    PodChains { table, left_out }
 }
 
 fn note(

@@ -8,10 +8,10 @@ use netcfg::MacAddr;
 use netcfg::nl::route::{MAIN_TABLE, RouteFilter};
 
 use super::{AttachError, Call, open_netns};
-use crate::host::subnet::gateway_of;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
 use crate::pods::result::CniResult;
+use crate::subnet::gateway_of;
 
 fn check_failed(message: impl std::fmt::Display) -> AttachError {
     AttachError::new(ErrorCode::CheckInterfaceFailure, message)

@@ -96,13 +96,12 @@ impl Lab {
             netlink,
             vswitch,
             dataplane: rig.dataplane.clone(),
-            policy,
             host_local: super::super::ipam::HostLocal::new(vec![path.into()], Some(path.into())),
             host_proc_path_prefix: String::new(),
             sysctls: netcfg::sysctl::Tree::default(),
             userspace: true,
         };
-        let node = Arc::new(NodeNetwork::new(parts, InterfaceStore::default()));
+        let node = Arc::new(NodeNetwork::new(parts, policy, InterfaceStore::default()));
         node.judged().end(&[].into());
         Self { node, rig, ovs, folder, pod, host, _guard: cancel.drop_guard() }
     }

@@ -1,7 +1,7 @@
 //! How much there is, for metrics and status.
 
 use super::State;
-use crate::status::facts::Health;
+use crate::facts::Health;
 
 impl State {
     /// Publishes counts.

@@ -17,6 +17,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 
+/// Reason of a repair of the host's network: it is told for a while, and nothing is wrong any more.
+pub const REPAIRED: &str = "HostNetworkRepaired";
+
 /// Whether something works, and if not why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
