@@ -279,7 +279,7 @@ impl Context {
                 }
             }
         }
-        let mut extras = monitoring::Outcome::default();
+        let mut extras = monitoring::Unfinished::default();
         if let Some(config) = &config
             && failed.is_none()
         {

@@ -8,9 +8,9 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::Value;
 
-/// One step on the way to a field.
+/// One segment of the way to a field.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum Segment {
     /// A field of an object.
     Field(String),
     /// An element of a list: its position, and itself, by which `FieldsV1` finds it.
@@ -19,12 +19,12 @@ pub enum Step {
 
 /// Where a field is.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Path(Vec<Step>);
+pub struct Path(Vec<Segment>);
 
 impl Path {
-    fn with(&self, step: Step) -> Self {
+    fn with(&self, segment: Segment) -> Self {
         let mut steps = self.0.clone();
-        steps.push(step);
+        steps.push(segment);
         Self(steps)
     }
 }
@@ -33,9 +33,9 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.0.iter().enumerate() {
             match step {
-                Step::Field(name) if name.contains(['.', '/']) => write!(f, "[{name}]")?,
-                Step::Field(name) => write!(f, "{}{name}", if i == 0 { "" } else { "." })?,
-                Step::Element(index, element) => match element_key(element) {
+                Segment::Field(name) if name.contains(['.', '/']) => write!(f, "[{name}]")?,
+                Segment::Field(name) => write!(f, "{}{name}", if i == 0 { "" } else { "." })?,
+                Segment::Element(index, element) => match element_key(element) {
                     Some((_, key)) => write!(f, "[{key}]")?,
                     None => write!(f, "[{index}]")?,
                 },
@@ -90,7 +90,7 @@ pub fn differences(from: &Value, to: &Value) -> Vec<Difference> {
     let keys: std::collections::BTreeSet<&String> = from.keys().chain(to.keys()).collect();
     for key in keys {
         if key != "status" {
-            let path = Path::default().with(Step::Field(key.clone()));
+            let path = Path::default().with(Segment::Field(key.clone()));
             diff_option(&path, from.get(key), to.get(key), &mut found);
         }
     }
@@ -111,8 +111,10 @@ fn diff(path: &Path, from: &Value, to: &Value, found: &mut Vec<Difference>) {
     match (from, to) {
         (Value::Object(a), Value::Object(b)) => {
             let ignored: &[&str] = match path.0.as_slice() {
-                [Step::Field(name)] if name == "metadata" => &SERVER_FIELDS,
-                [Step::Field(first), Step::Field(name)] if first == "metadata" && name == "annotations" => {
+                [Segment::Field(name)] if name == "metadata" => &SERVER_FIELDS,
+                [Segment::Field(first), Segment::Field(name)]
+                    if first == "metadata" && name == "annotations" =>
+                {
                     &SERVER_ANNOTATIONS
                 }
                 _ => &[],
@@ -120,7 +122,7 @@ fn diff(path: &Path, from: &Value, to: &Value, found: &mut Vec<Difference>) {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 if !ignored.contains(&key.as_str()) {
-                    diff_option(&path.with(Step::Field(key.clone())), a.get(key), b.get(key), found);
+                    diff_option(&path.with(Segment::Field(key.clone())), a.get(key), b.get(key), found);
                 }
             }
         }
@@ -144,17 +146,17 @@ fn diff_lists(path: &Path, a: &[Value], b: &[Value], found: &mut Vec<Difference>
     {
         for (i, key) in ka.iter().enumerate() {
             let other = kb.iter().position(|other| other == key).map(|j| &b[j]);
-            diff_option(&path.with(Step::Element(i, a[i].clone())), Some(&a[i]), other, found);
+            diff_option(&path.with(Segment::Element(i, a[i].clone())), Some(&a[i]), other, found);
         }
         for (j, key) in kb.iter().enumerate().filter(|(_, key)| !ka.contains(key)) {
             let _ = key;
-            diff_option(&path.with(Step::Element(j, b[j].clone())), None, Some(&b[j]), found);
+            diff_option(&path.with(Segment::Element(j, b[j].clone())), None, Some(&b[j]), found);
         }
         return;
     }
     for i in 0..a.len().max(b.len()) {
         let element = a.get(i).or(b.get(i)).cloned().unwrap_or_default();
-        diff_option(&path.with(Step::Element(i, element)), a.get(i), b.get(i), found);
+        diff_option(&path.with(Segment::Element(i, element)), a.get(i), b.get(i), found);
     }
 }
 
@@ -175,12 +177,12 @@ pub fn manager<'a>(entries: &'a [ManagedFieldsEntry], path: &Path, us: &str) -> 
 }
 
 /// How many steps of the way a manager owns.
-fn depth(fields: &Value, steps: &[Step]) -> usize {
+fn depth(fields: &Value, steps: &[Segment]) -> usize {
     let Some((step, rest)) = steps.split_first() else { return 0 };
     let Some(map) = fields.as_object() else { return 0 };
     let child = match step {
-        Step::Field(name) => map.get(&format!("f:{name}")),
-        Step::Element(_, element) => map.iter().find_map(|(key, child)| {
+        Segment::Field(name) => map.get(&format!("f:{name}")),
+        Segment::Element(_, element) => map.iter().find_map(|(key, child)| {
             if let Some(key) = key.strip_prefix("k:") {
                 let key: Value = serde_json::from_str(key).ok()?;
                 let matches = key.as_object()?.iter().all(|(name, value)| element.get(name) == Some(value));

@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 /// Gives numbers; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct OfPorts {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Numbers>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Numbers {
     last: u32,
     reserved: BTreeSet<u32>,
 }

@@ -19,9 +19,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// What may pass by itself is tried again after this long.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What came of it.
+/// What is left to do.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Unfinished {
     /// Changes that are not made because the installation is paused.
     pub(super) held: Vec<PendingChange>,
     /// What is wrong.
@@ -37,13 +37,13 @@ impl Context {
         cr: &AntreaInstallation,
         config: &Effective,
         paused: bool,
-    ) -> Outcome {
+    ) -> Unfinished {
         // What is not listed yet could be taken for what is not there, and be left behind.
         let unlisted = self.shared.monitoring_unlisted();
         if !unlisted.is_empty() {
             let error = unlisted.into_iter().find(|(_, reason)| !reason.is_empty());
             let error = error.map(|(name, reason)| format!("watch {name}: {reason}"));
-            return Outcome { again: error.is_some().then_some(SOON), error, held: Vec::new() };
+            return Unfinished { again: error.is_some().then_some(SOON), error, held: Vec::new() };
         }
         let (owned, served) = self.shared.with(|state| {
             let mut owned = state.owned.clone();
@@ -51,7 +51,7 @@ impl Context {
             (owned, state.served)
         });
         let objects = monitoring::objects(config, served, &self.settings.facts.operator_namespace);
-        let mut outcome = Outcome::default();
+        let mut outcome = Unfinished::default();
         let mut failure = None;
         // One by one: a namespace or a webhook that refuses one object does not keep the others away.
         for object in &objects {
@@ -87,7 +87,7 @@ impl Context {
         objects: &[Object],
         owned: &BTreeMap<Key, String>,
         paused: bool,
-        outcome: &mut Outcome,
+        outcome: &mut Unfinished,
     ) -> Result<(), Error> {
         let mut applier = self.applier.lock().await;
         for item in applier.compare(objects, owned, Class::Live).await? {
