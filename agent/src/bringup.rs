@@ -63,7 +63,6 @@ pub struct Paths {
 pub struct Inputs<'a> {
     pub config: &'a AgentConfig,
     pub paths: &'a Paths,
-    /// This node.
     pub node: &'a Peer,
     /// Addresses of other nodes.
     pub peers: &'a [IpAddr],

@@ -77,7 +77,6 @@ pub struct Remains {
     pub installed: Vec<PathBuf>,
     /// Files and folders that tell of what was, those that exist.
     pub state: Vec<PathBuf>,
-    /// All links.
     pub links: Vec<Link>,
     /// Routes with our protocol number.
     pub routes: Vec<Route>,

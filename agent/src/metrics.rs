@@ -87,7 +87,6 @@ pub struct Registered {
     pub registry: Metrics,
     /// The agent's own.
     pub agent: AgentMetrics,
-    /// Policy's.
     pub policy: PolicyMetrics,
     /// AntreaProxy's.
     pub proxy: ProxyMetrics,

@@ -93,7 +93,7 @@ impl Default for IpsecCsrSigner {
     }
 }
 
-/// `multicluster`.
+/// `multicluster` of upstream's file; read so that it can be refused.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Multicluster {

@@ -84,7 +84,6 @@ impl Storage for ControllerInfos {
 
 /// Finds the parts of the controller's bundle, by upstream's names where it has the same.
 pub struct Support {
-    /// Its log.
     pub log: LogHandle,
     /// The configuration file, if there is one.
     pub config: Option<PathBuf>,

@@ -70,7 +70,7 @@ impl From<&PodObject> for Pod {
 /// An agent writes its AntreaAgentInfo at least once a minute; one that has not for this long has lost touch.
 const STALE: SignedDuration = SignedDuration::from_secs(180);
 
-/// A Node.
+/// A Node, as far as it is decided by whether Pods may run there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Labels, for selection.

@@ -65,9 +65,7 @@ pub struct RelatedImages {
 pub struct Effective {
     /// Version to run.
     pub version: String,
-    /// The agent's image.
     pub agent_image: String,
-    /// The controller's image.
     pub controller_image: String,
     /// When Nodes pull images.
     pub pull_policy: PullPolicy,

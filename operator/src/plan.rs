@@ -35,7 +35,7 @@ pub enum Class {
     Disruptive,
 }
 
-/// A change of one object.
+/// What has to be done to one object, and when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectChange {
     /// Which object.

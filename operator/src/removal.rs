@@ -54,13 +54,11 @@ pub struct Cleaned {
 /// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// Delete these.
     Delete(Vec<Key>),
     /// Start to clean Nodes.
     Clean,
     /// Note that Nodes are as clean as they get; these are not.
     Cleaned(Vec<Cleaned>),
-    /// Wait, for this.
     Wait(String),
     /// Nothing is left.
     Done,

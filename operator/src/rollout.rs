@@ -42,10 +42,7 @@ pub enum Step {
     /// Nothing: every agent that can be reached is of the wanted revision.
     Done,
     /// Note in the status that the agent on a Node is about to be taken away.
-    Announce {
-        /// Which Node.
-        node: String,
-    },
+    Announce { node: String },
     /// Delete this Pod; its successor will be of the wanted revision.
     Replace {
         /// Node whose turn it is.
@@ -57,7 +54,6 @@ pub enum Step {
     },
     /// Wait for the agent on a Node.
     Wait {
-        /// Which Node.
         node: String,
         /// When to look again, if nothing happens before.
         again: Option<SignedDuration>,

@@ -5,7 +5,7 @@
 //! switch for these, so this stands in its place. A field has a comment where its name does not say all.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -121,10 +121,91 @@ fn undocumented(text: &str) -> Vec<(usize, &str)> {
         }
         let above = lines[..at - own.len()].last().map(|line| line.trim_start());
         let said = above.is_some_and(|line| line.starts_with("///") || line.ends_with("*/"))
-            || own.iter().any(|attribute| attribute.contains("#[doc"));
+            || own.iter().any(|attribute| attribute.contains("#[doc"))
+            || is_getter(code, lines.get(at + 1).copied().unwrap_or_default());
         // What a macro makes has its comment where the macro is used.
         if (public || of_trait) && !said && !code.contains(" $") {
             found.push((at + 1, code));
+        }
+    }
+    found
+}
+
+/// Whether a function returns the field that has its name: a name that says all of a field says all of it.
+fn is_getter(code: &str, body: &str) -> bool {
+    let function = code.strip_prefix("pub ").map(|rest| rest.strip_prefix("const ").unwrap_or(rest));
+    let Some((name, arguments)) = function.and_then(|rest| rest.strip_prefix("fn ")?.split_once('(')) else {
+        return false;
+    };
+    let body = body.trim().trim_start_matches('&').trim_end_matches(".clone()");
+    let field = body.strip_prefix("self.").and_then(|path| path.rsplit('.').next());
+    arguments.trim_start_matches('&').starts_with("self)") && field == Some(name)
+}
+
+/// Words that say nothing by themselves.
+const SMALL: [&str; 29] = [
+    "a", "all", "an", "and", "as", "be", "by", "each", "every", "for", "has", "have", "in", "is", "it",
+    "its", "of", "one", "that", "the", "this", "those", "to", "what", "which", "whose", "with", "are",
+    "these",
+];
+
+/// A word without its ending, so that a plural is not another one.
+fn stem(word: &str) -> String {
+    let word = word.to_lowercase();
+    for ending in ["ies", "es", "s", "ed", "ing"] {
+        if let Some(stem) = word.strip_suffix(ending)
+            && stem.len() > 2
+        {
+            return stem.to_owned();
+        }
+    }
+    word
+}
+
+/// The words of a name in snake or camel case.
+fn words_of(name: &str) -> BTreeSet<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut before = '_';
+    for c in name.chars() {
+        if c == '_' {
+            before = c;
+            continue;
+        }
+        let begins = before == '_' || c.is_uppercase() && !before.is_uppercase();
+        match words.last_mut() {
+            Some(word) if !begins => word.push(c),
+            _ => words.push(c.to_string()),
+        }
+        before = c;
+    }
+    words.iter().map(|word| stem(word)).collect()
+}
+
+/// Comments of one line that say no more than the name below them.
+fn empty_words(text: &str) -> Vec<(usize, &str)> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let comment = |at: usize| lines.get(at).and_then(|line| line.strip_prefix("/// "));
+    let is_comment =
+        |at: Option<usize>| at.is_some_and(|at| lines.get(at).is_some_and(|line| line.starts_with("///")));
+    let mut found = Vec::new();
+    for (at, said) in (0..lines.len()).filter_map(|at| Some((at, comment(at)?))) {
+        if is_comment(at.checked_sub(1)) || is_comment(Some(at + 1)) {
+            continue;
+        }
+        let Some(code) = lines[at + 1..].iter().find(|line| !line.starts_with("#[")) else { continue };
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let mut names = code.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
+        let skipped = [
+            "pub", "crate", "super", "const", "async", "static", "fn", "struct", "enum", "trait", "type",
+            "mod",
+        ];
+        let Some(name) = names.find(|word| !skipped.contains(word)) else { continue };
+        let name = words_of(name);
+        let said_words = said.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let mut said_words =
+            said_words.filter(|word| !SMALL.contains(&word.to_lowercase().as_str())).map(stem).peekable();
+        if said_words.peek().is_some() && said_words.all(|word| name.contains(&word)) {
+            found.push((at + 1, said));
         }
     }
     found
@@ -203,6 +284,34 @@ fn what_others_use_says_what_it_is_for() -> Result<()> {
     ensure!(looked_at > 300, "only {looked_at} files were looked at");
     ensure!(missing.is_empty(), "without a comment:\n{}", missing.join("\n"));
     Ok(())
+}
+
+/// Where a comment is what a user reads (the help of a command, the description of a resource's field), or the
+/// convention of a family of names is to have one each.
+const READ_BY_USERS: [&str; 4] = ["crds/", "antctl/", "agent/src/args.rs", "xtask/"];
+
+#[test]
+fn a_comment_says_more_than_the_name() -> Result<()> {
+    let mut empty = Vec::new();
+    for (name, text) in sources()? {
+        let read = READ_BY_USERS.iter().any(|of| name.starts_with(of));
+        if name.contains("/src/") && !name.starts_with("tests/") && !read {
+            empty.extend(empty_words(&text).iter().map(|(line, said)| format!("{name}:{line}: {said}")));
+        }
+    }
+    ensure!(empty.is_empty(), "says nothing that the name does not:\n{}", empty.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn empty_words_and_getters_are_seen() {
+    let text = "/// The flow table.\npub struct FlowTable {\n    /// Its flows.\n    pub flows: u8,\n    /// In octets.\n    pub size: u8,\n}\n
+/// Flows.\n///\n/// Many.\npub fn flows() {}\n/// A Pod.\n#[derive(Debug)]\npub(crate) struct Pod;\n";
+    let found: Vec<&str> = empty_words(text).into_iter().map(|(_, said)| said).collect();
+    assert_eq!(found, ["The flow table.", "Its flows.", "A Pod."]);
+    assert!(is_getter("pub fn name(&self) -> &str {", "        &self.name"));
+    assert!(is_getter("pub const fn name(self) -> u8 {", "        self.0.name"));
+    assert!(!is_getter("pub fn name(&self) -> &str {", "        &self.other"));
 }
 
 #[test]

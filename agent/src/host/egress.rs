@@ -41,7 +41,7 @@ use crate::host::network::HostConfig;
 use crate::host::tunnel_guard::Outer;
 use crate::subnet::gateway_of;
 
-/// The table.
+/// Name of the table in nftables, in both families.
 pub const TABLE: &str = "ANTREA-EGRESS";
 
 const JUDGE: &str = "JUDGE";
@@ -74,7 +74,6 @@ fn icmp(family: Family) -> u8 {
 pub struct Egress {
     /// Addresses of all pods.
     pub pods: BTreeSet<IpAddr>,
-    /// Policy.
     pub policy: HostEgress,
 }
 

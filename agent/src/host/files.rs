@@ -22,7 +22,6 @@ pub const PLUGIN: &str = "antrea";
 /// Folders of the node, and where that which belongs there comes from.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    /// The plugin.
     pub plugin: PathBuf,
     /// A folder with the plugins that it chains.
     pub chained: PathBuf,

@@ -8,7 +8,6 @@ use netcfg::{Link, MacAddr, VxlanInfo, diff_addresses};
 /// A link as it should be; it is always up. What is `None` is not the agent's to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct DesiredLink {
-    /// Name.
     pub name: String,
     /// Hardware address.
     pub mac: Option<MacAddr>,

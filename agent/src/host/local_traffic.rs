@@ -34,7 +34,6 @@ const NEXT_HOPS: [IpAddr; 2] = [
 pub struct LocalTraffic {
     /// Routing rules.
     pub rules: Vec<RoutingRule>,
-    /// Routes.
     pub routes: Vec<Route>,
     /// Neighbours on the gateway link.
     pub neighbours: Vec<Neighbour>,

@@ -18,7 +18,6 @@ use crate::peers::wiring::Peer;
 pub struct Transport {
     /// Index of the link.
     pub index: u32,
-    /// Its name.
     pub name: String,
     /// Its MTU in octets.
     pub mtu: u32,

@@ -308,7 +308,7 @@ pub fn tunnel_device(config: &AgentConfig, datapath: Datapath, tunnel_type: Tunn
     }
 }
 
-/// The gateway's port.
+/// The internal port through which the host talks with pods, at its fixed number.
 pub fn gateway_port(config: &AgentConfig, mac: [u8; 6], mtu: u32) -> PortSpec {
     PortSpec {
         bridge: config.ovs_bridge.clone(),
@@ -322,7 +322,7 @@ pub fn gateway_port(config: &AgentConfig, mac: [u8; 6], mtu: u32) -> PortSpec {
     }
 }
 
-/// The tunnel's port.
+/// The port to other nodes, at its fixed number: of OVS in the kernel's datapath, the host's link in userspace.
 pub fn tunnel_port(config: &AgentConfig, datapath: Datapath, tunnel_type: TunnelType) -> PortSpec {
     let spec = PortSpec {
         bridge: config.ovs_bridge.clone(),

@@ -10,9 +10,9 @@ pub mod key {
     pub const IP_ADDRESS: &str = "ip-address";
     /// MAC of the container's end.
     pub const ATTACHED_MAC: &str = "attached-mac";
-    /// Pod name.
+    /// Upstream's key; a pod's name.
     pub const POD_NAME: &str = "pod-name";
-    /// Pod namespace.
+    /// Upstream's key; a pod's namespace.
     pub const POD_NAMESPACE: &str = "pod-namespace";
     /// Pod UID, where the runtime told it.
     pub const POD_UID: &str = "pod-uid";

@@ -35,7 +35,7 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
-/// `spec` of a [`Node`].
+/// `spec` of a [`Node`]: which addresses its pods get.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct NodeSpec {
@@ -57,7 +57,7 @@ pub struct Taint {
     pub key: String,
 }
 
-/// `status` of a [`Node`].
+/// `status` of a [`Node`]: where it is.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct NodeStatus {
@@ -65,7 +65,7 @@ pub struct NodeStatus {
     pub addresses: Option<Vec<NodeAddress>>,
 }
 
-/// An address of a [`Node`].
+/// An address with its type, as kubelet or a cloud controller wrote it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname` …

@@ -93,7 +93,7 @@ impl PodInterface {
         ids
     }
 
-    /// Its port.
+    /// What OVSDB is to hold of it, from which it is read back.
     pub fn port(&self, bridge: &str) -> PortSpec {
         PortSpec {
             bridge: bridge.to_owned(),
@@ -104,7 +104,7 @@ impl PodInterface {
         }
     }
 
-    /// Which attachment it is.
+    /// The container's id and its name of the link, by which a runtime knows the attachment.
     pub fn attachment(&self) -> AttachmentKey {
         (self.container_id.clone(), self.ifname.clone())
     }

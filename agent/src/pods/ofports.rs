@@ -31,7 +31,6 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// The number.
     pub fn number(&self) -> u32 {
         self.number
     }

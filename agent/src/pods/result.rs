@@ -42,7 +42,7 @@ pub struct IpConfig {
     pub interface: Option<usize>,
 }
 
-/// A route.
+/// A route of the container, as the runtime is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub dst: IpNet,

@@ -30,7 +30,7 @@ const NETWORK_WAIT: Duration = Duration::from_secs(30);
 /// The node's network once it is up.
 pub type NetworkState = watch::Receiver<Option<Arc<NodeNetwork>>>;
 
-/// The service.
+/// Serves calls of the plugin; those of one container one after the other.
 #[derive(Debug)]
 pub struct CniService {
     network: NetworkState,

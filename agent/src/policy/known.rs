@@ -7,7 +7,7 @@ use tokio::task::JoinError;
 
 use super::files::Files;
 
-/// The record.
+/// What the controller said last, on disk.
 #[derive(Clone, Debug)]
 pub struct Record(Files);
 

@@ -23,7 +23,6 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// Bits of a cookie that say what a flow is for.
 pub(super) const CATEGORY: u64 = 0xff << 40;
-/// Of policy.
 pub(super) const POLICY: u64 = (Category::NetworkPolicy as u64) << 40;
 
 /// Ids that were in use in the agent's last life.

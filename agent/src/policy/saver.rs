@@ -67,7 +67,6 @@ impl Saver {
         Self { files, belief, running: None, complete: false }
     }
 
-    /// The files.
     pub(super) fn files(&self) -> &Files {
         &self.files
     }

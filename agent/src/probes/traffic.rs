@@ -179,7 +179,6 @@ fn ended(result: Result<io::Result<()>, tokio::time::error::Elapsed>, limit: Dur
 pub(super) enum Attempt {
     /// An exchange at this port.
     Exchange(u16),
-    /// To be called back.
     CalledBack,
 }
 

@@ -42,7 +42,7 @@ pub struct Answer {
     pub endpoints: usize,
 }
 
-/// What is told.
+/// What load balancers are told when they ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Of Services, by their port.

@@ -31,7 +31,7 @@ impl Meta {
     }
 }
 
-/// A Service.
+/// A Service as its watch brings it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ServiceObject {

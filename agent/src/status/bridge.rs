@@ -44,7 +44,7 @@ impl Shared {
     }
 }
 
-/// The routes.
+/// Answers `/ovsflows` and `/ovstracing` by asking Open vSwitch.
 pub fn routes(network: NetworkState, ovs_run_dir: PathBuf) -> Router {
     let shared = Shared { network, ovs_run_dir: Arc::new(ovs_run_dir) };
     Router::new().route("/ovsflows", get(ovs_flows)).route("/ovstracing", get(ovs_tracing)).with_state(shared)

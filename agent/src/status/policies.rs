@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::policy::{Objects, Record};
 
-/// The routes.
+/// Answers `/networkpolicies`, `/addressgroups` and `/appliedtogroups` from the record on disk.
 pub fn routes(record: Record) -> Router {
     Router::new()
         .route("/networkpolicies", get(network_policies))

@@ -99,7 +99,7 @@ pub(super) struct Way {
     pub(super) received: Option<Asked<String>>,
 }
 
-/// A Node.
+/// What API server, agent and bridge say of a Node.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     /// Why it is not ready.
@@ -187,7 +187,7 @@ impl Way {
 }
 
 impl Facts {
-    /// The source's Node.
+    /// The Node that the packet comes from, if it was asked.
     pub(super) fn source_node(&self) -> Option<&Node> {
         self.nodes.get(&self.source.node)
     }

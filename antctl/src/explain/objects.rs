@@ -120,7 +120,7 @@ struct ServiceSpec {
     ports: Vec<ServicePort>,
 }
 
-/// A port of a Service.
+/// A port of a Service, with the name or number that it has at Pods.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ServicePort {

@@ -72,7 +72,7 @@ impl Feed {
         Self::Nodes,
     ];
 
-    /// A bit for each.
+    /// Feeds as a set, so that one comparison tells whether all are there.
     pub(super) fn bits(feeds: &[Self]) -> u16 {
         feeds.iter().fold(0, |bits, feed| bits | 1 << *feed as u8)
     }

@@ -101,9 +101,13 @@ input!(
     apply_group, has_group, delete_group, reset_groups(true)
 );
 input!(
-    /// A Group.
-    NamespacedGroup(crd::Group), crds::Group, Groups,
-    apply_group, has_group, delete_group, reset_groups(false)
+    NamespacedGroup(crd::Group),
+    crds::Group,
+    Groups,
+    apply_group,
+    has_group,
+    delete_group,
+    reset_groups(false)
 );
 
 impl Source for crd::Tier {

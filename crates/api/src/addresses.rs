@@ -31,7 +31,7 @@ pub struct PodAddresses {
     pub pods: Vec<PodAddress>,
 }
 
-/// A pod and what it has.
+/// A pod of the agent's node and the addresses that IPAM gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodAddress {
     pub namespace: String,

@@ -16,10 +16,8 @@ pub const API_VERSION: &str = "stats.antrea.io/v1alpha1";
 #[derive(Clone, Copy, PartialEq, Eq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficStats {
-    /// Packets.
     #[prost(int64, tag = "1")]
     pub packets: i64,
-    /// Bytes.
     #[prost(int64, tag = "2")]
     pub bytes: i64,
     /// Connections.
@@ -35,7 +33,6 @@ pub struct RuleTrafficStats {
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Its traffic.
     #[prost(message, required, tag = "2")]
     pub traffic_stats: TrafficStats,
 }
@@ -99,14 +96,12 @@ statistics!(
 statistics!(
     /// What a ClusterNetworkPolicy allowed and denied.
     AntreaClusterNetworkPolicyStats {
-        /// By rule.
         rule_traffic_stats: Vec<RuleTrafficStats> = "3"
     }
 );
 statistics!(
     /// What a NetworkPolicy of `crd.antrea.io` allowed and denied.
     AntreaNetworkPolicyStats {
-        /// By rule.
         rule_traffic_stats: Vec<RuleTrafficStats> = "3"
     }
 );

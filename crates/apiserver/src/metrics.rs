@@ -95,7 +95,7 @@ impl CertificateExpiry {
     }
 }
 
-/// A watch that is open.
+/// Counts as an open watch for as long as it lives.
 pub(crate) struct OpenWatch(prometheus::IntGauge);
 
 impl Drop for OpenWatch {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// An object of any resource.
 pub trait Object: Send + Sync + 'static {
-    /// Its metadata.
+    /// By it the object is named, filtered and ordered.
     fn metadata(&self) -> &ObjectMeta;
     /// Group/version and kind.
     fn type_meta(&self) -> (&'static str, &'static str);
@@ -218,7 +218,6 @@ impl Item {
         self.kind
     }
 
-    /// The object.
     pub fn object(&self) -> &Arc<dyn Object> {
         &self.object
     }

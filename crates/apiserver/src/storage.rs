@@ -57,7 +57,7 @@ pub struct Selection {
     pub fields: HashMap<&'static str, String>,
 }
 
-/// A list.
+/// Objects at one moment, and the version to watch from.
 pub struct List {
     pub resource_version: u64,
     pub objects: Vec<Arc<dyn Object>>,

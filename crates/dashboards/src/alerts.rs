@@ -16,7 +16,7 @@ pub enum Severity {
     Info,
 }
 
-/// One alert.
+/// An alert as Prometheus evaluates it, with its runbook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
     pub name: &'static str,

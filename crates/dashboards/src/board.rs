@@ -37,7 +37,7 @@ pub struct Board {
 }
 
 impl Board {
-    /// All its panels.
+    /// The panels of every row, in the order in which they are seen.
     pub fn panels(&self) -> impl Iterator<Item = &Panel> {
         self.rows.iter().flat_map(|(_, panels)| panels)
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// Stands for the matchers of job and instance in the text of a query.
 const SELECTED: &str = "{@";
 
-/// What those matchers are.
+/// Job and instance as the board's variables have them; a query's own matchers follow.
 const MATCHERS: &str = "{job=~\"$job\", instance=~\"$instance\"";
 
 /// How a panel looks.

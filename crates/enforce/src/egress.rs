@@ -33,7 +33,7 @@ pub struct HostEgress {
     pub groups: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
 }
 
-/// A rule.
+/// A rule as the host enforces it, which knows pods by their addresses.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostRule {
     /// What happens to what it matches.
@@ -49,7 +49,7 @@ pub struct HostRule {
 }
 
 impl HostEgress {
-    /// All rules.
+    /// The rules in the order in which they decide.
     pub fn rules(&self) -> impl Iterator<Item = &HostRule> {
         self.first.iter().chain(&self.allowed).chain(&self.last)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::spec::{Member, MemberKey};
 
-/// A group.
+/// An AddressGroup or AppliedToGroup as the controller told it last.
 #[derive(Debug, Default)]
 pub struct Group {
     pub(super) members: HashMap<MemberKey, Member>,
@@ -17,7 +17,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Its members.
+    /// Who is in it, those on other nodes included.
     pub fn members(&self) -> &HashMap<MemberKey, Member> {
         &self.members
     }

@@ -23,7 +23,7 @@ pub struct LocalPod {
     pub attachment: Attachment,
 }
 
-/// Whose port it is.
+/// The pod behind a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortOwner {
     pub(crate) attachment: Attachment,

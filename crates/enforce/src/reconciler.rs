@@ -120,7 +120,7 @@ impl Reconciler {
         self.routed
     }
 
-    /// All flows.
+    /// What the bridge holds of policy, whole; none before there is a pipeline.
     pub fn flows(&self) -> Vec<Flow> {
         self.realizer.as_ref().map(Realizer::flows).unwrap_or_default()
     }

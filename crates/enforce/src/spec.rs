@@ -24,7 +24,7 @@ use crate::order::Rank;
 /// Types of native policies.
 const NATIVE: [&str; 2] = [controlplane::ANTREA_CLUSTER_NETWORK_POLICY, controlplane::ANTREA_NETWORK_POLICY];
 
-/// A policy.
+/// A policy as the controller has computed it, read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// UID of the source, by which the controller knows it.

@@ -95,7 +95,7 @@ impl fmt::Display for Member {
     }
 }
 
-/// A set.
+/// A set as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpSet {
     name: String,
@@ -160,12 +160,10 @@ impl IpSet {
         Ok(())
     }
 
-    /// The name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The members.
     pub fn members(&self) -> &BTreeSet<Member> {
         &self.members
     }

@@ -302,7 +302,7 @@ pub struct Ct {
     pub exec: Vec<Action>,
 }
 
-/// The zone of [`Ct`].
+/// The zone of [`Ct`]: connections of different zones do not know each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CtZone {
     /// A number.

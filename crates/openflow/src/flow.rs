@@ -252,7 +252,7 @@ impl std::ops::BitOr for MeterFlags {
     }
 }
 
-/// One band of a meter.
+/// What a meter does above one rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MeterBand {
     /// What happens above the rate.

@@ -13,7 +13,6 @@ use crate::{CtState, Field, OxmId, PortNo, SubField};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(Rust, packed)]
 pub struct MatchField {
-    /// Which field.
     pub field: Field,
     /// The value, right-aligned.
     pub value: u128,

@@ -244,7 +244,6 @@ pub enum FlowRemovedReason {
 /// What happened to a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortReason {
-    /// Added.
     Add,
     /// Removed.
     Delete,
@@ -252,7 +251,7 @@ pub enum PortReason {
     Modify,
 }
 
-/// A port.
+/// A port as the switch describes it (`ofp_port`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortDesc {
     /// Number.
@@ -324,7 +323,6 @@ pub struct BundleControl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BundleCtrlType {
     OpenRequest,
-    /// Opened.
     OpenReply,
     /// Closes: no more messages.
     CloseRequest,

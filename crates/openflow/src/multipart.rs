@@ -118,7 +118,7 @@ pub enum MultipartReply {
     Unknown(u16, Bytes),
 }
 
-/// What the switch is.
+/// The switch in words for people (`OFPMP_DESC`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchDesc {
     /// Manufacturer.
@@ -184,7 +184,7 @@ pub struct TableDesc {
     pub config: u32,
 }
 
-/// Features of a table.
+/// Name and size of a table (`OFPMP_TABLE_FEATURES`); its properties are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableFeatures {
     pub table: u8,

@@ -28,7 +28,7 @@ impl PortNo {
     pub const FLOOD: PortNo = PortNo(0xffff_fffb);
     /// All ports but the ingress port.
     pub const ALL: PortNo = PortNo(0xffff_fffc);
-    /// The controller.
+    /// Up to whoever is connected.
     pub const CONTROLLER: PortNo = PortNo(0xffff_fffd);
     /// The bridge's own port.
     pub const LOCAL: PortNo = PortNo(0xffff_fffe);
@@ -183,7 +183,6 @@ impl SubField {
         SubField { field, ofs: 0, n_bits: field.sub_bits() as u8 }
     }
 
-    /// The field.
     pub fn field(self) -> Field {
         self.field
     }

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use openflow::MacAddr;
 
-/// ICMP.
+/// IANA's protocol number of ICMP.
 pub const ICMP: u8 = 1;
-/// TCP.
+/// IANA's protocol number of TCP.
 pub const TCP: u8 = 6;
-/// UDP.
+/// IANA's protocol number of UDP.
 pub const UDP: u8 = 17;
-/// ICMPv6.
+/// IANA's protocol number of ICMPv6.
 pub const ICMPV6: u8 = 58;
 
 /// Octets of an Ethernet header without a tag.

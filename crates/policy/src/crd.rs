@@ -40,7 +40,7 @@ struct Raw<T> {
     spec: T,
 }
 
-/// A Tier.
+/// A Tier as far as the order of policies depends on it.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(from = "Raw<TierSpec>")]
 pub struct Tier {
@@ -77,7 +77,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The kind.
+    /// Of the two kinds, the one with or the one without a Namespace.
     #[must_use]
     pub fn kind(&self) -> PolicyKind {
         kind(&self.namespace)
@@ -100,7 +100,7 @@ impl From<Raw<PolicySpec>> for Policy {
     }
 }
 
-/// `spec` of a policy.
+/// `spec` of a NetworkPolicy or ClusterNetworkPolicy, unchecked.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicySpec {
@@ -150,7 +150,7 @@ pub struct NamespacedName {
     pub namespace: Box<str>,
 }
 
-/// A rule.
+/// A rule of either direction, unchecked.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rule {
@@ -224,7 +224,7 @@ pub struct PeerService {
     pub scope: Box<str>,
 }
 
-/// `namespaces` of a peer.
+/// `namespaces` of a peer: those that are like that of the Pod itself.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PeerNamespaces {
@@ -236,7 +236,7 @@ pub struct PeerNamespaces {
     pub same_labels: Vec<Box<str>>,
 }
 
-/// Ports.
+/// One port or a range of them.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Port {
@@ -261,7 +261,7 @@ pub struct ProtocolMatch {
     pub igmp: Option<IgnoredAny>,
 }
 
-/// ICMP.
+/// Messages of ICMP, by the numbers of RFC 792; without any, all.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Icmp {
@@ -289,7 +289,7 @@ impl From<Raw<GroupSpec>> for Group {
     }
 }
 
-/// `spec` of a group.
+/// `spec` of a Group or ClusterGroup, unchecked.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupSpec {

@@ -88,7 +88,6 @@ pub struct Candidate {
 pub enum Cause {
     /// No rule says anything: allowed.
     Nothing,
-    /// This rule.
     Rule(Candidate),
     /// These Kubernetes policies isolate the endpoint, and no rule allows it: denied.
     Isolated(Vec<Arc<NetworkPolicy>>),
@@ -114,7 +113,7 @@ pub struct Evaluation {
 }
 
 impl Candidate {
-    /// The rule.
+    /// The rule that decided.
     #[must_use]
     pub fn rule(&self) -> &Rule {
         &self.policy.rules[self.at]

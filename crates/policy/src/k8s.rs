@@ -86,7 +86,7 @@ impl Uid {
 /// Label that a Pod is given here by its ServiceAccount's name, whatever the object says: policies select by it. Upstream's.
 pub const SERVICE_ACCOUNT: &str = "internal.antrea.io/service-account";
 
-/// A Pod.
+/// A Pod, as far as policies depend on it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(from = "raw::Pod")]
 pub struct Pod {
@@ -111,7 +111,7 @@ pub struct Pod {
     pub terminated: bool,
 }
 
-/// A Namespace.
+/// A Namespace, as far as selectors depend on it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(from = "raw::Namespace")]
 pub struct Namespace {

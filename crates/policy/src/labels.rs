@@ -123,7 +123,7 @@ impl Requirement {
         &self.key
     }
 
-    /// The operator.
+    /// How the label's value is compared with [`Self::values`].
     #[must_use]
     pub fn operator(&self) -> Operator {
         self.operator

@@ -17,10 +17,8 @@ pub const POLICY: usize = 16_384;
 /// The limit that was passed.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum TooLarge {
-    /// That of a rule.
     #[error("the rule needs more than {RULE} matches of addresses and ports and allows nothing")]
     Rule,
-    /// That of the policy.
     #[error("the policy needs more than {POLICY} matches of addresses and ports; this rule allows nothing")]
     Policy,
 }

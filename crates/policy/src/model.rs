@@ -199,7 +199,7 @@ pub struct Peer {
     pub to_services: Box<[ServiceName]>,
 }
 
-/// Which Service.
+/// A Service that a rule is for (`toServices`).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ServiceName {
     pub namespace: Box<str>,
@@ -335,7 +335,6 @@ impl SpanChange {
 pub enum GroupChange<M> {
     /// The group exists now.
     Created {
-        /// All members.
         members: Vec<M>,
         /// All nodes that need it.
         span: Nodes,

@@ -19,7 +19,7 @@ fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D) 
     Option::<T>::deserialize(input).map(Option::unwrap_or_default)
 }
 
-/// `spec` of a Service.
+/// `spec` of a Service, as far as a proxy goes by it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServiceSpec {
@@ -71,7 +71,7 @@ struct ClientIp {
     timeout_seconds: Option<i64>,
 }
 
-/// `status` of a Service.
+/// `status` of a Service: addresses of load balancers.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServiceStatus {

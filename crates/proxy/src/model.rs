@@ -138,7 +138,7 @@ pub enum Hint {
     Here,
 }
 
-/// A port of a slice.
+/// A port that every endpoint of a slice has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlicePort {
     /// Name of the Service's port.

@@ -124,7 +124,7 @@ impl Metrics {
         self.add("counter", IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    /// A gauge.
+    /// A gauge, which is there with 0 from the beginning.
     #[expect(clippy::missing_errors_doc, reason = "see counter")]
     pub fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
         self.add("gauge", IntGauge::with_opts(Opts::new(name, help))?)

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Context, Settings};
 use crate::{effective::Facts, metrics, render::Delivery, watches::Shared};
 
-/// What is answered.
+/// How the API server of a test answers a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// Success, with this body.
@@ -58,7 +58,7 @@ impl Kube {
             .collect()
     }
 
-    /// A client of it.
+    /// A client of this API server, without a network between them.
     pub(crate) fn client(&self) -> Client {
         Client::new(Router::new().fallback(answer).with_state(self.clone()), "default")
     }

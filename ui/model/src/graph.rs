@@ -14,7 +14,7 @@ use crate::{
 /// Nodes that are drawn at most; beyond, those that are not well come first.
 const LIMIT: usize = 100;
 
-/// A graph.
+/// The way of a packet, as boxes and lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Graph {
     /// What is drawn.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::health::{Condition, Health, Verdict};
 
-/// An installation.
+/// What is shown of an AntreaInstallation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstallationView {

@@ -24,7 +24,7 @@ pub struct PolicyCounts {
     pub applied_to_groups: i32,
 }
 
-/// The controller.
+/// What is shown of the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerRow {
@@ -47,7 +47,7 @@ pub struct ControllerRow {
     pub conditions: Vec<Condition>,
 }
 
-/// An agent.
+/// What is shown of a Node's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentRow {
@@ -81,7 +81,7 @@ pub struct AgentRow {
     pub conditions: Vec<Condition>,
 }
 
-/// A flow table.
+/// How full a table of a bridge is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FlowTable {
     pub name: String,

@@ -12,7 +12,7 @@ use crate::graph::quoted;
 /// Results and observations that are drawn at most.
 const LIMIT: usize = 200;
 
-/// A Traceflow.
+/// A Traceflow as the API server has it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Traceflow {
@@ -110,7 +110,6 @@ struct Observation {
 }
 
 impl Traceflow {
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.metadata.name
     }

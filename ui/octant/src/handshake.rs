@@ -5,7 +5,7 @@ use std::path::Path;
 /// The variable by which a plugin knows that its host executes it.
 pub const COOKIE: &str = "DASHBOARD_PLUGIN";
 
-/// Its value.
+/// What Octant sets it to.
 pub const COOKIE_VALUE: &str = "dashboard";
 
 /// Version of go-plugin's handshake.

@@ -10,7 +10,7 @@ use crate::{
     proto::dashboard::navigation_response::Navigation,
 };
 
-/// A page.
+/// What the plugin's navigation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Page {
     Overview,
@@ -81,7 +81,7 @@ pub(crate) fn overview(view: &Fetched<View>, traces: &Fetched<Vec<trace::Tracefl
     page(Page::Overview.title(), column("overview", parts))
 }
 
-/// The controller.
+/// The controller with its conditions.
 pub(crate) fn controller(view: &Fetched<View>) -> Value {
     let mut parts = problems(&view.problems);
     parts.push(controller_table(&view.data));
@@ -91,7 +91,7 @@ pub(crate) fn controller(view: &Fetched<View>) -> Value {
     page(Page::Controller.title(), column("controller", parts))
 }
 
-/// The agents.
+/// All agents in one table.
 pub(crate) fn agents(view: &Fetched<View>) -> Value {
     let mut parts = problems(&view.problems);
     parts.push(agent_table(&view.data));

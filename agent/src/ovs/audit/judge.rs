@@ -14,7 +14,7 @@ const SUSPECTED: usize = 4;
 const LOOKS: u32 = 3;
 const SPAN: Duration = Duration::from_secs(9);
 
-/// A flow of the datapath.
+/// A flow as `dpctl/dump-flows` prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DatapathFlow {
     /// Open vSwitch's name of it.

@@ -19,7 +19,7 @@ const FORMAT: &str = "%Y-%m-%dT%H-%M-%S%.3f";
 /// Octets of a megabyte, as upstream counts.
 const MEGABYTE: u64 = 1 << 20;
 
-/// The file.
+/// The file that is written to, and how large it has become.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,

@@ -16,7 +16,7 @@ const PARENT: &str = "antrea-cni-parent";
 /// Start of the plugin in nanoseconds since 1970.
 const START: &str = "antrea-cni-start";
 
-/// A plugin's span.
+/// The plugin's part of a trace, which the agent exports for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PluginSpan {
     /// Its ids. Without a parent the agent decides whether the trace is recorded.

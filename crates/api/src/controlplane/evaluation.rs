@@ -41,7 +41,6 @@ pub struct EvaluationRequest {
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Entity {
-    /// A Pod.
     #[prost(message, optional, tag = "1")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<ObjectReference>,
@@ -57,7 +56,6 @@ pub struct Answer {
     /// Position among the policy's rules of the direction, or [`NO_RULE`].
     #[prost(int32, tag = "2")]
     pub rule_index: i32,
-    /// The rule.
     #[prost(message, required, tag = "3")]
     pub rule: RuleReference,
 }

@@ -51,24 +51,18 @@ members!(
     /// The members of a ClusterGroup.
     ClusterGroupMembers
 );
-members!(
-    /// The members of a Group.
-    GroupMembers
-);
+members!(GroupMembers);
 
 /// A ClusterGroup (without a namespace) or Group.
 #[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupReference {
-    /// Namespace.
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
-    /// Name.
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// UID.
     #[prost(string, tag = "3")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
@@ -83,7 +77,6 @@ macro_rules! associations {
             /// Of whom is asked.
             #[prost(message, required, tag = "1")]
             pub metadata: ObjectMeta,
-            /// The groups.
             #[prost(message, repeated, tag = "2")]
             pub associated_groups: Vec<GroupReference>,
         }

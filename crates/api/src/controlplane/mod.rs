@@ -64,7 +64,6 @@ macro_rules! group {
             /// The name is the group's.
             #[prost(message, required, tag = "1")]
             pub metadata: ObjectMeta,
-            /// Members.
             #[prost(message, repeated, tag = "2")]
             #[serde(skip_serializing_if = "Vec::is_empty")]
             pub group_members: Vec<GroupMember>,
@@ -114,7 +113,6 @@ group!(
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupMember {
-    /// A Pod.
     #[prost(message, optional, tag = "1")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<ObjectReference>,
@@ -130,11 +128,9 @@ pub struct GroupMember {
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NamedPort>,
-    /// A Node.
     #[prost(message, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeReference>,
-    /// A Service.
     #[prost(message, optional, tag = "6")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<ObjectReference>,
@@ -144,21 +140,18 @@ pub struct GroupMember {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ObjectReference {
-    /// Name.
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Namespace.
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
 }
 
-/// A Node.
+/// A Node as member of a group.
 #[derive(Clone, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeReference {
-    /// Name.
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -171,7 +164,6 @@ pub struct NamedPort {
     /// The number, 1 to 65535.
     #[prost(int32, tag = "1")]
     pub port: i32,
-    /// The name.
     #[prost(string, tag = "2")]
     pub name: String,
     /// `TCP`, `UDP` or `SCTP`.
@@ -186,7 +178,6 @@ pub struct NetworkPolicy {
     /// Name, UID and generation are the source's UID, UID and generation.
     #[prost(message, required, tag = "1")]
     pub metadata: ObjectMeta,
-    /// Rules.
     #[prost(message, repeated, tag = "2")]
     pub rules: Vec<NetworkPolicyRule>,
     /// Names of AppliedToGroups of rules that name none themselves.
@@ -200,7 +191,6 @@ pub struct NetworkPolicy {
     #[prost(int32, optional, tag = "5")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier_priority: Option<i32>,
-    /// The source.
     #[prost(message, optional, tag = "6")]
     pub source_ref: Option<NetworkPolicyReference>,
     /// Connections that its rules deny end, also those that were there before. Not upstream's, whose readers skip it.
@@ -234,17 +224,15 @@ pub struct NetworkPolicyReference {
     #[prost(string, tag = "2")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub namespace: String,
-    /// Name.
     #[prost(string, tag = "3")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// UID.
     #[prost(string, tag = "4")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
 }
 
-/// A rule.
+/// A rule with its selectors resolved to groups.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetworkPolicyRule {
@@ -277,11 +265,9 @@ pub struct NetworkPolicyRule {
     #[prost(string, repeated, tag = "8")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub applied_to_groups: Vec<String>,
-    /// Name.
     #[prost(string, tag = "9")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Label in logs.
     #[prost(string, tag = "11")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub log_label: String,
@@ -360,15 +346,12 @@ pub struct Service {
     #[prost(int32, optional, tag = "3")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_port: Option<i32>,
-    /// ICMP type.
     #[prost(int32, optional, tag = "4")]
     #[serde(rename = "icmpType", skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<i32>,
-    /// ICMP code.
     #[prost(int32, optional, tag = "5")]
     #[serde(rename = "icmpCode", skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<i32>,
-    /// IGMP type.
     #[prost(int32, optional, tag = "6")]
     #[serde(rename = "igmpType", skip_serializing_if = "Option::is_none")]
     pub igmp_type: Option<i32>,
@@ -403,7 +386,6 @@ pub struct NetworkPolicyStatus {
 #[derive(Clone, PartialEq, Eq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetworkPolicyNodeStatus {
-    /// The node.
     #[prost(string, tag = "1")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub node_name: String,
@@ -444,10 +426,8 @@ pub struct NodeStatsSummary {
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetworkPolicyStats {
-    /// The policy.
     #[prost(message, required, tag = "1")]
     pub network_policy: NetworkPolicyReference,
-    /// All of its traffic.
     #[prost(message, required, tag = "2")]
     pub traffic_stats: crate::stats::TrafficStats,
     /// By rule, of Antrea policies.

@@ -19,7 +19,7 @@ pub use wire::{
 
 /// An object with metadata that lists and tables can show.
 pub trait Resource: Object + Serialize {
-    /// Its metadata.
+    /// By it the object is named, filtered and ordered.
     fn metadata(&self) -> &ObjectMeta;
 
     /// Cells of a table row after the name, one for each of the resource's columns.
@@ -77,11 +77,9 @@ pub struct ObjectMeta {
     #[prost(message, optional, tag = "8")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub creation_timestamp: Option<Time>,
-    /// Labels.
     #[prost(btree_map = "string, string", tag = "11")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Annotations.
     #[prost(btree_map = "string, string", tag = "12")]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

@@ -26,7 +26,7 @@ const MAGIC: &[u8; 4] = b"k8s\0";
 pub trait Object: Message + Default {
     /// Group and version, such as `controlplane.antrea.io/v1beta2`.
     const API_VERSION: &'static str;
-    /// Kind.
+    /// In the singular and in camel case, such as `NetworkPolicy`.
     const KIND: &'static str;
 
     /// The message in its envelope.
@@ -71,7 +71,7 @@ impl DecodeError {
         matches!(self, Self::TooLong(_))
     }
 
-    /// Malformed `what`.
+    /// What cannot be read (`what`), with the decoder's own words.
     pub fn malformed(what: impl Into<Cow<'static, str>>, error: impl std::fmt::Display) -> Self {
         Self::Malformed { what: what.into(), message: error.to_string() }
     }

@@ -46,7 +46,7 @@ pub trait Render {
     fn added(&mut self, node: Option<&str>) -> Option<Arc<Item>>;
     /// MODIFIED for a watcher that has the object. None if nothing changed for it.
     fn modified(&mut self, node: Option<&str>) -> Option<Arc<Item>>;
-    /// DELETED.
+    /// The event for a watcher that is to have the object no more; none if it never had it.
     fn deleted(&mut self) -> Option<Arc<Item>>;
 }
 

@@ -17,7 +17,7 @@ pub enum Type {
     Histogram,
 }
 
-/// One metric.
+/// What is promised of a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// What it counts.
@@ -52,7 +52,7 @@ impl Metrics {
         metrics
     }
 
-    /// Names of all.
+    /// Names without the suffixes of histograms, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

@@ -3,11 +3,11 @@
 //! Most rules have one pod here and one peer, and a B-tree's first node has room for eleven. An insertion into a large one
 //! moves what comes after it, which costs less than a hundredth of the flow that follows from it.
 
-/// A set.
+/// A set in a vector, in order: as small as its elements.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortedSet<T>(Vec<T>);
 
-/// A map.
+/// A map in a vector, in the order of its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SortedMap<K, V>(Vec<(K, V)>);
 

@@ -57,12 +57,10 @@ impl Iptables {
         Self { netns, backend, family, prefix: prefix.to_owned(), last: Mutex::new(None) }
     }
 
-    /// The family.
     pub fn family(&self) -> Family {
         self.family
     }
 
-    /// The backend.
     pub fn backend(&self) -> Backend {
         self.backend
     }

@@ -182,7 +182,7 @@ impl Rule {
         self
     }
 
-    /// To ports.
+    /// To one of at most 15 ports and ends of ranges; needs TCP, UDP or SCTP.
     pub fn dst_ports(mut self, ports: impl Into<Ports>) -> Self {
         self.dst_ports = Some(Match::new(false, ports.into()));
         self

@@ -22,21 +22,21 @@ impl<T> Match<T> {
 pub struct Proto(pub u8);
 
 impl Proto {
-    /// ICMP.
+    /// `-p icmp`
     pub const ICMP: Proto = Proto(1);
-    /// TCP.
+    /// `-p tcp`
     pub const TCP: Proto = Proto(6);
-    /// UDP.
+    /// `-p udp`
     pub const UDP: Proto = Proto(17);
-    /// GRE.
+    /// `-p gre`, of a tunnel
     pub const GRE: Proto = Proto(47);
     /// IPsec ESP.
     pub const ESP: Proto = Proto(50);
     /// IPsec AH.
     pub const AH: Proto = Proto(51);
-    /// ICMPv6.
+    /// `-p ipv6-icmp`
     pub const ICMPV6: Proto = Proto(58);
-    /// SCTP.
+    /// `-p sctp`
     pub const SCTP: Proto = Proto(132);
 
     pub(crate) const NAMES: [(&'static str, Proto); 9] = [

@@ -30,7 +30,6 @@ impl Nft {
         Self { netns, family, name, last: Mutex::new(None) }
     }
 
-    /// The family.
     pub fn family(&self) -> Family {
         self.family
     }

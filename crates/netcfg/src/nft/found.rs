@@ -19,7 +19,7 @@ pub(super) struct Found {
     pub(super) others: BTreeSet<String>,
 }
 
-/// A chain as it is.
+/// A chain as the kernel has it; rules are known by their comments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FoundChain {
     /// Type, hook, priority and policy of one that has a hook.

@@ -24,7 +24,7 @@ pub struct Table {
     pub maps: BTreeMap<String, BTreeMap<IpAddr, Verdict>>,
 }
 
-/// A chain.
+/// A chain as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// Where packets come in by themselves.
@@ -66,7 +66,7 @@ pub enum Verdict {
     OfSource(String),
 }
 
-/// A rule.
+/// Conditions and what follows when all of them hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// All have to hold.

@@ -30,7 +30,6 @@ pub struct Address {
 /// What has to change for a link to carry exactly the desired addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AddressDiff {
-    /// To be added.
     pub add: Vec<IpNet>,
     /// To be removed.
     pub remove: Vec<IpNet>,

@@ -140,13 +140,13 @@ impl Route {
         self
     }
 
-    /// With a metric.
+    /// With this metric: of routes to one destination the lowest counts.
     pub fn metric(mut self, metric: u32) -> Self {
         self.metric = metric;
         self
     }
 
-    /// With a scope.
+    /// With this scope; without one the kernel's usual one for such a route.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
@@ -239,7 +239,6 @@ impl fmt::Display for Route {
 /// Which routes to read: all conditions given have to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteFilter {
-    /// In this table.
     pub table: Option<u32>,
     /// With this protocol number.
     pub proto: Option<u8>,

@@ -104,7 +104,6 @@ impl fmt::Display for RoutingRule {
 /// What has to change for the owned rules to be the desired ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoutingRuleDiff {
-    /// To be added.
     pub add: Vec<RoutingRule>,
     /// To be removed.
     pub remove: Vec<RoutingRule>,

@@ -32,7 +32,7 @@ impl Match {
     pub fn eth_type(self, t: u16) -> Self {
         self.exact(Field::EthType, t.into())
     }
-    /// ARP.
+    /// Frames with EtherType 0x0806.
     pub fn arp(self) -> Self {
         self.eth_type(0x0806)
     }
@@ -40,7 +40,7 @@ impl Match {
     pub fn ip(self) -> Self {
         self.eth_type(0x0800)
     }
-    /// IPv6.
+    /// Frames with EtherType 0x86dd.
     pub fn ipv6(self) -> Self {
         self.eth_type(0x86dd)
     }
@@ -72,7 +72,7 @@ impl Match {
     pub fn sctp6(self) -> Self {
         self.ipv6().nw_proto(132)
     }
-    /// ICMP.
+    /// Protocol 1 over IPv4.
     pub fn icmp(self) -> Self {
         self.ip().nw_proto(1)
     }
@@ -80,7 +80,7 @@ impl Match {
     pub fn icmp6(self) -> Self {
         self.ipv6().nw_proto(58)
     }
-    /// IGMP.
+    /// Protocol 2 over IPv4.
     pub fn igmp(self) -> Self {
         self.ip().nw_proto(2)
     }
@@ -204,19 +204,19 @@ impl Match {
     pub fn sctp_dst(self, port: u16, mask: u16) -> Self {
         self.masked(Field::SctpDst, port.into(), mask.into())
     }
-    /// ICMP type.
+    /// Type of the message; say `.icmp()` too.
     pub fn icmp_type(self, t: u8) -> Self {
         self.exact(Field::IcmpType, t.into())
     }
-    /// ICMP code.
+    /// Code of the message; say `.icmp()` too.
     pub fn icmp_code(self, c: u8) -> Self {
         self.exact(Field::IcmpCode, c.into())
     }
-    /// ICMPv6 type.
+    /// Type of the message; say `.icmp6()` too.
     pub fn icmpv6_type(self, t: u8) -> Self {
         self.exact(Field::Icmpv6Type, t.into())
     }
-    /// ICMPv6 code.
+    /// Code of the message; say `.icmp6()` too.
     pub fn icmpv6_code(self, c: u8) -> Self {
         self.exact(Field::Icmpv6Code, c.into())
     }

@@ -24,7 +24,7 @@ pub enum SchemaError {
     },
 }
 
-/// Type of an atom.
+/// What an element of a column is (RFC 7047, 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtomType {
     /// 64-bit signed integer.
@@ -51,7 +51,7 @@ impl From<Atomic> for AtomType {
     }
 }
 
-/// Type of a column.
+/// What a column may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnType {
     /// Element type of a set, key type of a map.

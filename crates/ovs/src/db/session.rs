@@ -27,7 +27,7 @@ const QUEUE: usize = 256;
 /// Change sets a slow subscriber may be behind before it is told that it lagged.
 const CHANGE_BACKLOG: usize = 1024;
 
-/// A table to monitor.
+/// A table of which the session keeps a copy.
 #[derive(Clone, Debug)]
 pub struct MonitoredTable {
     /// Table name.

@@ -60,7 +60,7 @@ impl Where {
         Self::default()
     }
 
-    /// The one row.
+    /// No row but that of this id.
     #[must_use]
     pub fn row(id: impl Into<RowId>) -> Self {
         let id = id.into();

@@ -46,7 +46,7 @@ pub struct BridgeSpec {
     pub mcast_snooping: Option<bool>,
 }
 
-/// A bridge as it is.
+/// A bridge as the database has it, which may be ahead of ovs-vswitchd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeInfo {
     /// Row.
@@ -147,7 +147,7 @@ pub struct PortSpec {
     pub tag: Option<u16>,
 }
 
-/// A port as it is.
+/// A port as the database has it, with its first interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortInfo {
     /// Row in the `Port` table.

@@ -91,7 +91,7 @@ impl Index {
         issues.into_errors().into()
     }
 
-    /// Of the deletion of a Tier.
+    /// Why the Tier may not be deleted: it is one of ours, or policies are in it.
     #[must_use]
     pub fn review_tier_deletion(&self, name: &str) -> Findings {
         let mut issues = Issues::new(PolicyError::object_of_tier(name));

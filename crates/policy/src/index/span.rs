@@ -154,7 +154,7 @@ impl Index {
 
     // === sets ===
 
-    /// The nodes of a set.
+    /// Where members of the set are, and how many; none before its group is computed.
     pub(super) fn set_nodes(&self, set: Id) -> Option<&Counts> {
         let record = &self.sets[set];
         match &record.own {

@@ -16,7 +16,7 @@ pub(crate) fn node_of(member: &str) -> &str {
     member.split_once('/').map_or(member, |(node, _)| node)
 }
 
-/// A Node.
+/// A Node, as far as policies depend on it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(from = "Raw")]
 pub struct Node {

@@ -4,7 +4,7 @@ use antrea_api::controlplane::{GroupMember, NodeReference};
 
 use super::*;
 
-/// One of the members that a Node is.
+/// A member of a group by the Node, and not by a Pod.
 fn node_member(name: &str, ip: [u8; 4]) -> GroupMember {
     GroupMember {
         node: Some(NodeReference { name: name.into() }),
