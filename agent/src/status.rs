@@ -3,6 +3,7 @@
 pub mod api;
 pub mod bridge;
 pub mod events;
+mod hostpath;
 pub mod policies;
 pub mod publish;
 pub mod support;

@@ -4,7 +4,8 @@
 //!  API server ─ Pods, Service, endpoints ─┐
 //!  controller ─ what it has computed ─────┼─► Facts ─► judge ─► Explanation ─► text, JSON, YAML
 //!  agents ─ what they have, their state, ─┤                        └─► exit code
-//!           their bridges' ofproto/trace ─┘
+//!           their bridges' ofproto/trace, │
+//!           their hosts' routes and rules ┘
 //! ```
 //!
 //! Invariants:
@@ -24,11 +25,13 @@ use crate::cli::Format;
 use crate::connect::{Clients, Place};
 use crate::output::Output;
 
+mod asked;
 mod bridge;
 mod computed;
 mod facts;
 mod finding;
 mod gather;
+mod host;
 mod judge;
 mod nodes;
 mod objects;

@@ -72,6 +72,8 @@ explanations() {
 	local began
 	explains 0 'through the tunnel to node2.*the bridge of node2 gives it to default/two' default/left default/two ||
 		fail 'explain does not see how a pod of the other node is reached'
+	explains 0 'node1 has the routes that it needs: to node2.*node2 has the routes that it needs: to default/two' default/left default/two ||
+		fail "explain does not see the routes of both nodes: $(outside explain default/left default/two 2>&1)"
 	explains 0 'packet sent +it came to default/two on node2' default/left default/two --send ||
 		fail 'explain does not send a packet'
 	explains 0 'the bridge of node1 gives it to default/one' default/left default/one --port 8080 ||
@@ -95,7 +97,8 @@ explanations() {
 		fail 'explain does not name the port that is allowed'
 	kubectl delete networkpolicy shut >/dev/null
 	kubectl expose pod two --name=explained --port=80 --target-port=8080 >/dev/null
-	wait_for 15 explains 0 'kube-proxy gives it an endpoint' default/left svc/default/explained ||
+	wait_for 15 explains 0 'kube-proxy gives it an endpoint.*kube-proxy .(iptables|nftables|ipvs). of node1 gives [0-9.]+:80 one of 1 endpoint' \
+		default/left svc/default/explained ||
 		fail "explain does not see how a Service is reached: $(outside explain default/left svc/default/explained 2>&1)"
 	kubectl create service clusterip nobody --tcp=80 >/dev/null
 	explains 2 'Service default/nobody has no endpoint: its selector takes no Pod' default/left default/nobody ||

@@ -67,8 +67,8 @@ pub async fn find(
     // Where no peer is known yet, an own link's word is better than that of the default route.
     targets.extend((!carries(config, link)).then(|| anywhere(like)));
     for target in targets {
-        let Ok(Some(index)) = netlink.link_towards(target).await else { continue };
-        let way = links.iter().map(|(link, _)| link).find(|link| link.index == index);
+        let Ok(Some(route)) = netlink.route_towards(target).await else { continue };
+        let way = links.iter().map(|(link, _)| link).find(|link| Some(link.index) == route.dev);
         if let Some(way) = way.filter(|way| carries(config, way)) {
             return Ok(transport(way, way.mtu));
         }

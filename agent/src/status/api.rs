@@ -38,7 +38,7 @@ use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
 use crate::policy::Record;
 use crate::status::support::Support;
-use crate::status::{bridge, policies, traffic};
+use crate::status::{bridge, hostpath, policies, traffic};
 
 /// What the handlers show.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub fn routes(
         .route("/packetcaptures", get(packet_capture).with_state(state.captures.clone()))
         .merge(traffic::routes(state.network.clone()))
         .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()))
+        .merge(hostpath::routes(state.network.clone(), &state.ovs_run_dir))
         .merge(policies::routes(state.record.clone()));
     if let Some(metrics) = metrics {
         router = router.merge(metrics_router(metrics));

@@ -1,8 +1,9 @@
 //! What is known of two ends and of the Nodes that they are on, as plain data.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
+use antrea_api::agent::HostPath;
 use antrea_crds::AgentInfo;
 use antrea_crds::traceflow::Status;
 use antrea_policy::evaluate::Traffic;
@@ -80,6 +81,8 @@ pub(super) struct Service {
     /// How many endpoints are ready, and how many are not.
     pub(super) ready: usize,
     pub(super) unready: usize,
+    /// Those that are ready, of the packet's family.
+    pub(super) endpoints: BTreeSet<SocketAddr>,
     /// What the source's bridge does with a packet for its address; none where nobody was asked.
     pub(super) sent: Option<Asked<String>>,
 }
@@ -111,6 +114,8 @@ pub(super) struct Node {
     pub(super) computed: Asked<Computed>,
     /// What its agent says now.
     pub(super) agent: Asked<Agent>,
+    /// What its own network stack does with the packet; none where nobody was asked.
+    pub(super) path: Option<Asked<HostPath>>,
 }
 
 /// What an agent says.

@@ -1,7 +1,7 @@
 //! Asking for the facts: the API server first, then for each Node the controller and the agent at once, then bridges.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +15,13 @@ use http::Method;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::computed::Computed;
 use super::facts::{Agent, Asked, Facts, Interface, Node, Packet, Pod, Service, Target, Way};
 use super::objects::{self, EndpointSlice, List, Wanted, endpoints, ports};
-use super::trace::{Hop, of_host, of_pod, of_tunnel, serves_services};
-use super::{Explain, bridge, probe};
+use super::{Explain, asked, probe};
 use crate::agents;
 use crate::connect::{Clients, Server};
 use crate::get::{agent_of, escape};
@@ -221,7 +219,8 @@ pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result
     names.dedup();
     let (nodes, agents) = nodes(clients, &cluster, names).await?;
     let mut facts = Facts { source: from, target, packet, nodes, ways, probe: None };
-    trace(&mut facts, &agents).await;
+    asked::bridges(&mut facts, &agents).await;
+    asked::hosts(&mut facts, &agents).await;
     if asked.send {
         facts.probe = Some(send(&cluster, &facts).await);
     }
@@ -251,6 +250,7 @@ async fn of_service(
     };
     let all = endpoints(&slices, port, packet.protocol, v6);
     let ready = all.iter().filter(|endpoint| endpoint.ready).count();
+    let of_ready = |endpoint: &objects::Endpoint| SocketAddr::new(endpoint.address, endpoint.port);
     let service = Service {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
@@ -258,6 +258,7 @@ async fn of_service(
         has_selector: found.has_selector(),
         ready,
         unready: all.len() - ready,
+        endpoints: all.iter().filter(|endpoint| endpoint.ready).map(of_ready).collect(),
         sent: None,
     };
     let mut ways = Vec::new();
@@ -272,7 +273,7 @@ async fn of_service(
 }
 
 /// The answer, within the limit.
-async fn answered<T>(question: impl Future<Output = anyhow::Result<T>>) -> Asked<T> {
+pub(super) async fn answered<T>(question: impl Future<Output = anyhow::Result<T>>) -> Asked<T> {
     match tokio::time::timeout(LIMIT, question).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(told(&error)),
@@ -280,7 +281,8 @@ async fn answered<T>(question: impl Future<Output = anyhow::Result<T>>) -> Asked
     }
 }
 
-type Agents = BTreeMap<String, Arc<Server>>;
+/// Agents that answer, by Node.
+pub(super) type Agents = BTreeMap<String, Arc<Server>>;
 
 /// Asks for all of these Nodes.
 async fn nodes(
@@ -331,7 +333,7 @@ async fn node(clients: &Clients, cluster: &Server, name: &str) -> (Node, Option<
         Ok((agent, server)) => (Ok(agent), Some(Arc::new(server))),
         Err(why) => (Err(why), None),
     };
-    (Node { unready, addresses, told, computed, agent }, server)
+    (Node { unready, addresses, told, computed, agent, path: None }, server)
 }
 
 /// What the controller has computed for a Node.
@@ -395,35 +397,6 @@ async fn agent(clients: &Clients, name: &str) -> anyhow::Result<(Agent, Server)>
     Ok((agent, server))
 }
 
-/// Asks bridges what they do: first the source's, then those where it arrives.
-async fn trace(facts: &mut Facts, agents: &Agents) {
-    let Some(server) = agents.get(&facts.source.node).cloned() else { return };
-    let sent: Vec<Option<String>> = facts.ways.iter().map(|way| first(facts, way)).collect();
-    let answers = all(sent.into_iter().map(|path| Some((Arc::clone(&server), path?))).collect()).await;
-    for (way, answer) in facts.ways.iter_mut().zip(answers) {
-        way.sent = answer;
-    }
-    let to_service = match &facts.target {
-        Target::Service(service) if !facts.source.host_network => service.address,
-        _ => None,
-    };
-    if let Some(address) = to_service {
-        let path = of_pod(&facts.source, address, None, facts.packet, facts.packet.port);
-        let answer = answered(ask(&server, &path)).await;
-        if let Target::Service(service) = &mut facts.target {
-            service.sent = Some(answer);
-        }
-    }
-    let received = facts.ways.iter().map(|way| {
-        let (node, path) = second(facts, way)?;
-        Some((Arc::clone(agents.get(node)?), path))
-    });
-    let answers = all(received.collect()).await;
-    for (way, answer) in facts.ways.iter_mut().zip(answers) {
-        way.received = answer;
-    }
-}
-
 /// Sends a packet, and says what became of it.
 async fn send(cluster: &Server, facts: &Facts) -> Asked<Status> {
     let asked = probe::asked(facts)?;
@@ -433,64 +406,4 @@ async fn send(cluster: &Server, facts: &Facts) -> Asked<Status> {
         Ok(fate) => fate.map_err(|error| told(&error)),
         Err(_) => Err("nobody has ended the Traceflow: does the controller run?".to_owned()),
     }
-}
-
-/// What the source's bridge is asked.
-fn first(facts: &Facts, way: &Way) -> Option<String> {
-    let (source, address) = (&facts.source, way.address?);
-    let itself = way.pod.as_ref().is_some_and(|pod| pod.is(source));
-    if source.host_network || itself {
-        return None;
-    }
-    let from = source.address(address.is_ipv6())?;
-    let pod = way.pod.as_ref().filter(|pod| !pod.host_network);
-    let local = pod.filter(|pod| pod.node == source.node);
-    let agent = facts.source_node()?.agent.as_ref().ok()?;
-    match facts.target {
-        Target::Service(_) if !serves_services(&agent.tables) => {
-            // kube-proxy hands it back only if it is for a Pod.
-            pod.map(|_| of_host(from, address, local, facts.packet, way.port))
-        }
-        _ => Some(of_pod(source, address, local, facts.packet, way.port)),
-    }
-}
-
-/// Whom to ask what about the packet's arrival, if it gets to another Node.
-fn second<'a>(facts: &'a Facts, way: &'a Way) -> Option<(&'a str, String)> {
-    let pod = way.pod.as_ref().filter(|pod| !pod.host_network && pod.node != facts.source.node)?;
-    let address = way.address?;
-    let from = facts.source.address(address.is_ipv6())?;
-    let path = match bridge::hop(facts, way)? {
-        (Hop::Tunnel(peer), flow_based) => {
-            let own = facts.source_node()?.addresses.iter().copied();
-            let mut own = own.filter(|ip| ip.is_ipv6() == peer.is_ipv6());
-            of_tunnel(from, pod, own.next().filter(|_| flow_based), facts.packet, way.port)
-        }
-        (Hop::Host, _) => of_host(from, address, Some(pod), facts.packet, way.port),
-        _ => return None,
-    };
-    Some((&pod.node, path))
-}
-
-/// Answers in the order of the questions; there are [`ENDPOINTS`] at most.
-async fn all(questions: Vec<Option<(Arc<Server>, String)>>) -> Vec<Option<Asked<String>>> {
-    let mut answers: Vec<Option<Asked<String>>> = questions.iter().map(|_| None).collect();
-    let mut tasks = JoinSet::new();
-    for (at, question) in questions.into_iter().enumerate() {
-        if let Some((server, path)) = question {
-            tasks.spawn(async move { (at, answered(ask(&server, &path)).await) });
-        }
-    }
-    while let Some(done) = tasks.join_next().await {
-        if let Ok((at, answer)) = done {
-            answers[at] = Some(answer);
-        }
-    }
-    answers
-}
-
-async fn ask(server: &Server, path: &str) -> anyhow::Result<String> {
-    let answer = server.ask(Method::GET, path).await?;
-    let value: Value = serde_json::from_str(&answer).with_context(|| format!("answer to {path}"))?;
-    Ok(value["result"].as_str().unwrap_or_default().to_owned())
 }

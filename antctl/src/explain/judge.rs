@@ -12,7 +12,7 @@ use super::facts::{Facts, Node, Pod, Service, Target, Way};
 use super::finding::{Explanation, Finding, Mark, Verdict, verdict};
 use super::trace::{Hop, Trace, serves_services};
 use super::words::Case;
-use super::{nodes, probe};
+use super::{host, nodes, probe};
 
 /// Where agent and controller do not agree.
 const BEHIND: &str = "changes take less than a second, and this took longer: see ControllerConnectionUp in antctl get agentinfo -o \
@@ -36,11 +36,10 @@ pub(super) fn explain(facts: &Facts) -> Explanation {
             findings.push(finding);
         }
     }
+    let denied = findings.iter().any(|finding| finding.result == Mark::Denied);
+    findings.extend(host::told(facts, denied));
     findings.extend(facts.probe.as_ref().map(|sent| match sent {
-        Ok(status) => {
-            let denied = findings.iter().any(|finding| finding.result == Mark::Denied);
-            probe::told(facts, status, denied)
-        }
+        Ok(status) => probe::told(facts, status, denied),
         Err(why) => Finding::new("packet sent", Mark::Unknown, format!("none was sent: {why}")),
     }));
     let verdict = verdict(&findings);

@@ -6,7 +6,7 @@ use super::facts::{Facts, Node, Pod};
 use super::finding::{Finding, Mark};
 
 /// Octets that any tunnel takes of a packet at least: GRE over IPv4.
-const OVERHEAD: i32 = 38;
+pub(super) const OVERHEAD: i32 = 38;
 
 /// A heartbeat that is older, in seconds, is one of an agent that is gone; agents beat every 60 s.
 const STALE: i64 = 180;

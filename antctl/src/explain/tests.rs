@@ -15,6 +15,7 @@ use super::judge::explain;
 
 mod broken;
 mod gathered;
+mod host;
 mod policy;
 
 /// The pipeline of both bridges.
@@ -141,6 +142,7 @@ fn node(address: &str, pod: &Pod) -> Node {
             computed: super::computed::Computed::default(),
             tables: tables.collect(),
         }),
+        path: None,
     }
 }
 
@@ -200,6 +202,7 @@ fn service() -> Facts {
         has_selector: true,
         ready: 2,
         unready: 0,
+        endpoints: ["10.10.2.7:5432", "10.10.2.8:5432"].map(|text| text.parse().unwrap()).into(),
         sent: Some(Ok(to_host())),
     });
     facts

@@ -1,4 +1,4 @@
-//! Forgetting connections that the kernel tracks for a namespace.
+//! Connections that the kernel tracks for a namespace: which an address began, and forgetting them.
 //!
 //! Entries are read, and each is deleted by its tuple and id (ctnetlink, nf_conntrack_netlink.c). Those of a zone are
 //! somebody else's, such as Open vSwitch's.
@@ -12,12 +12,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+pub use seen::{Seen, begun_by};
+
 use ipnet::IpNet;
 use nix::errno::Errno;
 use socket2::{Socket, Type};
 
 use crate::nfnetlink::{GENERIC, answer, attribute, attributes, message, receive, request, socket, value};
 use crate::{Error, Netns, Result};
+
+mod seen;
 
 /// Longest wait for a message. The kernel answers within the request's system call.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,15 +47,17 @@ const NESTED: u16 = 1 << 15;
 /// `CTA_*`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 /// `CTA_TUPLE_IP`, and `CTA_FILTER_F_CTA_IP_SRC` for one of the two tuples (nf_internals.h).
 const TUPLE_IP: u16 = 1;
 const FILTER_IP_SRC: u32 = 1;
-/// `CTA_TUPLE_PROTO`; `CTA_PROTO_NUM`, `CTA_PROTO_DST_PORT`.
+/// `CTA_TUPLE_PROTO`; `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`, `CTA_PROTO_DST_PORT`.
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
 /// IP protocol number of UDP.
 const UDP: u8 = 17;

@@ -13,7 +13,7 @@
 //! - [`nft`] – tables of nftables of our own, and who changes what.
 //! - [`sysctl`] – kernel parameters, read before they are written.
 //! - [`FrameSocket`] – frames of a protocol of our own on a link.
-//! - [`conntrack`] – forgetting tracked connections of an address.
+//! - [`conntrack`] – tracked connections of an address: which there are, and forgetting them.
 //! - [`garp`] – gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! Invariants:
@@ -54,7 +54,7 @@ pub use nl::{
     addr::{Address, AddressDiff, diff_addresses},
     link::{Link, LinkRef, OperState, VethPair, VethSpec, VxlanInfo, VxlanSpec, check_link_name},
     monitor::{Event, Monitor},
-    neigh::{EntryDiff, FdbEntry, Neighbour, diff_fdb, diff_neighbours},
+    neigh::{EntryDiff, FdbEntry, KnownNeighbour, Neighbour, diff_fdb, diff_neighbours},
     route::{ANTREA_PROTOCOL, MAIN_TABLE, Route, RouteDiff, RouteFilter, RouteKind, Scope, diff_routes},
     rule::{RoutingRule, RoutingRuleDiff, diff_rules},
 };

@@ -154,7 +154,7 @@ fn antctl_rules() -> Vec<Value> {
         ),
         json!({
             "nonResourceURLs": [
-                "/addressgroups", "/agentinfo", "/appliedtogroups", "/endpoint", "/featuregates", "/loglevel",
+                "/addressgroups", "/agentinfo", "/appliedtogroups", "/endpoint", "/featuregates", "/hostpath", "/loglevel",
                 "/networkpolicies", "/ovsflows", "/ovstracing", "/packetcaptures", "/podinterfaces", "/traffic", "/version",
             ],
             "verbs": ["get"],

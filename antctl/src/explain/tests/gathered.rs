@@ -27,6 +27,11 @@ fn agent() -> Router {
         let gateway = query.starts_with("source=shop%2Fweb&destination=10.96.0.10");
         Json(json!({"result": traced(Table::Output, End::Port(if gateway { 2 } else { 6 }))}))
     };
+    let host_path = async |RawQuery(query): RawQuery| {
+        let rules = json!({"by": "nftables", "found": true, "endpoints": ["10.10.0.4:5432"]});
+        let of_service = query.unwrap_or_default().ends_with("&from=10.10.0.5&service=10.96.0.10&port=80");
+        Json(if of_service { json!({"service": rules}) } else { json!({}) })
+    };
     Router::new()
         .route("/agentinfo", answer(json!(info())))
         .route("/podinterfaces", answer(interfaces))
@@ -35,6 +40,7 @@ fn agent() -> Router {
         .route("/addressgroups", answer(json!({"items": []})))
         .route("/ovsflows", answer(tables.into()))
         .route("/ovstracing", get(traced_packet))
+        .route("/hostpath", get(host_path))
 }
 
 fn pod_object(name: &str, ip: &str) -> Value {
@@ -97,6 +103,7 @@ async fn everybody_is_asked_and_the_answer_put_together() {
         "{text}"
     );
     assert!(text.contains("where kube-proxy gives it an endpoint"), "{text}");
+    assert!(text.contains("kube-proxy (nftables) of n1 gives 10.96.0.10:80 one of 1 endpoint"), "{text}");
     let value: Value =
         serde_json::from_str(&lab.run("explain shop/web svc/shop/front --port sql -o json").await).unwrap();
     assert_eq!(value["verdict"], "allowed");

@@ -31,6 +31,16 @@ impl fmt::Display for Neighbour {
     }
 }
 
+/// What the kernel knows of a neighbour, whoever told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownNeighbour {
+    /// Hardware address; none until somebody has answered for it.
+    pub mac: Option<MacAddr>,
+    /// State as `ip neigh` writes it: `REACHABLE`, `STALE`, `DELAY`, `PROBE`, `PERMANENT`, `NOARP`; nobody answers where it
+    /// is `INCOMPLETE` or `FAILED`.
+    pub state: &'static str,
+}
+
 /// An entry of a VXLAN link's FDB (`bridge fdb … self`): frames for `mac` go to the endpoint `dst`.
 ///
 /// A unicast address has one endpoint; an all-zero or multicast address may have several, each its own entry.
@@ -125,6 +135,31 @@ impl Netlink {
             }
         }
         Ok(found)
+    }
+
+    /// What is known of a neighbour on a link; `None` if nothing is.
+    ///
+    /// # Errors
+    /// The kernel cannot say.
+    pub async fn neighbour(
+        &self,
+        link: impl Into<LinkRef<'_>>,
+        ip: IpAddr,
+    ) -> Result<Option<KnownNeighbour>> {
+        let link = link.into();
+        let mut message = NeighbourMessage::default();
+        message.header.family = family_of(ip);
+        message.header.ifindex = self.index_of(link).await?;
+        message.attributes.push(NeighbourAttribute::Destination(ip.into()));
+        let what = || format!("look up neighbour {ip} dev {link}");
+        match self.request(RouteNetlinkMessage::GetNeighbour(message), 0, what).await {
+            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => Some(known(&message)),
+                _ => None,
+            })),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Adds a permanent neighbour, or replaces the entry of its address.
@@ -230,12 +265,16 @@ fn absent_is_false<T>(result: Result<T>) -> Result<bool> {
     }
 }
 
-fn neighbour_message(index: u32, neighbour: Neighbour) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = match neighbour.ip {
+fn family_of(ip: IpAddr) -> AddressFamily {
+    match ip {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
-    };
+    }
+}
+
+fn neighbour_message(index: u32, neighbour: Neighbour) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family_of(neighbour.ip);
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
     message.attributes = vec![
@@ -257,6 +296,21 @@ fn fdb_message(index: u32, entry: FdbEntry) -> NeighbourMessage {
         NeighbourAttribute::Destination(entry.dst.into()),
     ];
     message
+}
+
+fn known(message: &NeighbourMessage) -> KnownNeighbour {
+    let state = match message.header.state {
+        NeighbourState::Incomplete => "INCOMPLETE",
+        NeighbourState::Reachable => "REACHABLE",
+        NeighbourState::Stale => "STALE",
+        NeighbourState::Delay => "DELAY",
+        NeighbourState::Probe => "PROBE",
+        NeighbourState::Failed => "FAILED",
+        NeighbourState::Noarp => "NOARP",
+        NeighbourState::Permanent => "PERMANENT",
+        _ => "NONE",
+    };
+    KnownNeighbour { mac: mac_of(message), state }
 }
 
 fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {

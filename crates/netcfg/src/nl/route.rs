@@ -40,7 +40,9 @@ pub enum RouteKind {
     Blackhole,
     /// Rejected as unreachable.
     Unreachable,
-    /// Any other, by its `RTN_*` number (local, broadcast, …).
+    /// For this host itself.
+    Local,
+    /// Any other, by its `RTN_*` number (broadcast, prohibit, …).
     Other(u8),
 }
 
@@ -202,6 +204,7 @@ impl fmt::Display for Route {
             RouteKind::Unicast => {}
             RouteKind::Blackhole => f.write_str("blackhole ")?,
             RouteKind::Unreachable => f.write_str("unreachable ")?,
+            RouteKind::Local => f.write_str("local ")?,
             RouteKind::Other(n) => write!(f, "type {n} ")?,
         }
         write!(f, "{}", self.dst)?;

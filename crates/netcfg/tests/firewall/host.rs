@@ -182,6 +182,19 @@ async fn connections_of_an_address_are_forgotten() {
     for line in &of_others {
         host.sh(&format!("conntrack {line}")).await;
     }
+    for line in &of_pod {
+        host.sh(&format!("conntrack {line}")).await;
+    }
+    let to = std::collections::BTreeSet::from([ip(client), ip("192.0.2.11"), ip("2001:db8::9")]);
+    let begun = async |from: &str, most| {
+        let (found, more) = netcfg::conntrack::begun_by(&host.ns, ip(from), to.clone(), most).await.unwrap();
+        (found.iter().map(|seen| (seen.original.1.ip(), seen.zone)).collect::<Vec<_>>(), more)
+    };
+    assert_eq!(begun(pod, 8).await, (vec![(ip(client), None), (ip("192.0.2.11"), Some(65_520))], false));
+    assert!(begun(pod, 1).await.1, "there are more");
+    assert_eq!(begun("fd00:10::7", 8).await, (vec![(ip("2001:db8::9"), None)], false));
+    assert_eq!(begun("192.0.2.99", 8).await, (vec![], false));
+    netcfg::conntrack::forget(&host.ns, &[ip(pod), ip("fd00:10::7")]).await.unwrap();
     let one = insert("198.18.$a.$b", client, client, "");
     let many = format!("for a in $(seq 0 33); do for b in $(seq 250); do echo \"{one}\"; done; done");
     for large in [false, true] {

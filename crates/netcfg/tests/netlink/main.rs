@@ -360,6 +360,38 @@ async fn routes_converge_in_both_families() {
 }
 
 #[tokio::test]
+async fn the_way_to_an_address_is_told_with_whom_it_leads_to() {
+    let (host, peer) = joined("up0", "eth0").await;
+    host.nl.apply_addresses("up0", &[net("10.10.0.1/24"), net("fd00:10::1/64")]).await.unwrap();
+    peer.nl.apply_addresses("eth0", &[net("10.10.0.2/24")]).await.unwrap();
+    host.sh("ip route add 10.11.0.0/16 via 10.10.0.2 mtu 1400").await;
+    host.sh("ip route add blackhole 10.12.0.0/16").await;
+    host.sh("ip route add prohibit 10.13.0.0/16").await;
+    host.sh("ip route add unreachable 10.14.0.0/16").await;
+    host.sh("ip -6 route add blackhole fd00:12::/32").await;
+    let up = host.nl.require_link("up0").await.unwrap().index;
+    let way = async |to: &str| host.nl.route_towards(ip(to)).await.unwrap();
+    let far = way("10.11.0.9").await.unwrap();
+    assert_eq!(
+        (far.dev, far.via, far.src, far.mtu),
+        (Some(up), Some(ip("10.10.0.2")), Some(ip("10.10.0.1")), Some(1400))
+    );
+    assert_eq!(way("fd00:10::2").await.unwrap().dev, Some(up));
+    assert_eq!(way("10.10.0.1").await.unwrap().kind, RouteKind::Local);
+    for nowhere in ["10.12.0.9", "10.13.0.9", "10.14.0.9", "203.0.113.1", "fd00:12::9", "2001:db8::1"] {
+        assert_eq!(way(nowhere).await, None, "{nowhere}");
+    }
+    assert_eq!(host.nl.neighbour("up0", ip("10.10.0.2")).await.unwrap(), None);
+    host.sh("ping -c1 -W2 10.10.0.2").await;
+    let known = host.nl.neighbour(up, ip("10.10.0.2")).await.unwrap().unwrap();
+    assert_eq!(known.mac, peer.nl.require_link("eth0").await.unwrap().mac);
+    assert!(["REACHABLE", "DELAY", "STALE", "PROBE"].contains(&known.state), "{known:?}");
+    host.sh("ping -c1 -W1 10.10.0.3 || true").await;
+    let silent = host.nl.neighbour(up, ip("10.10.0.3")).await.unwrap().unwrap();
+    assert!(silent.mac.is_none() && ["INCOMPLETE", "FAILED"].contains(&silent.state), "{silent:?}");
+}
+
+#[tokio::test]
 async fn neighbours_converge() {
     let (host, _peer) = joined("gw", "eth0").await;
     host.nl.apply_addresses("gw", &[net("10.10.0.1/24"), net("fd00:10::1/64")]).await.unwrap();

@@ -40,7 +40,7 @@ fn ends(output: &Output, code: i32, words: &[&str]) -> bool {
 async fn antctl_explains_what_two_bridges_do() {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
     let mut lab = Lab::start(2, &[]).await;
-    let (_web, _near, _db) = (lab.add_pod(0, "web"), lab.add_pod(0, "near"), lab.add_pod(1, "db"));
+    let (web, _near, db) = (lab.add_pod(0, "web"), lab.add_pod(0, "near"), lab.add_pod(1, "db"));
     for name in ["web", "near", "db"] {
         is_ready(&lab, PODS, Some("default"), name);
     }
@@ -61,6 +61,20 @@ async fn antctl_explains_what_two_bridges_do() {
     assert!(ends(&explain("default/web", "default/near"), 0, &words));
     let words = ["from there on routes and masquerading of the Node decide"];
     assert!(ends(&explain("default/web", "198.51.100.1"), 0, &words));
+
+    let words =
+        ["node1 has the routes that it needs: to node2", "node2 has the routes that it needs: to default/db"];
+    assert!(ends(&explain("default/web", "default/db"), 0, &words));
+    let away = |verb: &str| {
+        let (netns, peer) = (&lab.nodes[0].netns, lab.nodes[1].ip);
+        sh(&format!("ip -n {netns} route {verb} blackhole {peer}/32"));
+    };
+    away("add");
+    assert!(ends(&explain("default/web", "default/db"), 2, &["node1 has no route to node2"]));
+    away("del");
+    sh(&format!("ip netns exec {} ping -c1 -W2 {}", web.netns, db.ip));
+    let echo = || outside.try_run(&["explain", "default/web", "default/db", "--protocol", "icmp"]);
+    assert!(ends(&echo(), 0, &["the bridge of node1 tracks 1 connection of default/web to it"]));
 
     let send = || outside.try_run(&["explain", "default/web", "default/db", "--port", "80", "--send"]);
     assert!(ends(&send(), 0, &["it came to default/db on node2"]));

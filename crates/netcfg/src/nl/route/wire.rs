@@ -47,11 +47,11 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The link by which packets to `target` leave (`ip route get`); `None` if there is no way.
+    /// The route that packets of this host to `target` take (`ip route get`); `None` if there is no way, or one that drops.
     ///
     /// # Errors
     /// The kernel cannot say.
-    pub async fn link_towards(&self, target: IpAddr) -> Result<Option<u32>> {
+    pub async fn route_towards(&self, target: IpAddr) -> Result<Option<Route>> {
         let mut message = RouteMessage::default();
         (message.header.address_family, message.header.destination_prefix_length) = match target {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),
@@ -59,15 +59,27 @@ impl Netlink {
         };
         message.attributes.push(RouteAttribute::Destination(target.into()));
         let what = || format!("find the way to {target}");
+        let found = |answer| match answer {
+            RouteNetlinkMessage::NewRoute(mut route) => {
+                // What it finds is made for the question.
+                route.header.flags.remove(RouteFlags::Cloned);
+                route_of(&route)
+            }
+            _ => None,
+        };
         match self.request(RouteNetlinkMessage::GetRoute(message), 0, what).await {
-            Ok(answers) => Ok(answers.into_iter().find_map(|answer| match answer {
-                RouteNetlinkMessage::NewRoute(route) => route.attributes.into_iter().find_map(|a| match a {
-                    RouteAttribute::Oif(index) => Some(index),
-                    _ => None,
-                }),
-                _ => None,
+            // IPv6 answers with a route that drops, where IPv4 says by its error what becomes of packets.
+            Ok(answers) => Ok(answers.into_iter().find_map(found).filter(|route| {
+                matches!(route.kind, RouteKind::Unicast | RouteKind::Local) && route.dev.is_some()
             })),
-            Err(e) if matches!(e.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => Ok(None),
+            Err(e)
+                if matches!(
+                    e.errno(),
+                    Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL | Errno::EACCES)
+                ) =>
+            {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -134,6 +146,7 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Blackhole => RouteType::BlackHole,
         RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Local => RouteType::Local,
         RouteKind::Other(n) => RouteType::from(n),
     };
     set_table(&mut message, route.table);
@@ -206,6 +219,7 @@ pub(crate) fn route_of(message: &RouteMessage) -> Option<Route> {
         RouteType::Unicast => RouteKind::Unicast,
         RouteType::BlackHole => RouteKind::Blackhole,
         RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Local => RouteKind::Local,
         other => RouteKind::Other(other.into()),
     };
     for attribute in &message.attributes {
