@@ -1,8 +1,9 @@
 #!/bin/bash
 # Builds the container images and writes each as an archive that containerd can import:
 #   images.sh project   antrea-agent, antrea-controller, antrea-operator
+#   images.sh ui        antrea-ui, with the plugins for user interfaces
 #   images.sh test      pause, agnhost, coredns, toolbox
-#   images.sh oci FOLDER VERSION  the first three as OCI archives that depend on nothing but what is in them
+#   images.sh oci FOLDER VERSION  the first four as OCI archives that depend on nothing but what is in them
 #   images.sh base      only makes the Debian that the others start from
 # Prints one line per image: NAME ARCHIVE ID. Set BASE=debian:trixie-slim to start from a
 # registry's image instead of one made by mmdebstrap, ANTREA_RELEASE=FOLDER to take binaries that are there.
@@ -115,10 +116,18 @@ project_images() {
 	image operator "docker.io/antrea/antrea-operator:$tag" "$(context operator "$release/antrea-operator")"
 }
 
+# The plugins alone: what changes in them rolls nothing out.
+ui_image() {
+	local release tag
+	release=$(project_binaries)
+	tag=v$(workspace_version)-dev-$(hash_files "$release/antrea-octant-plugin" "$REPO/build/Containerfile.ui" "$REPO"/config/ui/headlamp/*)
+	image ui "docker.io/antrea/antrea-ui:$tag" "$(context ui "$REPO/config/ui/headlamp" "$release/antrea-octant-plugin")"
+}
+
 # oci_images FOLDER VERSION
 oci_images() {
 	local name id layout
-	project_images | while read -r name _ id; do
+	{ project_images; ui_image; } | while read -r name _ id; do
 		layout=$(mktemp -d)
 		with_log "$IMAGES/oci.log" buildah push -q "$id" "oci:$layout/image:v$2"
 		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar -C "$layout/image" \
@@ -127,12 +136,14 @@ oci_images() {
 	done
 }
 
+workspace_version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$REPO/Cargo.toml"; }
+
 # The workspace's version, and a hash of all that goes into the images, the base image with it: whatever changes has a
 # new tag, and is rolled out as any upgrade is.
 image_tag() {
 	local release=$1 version base
 	base=$(buildah inspect --type image --format '{{.FromImageID}}' "$(base_image)")
-	version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+	version=$(workspace_version)
 	echo "v$version-dev-$(hash_files <(echo "$base") "$release"/antrea-{agent,cni,controller,operator} "$release/antctl" \
 		"$REPO"/build/{Containerfile.*,agent-root.sh,start_ovs,install_cni,load_modules} "$REPO/tools/cni/go.mod")"
 }
@@ -140,7 +151,8 @@ image_tag() {
 [[ ${BASH_SOURCE[0]} == "$0" ]] || return 0
 case ${1:-} in
 project | test) "${1}_images" ;;
+ui) ui_image ;;
 oci) oci_images "$2" "$3" ;;
 base) base_image ;;
-*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

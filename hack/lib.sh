@@ -34,7 +34,7 @@ API_SERVER=https://$HOST_IP:6443
 KUBECONFIG_PATH=$STATE/admin.kubeconfig
 CGROUP=antrea-cluster
 TARGET=x86_64-unknown-linux-musl
-BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl)
+BINARIES=(antrea-operator antrea-controller antrea-agent antrea-cni antctl antrea-octant-plugin)
 
 # ---- what the user sees -------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ fn good_specs_pass() {
         json!({"tls": {"minVersion": "VersionTLS13", "controllerCertificateSecret": "my-tls"}}),
         json!({"tls": {"cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}}),
         json!({"tls": {"minVersion": "VersionTLS13", "cipherSuites": ["TLS_AES_128_GCM_SHA256"]}}),
+        json!({"ui": {"headlamp": {"namespace": "headlamp"}}, "images": {"ui": {"tag": "v1"}}}),
         json!({"rollout": {"maxUnavailable": 3, "window": {"start": "22:00", "end": "04:00"}, "acknowledge": 1}}),
     ] {
         assert_eq!(broken(spec.clone()), "", "{spec}");
@@ -72,10 +73,23 @@ fn the_documented_rollout_is_accepted() {
     assert_eq!(serde_json::to_value(&known.spec).unwrap(), object["spec"]);
 }
 
+/// The patch of docs/ui.md is accepted, and each of its fields exists.
+#[test]
+fn the_documented_ui_is_accepted() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ui.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let patch = text.lines().find_map(|line| line.split_once("--type=merge -p '")).unwrap().1;
+    let spec = serde_json::from_str::<Value>(patch.trim_end_matches('\'')).unwrap()["spec"].take();
+    assert_eq!(broken(spec.clone()), "");
+    let known: antrea_crds::AntreaInstallationSpec = serde_json::from_value(spec.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&known).unwrap(), spec);
+}
+
 #[test]
 fn bad_specs_are_refused_by_a_message_that_names_the_field() {
     for (spec, field) in [
         (json!({"mtu": 100}), "spec.mtu"),
+        (json!({"ui": {}}), "spec.ui: say which"),
         (json!({"serviceCIDRs": ["10.96.0.0"]}), "spec.serviceCIDRs"),
         (json!({"tracing": {"otlpEndpoint": "192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),
         (json!({"tracing": {"otlpEndpoint": "grpc://192.0.2.10:4317"}}), "spec.tracing.otlpEndpoint"),

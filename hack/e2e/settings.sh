@@ -239,10 +239,107 @@ controller_status() {
 	ok 'AntreaControllerInfo says that Pods cannot be read, and takes it back'
 }
 
+# gates_by CURL-ARGUMENT...: what the controller answers behind its Service's name, whose certificate ConfigMap antrea-ca verifies.
+gates_by() {
+	in_pod left curl -sSf -m 5 --cacert /tmp/antrea-ca --resolve "antrea.kube-system.svc:443:$service" "$@" \
+		https://antrea.kube-system.svc/featuregates
+}
+
+# What antrea-ui reads of a cluster, with a ServiceAccount's rights: the Info objects, feature gates, the ConfigMaps, traces with its
+# label. (The flows that it can show come from a Flow Aggregator, which this version does not have.)
+antrea_ui() {
+	local service token said
+	kubectl get antreacontrollerinfo antrea-controller -o json | jq -e '
+		(.version | length > 0) and (.podRef.name | length > 0) and (.nodeRef.name | length > 0) and .connectedAgentNum == 2 and
+		any(.controllerConditions[]; .type == "ControllerHealthy" and .status == "True" and .lastHeartbeatTime != null)' >/dev/null ||
+		fail 'AntreaControllerInfo has not what antrea-ui shows'
+	kubectl get antreaagentinfos -o json | jq -e '
+		(.items | length) == 2 and all(.items[]; (.version | length > 0) and (.podRef.name | length > 0) and (.nodeRef.name | length > 0) and
+		(.nodeSubnets | length > 0) and (.ovsInfo.version | length > 0) and .localPodNum > 0 and
+		any(.agentConditions[]; .type == "AgentHealthy" and .status == "True" and .lastHeartbeatTime != null))' >/dev/null ||
+		fail 'AntreaAgentInfos have not what antrea-ui shows'
+	kubectl -n kube-system get configmap antrea-config -o json | jq -e '.data["antrea-agent.conf"] and .data["antrea-controller.conf"]' >/dev/null ||
+		fail 'ConfigMap antrea-config has not the files that antrea-ui reads'
+	service=$(kubectl -n kube-system get service antrea -o jsonpath='{.spec.clusterIP}')
+	kubectl -n kube-system get configmap antrea-ca -o jsonpath='{.data.ca\.crt}' | kubectl exec -i left -- sh -c 'cat >/tmp/antrea-ca'
+	! quietly gates_by || fail 'feature gates are told to anybody'
+	kubectl create serviceaccount reader >/dev/null
+	kubectl create clusterrolebinding reader --clusterrole=antctl --serviceaccount=default:reader >/dev/null
+	token=$(kubectl create token reader)
+	said=$(gates_by -H "Authorization: Bearer $token") || fail 'the controller does not tell its feature gates behind its Service'
+	jq -e 'any(.[]; .component == "controller" and .name == "AntreaPolicy" and .status == "Enabled" and (.version | length > 0))' <<<"$said" >/dev/null ||
+		fail "feature gates are not in the form that antrea-ui reads: $said"
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: crd.antrea.io/v1beta1
+		kind: Traceflow
+		metadata: {name: from-ui, labels: {ui.antrea.io: ""}}
+		spec:
+		  source: {namespace: default, pod: left}
+		  destination: {namespace: default, pod: two}
+		  packet: {ipHeader: {protocol: 6}, transportHeader: {tcp: {dstPort: 8080, flags: 2}}}
+	END
+	wait_for 15 trace_is from-ui Succeeded || fail 'a Traceflow as antrea-ui makes it does not succeed'
+	kubectl get traceflow from-ui -o json | jq -e 'any(.status.results[].observations[]; .action == "Delivered")' >/dev/null ||
+		fail 'a Traceflow as antrea-ui makes it does not tell where its packet ended'
+	kubectl delete traceflow from-ui >/dev/null
+	kubectl delete clusterrolebinding reader >/dev/null
+	kubectl delete serviceaccount reader >/dev/null
+	ok 'the cluster has what antrea-ui reads'
+}
+
+trace_is() { [[ $(kubectl get traceflow "$1" -o jsonpath='{.status.phase}') == "$2" ]]; }
+
+plugin() { kubectl -n kube-public get configmap headlamp-plugin-antrea -o json 2>/dev/null; }
+plugin_is_published() { [[ $(plugin | jq -r '.data["main.js"] // ""' | sha256sum) == $(sha256sum <"$REPO/config/ui/headlamp/main.js") ]]; }
+no_plugin() { ! plugin >/dev/null; }
+
+# Headlamp's plugin as a ConfigMap, and the image by which an init container brings it and Octant's.
+user_interfaces() {
+	local before name archive id
+	before=$(footing)
+	patch_installation '{"ui": {"headlamp": {"namespace": "kube-public"}}}'
+	wait_for 30 plugin_is_published || fail "spec.ui publishes no plugin: $(condition Degraded)"
+	kubectl get antreainstallation default -o jsonpath='{.status.computed.images.ui.repository}' | grep -q 'antrea/antrea-ui$' ||
+		fail 'status.computed does not name the image with the plugins'
+	kubectl -n kube-public delete configmap headlamp-plugin-antrea >/dev/null
+	wait_for 30 plugin_is_published || fail 'a plugin that was deleted is not put back'
+	read -r name archive id < <("$REPO/hack/images.sh" ui)
+	load_image node1 "$name" "$archive" "$id"
+	kubectl apply -f - >/dev/null <<-END
+		apiVersion: v1
+		kind: Pod
+		metadata: {name: plugins}
+		spec:
+		  nodeName: node1
+		  restartPolicy: Never
+		  volumes: [{name: plugins, emptyDir: {}}]
+		  initContainers:
+		  - {name: copy, image: "$name", imagePullPolicy: Never, volumeMounts: [{name: plugins, mountPath: /target}]}
+		  - {name: octant, image: "$name", imagePullPolicy: Never, args: [/octant/., /target], volumeMounts: [{name: plugins, mountPath: /target}]}
+		  containers:
+		  - name: shown
+		    image: "$name"
+		    imagePullPolicy: Never
+		    command: [sha256sum, /target/antrea/main.js, /target/antrea/package.json, /target/antrea-octant-plugin]
+		    volumeMounts: [{name: plugins, mountPath: /target}]
+	END
+	wait_for 60 pod_is plugins Succeeded || fail "the image with the plugins does not copy them: $(kubectl get pod plugins -o jsonpath='{.status}')"
+	shows "$(sha256sum <"$REPO/config/ui/headlamp/main.js" | cut -d ' ' -f 1)" kubectl logs plugins
+	kubectl delete pod plugins --wait=false >/dev/null
+	patch_installation '{"ui": null}'
+	wait_for 30 no_plugin || fail 'a plugin that is not wanted any more stays'
+	[[ $(footing) == "$before" ]] || fail "spec.ui replaced something: $(footing)"
+	ok 'spec.ui publishes the plugins, as a ConfigMap and in an image for init containers'
+}
+
+pod_is() { [[ $(kubectl get pod "$1" -o jsonpath='{.status.phase}') == "$2" ]]; }
+
 settings() {
 	antctl
 	antctl_outside
 	log_level
+	user_interfaces
+	antrea_ui
 	controller_status
 	no_encapsulation
 	spans_arrive

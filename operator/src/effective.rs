@@ -67,6 +67,10 @@ pub struct Effective {
     pub version: String,
     pub agent_image: String,
     pub controller_image: String,
+    /// The image with plugins for user interfaces, which the operator does not run; none: none are asked for.
+    pub ui_image: Option<String>,
+    /// Namespace of Headlamp's plugin, if that is wanted.
+    pub headlamp: Option<String>,
     /// When Nodes pull images.
     pub pull_policy: PullPolicy,
     /// Secrets with credentials.
@@ -243,6 +247,11 @@ pub fn effective(spec: &AntreaInstallationSpec, facts: &Facts) -> Result<Effecti
             spec,
             &version,
         ),
+        ui_image: spec
+            .ui
+            .as_ref()
+            .map(|_| image("antrea-ui", &images, images.ui.as_ref(), None, spec, &version)),
+        headlamp: spec.ui.as_ref().and_then(|ui| Some(ui.headlamp.as_ref()?.namespace.clone())),
         version,
         pull_policy: images.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
         pull_secrets: images.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),

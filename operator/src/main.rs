@@ -138,10 +138,9 @@ fn main() -> anyhow::Result<()> {
         Command::PrintManifests { monitoring_api, file } => {
             let config = effective(&spec(file)?, &facts)?;
             let served = Served { service_monitors: monitoring_api, prometheus_rules: monitoring_api };
-            let monitoring = render::monitoring::objects(&config, served, &facts.operator_namespace);
+            let extras = render::extras(&config, served, &facts.operator_namespace);
             let mut out = std::io::stdout().lock();
-            for object in render::objects(&config, &cli.install.delivery.into()).into_iter().chain(monitoring)
-            {
+            for object in render::objects(&config, &cli.install.delivery.into()).into_iter().chain(extras) {
                 writeln!(out, "---\n{}", serde_saphyr::to_string(&object.body)?.trim_end())?;
             }
             Ok(())

@@ -416,7 +416,7 @@ fn degraded(seen: &Observation, counts: &NodeCounts) -> Verdict {
         return Verdict::new(true, "CanaryMissing", message);
     }
     if let Some(error) = &seen.monitoring_error {
-        return Verdict::new(true, "MonitoringFailed", format!("monitoring objects: {}", shorten(error)));
+        return Verdict::new(true, "MonitoringFailed", format!("objects for others: {}", shorten(error)));
     }
     Verdict::new(false, "AsExpected", "nothing fails")
 }

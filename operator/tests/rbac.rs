@@ -104,12 +104,13 @@ fn every_rendered_object_can_be_applied_and_removed() {
 
 /// They may be in any namespace, so the cluster-wide role allows them, by name; a Service is in kube-system.
 #[test]
-fn every_monitoring_object_can_be_applied_and_removed() {
+fn every_object_for_others_can_be_applied_and_removed() {
     let rules = rules();
     let facts = Facts { default_version: "v1".into(), ..Facts::default() };
-    let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+    let ui = serde_json::from_value(serde_json::json!({"ui": {"headlamp": {"namespace": "tools"}}})).unwrap();
+    let config = effective(&ui, &facts).unwrap();
     let served = Served { service_monitors: true, prometheus_rules: true };
-    for object in render::monitoring::objects(&config, served, "antrea-operator") {
+    for object in render::extras(&config, served, "antrea-operator") {
         let applicable = if object.kind.kind == "Service" { &rules.system } else { &rules.cluster };
         for verb in ["get", "create", "patch", "delete"] {
             assert!(allows(applicable, object.kind, verb, &object.name), "{verb} {}", object.key());

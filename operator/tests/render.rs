@@ -457,9 +457,9 @@ fn monitoring_objects_go_where_and_are_marked_as_told() {
 
 /// The two sets are applied apart; what is in one must not be taken for unwanted by the other.
 #[test]
-fn no_object_of_the_network_is_a_monitoring_object() {
+fn no_object_of_the_network_is_one_for_others() {
     for object in render(&AntreaInstallationSpec::default(), &facts()).unwrap() {
-        assert!(!render::monitoring::is_monitoring(&object.key()), "{}", object.key());
+        assert!(!render::is_extra(&object.key()), "{}", object.key());
     }
 }
 

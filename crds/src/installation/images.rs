@@ -32,6 +32,11 @@ pub struct Images {
     /// Image of the controller; "antrea/antrea-controller" by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<ImageOverride>,
+
+    /// Image with the plugins of spec.ui; "antrea/antrea-ui" by default. The operator does not run it: it is for the init
+    /// containers of those who load a plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ui: Option<ImageOverride>,
 }
 
 /// Says otherwise than registry, name and version would for one image.

@@ -18,6 +18,7 @@ mod rollout;
 mod status;
 mod tls;
 mod tracing;
+mod ui;
 mod workloads;
 
 pub use audit::AuditLogging;
@@ -32,6 +33,7 @@ pub use status::{
 };
 pub use tls::{CipherSuite, TlsSettings, TlsVersion};
 pub use tracing::Tracing;
+pub use ui::{HeadlampPlugin, Ui};
 pub use workloads::{
     LogFormat, LogLevel, ManagementState, Quantities, Resources, Toleration, TolerationEffect,
     TolerationOperator, Workload,
@@ -231,4 +233,8 @@ pub struct AntreaInstallationSpec {
     /// Export of traces; absent (default): none are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
+
+    /// Plugins for user interfaces of others; absent (default): none are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ui: Option<Ui>,
 }

@@ -259,7 +259,7 @@ impl Context {
         going: &Going,
     ) -> Result<Outcome, Error> {
         let mut owned = self.shared.with(|state| state.owned.clone());
-        owned.retain(|key, _| !render::monitoring::is_monitoring(key));
+        owned.retain(|key, _| !render::is_extra(key));
         let direction = going.direction(cr, config);
         let class = class_of_config(previous, &config.to_spec()).max(Class::Restart);
         let mut applier = self.applier.lock().await;

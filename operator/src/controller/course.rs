@@ -119,7 +119,7 @@ impl Context {
         direction: Direction,
     ) -> Result<Vec<PendingChange>, Error> {
         let mut owned = self.shared.with(|state| state.owned.clone());
-        owned.retain(|key, _| !render::monitoring::is_monitoring(key) && key.name != PREFLIGHT);
+        owned.retain(|key, _| !render::is_extra(key) && key.name != PREFLIGHT);
         let class = class_of_config(previous, &config.to_spec()).max(Class::Restart);
         let planned = self.applier.lock().await.compare(objects, &owned, class).await?;
         let plan = Plan::new(planned.iter().map(|item| item.change.clone()).collect(), direction);

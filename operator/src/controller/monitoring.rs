@@ -1,4 +1,4 @@
-//! Objects for Prometheus and Grafana. The network does not depend on them: what goes wrong here is told and tried
+//! Objects for Prometheus, Grafana and user interfaces. The network does not depend on them: what goes wrong here is told and tried
 //! again, and holds up nothing.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -10,7 +10,7 @@ use crate::{
     effective::Effective,
     object::{Key, Object},
     plan::{Class, Plan},
-    render::monitoring,
+    render,
 };
 
 /// What failed for good is tried again after this long.
@@ -47,10 +47,10 @@ impl Context {
         }
         let (owned, served) = self.shared.with(|state| {
             let mut owned = state.owned.clone();
-            owned.retain(|key, _| monitoring::is_monitoring(key));
+            owned.retain(|key, _| render::is_extra(key));
             (owned, state.served)
         });
-        let objects = monitoring::objects(config, served, &self.settings.facts.operator_namespace);
+        let objects = render::extras(config, served, &self.settings.facts.operator_namespace);
         let mut outcome = Unfinished::default();
         let mut failure = None;
         // One by one: a namespace or a webhook that refuses one object does not keep the others away.
@@ -74,7 +74,7 @@ impl Context {
             memory.monitoring_failures
         });
         if let Some(error) = failure {
-            tracing::warn!(%error, "monitoring objects");
+            tracing::warn!(%error, "objects for others");
             outcome.again = Some(if error.is_transient() { SOON } else { AGAIN });
             outcome.error = (!error.is_transient() || failures > TRANSIENT).then(|| error.to_string());
         }

@@ -1,8 +1,8 @@
 //! The configuration in effect, read as a spec again.
 
 use antrea_crds::installation::{
-    AntreaInstallationSpec, ImageOverride, Images, ManagementState, Monitoring, Ovs, PodCidrSource, PodCidrs,
-    PullSecret, TlsSettings, Workload,
+    AntreaInstallationSpec, HeadlampPlugin, ImageOverride, Images, ManagementState, Monitoring, Ovs,
+    PodCidrSource, PodCidrs, PullSecret, TlsSettings, Ui, Workload,
 };
 use ipnet::IpNet;
 
@@ -62,6 +62,7 @@ impl Effective {
                     .collect(),
                 agent: exact(&self.agent_image),
                 controller: exact(&self.controller_image),
+                ui: self.ui_image.as_deref().and_then(exact),
             }),
             traffic_encap_mode: Some(self.encap),
             tunnel_type: self.tunnel,
@@ -91,6 +92,9 @@ impl Effective {
             audit_logging: self.audit_logging.clone(),
             fqdn_cache_min_ttl: self.fqdn_cache_min_ttl,
             tracing: self.tracing.clone(),
+            ui: self.ui_image.as_ref().map(|_| Ui {
+                headlamp: self.headlamp.clone().map(|namespace| HeadlampPlugin { namespace }),
+            }),
             feature_gates: self.gates.clone(),
             proxy: Some(self.proxy.to_spec()),
             agent: workload(&self.agent),

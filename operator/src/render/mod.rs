@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     OWNER_LABEL,
     effective::{ConfigError, Effective, EffectiveWorkload, Facts, effective},
-    object::{self, Object},
+    object::{self, Key, Object},
     openshift::Platform,
 };
 
@@ -21,6 +21,7 @@ mod controller;
 pub mod monitoring;
 mod preflight;
 mod rbac;
+pub mod ui;
 
 pub use agent::{AGENT_CAPABILITIES, OVS_CAPABILITIES};
 pub use api::AGGREGATED_APIS;
@@ -100,6 +101,26 @@ pub fn objects(config: &Effective, around: &Surroundings) -> Vec<Object> {
     objects.into_iter().map(Object::stamped).collect()
 }
 
+/// Objects that the network does not depend on: for Prometheus and Grafana, given what the cluster serves and in which
+/// namespace the operator is, and for user interfaces.
+pub fn extras(config: &Effective, served: monitoring::Served, operator_namespace: &str) -> Vec<Object> {
+    let mut objects = monitoring::objects(config, served, operator_namespace);
+    objects.extend(ui::objects(config));
+    objects
+}
+
+/// Whether an object is one of those that [`extras`] makes.
+pub fn is_extra(key: &Key) -> bool {
+    monitoring::is_monitoring(key) || ui::is_ui(key)
+}
+
+/// Names of the ConfigMaps among them, which may be in any namespace.
+pub fn extra_config_maps() -> Vec<String> {
+    let mut names = monitoring::board_names();
+    names.push(ui::HEADLAMP.to_owned());
+    names
+}
+
 /// The object that shows whether the images of a configuration are on the Nodes; wanted for as long as
 /// something runs another image.
 pub fn preflight(config: &Effective) -> Object {
@@ -111,9 +132,11 @@ pub fn cleanup(config: &Effective, around: &Surroundings) -> Object {
     cleanup::daemon_set(config, around)
 }
 
-/// References of every image that the operator may run, sorted.
+/// References of every image that an installation takes, sorted: those that the operator may run, and that with plugins
+/// where some are asked for.
 pub fn images(config: &Effective) -> Vec<String> {
     let mut images = vec![config.agent_image.clone(), config.controller_image.clone()];
+    images.extend(config.ui_image.clone());
     images.sort();
     images.dedup();
     images

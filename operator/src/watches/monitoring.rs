@@ -1,4 +1,4 @@
-//! Objects for Prometheus and Grafana: in whichever namespace they are, and from when the cluster knows their kinds.
+//! Objects for Prometheus, Grafana and user interfaces: in whichever namespace they are, and from when the cluster knows their kinds.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{Fold, Shared, State, fingerprint, follow};
 use crate::{
     OWNER_LABEL,
     object::{CONFIG_MAP, Key, Kind, MONITORING_KINDS, PROMETHEUS_RULE, SERVICE_MONITOR},
-    render::monitoring::{Served, board_names},
+    render::{extra_config_maps, monitoring::Served},
 };
 
 /// Group and version of Prometheus's operator.
@@ -31,15 +31,15 @@ const SETTLE_TRIES: u32 = 10;
 /// The cluster is asked again after this long even if no definition seems to change.
 const LOOK: Duration = Duration::from_secs(600);
 
-/// Starts the watches. Boards may be in any namespace; the role allows to watch those names only.
+/// Starts the watches. Boards and plugins may be in any namespace; the role allows to watch those names only.
 pub(super) fn spawn(tasks: &mut Supervisor, client: &Client, shared: &Shared) {
-    for name in board_names() {
+    for name in extra_config_maps() {
         let api: Api<PartialObjectMeta<DynamicObject>> =
             Api::all_with(client.clone(), &CONFIG_MAP.api_resource());
         let config = watcher::Config::default().labels(&owned()).fields(&format!("metadata.name={name}"));
         let guard = Some(shared.monitoring.block(format!("ConfigMap {name}")));
         let fold = managed(&CONFIG_MAP, Some(name));
-        tasks.spawn_abortable("watch board", follow(api, config, shared.clone(), guard, fold));
+        tasks.spawn_abortable("watch ConfigMap", follow(api, config, shared.clone(), guard, fold));
     }
     let guard = shared.monitoring.block(API_VERSION);
     tasks.spawn_abortable("watch monitoring API", follow_api(client.clone(), shared.clone(), guard));
