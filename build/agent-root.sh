@@ -6,7 +6,7 @@ target=$1
 
 programs=(
 	ovs-vswitchd ovsdb-server ovs-vsctl ovs-ofctl ovs-appctl ovs-dpctl ovsdb-client ovsdb-tool
-	conntrack ip bridge tc ipset nft xtables-nft-multi xtables-legacy-multi kmod busybox
+	conntrack ip bridge sftp ssh tc ipset nft xtables-nft-multi xtables-legacy-multi kmod busybox
 )
 files=(
 	/usr/lib/*-linux-gnu/xtables/lib{xt,ipt,ip6t}_*.so

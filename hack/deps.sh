@@ -7,7 +7,7 @@ packages=(
 	buildah:buildah conntrack:conntrack containerd:containerd curl:curl ethtool:ethtool gcc:gcc git:git
 	ip:iproute2 ipset:ipset iperf3:iperf3 iptables:iptables jq:jq make:make mmdebstrap:mmdebstrap
 	musl-gcc:musl-tools nft:nftables nsenter:util-linux openssl:openssl patchelf:patchelf
-	ping:iputils-ping ps:procps runc:runc shellcheck:shellcheck socat:socat tcpdump:tcpdump
+	ping:iputils-ping ps:procps runc:runc sftp:openssh-client shellcheck:shellcheck socat:socat tcpdump:tcpdump
 	bc:bc bison:bison flex:flex mksquashfs:squashfs-tools busybox:busybox-static xz:xz-utils promtool:prometheus
 )
 

@@ -40,6 +40,7 @@ wants() {
 # What Go builds, and the images' Debian: cached for long, minutes on a fresh machine.
 stage_tools() {
 	hack/tools.sh cni
+	hack/tools.sh sshd
 	if wants cluster; then
 		hack/tools.sh kubernetes
 		hack/tools.sh agnhost

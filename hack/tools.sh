@@ -6,6 +6,7 @@
 #   tools.sh e2e          e2e.test and ginkgo
 #   tools.sh coredns      DNS of the local cluster
 #   tools.sh ovs          Open vSwitch of Debian 13, for hosts whose own is too old
+#   tools.sh sshd         OpenSSH's server, for uploads
 #   tools.sh cni          cnitool, host-local, portmap, bandwidth, loopback, bridge
 #   tools.sh dashboards   reads Grafana boards strictly, by Grafana's own types
 #   tools.sh monitoring-crds  definitions of Prometheus's operator (only fetched)
@@ -104,6 +105,21 @@ ovs() {
 	echo "$CACHE/ovs/$DEBIAN/bin"
 }
 
+# A server for uploads, beside the system: installed, it would be started. Its helpers are those of this Debian.
+build_sshd() {
+	local to=$1 packages=$1.packages package
+	rm -rf "$to" "$packages"
+	mkdir -p "$to" "$packages"
+	(cd "$packages" && with_log "$CACHE/sshd.log" apt-get -o APT::Sandbox::User=root download openssh-server libwrap0)
+	for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$to"; done
+	rm -rf "$packages"
+}
+
+sshd() {
+	once "OpenSSH's server" "$CACHE/sshd" build_sshd
+	echo "$CACHE/sshd"
+}
+
 cni() {
 	local bin plugin
 	bin=$(cni_bin)
@@ -155,6 +171,6 @@ deny() { cargo_tool cargo-deny 0.20.2; }
 fuzz() { cargo_tool cargo-fuzz 0.13.2; }
 
 case ${1:-} in
-kubernetes | agnhost | e2e | coredns | ovs | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
-*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+kubernetes | agnhost | e2e | coredns | ovs | sshd | cni | dashboards | monitoring-crds | deny | fuzz) "$1" ;;
+*) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

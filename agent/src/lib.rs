@@ -30,5 +30,7 @@ mod status;
 mod subnet;
 mod traceflow;
 
+pub use capture::password;
+
 /// Version of this build.
 pub use antrea_api::VERSION;

@@ -58,8 +58,9 @@ pub struct Agent {
     pub services: Option<(kube::Client, ProxyMetrics)>,
     /// Where Traceflow is on: how to read traces and to write what was seen.
     pub traceflow: Option<kube::Client>,
-    /// Where PacketCapture is on: how to read captures and to write their status, their files, and the agent's Pod.
-    pub captures: Option<(kube::Client, Files, String)>,
+    /// Where PacketCapture is on: how to read captures and to write their status, their files, and namespace and
+    /// name of the agent's Pod.
+    pub captures: Option<(kube::Client, Files, (String, String))>,
     /// How to read requests for datapath probes.
     pub probes: kube::Client,
     /// Where NetworkPolicyStats is on: the file with what the controller was told, and how often it is.

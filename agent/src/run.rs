@@ -135,7 +135,7 @@ async fn serve(
     let renewal = Renewal::default();
     let offer = Offer::new(&config.tls_min_version, &config.tls_cipher_suites)?;
     let tls = api::tls(&reporter, &metrics.certificate, &renewal, offer)?;
-    let pod = args.pod_name.clone();
+    let pod = (args.pod_namespace.clone(), args.pod_name.clone());
     let identity = Identity {
         node: args.node_name.clone(),
         pod: args.pod_name,

@@ -17,6 +17,12 @@ pub const STARTED: &str = "PacketCaptureStarted";
 /// Type of the condition that says whether the capture is over, with its end as reason.
 pub const COMPLETE: &str = "PacketCaptureComplete";
 
+/// Type of the condition that says whether the file is at `spec.fileServer`; only of captures that have one.
+pub const UPLOADED: &str = "PacketCaptureFileUploaded";
+
+/// Secret in Antrea's namespace with `username` and `password` for file servers.
+pub const FILE_SERVER_SECRET: &str = "antrea-packetcapture-fileserver-auth";
+
 /// What is captured.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -100,8 +106,10 @@ pub const COMPLETE: &str = "PacketCaptureComplete";
         .message("spec.capturePoint: Source needs a Pod there: name spec.source.pod"),
     validation = Rule::new("!has(self.capturePoint) || self.capturePoint != 'Destination' || (has(self.destination) && has(self.destination.pod))")
         .message("spec.capturePoint: Destination needs a Pod there: name spec.destination.pod"),
-    validation = Rule::new("!has(self.fileServer)")
-        .message("spec.fileServer: this version uploads no files; leave it out and fetch the file with antctl packetcapture")
+    validation = Rule::new("!has(self.fileServer) || self.fileServer.url.startsWith('sftp://')")
+        .message("spec.fileServer.url: must begin with sftp://"),
+    validation = Rule::new("!has(self.fileServer) || (has(self.fileServer.hostPublicKey) && self.fileServer.hostPublicKey != '')")
+        .message("spec.fileServer.hostPublicKey: must be given, else the password would be shown to whoever answers; see ssh-keyscan")
 )]
 pub struct PacketCaptureSpec {
     /// Where the packets come from. One of source and destination may be left out: then it is anybody.
@@ -125,7 +133,8 @@ pub struct PacketCaptureSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 300))]
     pub timeout: Option<i64>,
-    /// Where the file goes. This version uploads no files and refuses it.
+    /// Server that the file is sent to by SFTP when the capture is over. Name and password are those of the Secret
+    /// antrea-packetcapture-fileserver-auth in kube-system, keys "username" and "password".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_server: Option<FileServer>,
 }
@@ -318,10 +327,10 @@ pub struct FirstN {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileServer {
-    /// Where it is: sftp://host:port/path.
+    /// Folder that it goes to: sftp://host:port/path.
     #[schemars(length(max = 2048))]
     pub url: String,
-    /// Its public key as SSH sends it, in base64.
+    /// Its public key as SSH sends it, in base64: the last word of a line of ssh-keyscan. Must be given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8192))]
     pub host_public_key: Option<String>,
@@ -337,7 +346,8 @@ pub struct Status {
     /// The file, in pcapng's format: "name of the antrea-agent Pod:path in its container". It goes with the PacketCapture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_path: Option<String>,
-    /// PacketCaptureStarted and PacketCaptureComplete; the latter's reason is Succeed, Timeout, Full or Failed.
+    /// PacketCaptureStarted and PacketCaptureComplete; the latter's reason is Succeed, Timeout, Full or Failed. With
+    /// fileServer also PacketCaptureFileUploaded, whose reason is Uploading, Succeed or Failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

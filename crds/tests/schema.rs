@@ -265,7 +265,14 @@ fn captures_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
         (with(json!({"source": {"pod": {"name": "a"}, "ip": "192.0.2.1"}})), "name a pod or an ip"),
         (with(json!({"source": pod, "capturePoint": "Destination"})), "spec.capturePoint: Destination"),
         (with(json!({"destination": pod, "capturePoint": "Source"})), "spec.capturePoint: Source"),
-        (with(json!({"source": pod, "fileServer": {"url": "sftp://host:22/up"}})), "spec.fileServer"),
+        (
+            with(json!({"source": pod, "fileServer": {"url": "sftp://h:22/up"}})),
+            "spec.fileServer.hostPublicKey",
+        ),
+        (
+            with(json!({"source": pod, "fileServer": {"url": "ftp://h/up", "hostPublicKey": "A"}})),
+            "spec.fileServer.url",
+        ),
         (packet(json!({"protocol": "GRE"})), "spec.packet.protocol"),
         (packet(json!({"protocol": 256})), "spec.packet.protocol"),
         (packet(json!({"protocol": "TCP", "transportHeader": {"udp": {}}})), "transportHeader.udp"),
@@ -282,9 +289,11 @@ fn captures_that_cannot_be_are_refused_by_a_message_that_names_the_field() {
 fn the_documented_captures_are_accepted() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text = std::fs::read_to_string(root.join("docs/packetcapture.md")).unwrap();
-    let example = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let block = |number| text.split("```yaml\n").nth(number).unwrap().split("```").next().unwrap();
+    // The second is more of the first one's spec.
+    let (example, whole) = (block(1).to_owned(), format!("{}{}", block(1), block(2)));
     let sample = std::fs::read_to_string(root.join("config/samples/packetcapture.yaml")).unwrap();
-    for text in [example, sample] {
+    for text in [example, whole, sample] {
         let object: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(broken_of("PacketCapture", object["spec"].clone()), "");
         let known: antrea_crds::PacketCapture = serde_json::from_value(object.clone()).unwrap();

@@ -1,7 +1,7 @@
 //! The files of captures.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_file};
+use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_dir_all, remove_file};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ pub(super) const LARGEST: u64 = 4 << 20;
 const ALL: u64 = 32 << 20;
 
 const SUFFIX: &str = ".pcapng";
+
+/// Extension of the folder that an upload has beside its file.
+const UPLOAD: &str = "upload";
 
 /// Longest name of a file on Linux, in octets.
 const LONGEST_NAME: usize = 255;
@@ -78,6 +81,22 @@ impl Files {
         let Some(path) = self.path(name) else { return };
         if let Err(error) = remove(&path) {
             tracing::warn!(path = %path.display(), %error, "the file of a capture stays");
+        }
+    }
+
+    /// Where what the upload of a file needs is, while it lasts.
+    pub(super) fn upload(file: &Path) -> PathBuf {
+        file.with_extension(UPLOAD)
+    }
+
+    /// Removes what uploads of an earlier life of the agent needed.
+    pub(super) fn forget_uploads(&self) {
+        let Ok(entries) = read_dir(&self.folder) else { return };
+        let paths = entries.flatten().map(|entry| entry.path());
+        for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == UPLOAD)) {
+            if let Err(error) = remove_dir_all(&path) {
+                tracing::warn!(path = %path.display(), %error, "what an upload needed stays");
+            }
         }
     }
 
@@ -147,5 +166,11 @@ mod tests {
         assert_eq!(left, ["c.pcapng"]);
         files.remove("c");
         files.remove("c");
+        let left = Files::upload(&path);
+        assert_eq!(left.file_name().unwrap(), "a.upload");
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join("password"), "x").unwrap();
+        files.forget_uploads();
+        assert!(!left.exists());
     }
 }

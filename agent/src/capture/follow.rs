@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use antrea_capture::filter::program;
 use antrea_capture::request::{End, Name, Request};
-use antrea_capture::status::{Outcome, Stage, status};
+use antrea_capture::status::{Outcome, Stage, Upload, is_uploading, status, uploaded};
+use antrea_capture::upload::Target;
 use antrea_crds::PacketCapture;
 use antrea_crds::packet_capture::{COMPLETE, STARTED, Status};
 use antrea_runtime::client::{describe, describe_watch};
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
 use super::record::{Limits, PATIENCE, record};
+use super::upload::Uploader;
 use crate::metrics::CaptureMetrics;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
@@ -51,6 +53,8 @@ struct Running {
     stop: CancellationToken,
     count: Arc<AtomicU32>,
     path: PathBuf,
+    /// Where the file is to go too.
+    target: Option<Target>,
     /// What was written last.
     told: Status,
     told_count: u32,
@@ -61,6 +65,15 @@ struct Ended {
     name: String,
     number: u64,
     outcome: Outcome,
+}
+
+/// What became of a file that was to be sent.
+struct Sent {
+    name: String,
+    uid: String,
+    /// What was written last.
+    told: Status,
+    upload: Upload,
 }
 
 /// Follows captures; see the module's description.
@@ -76,6 +89,8 @@ pub struct Capturer {
     /// Those that wait for their turn, by when they were made and by name.
     waiting: BTreeMap<(Option<Timestamp>, String), PacketCapture>,
     threads: JoinSet<Ended>,
+    uploader: Uploader,
+    uploads: JoinSet<Sent>,
     /// How many were begun.
     begun: u64,
     /// UIDs of those that ended here: what the watch still tells of them is older than that.
@@ -90,10 +105,11 @@ impl Capturer {
         network: Arc<NodeNetwork>,
         client: Client,
         files: Files,
-        pod: String,
+        (namespace, pod): (String, String),
         metrics: CaptureMetrics,
     ) -> Self {
         let api = Api::all(client.clone());
+        let uploader = Uploader::new(client.clone(), &namespace);
         Self {
             network,
             client,
@@ -104,6 +120,8 @@ impl Capturer {
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
             threads: JoinSet::new(),
+            uploader,
+            uploads: JoinSet::new(),
             begun: 0,
             done: BTreeSet::new(),
             listed: None,
@@ -112,6 +130,7 @@ impl Capturer {
 
     /// Follows captures until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        self.files.forget_uploads();
         let mut stream = watch_all(&self.client);
         let mut tell = tokio::time::interval(TELL);
         tell.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -128,6 +147,10 @@ impl Capturer {
                 Some(ended) = self.threads.join_next() => match ended {
                     Ok(ended) => self.ended(ended).await,
                     Err(error) => tracing::error!(%error, "a capture's thread"),
+                },
+                Some(sent) = self.uploads.join_next() => match sent {
+                    Ok(sent) => self.sent(sent).await,
+                    Err(error) => tracing::error!(%error, "an upload"),
                 },
                 _ = tell.tick(), if !self.running.is_empty() => self.tell().await,
             }
@@ -188,6 +211,12 @@ impl Capturer {
         // The controller has told what is wrong with one that cannot be read.
         let Ok(request) = Request::read(&capture.spec) else { return };
         let known_here = self.running.contains_key(&name) || self.done.contains(&uid);
+        if over && !known_here && is_uploading(&known) && self.local(&request.pod).is_some() {
+            self.done.insert(uid.clone());
+            let lost = Upload::Failed("the agent was started anew while it sent the file".to_owned());
+            self.apply(&name, &uid, &uploaded(&known, &lost, Timestamp::now())).await;
+            return;
+        }
         if over || known_here || self.local(&request.pod).is_none() {
             return;
         }
@@ -255,7 +284,8 @@ impl Capturer {
         });
         tracing::info!(capture = name, pod = %request.pod, "capturing");
         let told = Status::default();
-        let mut running = Running { number, uid, stop, count, path, told, told_count: 0 };
+        let target = request.upload;
+        let mut running = Running { number, uid, stop, count, path, target, told, told_count: 0 };
         if let Some(told) = self.write(capture, &Stage::Running(0)).await {
             running.told = told;
         }
@@ -275,9 +305,37 @@ impl Capturer {
         tracing::info!(capture = name, number, outcome = outcome.reason(), "captured");
         self.metrics.ended(outcome.reason(), number);
         let file = Some(format!("{}:{}", self.pod, running.path.display()));
+        let has_file = !matches!(outcome, Outcome::Failed(_));
         let stage = Stage::Ended { number, file, outcome };
-        self.apply(&name, &running.uid, &status(Some(&running.told), &stage, Timestamp::now())).await;
+        let mut told = status(Some(&running.told), &stage, Timestamp::now());
+        if let Some(target) = running.target {
+            let upload =
+                if has_file { Upload::Running } else { Upload::Failed("there is no file".to_owned()) };
+            told = uploaded(&told, &upload, Timestamp::now());
+            if has_file {
+                let (uploader, name, uid) = (self.uploader.clone(), name.clone(), running.uid.clone());
+                let (told, path) = (told.clone(), running.path);
+                self.uploads.spawn(async move {
+                    let upload = match uploader.send(&target, &path).await {
+                        Ok(url) => Upload::Succeeded(url),
+                        Err(why) => Upload::Failed(why),
+                    };
+                    Sent { name, uid, told, upload }
+                });
+            }
+        }
+        self.apply(&name, &running.uid, &told).await;
         self.start().await;
+    }
+
+    async fn sent(&self, sent: Sent) {
+        let Sent { name, uid, told, upload } = sent;
+        match &upload {
+            Upload::Failed(why) => tracing::warn!(capture = name, why, "its file was not sent"),
+            _ => tracing::info!(capture = name, "its file was sent"),
+        }
+        self.metrics.uploaded(matches!(upload, Upload::Succeeded(_)));
+        self.apply(&name, &uid, &uploaded(&told, &upload, Timestamp::now())).await;
     }
 
     /// Writes how many packets running captures have.

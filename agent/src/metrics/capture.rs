@@ -9,6 +9,7 @@ pub struct CaptureMetrics {
     running: IntGauge,
     ended: IntCounterVec,
     packets: IntCounter,
+    uploads: IntCounterVec,
 }
 
 impl CaptureMetrics {
@@ -31,7 +32,15 @@ impl CaptureMetrics {
                 "antrea_agent_packet_captures_packets_total",
                 "Packets in the files of PacketCaptures that ended on this Node.",
             )?,
+            uploads: metrics.counter_vec(
+                "antrea_agent_packet_capture_uploads_total",
+                "Files of PacketCaptures that were to be sent to a server, by what became of it.",
+                &["result"],
+            )?,
         };
+        for result in ["success", "failure"] {
+            made.uploads.with_label_values(&[result]);
+        }
         for reason in ["Succeed", "Timeout", "Full", "Failed"] {
             made.ended.with_label_values(&[reason]);
         }
@@ -41,6 +50,11 @@ impl CaptureMetrics {
     /// So many run.
     pub fn running(&self, count: usize) {
         self.running.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A file was sent, or was not.
+    pub fn uploaded(&self, is: bool) {
+        self.uploads.with_label_values(&[if is { "success" } else { "failure" }]).inc();
     }
 
     /// One ended, with so many packets.

@@ -3,6 +3,7 @@
 //! ```text
 //!  spec ─► request ─ addresses of both ends ─► filter ──► a classic BPF program for a socket      agent
 //!  packets ─► pcapng ──► octets of a file                                                         agent
+//!  spec.fileServer ─► upload ──► what sftp is told                                                agent
 //!  stage, time ─► status ──► what is written into the object                                      agent, controller
 //! ```
 //!
@@ -14,3 +15,4 @@ pub mod filter;
 pub mod pcapng;
 pub mod request;
 pub mod status;
+pub mod upload;

@@ -11,6 +11,7 @@ use antrea_crds::packet_capture::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::filter::Pattern;
+use crate::upload::Target;
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -27,7 +28,7 @@ pub struct Problem {
     pub message: String,
 }
 
-fn problem<T>(field: &'static str, message: impl Into<String>) -> Result<T, Problem> {
+pub(crate) fn problem<T>(field: &'static str, message: impl Into<String>) -> Result<T, Problem> {
     Err(Problem { field, message: message.into() })
 }
 
@@ -82,6 +83,8 @@ pub struct Request {
     ports: [Option<u16>; 2],
     flags: Vec<(u8, u8)>,
     messages: Vec<(Message, Option<u8>)>,
+    /// Where the file is to go too.
+    pub upload: Option<Target>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,9 +166,6 @@ impl Request {
     /// # Errors
     /// What the schema lets pass and cannot be captured.
     pub fn read(spec: &PacketCaptureSpec) -> Result<Self, Problem> {
-        if spec.file_server.is_some() {
-            return problem("spec.fileServer", "this version uploads no files");
-        }
         let source = end("spec.source", spec.source.as_ref())?;
         let destination = end("spec.destination", spec.destination.as_ref())?;
         let at_source = match spec.capture_point {
@@ -232,6 +232,7 @@ impl Request {
             protocol: said,
             ports,
             flags: flags.collect(),
+            upload: spec.file_server.as_ref().map(Target::read).transpose()?,
             messages: messages.iter().map(message).collect::<Result<_, _>>()?,
         })
     }
@@ -368,7 +369,10 @@ mod tests {
                 json!({"source": pod, "packet": {"transportHeader": {"icmp": {"messages": [{"type": "x"}]}}}}),
                 "spec.packet.transportHeader.icmp.messages: ",
             ),
-            (json!({"source": pod, "fileServer": {"url": "sftp://h:22/p"}}), "spec.fileServer: "),
+            (
+                json!({"source": pod, "fileServer": {"url": "sftp://h:22/p"}}),
+                "spec.fileServer.hostPublicKey: ",
+            ),
         ] {
             let error = read(spec.clone()).unwrap_err();
             assert!(error.starts_with(field), "{spec}: {error}");

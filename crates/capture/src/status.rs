@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use antrea_crds::PacketCapture;
-use antrea_crds::packet_capture::{COMPLETE, Condition, DEFAULT_TIMEOUT, STARTED, Status};
+use antrea_crds::packet_capture::{COMPLETE, Condition, DEFAULT_TIMEOUT, STARTED, Status, UPLOADED};
 use jiff::Timestamp;
 
 /// How long nobody may have taken up a capture.
@@ -35,6 +35,35 @@ impl Outcome {
             Self::Failed(_) => "Failed",
         }
     }
+}
+
+/// Where the upload of a file stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upload {
+    /// It is being sent.
+    Running,
+    /// It is there.
+    Succeeded(String),
+    /// It is not, for this reason.
+    Failed(String),
+}
+
+/// What was told, with where the upload stands.
+pub fn uploaded(told: &Status, upload: &Upload, now: Timestamp) -> Status {
+    let (is, reason, message) = match upload {
+        Upload::Running => (false, "Uploading", ""),
+        Upload::Succeeded(url) => (true, "Succeed", &url[..]),
+        Upload::Failed(why) => (false, "Failed", &why[..]),
+    };
+    let mut status = told.clone();
+    status.conditions.retain(|condition| condition.type_ != UPLOADED);
+    status.conditions.push(condition(Some(told), UPLOADED, is, reason, message, now));
+    status
+}
+
+/// Whether a file is being sent by what was told.
+pub fn is_uploading(told: &Status) -> bool {
+    told.condition(UPLOADED).is_some_and(|condition| condition.reason == "Uploading")
 }
 
 /// Where a capture stands.
@@ -162,6 +191,15 @@ mod tests {
         let failed = status(None, &failed, late);
         assert_eq!(told(&failed), ["PacketCaptureStarted False Failed", "PacketCaptureComplete True Failed"]);
         assert_eq!(failed.conditions[1].message, "no such Pod");
+        let sending = uploaded(&ended, &Upload::Running, late);
+        assert!(is_uploading(&sending) && !is_uploading(&ended));
+        assert_eq!(told(&sending)[2..], ["PacketCaptureFileUploaded False Uploading"]);
+        let sent = uploaded(&sending, &Upload::Succeeded("sftp://h:22/c.pcapng".into()), late);
+        assert_eq!(told(&sent)[2..], ["PacketCaptureFileUploaded True Succeed"]);
+        assert_eq!(sent.conditions[2].message, "sftp://h:22/c.pcapng");
+        let lost = uploaded(&sending, &Upload::Failed("no".into()), late);
+        assert_eq!(told(&lost)[2..], ["PacketCaptureFileUploaded False Failed"]);
+        assert_eq!(lost.conditions.len(), 3);
     }
 
     #[test]

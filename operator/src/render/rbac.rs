@@ -20,7 +20,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 pub(super) fn objects(config: &Effective) -> Vec<Object> {
     let mut objects = Vec::new();
     for (component, cluster, local) in [
-        (AGENT, agent_cluster_rules(config), agent_rules()),
+        (AGENT, agent_cluster_rules(config), agent_rules(config)),
         (CONTROLLER, controller_cluster_rules(config), controller_rules()),
     ] {
         objects.push(managed(&object::SERVICE_ACCOUNT, component, json!({})));
@@ -173,12 +173,17 @@ fn antctl_local_rules() -> Vec<Value> {
     ]
 }
 
-fn agent_rules() -> Vec<Value> {
-    vec![
+fn agent_rules(config: &Effective) -> Vec<Value> {
+    let mut rules = vec![
         // Where the controller is, and what vouches for it.
         rule("discovery.k8s.io", &["endpointslices"], READ),
         named("", &["configmaps"], &[CONTROLLER_CA], READ),
-    ]
+    ];
+    if config.packet_capture() {
+        // For the server that files go to.
+        rules.push(named("", &["secrets"], &[antrea_crds::packet_capture::FILE_SERVER_SECRET], &["get"]));
+    }
+    rules
 }
 
 fn controller_cluster_rules(config: &Effective) -> Vec<Value> {

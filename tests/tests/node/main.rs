@@ -35,6 +35,7 @@ mod np_log;
 mod ovs;
 mod ownership;
 mod packetcapture;
+mod packetcapture_upload;
 mod peers;
 mod probes;
 mod proxy;

@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::DnsSettings;
+use crate::metrics::DnsMetrics;
 use crate::policy::handle::{PolicyHandle, Request};
-use crate::status::metrics::DnsMetrics;
 
 /// How often it is looked what is to be asked.
 const EVERY: Duration = Duration::from_millis(250);
