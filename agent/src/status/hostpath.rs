@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use antrea_api::agent::{HostLink, HostNeighbour, HostPath, HostRoute, ServiceRules, TrackedConnection};
+use antrea_api::agent::{HostLink, HostNeighbour, HostPath, HostRoute, TrackedConnection};
 use antrea_flows::Family;
 use antrea_flows::policy::Protocol;
 use apiserver_kit::status::Failure;
