@@ -13,7 +13,7 @@ use antrea_operator::{
     render::{self, Surroundings, monitoring::Served},
 };
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 struct Rules {
     cluster: Vec<PolicyRule>,
@@ -172,7 +172,10 @@ fn its_port_has_a_certificate_and_asks_who_may_read() {
 #[test]
 fn there_are_no_wildcards_and_no_secrets() {
     let rules = rules();
-    for rule in rules.cluster.iter().chain(&rules.system) {
+    // Agents read one by its name, so who makes their Role has to.
+    let uploads = json!({"apiGroups": [""], "resourceNames": ["antrea-packetcapture-fileserver-auth"],
+                         "resources": ["secrets"], "verbs": ["get"]});
+    for rule in rules.cluster.iter().chain(&rules.system).filter(|rule| json!(rule) != uploads) {
         let text = serde_json::to_string(rule).unwrap();
         assert!(
             !text.contains("\"*\"") && !text.contains("secrets") && !text.contains("impersonate"),

@@ -100,7 +100,7 @@ pub struct HostNeighbour {
     pub state: String,
 }
 
-/// A connection that is tracked.
+/// As its first packet had it, before anything was translated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrackedConnection {
