@@ -8,7 +8,7 @@ use futures::future::join_all;
 use openflow::multipart::FlowFilter;
 use openflow::{Action, Flow, FlowMod, Learn, Match, Message, PortNo};
 use ovs::Vswitch;
-use ovs::of::{OfConfig, OfHandle, OfSession, OfState};
+use ovs::of::{OfConfig, OfHandle, OfSession};
 use ovs::testing::TestOvs;
 use ovs::vswitch::{BridgeSpec, FailMode};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -248,7 +248,7 @@ struct Real {
     session: OfHandle,
     dataplane: Dataplane,
     _guard: DropGuard,
-    ovs: parking_lot::Mutex<TestOvs>,
+    _ovs: TestOvs,
     _dir: tempfile::TempDir,
 }
 
@@ -273,31 +273,7 @@ impl Real {
         session.wait_connected(LIMIT).await.unwrap();
         let (dataplane, _) = dataplane(session.clone(), Arc::new(network()), &cancel);
         dataplane.start().await.unwrap();
-        Self { session, dataplane, _guard: cancel.drop_guard(), ovs: ovs.into(), _dir: dir }
-    }
-
-    /// ovs-vswitchd is killed and started again: it has lost everything, and is connected again.
-    async fn restart(&self) {
-        let now = self.session.wait_connected(LIMIT).await.unwrap();
-        {
-            let mut ovs = self.ovs.lock();
-            ovs.kill_vswitchd().unwrap();
-            ovs.start_vswitchd().unwrap();
-        }
-        let again =
-            |state: &OfState| matches!(state, OfState::Connected { generation, .. } if *generation > now);
-        let connected = tokio::time::timeout(LIMIT, async {
-            self.session.state().wait_for(again).await.map(drop).unwrap();
-        });
-        connected.await.expect("not connected again");
-    }
-
-    /// Somebody takes all flows away, and puts some there that nobody wants.
-    fn damage(&self) {
-        let ovs = self.ovs.lock();
-        ovs.ofctl(&["del-flows"], "br0", &[]).unwrap();
-        ovs.ofctl(&["add-flow"], "br0", &["table=7,priority=7,actions=drop"]).unwrap();
-        ovs.ofctl(&["add-group"], "br0", &["group_id=99,type=select,bucket=actions=drop"]).unwrap();
+        Self { session, dataplane, _guard: cancel.drop_guard(), _ovs: ovs, _dir: dir }
     }
 
     async fn entries(&self) -> Vec<Entry> {
