@@ -107,12 +107,12 @@ ovs() {
 
 # A server for uploads, beside the system: installed, it would be started. Its helpers are those of this Debian.
 build_sshd() {
-	local to=$1 packages=$1.packages package
-	rm -rf "$to" "$packages"
-	mkdir -p "$to" "$packages"
-	(cd "$packages" && with_log "$CACHE/sshd.log" apt-get -o APT::Sandbox::User=root download openssh-server libwrap0)
-	for package in "$packages"/*.deb; do dpkg-deb -x "$package" "$to"; done
-	rm -rf "$packages"
+	local to=$1 debs=$1.debs package
+	rm -rf "$to" "$debs"
+	mkdir -p "$to" "$debs"
+	(cd "$debs" && with_log "$CACHE/sshd.log" apt-get -o APT::Sandbox::User=root download openssh-server libwrap0)
+	for package in "$debs"/*.deb; do dpkg-deb -x "$package" "$to"; done
+	rm -rf "$debs"
 }
 
 sshd() {
