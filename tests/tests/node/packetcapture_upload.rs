@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use antrea_tests::lab::{Lab, eventually, sh};
+use antrea_tests::lab::{Lab, eventually, run};
 use serde_json::{Value, json};
 
 const CAPTURES: &str = "apis/crd.antrea.io/v1alpha1/packetcaptures";
@@ -21,16 +21,20 @@ struct Server {
     key: String,
 }
 
+fn bash(script: &str) -> String {
+    run("bash", &["-c", script])
+}
+
 impl Server {
     async fn start(lab: &Lab) -> Self {
         let folder = lab.nodes[0].dir.join("sshd");
         std::fs::create_dir_all(&folder).unwrap();
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("hack/tools.sh");
-        let root = sh(&format!("{} sshd 2>/dev/null", tools.display()));
+        let root = bash(&format!("{} sshd 2>/dev/null", tools.display()));
         let root = root.trim();
         let at = folder.display().to_string();
-        sh(&format!("ssh-keygen -q -t ed25519 -N '' -f {at}/host"));
-        let hash = sh("openssl passwd -6 right");
+        bash(&format!("ssh-keygen -q -t ed25519 -N '' -f {at}/host"));
+        let hash = bash("openssl passwd -6 right");
         std::fs::write(
             folder.join("passwd"),
             format!(
@@ -60,7 +64,7 @@ impl Server {
         for above in
             folder.ancestors().take_while(|above| above.starts_with("/tmp") && *above != Path::new("/tmp"))
         {
-            sh(&format!("chmod o+x {}", above.display()));
+            bash(&format!("chmod o+x {}", above.display()));
         }
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let process = Command::new("ip")
@@ -93,7 +97,7 @@ impl Drop for Server {
 
 fn put_secret(lab: &Lab, password: &str) {
     // Base64 of the user's name.
-    let password = sh(&format!("printf %s {password} | base64")).trim().to_owned();
+    let password = bash(&format!("printf %s {password} | base64")).trim().to_owned();
     let data = json!({"username": "YW50cmVh", "password": password});
     let metadata = json!({"name": SECRET, "namespace": "kube-system"});
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data});
@@ -108,7 +112,7 @@ fn uploaded(lab: &Lab, name: &str) -> Value {
 
 /// A capture whose file goes there; what became of it: status, reason, message.
 async fn sent(lab: &Lab, name: &str, folder: &str, key: &str) -> [String; 3] {
-    let now = sh("date -u +%Y-%m-%dT%H:%M:%SZ");
+    let now = bash("date -u +%Y-%m-%dT%H:%M:%SZ");
     let url = format!("sftp://{}:{PORT}/{folder}", lab.outside_ip());
     let object = json!({"apiVersion": "crd.antrea.io/v1alpha1", "kind": "PacketCapture",
         "metadata": {"name": name, "creationTimestamp": now.trim()},
@@ -153,7 +157,7 @@ async fn a_file_goes_to_the_server_that_is_meant_and_to_no_other() {
 
     // The password is shown to nobody else.
     let logins = server.log().matches("Accepted password").count();
-    sh(&format!("ssh-keygen -q -t ed25519 -N '' -f {}/other", server.folder.display()));
+    bash(&format!("ssh-keygen -q -t ed25519 -N '' -f {}/other", server.folder.display()));
     let other = std::fs::read_to_string(server.folder.join("other.pub")).unwrap();
     let other = other.split(' ').nth(1).unwrap();
     failed(sent(&lab, "wrong-key", upload, other).await, "another key than spec.fileServer.hostPublicKey");
