@@ -30,12 +30,14 @@ pub(crate) fn documented(words: &str) -> Value {
     serde_saphyr::from_str(example).unwrap()
 }
 
-/// Whether connections to there come about; none if some do and others do not.
+/// Whether connections to there come about; none if some do and others do not, or if nobody serves the address yet: then
+/// the host says that there is no way.
 async fn reaches(client: &str, to: SocketAddr) -> Option<bool> {
     let mut found = Vec::new();
     for _ in 0..2 {
         found.push(match connect(client, to).await {
             Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::NetworkUnreachable => return None,
             Err(error) => {
                 let is_denied = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::ConnectionRefused);
                 assert!(is_denied, "{to}: {error}");
