@@ -44,6 +44,7 @@ pub(crate) enum Met {
     Answer,
     Refusal,
     Silence,
+    NoWay,
 }
 
 fn open(netns: &str) -> Netns {
@@ -99,6 +100,8 @@ fn of_error(error: &std::io::Error) -> Met {
         ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::PermissionDenied => {
             Met::Refusal
         }
+        // The host's word of a Service that the bridge does not serve yet.
+        ErrorKind::NetworkUnreachable => Met::NoWay,
         _ => panic!("{error}"),
     }
 }
