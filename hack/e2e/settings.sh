@@ -290,7 +290,7 @@ antrea_ui() {
 trace_is() { [[ $(kubectl get traceflow "$1" -o jsonpath='{.status.phase}') == "$2" ]]; }
 
 plugin() { kubectl -n kube-public get configmap headlamp-plugin-antrea -o json 2>/dev/null; }
-plugin_is_published() { [[ $(plugin | jq -r '.data["main.js"] // ""' | sha256sum) == $(sha256sum <"$REPO/config/ui/headlamp/main.js") ]]; }
+plugin_is_published() { [[ $(plugin | jq -j '.data["main.js"] // ""' | sha256sum) == $(sha256sum <"$REPO/config/ui/headlamp/main.js") ]]; }
 no_plugin() { ! plugin >/dev/null; }
 
 # Headlamp's plugin as a ConfigMap, and the image by which an init container brings it and Octant's.

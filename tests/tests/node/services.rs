@@ -209,10 +209,10 @@ async fn egress_policy_holds(config: &[(&str, Value)]) {
     let (output, text) = lab.nodes[0].cni("ADD", "late-0123456789abcdef", &netns, "1.0.0", None);
     assert!(output.status.success(), "{text}");
     tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("500 probes are sent", LIMIT, || late.sent() > 500).await;
     late.aim([]);
     let leaked = stations.map(|station| station.leaked(|_| true));
     assert_eq!(leaked, [Arrived::default(); 4], "of a new pod");
-    assert!(late.sent() > 500, "{} probes", late.sent());
 
     let (no, all) = ((false, false), (true, true));
     for (what, station, expected) in [
