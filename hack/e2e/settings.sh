@@ -245,6 +245,13 @@ gates_by() {
 		https://antrea.kube-system.svc/featuregates
 }
 
+agents_show() {
+	kubectl get antreaagentinfos -o json | jq -e '
+		(.items | length) == 2 and all(.items[]; (.version | length > 0) and (.podRef.name | length > 0) and (.nodeRef.name | length > 0) and
+		(.nodeSubnets | length > 0) and (.ovsInfo.version | length > 0) and .localPodNum > 0 and
+		any(.agentConditions[]; .type == "AgentHealthy" and .status == "True" and .lastHeartbeatTime != null))' >/dev/null
+}
+
 # What antrea-ui reads of a cluster, with a ServiceAccount's rights: the Info objects, feature gates, the ConfigMaps, traces with its
 # label. (The flows that it can show come from a Flow Aggregator, which this version does not have.)
 antrea_ui() {
@@ -253,10 +260,8 @@ antrea_ui() {
 		(.version | length > 0) and (.podRef.name | length > 0) and (.nodeRef.name | length > 0) and .connectedAgentNum == 2 and
 		any(.controllerConditions[]; .type == "ControllerHealthy" and .status == "True" and .lastHeartbeatTime != null)' >/dev/null ||
 		fail 'AntreaControllerInfo has not what antrea-ui shows'
-	kubectl get antreaagentinfos -o json | jq -e '
-		(.items | length) == 2 and all(.items[]; (.version | length > 0) and (.podRef.name | length > 0) and (.nodeRef.name | length > 0) and
-		(.nodeSubnets | length > 0) and (.ovsInfo.version | length > 0) and .localPodNum > 0 and
-		any(.agentConditions[]; .type == "AgentHealthy" and .status == "True" and .lastHeartbeatTime != null))' >/dev/null ||
+	# Each is written anew every minute.
+	wait_for 75 agents_show ||
 		fail 'AntreaAgentInfos have not what antrea-ui shows'
 	kubectl -n kube-system get configmap antrea-config -o json | jq -e '.data["antrea-agent.conf"] and .data["antrea-controller.conf"]' >/dev/null ||
 		fail 'ConfigMap antrea-config has not the files that antrea-ui reads'
