@@ -169,6 +169,24 @@ counted() {
 		END { print passed + 0, failed + 0 }' "$LOGS/$1.log"
 }
 
+# broken STAGE: what a stage that failed has to say of it, for who sees the end of a long log only: of cargo's harness what
+# panics said and the tests' names, of the suites in shell the last lines.
+broken() {
+	awk -v stage="$1" '{ sub(/^ *[0-9]+  /, "") }
+		/^failures:$/ { list = 1; next }
+		/^test result: / { list = 0 }
+		list && /^    [a-z0-9_]+(::[a-z0-9_]+)*$/ { names[$1] }
+		/^thread .* panicked at / { rest = 4 }
+		rest-- > 0 { said[++count] = $0 }
+		{ last[NR % 5] = $0 }
+		function tell(line) { print stage ": " substr(line, 1, 400) }
+		END {
+			for (at = count > 20 ? count - 19 : 1; at <= count; at++) tell(said[at])
+			for (name in names) { tell("FAILED " name); named = 1 }
+			if (!named) for (at = NR > 5 ? NR - 4 : 1; at <= NR; at++) tell(last[at % 5])
+		}' "$LOGS/$1.log"
+}
+
 table() {
 	local stage counts good=0 bad=0
 	printf '\n%-9s %8s %7s %7s  %s\n' stage seconds passed failed verdict
@@ -176,6 +194,9 @@ table() {
 		counts=$(counted "$stage")
 		printf '%-9s %8d %7d %7d  %s\n' "$stage" "${seconds[$stage]:-0}" "${counts% *}" "${counts#* }" "${verdict[$stage]:-ended}"
 		good=$((good + ${counts% *})) bad=$((bad + ${counts#* }))
+	done
+	for stage in "${ran[@]}"; do
+		[[ ${verdict[$stage]:-ended} == passed ]] || broken "$stage"
 	done
 	elapsed | awk '{ printf "in all %.1f minutes\n", $1 / 60 }'
 	echo "$good passed, $bad failed"

@@ -403,6 +403,11 @@ impl Lab {
     /// The same before kubelet has written the pod's status.
     pub fn attach_pod(&mut self, index: usize, name: &str) -> Pod {
         let netns = self.pod_netns(index, name);
+        self.attach_in(index, name, netns)
+    }
+
+    /// The same of a pod whose namespace is there ([`Lab::pod_netns`]).
+    pub fn attach_in(&self, index: usize, name: &str, netns: String) -> Pod {
         let node = &self.nodes[index];
         let container_id = format!("{name}-0123456789abcdef");
         let (output, text) = node.cni("ADD", &container_id, &netns, "1.0.0", None);

@@ -48,7 +48,12 @@ impl World {
     /// "For a connection from a source pod to a destination pod to be allowed, both the egress policy on the source pod
     /// and the ingress policy on the destination pod need to allow the connection."
     pub fn allows(&self, from: &End, to: &End, service: Service) -> bool {
-        self.permits("Egress", from, to, to, service) && self.permits("Ingress", to, from, to, service)
+        self.ends_allow(from, to, service) == [true; 2]
+    }
+
+    /// What the source's egress policy and the destination's ingress policy say of that.
+    pub fn ends_allow(&self, from: &End, to: &End, service: Service) -> [bool; 2] {
+        [self.permits("Egress", from, to, to, service), self.permits("Ingress", to, from, to, service)]
     }
 
     /// Whether the policies of one direction that select `subject` let it talk with `peer`: all do if there is none,

@@ -6,7 +6,8 @@
 //!
 //! A probe says when it was begun. A connection that was allowed may be established a second after it was begun, when
 //! something of its handshake was lost or waits for a busy switch; by then it may be forbidden to begin one, and it is
-//! no leak. So what counts after [`Station::forget`] is what was begun after it.
+//! no leak. So what counts after [`Station::forget`] is what was begun after it; of a connection that does not say, what
+//! was accepted so much later that it must have been.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -187,15 +188,14 @@ async fn run(state: &Arc<Shared>, [tcp, udp]: [u16; 2], ready: &std::sync::mpsc:
     let accept = async {
         loop {
             let Ok((mut stream, from)) = listener.accept().await else { continue };
-            let (state, accepted) = (state.clone(), now());
+            let (state, accepted) = (state.clone(), Duration::from_micros(now()));
             tokio::spawn(async move {
-                // Who does not say when it began has just begun.
                 let said = tokio::time::timeout(SAYS_WHEN, stream.read_u64()).await;
-                state.note(
-                    from.ip().to_canonical(),
-                    said.ok().and_then(Result::ok).unwrap_or(accepted),
-                    |arrived| arrived.tcp += 1,
-                );
+                let begun = said.ok().and_then(Result::ok).unwrap_or_else(|| {
+                    // Given up while the last of the handshake was under way. It may have waited for this thread, too.
+                    accepted.saturating_sub(SAYS_WHEN).as_micros().try_into().unwrap()
+                });
+                state.note(from.ip().to_canonical(), begun, |arrived| arrived.tcp += 1);
             });
         }
     };

@@ -40,7 +40,7 @@ struct State {
     committed: Vec<usize>,
     /// Entries that lacked what they name, at any moment.
     violations: Vec<String>,
-    /// Barriers are answered only as long as this is not set.
+    /// While a bundle is open barriers are answered only as long as this is not set.
     held: bool,
     /// One waits for its answer.
     waits: bool,
@@ -56,6 +56,10 @@ fn error(kind: u16, code: u16) -> Message {
 }
 
 impl State {
+    fn holds(&self) -> bool {
+        self.held && !self.bundles.is_empty()
+    }
+
     fn refuses(&self, message: &Message) -> bool {
         let missing = |entry: Entry| entry.references().iter().any(|key| !self.entries.contains_key(key));
         let there = key_of(message).is_some_and(|key| self.entries.contains_key(&key));
@@ -148,7 +152,7 @@ impl Switch {
         self.0.lock().entries.clear();
     }
 
-    /// Answers no barrier while `held`.
+    /// Answers no barrier while `held` and a bundle is open.
     pub fn hold(&self, held: bool) {
         self.0.lock().held = held;
     }
@@ -163,10 +167,11 @@ impl Switch {
         tokio::time::timeout(Duration::from_secs(60), seen).await.expect("no barrier came");
     }
 
-    /// Ends the connection; open bundles are gone.
+    /// Ends the connection; open bundles are gone, and nothing that is still on its way arrives.
     pub fn disconnect(&self) {
         let mut state = self.0.lock();
         state.bundles.clear();
+        state.spoilt.clear();
         std::mem::take(&mut state.connection).cancel();
     }
 
@@ -176,11 +181,14 @@ impl Switch {
         loop {
             while let Some((xid, message)) = Message::decode(&mut input).unwrap() {
                 let is_barrier = matches!(message, Message::BarrierRequest);
-                while is_barrier && self.0.lock().held {
+                while is_barrier && !connection.is_cancelled() && self.0.lock().holds() {
                     self.0.lock().waits = true;
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
                 self.0.lock().waits &= !is_barrier;
+                if connection.is_cancelled() {
+                    return;
+                }
                 let mut out = BytesMut::new();
                 for (xid, answer) in self.answer(xid, message) {
                     answer.encode(xid, &mut out).unwrap();

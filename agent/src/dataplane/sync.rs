@@ -1,8 +1,9 @@
 //! Brings the bridge from whatever it holds to the store, and carries differences out.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
-use antrea_flows::state::{Comparison, Found, Steps, key_of};
+use antrea_flows::state::{Comparison, Found, Steps, Undo, key_of};
 use antrea_flows::{BridgeStore, Change, Diff, Entry, Key, Owner};
 use openflow::Message;
 use openflow::multipart::FlowFilter;
@@ -13,22 +14,25 @@ use super::schedule::Finding;
 use super::task::{CONNECT_WAIT, Pending, Task};
 use super::{Batch, QUEUE, Request};
 
-/// Messages that go without others being served in between.
-pub(super) const PART: usize = 4096;
+/// Messages that go without others being served in between; few in tests, so that small batches go in parts, too.
+pub(super) const PART: usize = if cfg!(test) { 16 } else { 4096 };
 
 /// What a large bundle that is under way is about.
 #[derive(Debug)]
 pub(super) struct InFlight {
     owners: BTreeSet<Owner>,
-    deletes: HashSet<Key>,
+    /// What goes, and what somebody has given up or taken in the store only: refused, it is as it was.
+    unsettled: HashSet<Arc<Key>>,
 }
 
 impl InFlight {
-    /// `None` if the difference is not large. `owners` are those that want it, as far as they are known.
+    /// `None` if the difference is not large. `owners` are those that want it, as far as they are known, and `staged`
+    /// what they changed.
     pub(super) fn of<'a>(
         store: &BridgeStore,
         diff: &Diff,
         owners: impl Iterator<Item = &'a Owner>,
+        staged: impl Iterator<Item = &'a Undo>,
     ) -> Option<Self> {
         if diff.len() <= PART {
             return None;
@@ -41,14 +45,20 @@ impl InFlight {
                 }
             }
         }
-        Some(Self { owners: all, deletes: diff.deletes.iter().cloned().collect() })
+        let mut unsettled: HashSet<Arc<Key>> = staged.flat_map(Undo::keys).cloned().collect();
+        for key in &diff.deletes {
+            if !unsettled.contains(key) {
+                unsettled.insert(Arc::new(key.clone()));
+            }
+        }
+        Some(Self { owners: all, unsettled })
     }
 
     /// Whether the batch has nothing to do with what is under way: it may be in the bridge before that, and either
     /// may be refused without the other.
     fn lets_pass(&self, store: &BridgeStore, batch: &Batch) -> bool {
         let free = |key: &Key| {
-            !self.deletes.contains(key)
+            !self.unsettled.contains(key)
                 && !store.owners_of(key).iter().any(|owner| self.owners.contains(owner))
         };
         batch.changes().all(|(owner, change)| {
@@ -134,7 +144,7 @@ impl Task {
             drop(found);
             // What is served meanwhile goes by the bridge as it will be.
             let before = std::mem::replace(&mut self.generation, generation);
-            let in_flight = InFlight::of(&self.store, &diff, std::iter::empty());
+            let in_flight = InFlight::of(&self.store, &diff, std::iter::empty(), std::iter::empty());
             let Err(refusal) = self.carry_out(diff, in_flight, Vec::new()).await else {
                 if expected {
                     repaired = Some(Finding::Repaired { flows, first });

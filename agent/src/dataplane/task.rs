@@ -223,6 +223,8 @@ impl Task {
                         tracing::warn!(%error, "cannot bring the bridge up to date");
                         self.retry_at = Instant::now() + RETRY;
                     }
+                    // Requests that came while it went in parts, and had to wait for it.
+                    self.serve().await;
                 }
                 count = self.queue.recv_many(&mut requests, TOGETHER) => {
                     if count == 0 {
@@ -299,8 +301,9 @@ impl Task {
                 break;
             }
             let owners = pending.iter().flat_map(|pending| pending.batch.changes()).map(|(owner, _)| owner);
-            let in_flight = InFlight::of(&self.store, &diff, owners);
-            let back = Undo::meters(staged.iter().map(|unit| &unit.staged.undo));
+            let undo = || staged.iter().map(|unit| &unit.staged.undo);
+            let in_flight = InFlight::of(&self.store, &diff, owners, undo());
+            let back = Undo::meters(undo());
             let span = bundle_span(&pending, &diff);
             let carrying = trace::step(span, self.carry_out(diff, in_flight, back));
             let Err(Refusal { error, culprit }) = carrying.await else { break };

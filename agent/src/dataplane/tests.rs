@@ -180,6 +180,22 @@ async fn a_large_change_lets_others_pass() {
     assert!(last == [1, large + 2] || last == [large + 2, 1] || last == [large + 3], "{last:?}");
 }
 
+/// What has to wait for a replay in parts is done after it, also if nobody asks for anything else.
+#[tokio::test]
+async fn what_waits_for_a_replay_is_not_forgotten() {
+    let rig = Rig::started().await;
+    rig.dataplane.set(peer("large"), flows((0..9000).map(flow))).await.unwrap();
+    rig.switch.clear();
+    rig.switch.hold(true);
+    rig.switch.disconnect();
+    rig.switch.a_barrier_waits().await;
+    let mut waits = Box::pin(soon(rig.dataplane.set(pod("shares"), flows([flow(7)]))));
+    assert!(futures::poll!(&mut waits).is_pending());
+    rig.switch.hold(false);
+    waits.await.unwrap();
+    assert_eq!(rig.switch.flows().len(), 9000);
+}
+
 /// Of a large change that is refused nothing is left, and who was served meanwhile keeps what he got.
 #[tokio::test]
 async fn a_large_change_that_is_refused_is_taken_back() {
@@ -196,6 +212,25 @@ async fn a_large_change_that_is_refused_is_taken_back() {
     let before = rig.switch.committed();
     soon(rig.dataplane.verify()).await.unwrap();
     assert_eq!(rig.switch.committed(), before);
+}
+
+/// What a large change gives up is not gone before it is taken: somebody else who gives it up, too, waits.
+#[tokio::test]
+async fn what_is_given_up_together_stays_if_one_is_refused() {
+    let rig = Rig::started().await;
+    let before = [flow(7), flow(70_000)];
+    rig.dataplane.set(peer("large"), flows(before.clone())).await.unwrap();
+    rig.dataplane.set(pod("shares"), flows([flow(7)])).await.unwrap();
+    rig.switch.refuse(is_cursed);
+    let change = flows((100..9000).map(flow).chain([flow(9000).cookie(CURSE)]));
+    let large = rig.dataplane.set(peer("large"), change);
+    let shares = rig.dataplane.set(pod("shares"), Change::nothing());
+    let (large, shares) = tokio::join!(soon(large), soon(shares));
+    large.unwrap_err();
+    shares.unwrap();
+    assert_eq!(rig.switch.flows(), before);
+    soon(rig.dataplane.set(peer("large"), Change::nothing())).await.unwrap();
+    assert_eq!(rig.switch.flows(), []);
 }
 
 /// Groups and meters are compared and repaired like flows, foreign ones go, and what was done to meters before a

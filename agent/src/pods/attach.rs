@@ -28,7 +28,7 @@ use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
 use super::ownership;
 use super::result::{CniResult, Interface, IpConfig, Route as CniRoute};
-use crate::ovs::links::{POD_LINK_GROUP, quiet_link};
+use crate::ovs::links::{POD_LINK_GROUP, allow_ipv6, quiet_link};
 use crate::pods::claims::Claim;
 use crate::pods::interfaces::{self, AttachmentKey, PodInterface};
 use crate::pods::network::NodeNetwork;
@@ -320,6 +320,9 @@ async fn configure_container(
     allocated: &CniResult,
 ) -> Result<(), AttachError> {
     let ContainerLink { netlink, index } = container;
+    let addresses: Vec<_> = allocated.ips.iter().map(|ip| ip.address).collect();
+    // Runtimes switch the second family off in sandboxes that their own configuration gives no address of it.
+    allow_ipv6(netlink, &node.sysctls, &interface.ifname, &addresses).await.map_err(configure)?;
     for ip in &allocated.ips {
         netlink.add_address(*index, ip.address).await.map_err(configure)?;
     }

@@ -142,7 +142,14 @@ async fn both_families(config: &[(&str, Value)]) {
     let mut lab = Lab::without_agents(2, config).await;
     lab.add_ipv6();
     lab.start_agents().await;
-    let (a, b, c) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"), lab.add_pod(1, "c"));
+    let (a, b) = (lab.add_pod(0, "a"), lab.add_pod(0, "b"));
+    // Of a runtime that switches the second family off in its sandboxes.
+    let netns = lab.pod_netns(1, "c");
+    for links in ["all", "default"] {
+        sh(&format!("ip netns exec {netns} sysctl -qw net.ipv6.conf.{links}.disable_ipv6=1"));
+    }
+    let c = lab.attach_in(1, "c", netns);
+    lab.report_pod_ips("c", &c.ips());
     let (node1, outside) = (&lab.nodes[0].netns, lab.outside());
     let (node1_address, outside_address): (IpAddr, IpAddr) =
         ("fd00:31::11".parse().unwrap(), lab.outside_ipv6());

@@ -63,6 +63,11 @@ pub struct Staged {
 pub struct Undo(Vec<(Arc<Key>, Option<Box<Held>>)>);
 
 impl Undo {
+    /// What changed in itself, or in who wants it.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.0.iter().map(|(key, _)| key)
+    }
+
     /// Messages that take back what [`super::Steps::before`] did, where the rest of some changes, given in their order,
     /// was refused.
     pub fn meters<'a>(changes: impl Iterator<Item = &'a Undo>) -> Vec<Message> {
