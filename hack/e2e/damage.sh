@@ -125,7 +125,7 @@ damage() {
 	host_damaged 'the CNI configuration deleted' rm /etc/cni/net.d/10-antrea.conflist
 	sleep "$BETWEEN_EVENTS"
 	host_damaged 'the CNI plugin emptied' truncate -s 0 /opt/cni/bin/antrea
-	event_tells HostNetworkRepaired /opt/cni/bin/antrea
+	event_tells HostNetworkRepaired 'CNI file antrea'
 	host_damaged 'a chained plugin that cannot be executed' chmod 644 /opt/cni/bin/portmap
 	damaged 'a subnet out of its set' HostNetworkRepaired "$LOOKED_AT_WITHIN" in_node node2 ipset del ANTREA-POD-IP "$peer"
 	# The userspace datapath's.
