@@ -4,6 +4,7 @@
 //! done run in reverse order, so that a failed ADD leaves nothing behind. DEL is all inverses, each of
 //! which succeeds where there is nothing to undo.
 
+mod announce;
 mod check;
 mod handover;
 mod probe;
@@ -37,10 +38,6 @@ use crate::subnet::{gateway_net, gateway_of};
 
 /// ovs-vswitchd answers an OVSDB change within milliseconds unless it is down or overloaded.
 const OFPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a new pod's addresses are announced, and the pause in between.
-const ANNOUNCEMENTS: u32 = 3;
-const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(50);
 
 /// What the runtime passed, read.
 #[derive(Clone, Debug)]
@@ -246,7 +243,7 @@ async fn attach(
         drop(prepared);
         prepared = install(node, &interface).await?;
     }
-    announce(&interface, netns);
+    announce::announce(&interface, netns);
     Ok((interface, prepared))
 }
 
@@ -349,23 +346,6 @@ async fn connect(node: &NodeNetwork, interface: &PodInterface) -> Result<u32, At
     adding.await.map_err(configure)?;
     let number = node.vswitch.wait_ofport(&interface.host_ifname, OFPORT_TIMEOUT);
     trace::step(trace_child!("ovsdb.wait_ofport"), number).await.map_err(configure)
-}
-
-/// Tells neighbours of an earlier owner's address, in the background: a pod is ready without it, and the bridge's flows
-/// need no learning. Several times, as upstream: any one may be lost. A container that is gone meanwhile ends it.
-fn announce(interface: &PodInterface, netns: Netns) {
-    let (ifname, ips) = (interface.ifname.clone(), interface.ips.clone());
-    tokio::spawn(async move {
-        for again in (0..ANNOUNCEMENTS).rev() {
-            if let Err(error) = netcfg::garp::announce(&netns, &ifname, &ips).await {
-                tracing::debug!(%error, ifname, "cannot announce");
-                return;
-            }
-            if again > 0 {
-                tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
-            }
-        }
-    });
 }
 
 /// Takes an attachment away. What is absent is no error; failures are collected, not stopped at.
