@@ -20,7 +20,7 @@ pub use dns::{DnsMetrics, Outcome};
 pub use packets::PacketInMetrics;
 pub use policy::PolicyMetrics;
 pub use probes::ProbeMetrics;
-pub use proxy::ProxyMetrics;
+pub use proxy::{Families, ProxyMetrics};
 
 /// Buckets for a comparison of flows: a few hundred flows take milliseconds, 100,000 a second.
 const VERIFICATION_SECONDS: &[f64] =

@@ -12,5 +12,6 @@ pub mod everybody;
 mod follow;
 pub mod health;
 mod objects;
+mod wrong;
 
 pub use follow::{Bridge, Follower};

@@ -33,7 +33,8 @@ impl PacketInMetrics {
             metered: metrics.gauge_vec(
                 "antrea_agent_ovs_meter_packet_dropped_count",
                 "Number of packets dropped by OVS meter, since Open vSwitch has it: 256 is of packets that policy \
-                 rejects, 257 of Traceflow's, 258 of DNS's answers to Pods that rules with domain names apply to, 259 of what the audit log tells.",
+                 rejects, 257 of Traceflow's, 258 of DNS's answers to Pods that rules with domain names apply to, 259 of what the audit log tells, \
+                 260 of what is sent to Services without endpoints.",
                 &["meter_id"],
             )?,
             unlogged: metrics.counter(
@@ -41,10 +42,10 @@ impl PacketInMetrics {
                 "Decisions of policies that are not in the audit log: too many came at once, or it could not be written.",
             )?,
         };
-        for subscriber in ["dns", "policy", "traceflow"] {
+        for subscriber in ["dns", "policy", "services", "traceflow"] {
             made.taken.with_label_values(&[subscriber]);
         }
-        for subscriber in ["dns", "none", "policy", "session", "traceflow"] {
+        for subscriber in ["dns", "none", "policy", "services", "session", "traceflow"] {
             made.dropped.with_label_values(&[subscriber]);
         }
         Ok(made)

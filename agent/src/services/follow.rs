@@ -1,15 +1,13 @@
 //! The task that keeps the bridge in step with Services.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use antrea_flows::policy::{self as model, Frontend, Targets};
 use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend};
-use antrea_proxy::{Drained, Here, Name, Problem, Protocol, Reached, Served, Services};
-use antrea_runtime::tolerant::Undecoded;
+use antrea_proxy::{Drained, Here, Name, Protocol, Reached, Served, Services};
 use futures::{FutureExt, Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -21,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::access::is_stand_in;
 use super::everybody::{Ends, Everybody, address, transport};
 use super::objects::{SERVICES, SLICES, TolerantService, TolerantSlice};
+use super::wrong::{Kind, Wrong};
 use crate::dataplane::{Batch, Dataplane};
 use crate::facts::{Health, Reporter};
-use crate::metrics::ProxyMetrics;
+use crate::metrics::{Families, ProxyMetrics};
 use crate::ovs::connections::Connections;
 use crate::ovs::settled::Settled;
 use crate::peers::watch::Nodes;
@@ -72,6 +71,8 @@ pub struct Follower {
     client: Client,
     reporter: Reporter,
     metrics: ProxyMetrics,
+    families: Families,
+    wrong: Wrong,
     here: Here,
     known: Services,
     /// Service of each EndpointSlice.
@@ -105,6 +106,8 @@ impl Follower {
             known.set_own(everybody.own().clone());
         }
         let here = Here { node: bridge.node.clone(), zone };
+        let cidrs = &bridge.dataplane.network().node.pod_cidrs;
+        let families = [true, false].map(|v4| cidrs.iter().any(|net| net.addr().is_ipv4() == v4));
         Self {
             service_events: services(&client),
             slice_events: slices(&client),
@@ -112,6 +115,8 @@ impl Follower {
             client,
             reporter,
             metrics,
+            families,
+            wrong: Wrong::default(),
             here,
             known,
             everybody,
@@ -216,25 +221,25 @@ impl Follower {
                 if let Some(seen) = &mut self.services_listed.seen {
                     seen.insert(name.clone());
                 }
-                self.metrics.service_update();
+                self.metrics.service_update(self.families);
                 match object.object {
                     Ok(service) => {
                         let (service, problems) = service.read(&name);
-                        tell(&problems);
+                        self.wrong.read(Kind::Service, &name, problems);
                         self.known.set_service(&name, service);
                     }
-                    Err(error) => undecoded("Service", &name, &error),
+                    Err(error) => self.wrong.undecoded(Kind::Service, &name, &error),
                 }
             }
             Event::Delete(object) => {
-                self.metrics.service_update();
-                self.known.set_service(&full_name(&object.key()), None);
+                self.metrics.service_update(self.families);
+                self.forget_service(&full_name(&object.key()));
             }
             Event::InitDone => {
                 let seen = self.services_listed.seen.take().unwrap_or_default();
                 let gone: Vec<Name> =
                     self.known.names().filter(|name| !seen.contains(*name)).cloned().collect();
-                gone.iter().for_each(|name| self.known.set_service(name, None));
+                gone.iter().for_each(|name| self.forget_service(name));
                 self.services_listed.complete = true;
             }
         }
@@ -249,24 +254,28 @@ impl Follower {
                 if let Some(seen) = &mut self.slices_listed.seen {
                     seen.insert(name.clone());
                 }
-                self.metrics.endpoints_update();
                 let slice = match object.object {
                     Ok(slice) => slice,
-                    Err(error) => return undecoded("EndpointSlice", &name, &error),
+                    Err(error) => {
+                        self.metrics.endpoints_update(self.families);
+                        return self.wrong.undecoded(Kind::Slice, &name, &error);
+                    }
                 };
+                self.metrics.endpoints_update(slice.families());
                 let service = slice.service().map(|service| full_name(&(key.0, service.to_owned())));
                 if self.slices.get(&name) != service.as_ref() {
                     self.forget_slice(&name);
                 }
                 if let Some(service) = service {
                     let (content, problems) = slice.read(&name, &self.here);
-                    tell(&problems);
+                    self.wrong.read(Kind::Slice, &name, problems);
                     self.known.set_slice(&service, &name, content);
                     self.slices.insert(name, service);
                 }
             }
             Event::Delete(object) => {
-                self.metrics.endpoints_update();
+                let families = object.object.as_ref().map_or(self.families, |slice| slice.families());
+                self.metrics.endpoints_update(families);
                 self.forget_slice(&full_name(&object.key()));
             }
             Event::InitDone => {
@@ -279,7 +288,13 @@ impl Follower {
         }
     }
 
+    fn forget_service(&mut self, name: &Name) {
+        self.wrong.gone(Kind::Service, name);
+        self.known.set_service(name, None);
+    }
+
     fn forget_slice(&mut self, name: &Name) {
+        self.wrong.gone(Kind::Slice, name);
         if let Some(service) = self.slices.remove(name) {
             self.known.set_slice(&service, name, None);
         }
@@ -309,10 +324,11 @@ impl Follower {
         let start = Instant::now();
         let Drained { services, problems, stale } = self.known.drain();
         self.tell_policy(&services).await;
+        self.wrong.served(services.iter().map(|(name, _)| name), problems);
+        self.metrics.invalid(self.wrong.counts());
         if services.is_empty() {
             return;
         }
-        tell(&problems);
         let mut batch = Batch::default();
         let mut names = Vec::with_capacity(services.len());
         for (name, served) in services {
@@ -357,7 +373,7 @@ impl Follower {
             everybody.tell(!matches!(health, Health::Good));
         }
         self.reporter.update(|facts| facts.services = health);
-        self.metrics.synced(start.elapsed(), self.known.totals());
+        self.metrics.synced(start.elapsed(), self.families, self.known.totals(), self.refused.len());
         if !stale.is_empty() {
             let stale: Vec<(SocketAddr, SocketAddr)> = stale
                 .into_iter()
@@ -403,17 +419,6 @@ fn slices(client: &Client) -> Events<TolerantSlice> {
 
 fn full_name((namespace, name): &(String, String)) -> Name {
     format!("{namespace}/{name}").into()
-}
-
-/// What does not decode stays as it was last known.
-fn undecoded(kind: &str, name: &dyn Display, error: &Undecoded) {
-    tracing::error!("{kind} {name} does not decode, what was known of it stays: {error}");
-}
-
-fn tell(problems: &[Problem]) {
-    for problem in problems {
-        tracing::warn!(%problem, "not served");
-    }
 }
 
 fn targets(reached: &Reached) -> Targets {

@@ -7,6 +7,8 @@ use antrea_runtime::tolerant::Tolerant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
+use crate::metrics::Families;
+
 /// Services of a watch.
 pub(super) type TolerantService = Tolerant<ServiceObject, k8s_openapi::api::core::v1::Service>;
 /// EndpointSlices of a watch.
@@ -66,6 +68,11 @@ impl SliceObject {
     /// The name of its Service.
     pub(super) fn service(&self) -> Option<&str> {
         self.metadata.label(k8s::SERVICE_NAME)
+    }
+
+    /// The family of its addresses; none where it has names.
+    pub(super) fn families(&self) -> Families {
+        ["IPv4", "IPv6"].map(|family| self.address_type == family)
     }
 
     /// Its endpoints.
