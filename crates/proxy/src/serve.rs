@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use crate::{
@@ -132,11 +132,19 @@ fn frontends(service: &Service, port: &Port, own: Option<&Own>) -> Vec<(Frontend
     all
 }
 
+/// Where load balancers are told of a Service: a port of the host, which is one Service's as frontends are.
+fn told_at(service: &Service, own: Option<&Own>) -> Option<Frontend> {
+    let told = own.is_some() && service.health_port != 0;
+    let ip = Ipv4Addr::UNSPECIFIED.into();
+    told.then_some(Frontend { ip, protocol: Protocol::Tcp, port: service.health_port })
+}
+
 /// What a Service has a right to, if nobody older has.
 pub(crate) fn claims(service: Option<&Service>, own: Option<&Own>) -> BTreeSet<(Frontend, i64)> {
     let of = |service: &Service| {
         let all = service.ports.iter().flat_map(|port| frontends(service, port, own));
-        all.map(|(frontend, _)| (frontend, service.created)).collect()
+        let all = all.map(|(frontend, _)| frontend).chain(told_at(service, own));
+        all.map(|frontend| (frontend, service.created)).collect()
     };
     service.map(of).unwrap_or_default()
 }
@@ -235,10 +243,14 @@ pub(crate) fn serve(
             }
         }
     }
-    if own.is_some() && service.health_port != 0 {
-        let all = slices.values().flat_map(|slice| slice.endpoints.iter());
-        let here: BTreeSet<IpAddr> = all.filter(|e| e.local && e.ready).map(|e| e.ip).collect();
-        served.health = Some(Health { port: service.health_port, endpoints: here.len() });
+    match told_at(service, own).map(|at| (at, holder(&at))) {
+        None => {}
+        Some((at, Holder::Other(owner))) => drop(lost.insert((at, owner))),
+        Some((at, Holder::Itself)) => {
+            let all = slices.values().flat_map(|slice| slice.endpoints.iter());
+            let here: BTreeSet<IpAddr> = all.filter(|e| e.local && e.ready).map(|e| e.ip).collect();
+            served.health = Some(Health { port: at.port, endpoints: here.len() });
+        }
     }
     (served, lost)
 }

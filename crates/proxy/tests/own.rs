@@ -1,7 +1,7 @@
 //! Services where the node's proxy serves everybody.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use antrea_proxy::{
@@ -153,4 +153,25 @@ fn guarded_addresses_are_served_with_their_sources_alone_where_everybody_is() {
     assert_eq!(texts(&served.guarded), set(&["203.0.113.7 80"]));
     assert_eq!(*served.sources, ["198.51.100.0/24".parse().unwrap()]);
     assert_eq!(texts(&served.backends[0].frontends), set(&["10.96.0.1 80", "203.0.113.7 80"]));
+}
+
+#[test]
+fn one_service_has_a_port_where_load_balancers_are_told() {
+    let mut services = Services::new();
+    services.set_own(own(&["192.0.2.11"]));
+    let told = |created, ip| Service { external_local: true, health_port: 32_000, ..service(created, ip, 0) };
+    services.set_service("default/young", Some(told(2, "10.96.0.2")));
+    services.set_slice("default/young", "s", Some(slice(&[("10.244.1.7", true)])));
+    assert_eq!(drained(&mut services, "default/young").health, Some(Health { port: 32_000, endpoints: 1 }));
+    services.set_service("default/old", Some(told(1, "10.96.0.1")));
+    let drained = services.drain();
+    let health: BTreeMap<&str, _> =
+        drained.services.iter().map(|(name, served)| (&**name, served.health)).collect();
+    let old = Health { port: 32_000, endpoints: 0 };
+    assert_eq!(health, [("default/old", Some(old)), ("default/young", None)].into());
+    let clash = "Service default/young: spec: 0.0.0.0 TCP port 32000 is already served for the older Service default/old";
+    assert_eq!(drained.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [clash]);
+    services.set_service("default/old", None);
+    let young = services.drain().services.into_iter().find(|(name, _)| &**name == "default/young").unwrap().1;
+    assert_eq!(young.health, Some(Health { port: 32_000, endpoints: 1 }), "it is free again");
 }
