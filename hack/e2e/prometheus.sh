@@ -3,7 +3,7 @@
 # Prometheus, which finds data for everything that they ask. Sourced by hack/e2e.sh.
 . "$REPO/hack/prometheus.sh"
 
-BOARDS=6
+BOARDS=7
 
 board_count() { kubectl get configmaps -n "${1:-kube-system}" -l grafana_dashboard=1 --no-headers 2>/dev/null | wc -l; }
 
@@ -116,6 +116,11 @@ work_for_metrics() {
 			  policyTypes: [Ingress, Egress]
 			  ingress: [{from: [{podSelector: {matchLabels: {app: one}}}], ports: [{port: 808$round}]}]
 			  egress: [{to: [{podSelector: {}}]}]
+			---
+			apiVersion: v1
+			kind: Service
+			metadata: {name: measured}
+			spec: {selector: {app: two}, ports: [{port: 808$round, targetPort: 8080}]}
 		END
 		kubectl -n kube-system label servicemonitor antrea-agent "app=round$round" --overwrite >/dev/null
 		sleep "$SCRAPE_INTERVAL"
@@ -124,6 +129,20 @@ work_for_metrics() {
 
 everything_has_data() {
 	monitoring_tool verify --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" >"$STATE/verify" 2>"$STATE/verify.errors"
+}
+
+# Open vSwitch serves Services, or kube-proxy does again: of the latter nothing is counted.
+services_by_bridge() {
+	patch_installation '{"proxy": {"mode": "Services"}}'
+	wait_for 20 condition_matches Progressing '^True' || fail 'the mode of the proxy replaces no agent'
+	wait_for 150 settled || fail "the installation does not settle: $(condition Progressing) $(condition Degraded)"
+}
+
+services_by_kube_proxy() {
+	patch_installation '{"proxy": null}'
+	acknowledge
+	wait_for 150 settled || fail "the installation does not settle: $(condition Progressing) $(condition Degraded)"
+	patch_installation '{"rollout": null}'
 }
 
 # Without a Prometheus: what of this part breaks most easily.
@@ -146,10 +165,12 @@ prometheus() {
 		wait_for 60 prometheus_sees "$job" "$count" || fail "targets: $(prometheus_targets)"
 	done
 	ok 'Prometheus scrapes agents, controller and operator by the shipped ServiceMonitors'
+	[[ $KUBE_PROXY_MODE == none ]] || services_by_bridge
 	work_for_metrics
 	# Flows are compared with what they should be once a minute.
 	wait_for 150 everything_has_data || fail "a query has no data: $(<"$STATE/verify.errors")"
-	kubectl delete networkpolicy measured >/dev/null
+	kubectl delete networkpolicy,service measured >/dev/null
+	[[ $KUBE_PROXY_MODE == none ]] || services_by_kube_proxy
 	figure "boards and alerts: $(<"$STATE/verify")"
 	ok 'every panel and every alert finds data'
 	metrics_are_well_named

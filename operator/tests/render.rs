@@ -413,7 +413,7 @@ fn monitoring_objects() {
 
 #[test]
 fn monitoring_objects_are_made_only_where_they_are_wanted_and_known() {
-    let boards = 6;
+    let boards = 7;
     assert_eq!(monitoring(json!({}), false).len(), boards, "no Prometheus operator");
     assert_eq!(monitoring(json!({}), true).len(), boards + 1 + 3 + 1);
     let without = |field: &str| keys(&monitoring(json!({"monitoring": {field: false}}), true));

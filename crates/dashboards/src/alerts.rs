@@ -77,6 +77,7 @@ pub fn alerts() -> Vec<(&'static str, Vec<Alert>)> {
     vec![
         ("antrea.availability", availability()),
         ("antrea.agent", agent()),
+        ("antrea.proxy", proxy()),
         ("antrea.controller", controller()),
         ("antrea.operator", operator()),
     ]
@@ -204,6 +205,38 @@ fn agent() -> Vec<Alert> {
             summary: "Open vSwitch on {{ $labels.instance }} is slow.",
             description: "The slowest hundredth of the bundles on {{ $labels.instance }} takes more than a second. New \
                 Pods and changes of policy wait for that long; the Node may be overloaded.",
+        },
+    ]
+}
+
+fn proxy() -> Vec<Alert> {
+    vec![
+        Alert {
+            name: "AntreaServicesRefused",
+            severity: Severity::Warning,
+            expr: "antrea_proxy_refused_services > 0",
+            minutes: 5,
+            summary: "{{ $value }} Services are not served as they should be on {{ $labels.instance }}.",
+            description: "Open vSwitch on {{ $labels.instance }} has been refusing flows of {{ $value }} Services for 5 \
+                minutes. They go on as they were before: connections may go to endpoints that are gone.",
+        },
+        Alert {
+            name: "AntreaServicesInvalid",
+            severity: Severity::Info,
+            expr: "max by (resource) (antrea_proxy_invalid_objects) > 0",
+            minutes: 15,
+            summary: "{{ $value }} objects of {{ $labels.resource }} are not served as they are written.",
+            description: "Antrea leaves out a part of {{ $value }} objects ({{ $labels.resource }}): another Service has \
+                the address and port, a field cannot be read, or there are too many endpoints. The agents' log names all of it.",
+        },
+        Alert {
+            name: "AntreaServiceSyncSlow",
+            severity: Severity::Warning,
+            expr: "histogram_quantile(0.99, sum by (le, instance) (rate(antrea_proxy_sync_proxy_rules_duration_seconds_bucket[10m]))) > 1",
+            minutes: 15,
+            summary: "Services on {{ $labels.instance }} follow their endpoints slowly.",
+            description: "The slowest hundredth of the changes of Services on {{ $labels.instance }} takes more than a \
+                second into the bridge. For that long connections go to endpoints that are gone.",
         },
     ]
 }

@@ -8,6 +8,7 @@ mod operator;
 mod overview;
 mod ovs;
 mod policy;
+mod proxy;
 
 /// Every board, in the order in which a reader goes from the whole to the parts.
 pub fn boards() -> Vec<Board> {
@@ -17,6 +18,7 @@ pub fn boards() -> Vec<Board> {
         controller::board(),
         ovs::board(),
         policy::board(),
+        proxy::board(),
         operator::board(),
     ]
 }
