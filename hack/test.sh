@@ -86,7 +86,7 @@ stage_unit() {
 # Which of the 48 orders of failure, and how many attachments: a quarter of the orders, another one for each commit.
 node_numbers() {
 	if [[ -n $FULL ]]; then
-		export ANTREA_TEST_RANDOM_SECONDS=600 ANTREA_TEST_CONNECTIONS=20000
+		export ANTREA_TEST_RANDOM_SECONDS=600 ANTREA_TEST_CONNECTIONS=20000 ANTREA_TEST_ENDPOINT_SECONDS=60
 	else
 		export ANTREA_TEST_ORDERS=12 ANTREA_TEST_CHURN=100
 	fi

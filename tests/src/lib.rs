@@ -17,6 +17,7 @@
 
 pub mod background;
 pub mod crowd;
+pub mod dial;
 pub mod fake_api;
 pub mod gate;
 pub mod https;

@@ -13,6 +13,7 @@ mod connectivity;
 mod controller;
 mod datapath;
 mod departed;
+mod endpoint_churn;
 mod established;
 mod failclosed;
 mod forwarded;
