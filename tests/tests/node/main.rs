@@ -41,6 +41,7 @@ mod peers;
 mod probes;
 mod proxy;
 mod proxy_all;
+mod proxy_bad_input;
 mod random;
 mod reachability;
 mod reject;
