@@ -19,7 +19,7 @@ const POLICIES: usize = 200;
 const GOAL: Goal = Goal::AtMost(15.0);
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pause between policies, so that each is alone.
-const PAUSE: Duration = Duration::from_millis(30);
+pub(crate) const PAUSE: Duration = Duration::from_millis(30);
 
 /// A thing that was seen, and when.
 type Sighting = (String, Instant);
@@ -34,8 +34,9 @@ pub(crate) async fn run(report: Report) -> anyhow::Result<()> {
         lab.put_pod(index, name, &[("app", "target")], None);
         lab.add_pod(index, name);
     }
-    let watcher = watch(&lab).await?;
-    let monitors = [Monitor::start(&lab.nodes[0], "198.18.")?, Monitor::start(&lab.nodes[1], "198.18.")?];
+    let watcher = watch(&lab, NETWORK_POLICIES).await?;
+    let monitor = |node| Monitor::start(node, "nw_src=", "198.18.");
+    let monitors = [monitor(&lab.nodes[0])?, monitor(&lab.nodes[1])?];
     let (mut plain, mut beyond, mut whole) = (Vec::new(), Vec::new(), Vec::new());
     // The monitors connect in their own time.
     for n in 1..=100 {
@@ -94,7 +95,7 @@ pub(crate) async fn newcomers(report: Report) -> anyhow::Result<()> {
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": "client"}}}]}],
         }),
     );
-    let monitor = Monitor::start(&lab.nodes[0], "10.244.2.")?;
+    let monitor = Monitor::start(&lab.nodes[0], "nw_src=", "10.244.2.")?;
     let mut beyond = Vec::new();
     // The monitor connects in its own time.
     let warm = (0..100).map(|n| (n, true)).chain((0..NEWCOMERS).map(|n| (n, false)));
@@ -133,7 +134,7 @@ fn spec(peer: &str) -> Value {
     })
 }
 
-fn wait(seen: &Receiver<Sighting>, what: &str, limit: Duration) -> anyhow::Result<Instant> {
+pub(crate) fn wait(seen: &Receiver<Sighting>, what: &str, limit: Duration) -> anyhow::Result<Instant> {
     let begin = Instant::now();
     loop {
         let left = limit.saturating_sub(begin.elapsed());
@@ -145,13 +146,13 @@ fn wait(seen: &Receiver<Sighting>, what: &str, limit: Duration) -> anyhow::Resul
     }
 }
 
-/// Follows the API server's NetworkPolicies as any client would, and tells their names.
-async fn watch(lab: &Lab) -> anyhow::Result<Receiver<Sighting>> {
+/// Follows a collection of the API server as any client would, and tells the names that begin with `latency-`.
+pub(crate) async fn watch(lab: &Lab, collection: &str) -> anyhow::Result<Receiver<Sighting>> {
     let address = SocketAddr::from((lab.outside_ip(), 6443));
     let netns = Netns::open(format!("/run/netns/{}", lab.outside()))?;
     let mut stream = netns.run(move || std::net::TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
-    write!(stream, "GET /{NETWORK_POLICIES}?watch=true HTTP/1.1\r\nHost: lab\r\n\r\n")?;
+    write!(stream, "GET /{collection}?watch=true HTTP/1.1\r\nHost: lab\r\n\r\n")?;
     let (sender, seen) = channel();
     // It ends with the connection, and that with the lab.
     std::thread::spawn(move || follow(stream, &sender));
@@ -175,14 +176,14 @@ fn follow(mut stream: impl Read, seen: &Sender<Sighting>) {
 }
 
 /// `ovs-ofctl monitor`, told by ovs-vswitchd of each flow as it comes into force.
-struct Monitor {
+pub(crate) struct Monitor {
     child: Child,
-    seen: Receiver<Sighting>,
+    pub(crate) seen: Receiver<Sighting>,
 }
 
 impl Monitor {
-    /// Tells of the sources that begin with `prefix`.
-    fn start(node: &LabNode, prefix: &'static str) -> anyhow::Result<Self> {
+    /// Tells of the addresses in `field` of a match that begin with `prefix`.
+    pub(crate) fn start(node: &LabNode, field: &'static str, prefix: &'static str) -> anyhow::Result<Self> {
         let target = format!("unix:{}", node.ovs.mgmt_sock("br-int").display());
         let mut child = node
             .ovs
@@ -196,9 +197,9 @@ impl Monitor {
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let now = Instant::now();
-                let Some((_, rest)) = line.split_once("nw_src=") else { continue };
-                let source = &rest[..rest.find([',', ' ']).unwrap_or(rest.len())];
-                if source.starts_with(prefix) && sender.send((source.to_owned(), now)).is_err() {
+                let Some((_, rest)) = line.split_once(field) else { continue };
+                let address = &rest[..rest.find([',', ' ']).unwrap_or(rest.len())];
+                if address.starts_with(prefix) && sender.send((address.to_owned(), now)).is_err() {
                     return;
                 }
             }

@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a program of the test kit")]
 
 mod cargo;
+mod clusterip;
 mod cni;
 mod controller;
 mod flows;
@@ -22,6 +23,7 @@ mod native;
 mod observe;
 mod report;
 mod restart;
+mod services;
 mod throughput;
 mod tracing;
 
@@ -112,6 +114,21 @@ const SECTIONS: &[Section] = &[
         name: "native",
         about: "10,000 native rules on a node: memory, packets beside them, a flood of what they deny",
         run: |report| Box::pin(native::run(report)),
+    },
+    Section {
+        name: "services",
+        about: "10,000 Services of 10 endpoints in one agent: start, memory, what a change sends",
+        run: |report| Box::pin(services::many(report)),
+    },
+    Section {
+        name: "endpoints",
+        about: "from an EndpointSlice to its flow beside a plain watch; 1,000 at once against ovs-ofctl",
+        run: |report| Box::pin(services::slices(report)),
+    },
+    Section {
+        name: "clusterip",
+        about: "TCP and new connections from a pod to a ClusterIP against straight to the pod",
+        run: |report| Box::pin(clusterip::run(report)),
     },
     Section {
         name: "native-order",
