@@ -212,6 +212,61 @@ pub(crate) struct Flows {
     pub(crate) table_names_only: bool,
 }
 
+/// Which computed policies, and in what order; all by the names of their sources where nothing is given.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Policies {
+    /// Only of this name: the computed policy's or its source's.
+    pub(crate) name: Option<String>,
+    /// Only policies that come from this Namespace.
+    #[arg(long, short)]
+    pub(crate) namespace: Option<String>,
+    /// Only policies whose source has this name.
+    #[arg(long, short = 'S', conflicts_with = "name")]
+    pub(crate) source: Option<String>,
+    /// Only policies that come from this kind of policy.
+    #[arg(long = "type", short = 'T', value_enum, ignore_case = true, value_name = "TYPE")]
+    pub(crate) kind: Option<PolicyKind>,
+    /// Only policies that apply to this Pod, namespace/name.
+    #[arg(long, short, value_parser = pod)]
+    pub(crate) pod: Option<(String, String)>,
+    /// The order: effectivePriority is that in which they are evaluated.
+    #[arg(long, value_enum, value_name = "ORDER")]
+    pub(crate) sort_by: Option<Order>,
+}
+
+/// What a computed policy comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyKind {
+    /// NetworkPolicy of Kubernetes.
+    #[value(name = "K8sNP")]
+    Kubernetes,
+    /// ClusterNetworkPolicy of crd.antrea.io.
+    #[value(name = "ACNP")]
+    Cluster,
+    /// NetworkPolicy of crd.antrea.io.
+    #[value(name = "ANNP")]
+    Namespace,
+}
+
+/// An order of policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// That of evaluation: by Tier, then by priority.
+    #[value(name = "effectivePriority")]
+    EffectivePriority,
+}
+
+/// A part of a group's members.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Page {
+    /// Members of a page; without it all members are shown.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+    /// Number of the page, from 1 on.
+    #[arg(long, requires = "limit", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) page: Option<u32>,
+}
+
 /// What can be shown.
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "lower")]
@@ -236,13 +291,7 @@ pub(crate) enum Resource {
     },
     /// Computed policies; in an agent's container, those of its Node.
     #[command(visible_alias = "np", aliases = ["networkpolicies", "netpol"])]
-    NetworkPolicy {
-        /// Only of this name: the computed policy's or its source's.
-        name: Option<String>,
-        /// Only policies that come from this Namespace.
-        #[arg(long, short)]
-        namespace: Option<String>,
-    },
+    NetworkPolicy(Policies),
     /// Computed groups of sources and destinations; in an agent's container, those of its Node.
     #[command(visible_alias = "ag", alias = "addressgroups")]
     AddressGroup {
@@ -254,6 +303,25 @@ pub(crate) enum Resource {
     AppliedToGroup {
         /// Only of this name.
         name: Option<String>,
+    },
+    /// Pods and address blocks that are in a ClusterGroup.
+    ClusterGroupMembers {
+        /// The group's name.
+        name: String,
+        /// Which part of the members.
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Pods and address blocks that are in a Group.
+    GroupMembers {
+        /// The group's name.
+        name: String,
+        /// The group's Namespace.
+        #[arg(long, short, default_value = "default")]
+        namespace: String,
+        /// Which part of the members.
+        #[command(flatten)]
+        page: Page,
     },
     /// Flows of a Node's bridge, with their counters.
     #[command(visible_alias = "of")]
@@ -283,9 +351,13 @@ pub(crate) fn command(place: Place) -> Command {
         command = command.mut_subcommand(name, |verb| verb.mut_arg(id, |node| node.hide(!elsewhere)));
     }
     command.mut_subcommand("get", |mut get| {
-        for (name, hidden) in
-            [("podinterface", controller), ("ovsflows", controller), ("controllerinfo", agent)]
-        {
+        for (name, hidden) in [
+            ("podinterface", controller),
+            ("ovsflows", controller),
+            ("controllerinfo", agent),
+            ("clustergroupmembers", agent),
+            ("groupmembers", agent),
+        ] {
             get = get.mut_subcommand(name, |resource| resource.hide(hidden));
         }
         get.mut_arg("on", |node| node.hide(!elsewhere))
@@ -297,6 +369,16 @@ pub(crate) fn completion(place: Place, shell: Shell) -> anyhow::Result<String> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(place), "antctl", &mut script);
     Ok(String::from_utf8(script)?)
+}
+
+/// Namespace and name of a Pod.
+fn pod(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("namespace/name of a Pod is needed".to_owned()),
+    }
 }
 
 /// A number of seconds, or a number with its unit.

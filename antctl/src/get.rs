@@ -1,9 +1,5 @@
 //! What each verb asks for and how it is shown.
 
-use antrea_api::{
-    controlplane::{API_VERSION, AddressGroup, AppliedToGroup, GroupMember, NetworkPolicy},
-    k8s::{Cell, Resource as _},
-};
 use antrea_crds::{
     AgentConditionType, AntreaAgentInfo, AntreaControllerInfo, CONTROLLER_INFO_NAME, ControllerConditionType,
     NetworkPolicyControllerInfo,
@@ -12,22 +8,21 @@ use anyhow::{Context, bail};
 use http::Method;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{Api, api::ListParams};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     agents,
     cli::{Flows, Format, Packet, Resource},
     connect::{Clients, Place},
-    output::{Output, address},
+    output::Output,
     told,
 };
 
+mod computed;
+
 /// A heartbeat that is older says nothing any more. Agents and the controller beat every 60 s.
 const STALE_SECONDS: i64 = 180;
-
-/// Addresses that a cell names before it only counts.
-const SHOWN: usize = 3;
 
 /// Shows `resource`.
 pub(crate) async fn resource(
@@ -45,11 +40,19 @@ pub(crate) async fn resource(
         Resource::PodInterface { name, namespace } => {
             pod_interfaces(clients, on, name.as_deref(), namespace.as_deref()).await
         }
-        Resource::NetworkPolicy { name, namespace } => {
-            network_policies(clients, on, name.as_deref(), namespace.as_deref()).await
+        Resource::NetworkPolicy(wanted) => computed::network_policies(clients, on, wanted).await,
+        Resource::AddressGroup { name } => computed::address_groups(clients, on, name.as_deref()).await,
+        Resource::AppliedToGroup { name } => computed::applied_to_groups(clients, on, name.as_deref()).await,
+        Resource::ClusterGroupMembers { .. } | Resource::GroupMembers { .. } if on.is_some() => {
+            bail!("members of groups are what antrea-controller knows: leave --node out")
         }
-        Resource::AddressGroup { name } => address_groups(clients, on, name.as_deref()).await,
-        Resource::AppliedToGroup { name } => applied_to_groups(clients, on, name.as_deref()).await,
+        Resource::ClusterGroupMembers { name, page } => {
+            computed::members(clients, &format!("clustergroupmembers/{}", escape(name)), page).await
+        }
+        Resource::GroupMembers { name, namespace, page } => {
+            let path = format!("namespaces/{}/groupmembers/{}", escape(namespace), escape(name));
+            computed::members(clients, &path, page).await
+        }
         Resource::OvsFlows(wanted) => ovs_flows(clients, on, wanted).await,
         Resource::FeatureGates => feature_gates(clients, on).await,
     }
@@ -328,20 +331,6 @@ async fn feature_gates(clients: &Clients, on: Option<&str>) -> anyhow::Result<Ou
     })
 }
 
-/// All objects of a resource of the controlplane API; of an agent, those that it has of the controller.
-async fn computed<T: DeserializeOwned>(
-    clients: &Clients,
-    on: Option<&str>,
-    plural: &str,
-) -> anyhow::Result<Vec<T>> {
-    if on.is_some() || clients.place() == Place::Agent {
-        return agents::list(&clients.agent(on, plural).await?, &format!("/{plural}")).await;
-    }
-    let server =
-        if clients.place() == Place::Controller { clients.local().await? } else { clients.cluster().await? };
-    agents::list(&server, &format!("/apis/{API_VERSION}/{plural}")).await
-}
-
 /// An error if something was asked for by name and is not there.
 fn found<T>(items: &[T], kind: &str, name: Option<&str>, namespace: Option<&str>) -> anyhow::Result<()> {
     match (name, namespace) {
@@ -351,76 +340,4 @@ fn found<T>(items: &[T], kind: &str, name: Option<&str>, namespace: Option<&str>
         (Some(name), None) if items.is_empty() => bail!("no {kind} is named {name:?}"),
         _ => Ok(()),
     }
-}
-
-async fn network_policies(
-    clients: &Clients,
-    on: Option<&str>,
-    name: Option<&str>,
-    namespace: Option<&str>,
-) -> anyhow::Result<Output> {
-    let mut policies: Vec<NetworkPolicy> = computed(clients, on, "networkpolicies").await?;
-    let source = |policy: &NetworkPolicy| policy.source_ref.clone().unwrap_or_default();
-    policies.retain(|policy| {
-        name.is_none_or(|name| name == policy.metadata.name || name == source(policy).name)
-            && namespace.is_none_or(|namespace| namespace == source(policy).namespace)
-    });
-    found(&policies, "computed NetworkPolicy", name, namespace)?;
-    policies.sort_by_cached_key(|policy| (source(policy).namespace, source(policy).name));
-    Ok(Output {
-        columns: &["NAME", "SOURCE", "APPLIED-TO", "RULES"],
-        rows: policies.iter().map(|policy| row(&policy.metadata.name, policy.cells())).collect(),
-        value: json!(policies),
-    })
-}
-
-async fn address_groups(clients: &Clients, on: Option<&str>, name: Option<&str>) -> anyhow::Result<Output> {
-    let mut groups: Vec<AddressGroup> = computed(clients, on, "addressgroups").await?;
-    groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
-    found(&groups, "AddressGroup", name, None)?;
-    groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    let shown = |group: &AddressGroup| {
-        let mut row = row(&group.metadata.name, group.cells());
-        row.push(addresses(&group.group_members));
-        row
-    };
-    Ok(Output {
-        columns: &["NAME", "MEMBERS", "PODS", "ADDRESSES"],
-        rows: groups.iter().map(shown).collect(),
-        value: json!(groups),
-    })
-}
-
-async fn applied_to_groups(
-    clients: &Clients,
-    on: Option<&str>,
-    name: Option<&str>,
-) -> anyhow::Result<Output> {
-    let mut groups: Vec<AppliedToGroup> = computed(clients, on, "appliedtogroups").await?;
-    groups.retain(|group| name.is_none_or(|name| name == group.metadata.name));
-    found(&groups, "AppliedToGroup", name, None)?;
-    groups.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    Ok(Output {
-        columns: &["NAME", "MEMBERS", "PODS"],
-        rows: groups.iter().map(|group| row(&group.metadata.name, group.cells())).collect(),
-        value: json!(groups),
-    })
-}
-
-fn row(name: &str, cells: Vec<Cell>) -> Vec<String> {
-    let cells = cells.into_iter().map(|cell| match cell {
-        Cell::Text(text) => text,
-        Cell::Number(number) => number.to_string(),
-    });
-    [name.to_owned()].into_iter().chain(cells).collect()
-}
-
-fn addresses(members: &[GroupMember]) -> String {
-    let all: Vec<String> =
-        members.iter().flat_map(|m| &m.ips).filter_map(|ip| address(ip)).map(|ip| ip.to_string()).collect();
-    let mut text = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(",");
-    if all.len() > SHOWN {
-        text.push_str(&format!(",+{}", all.len() - SHOWN));
-    }
-    text
 }

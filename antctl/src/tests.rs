@@ -428,7 +428,7 @@ async fn computed_objects_are_filtered() {
     assert_eq!(names, ["u1", "u3", "u2"], "{text}");
     let text = fixture.run(Place::Elsewhere, "antctl get np deny -n shop").await.unwrap();
     let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines, [["u2", "K8sNetworkPolicy:shop/deny", "1", "1"]], "{text}");
+    assert_eq!(lines, [["u2", "K8sNetworkPolicy:shop/deny", "1", "1", "-", "-"]], "{text}");
     let error = fixture.fails(Place::Elsewhere, "antctl get np deny -n nowhere").await;
     assert_eq!(error, "no computed NetworkPolicy is named \"deny\" in the Namespace \"nowhere\"");
     let text = fixture.run(Place::Elsewhere, "antctl get ag").await.unwrap();

@@ -137,8 +137,8 @@ async fn every_command_for_agents_works_from_outside() {
         ("get ovsflows -T Classifier,0 --node n1", "FLOW\ntable=Classifier%2C0\n"),
         (
             "get np deny -n shop --node n1",
-            "NAME   SOURCE                        APPLIED-TO   RULES\n\
-             u2     K8sNetworkPolicy:shop/deny   1            1\n",
+            "NAME   SOURCE                        APPLIED-TO   RULES   TIER-PRIORITY   PRIORITY\n\
+             u2     K8sNetworkPolicy:shop/deny   1            1       -               -\n",
         ),
         (
             "get featuregates --node n1",
