@@ -1,7 +1,6 @@
 //! Feeds the index from watches.
 
 use std::{
-    collections::HashMap,
     pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -28,6 +27,8 @@ use super::{
     update,
 };
 
+mod kubernetes;
+
 /// Events taken in at once. Agents get one patch for a batch that touches a group often.
 const BATCH: usize = 500;
 /// Failures in a row after which the watch counts as broken.
@@ -51,11 +52,13 @@ pub enum Feed {
     Groups,
     /// As peers of native policies.
     Nodes,
+    /// For the Pods behind them, as groups.
+    Services,
 }
 
 impl Feed {
     /// Number of inputs.
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 10;
 
     /// Those that Kubernetes policies need.
     pub(super) const KUBERNETES: [Self; 3] = [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
@@ -70,6 +73,7 @@ impl Feed {
         Self::ClusterGroups,
         Self::Groups,
         Self::Nodes,
+        Self::Services,
     ];
 
     /// Feeds as a set, so that one comparison tells whether all are there.
@@ -89,6 +93,7 @@ impl Feed {
             Self::ClusterGroups => "clustergroups",
             Self::Groups => "groups",
             Self::Nodes => "nodes",
+            Self::Services => "services",
         }
     }
 
@@ -103,6 +108,7 @@ impl Feed {
             Self::ClusterGroups => "cluster group watch",
             Self::Groups => "group watch",
             Self::Nodes => "node watch",
+            Self::Services => "service watch",
         }
     }
 }
@@ -128,117 +134,6 @@ pub(super) fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
     keys.iter().map(|(namespace, name)| (&**namespace, &**name))
 }
 
-impl Input for k8s::Pod {
-    const FEED: Feed = Feed::Pods;
-
-    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-        index.apply_pod(self);
-        Vec::new()
-    }
-
-    fn is_known((namespace, name): &Key, index: &Index) -> bool {
-        index.has_pod(namespace, name)
-    }
-
-    fn delete((namespace, name): &Key, index: &mut Index) {
-        index.delete_pod(namespace, name);
-    }
-
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-        index.reset_pods(objects.iter().copied(), borrowed(kept));
-        Vec::new()
-    }
-}
-
-impl Input for k8s::Namespace {
-    const FEED: Feed = Feed::Namespaces;
-
-    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-        index.apply_namespace(self);
-        Vec::new()
-    }
-
-    fn is_known((_, name): &Key, index: &Index) -> bool {
-        index.has_namespace(name)
-    }
-
-    fn delete((_, name): &Key, index: &mut Index) {
-        index.delete_namespace(name);
-    }
-
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-        index.reset_namespaces(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
-        Vec::new()
-    }
-}
-
-impl Input for k8s::Node {
-    const FEED: Feed = Feed::Nodes;
-
-    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-        index.apply_node(self);
-        Vec::new()
-    }
-
-    fn is_known((_, name): &Key, index: &Index) -> bool {
-        index.has_node(name)
-    }
-
-    fn delete((_, name): &Key, index: &mut Index) {
-        index.delete_node(name);
-    }
-
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-        index.reset_nodes(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
-        Vec::new()
-    }
-}
-
-impl Input for k8s::NetworkPolicy {
-    const FEED: Feed = Feed::NetworkPolicies;
-
-    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-        index.apply_network_policy(self)
-    }
-
-    fn is_known((namespace, name): &Key, index: &Index) -> bool {
-        index.has_network_policy(namespace, name)
-    }
-
-    fn delete((namespace, name): &Key, index: &mut Index) {
-        index.delete_network_policy(namespace, name);
-    }
-
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-        index.reset_network_policies(objects.iter().copied(), borrowed(kept))
-    }
-
-    fn gone(key: &Key, partial: &mut Partial) {
-        partial.remove(key);
-    }
-
-    fn only(kept: &[Key], partial: &mut Partial) {
-        partial.keep(kept);
-    }
-
-    fn tell(objects: &[&Self], errors: Vec<PolicyError>, partial: &mut Partial, mistakes: &Mistakes) {
-        let mut of_object: HashMap<Box<str>, Vec<PolicyError>> = HashMap::new();
-        for error in errors {
-            of_object.entry(error.object.clone()).or_default().push(error);
-        }
-        if of_object.is_empty() && partial.len() == 0 {
-            return;
-        }
-        for policy in objects {
-            let errors = of_object.remove(&*PolicyError::object_of(policy)).unwrap_or_default();
-            partial.set(policy, &errors);
-            if !errors.is_empty() {
-                mistakes.tell(policy, &errors);
-            }
-        }
-    }
-}
-
 /// The watches as tasks that never end; with those of native policies if `native`. `ready` is held back until each has its
 /// first list; `problems` shows those that fail now, and `mistakes` is told of policies that are wrong.
 pub fn feeds(
@@ -259,6 +154,7 @@ pub fn feeds(
         hub.update(|state, _| state.wanted = Feed::bits(&Feed::ALL));
         feeds.extend([
             inputs.watch::<k8s::Node>(),
+            inputs.watch::<k8s::Service>(),
             inputs.watch::<crd::Tier>(),
             inputs.watch::<ClusterGroup>(),
             inputs.watch::<NamespacedGroup>(),

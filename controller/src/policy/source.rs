@@ -55,6 +55,15 @@ impl Source for k8s::Node {
     }
 }
 
+impl Source for k8s::Service {
+    type Full = core::Service;
+
+    /// A group of the Pods behind it has no members then, as if it was not there.
+    fn salvage(_: &Value) -> Option<Self> {
+        None
+    }
+}
+
 impl Source for k8s::NetworkPolicy {
     type Full = networking::NetworkPolicy;
 

@@ -17,8 +17,11 @@ pub const STATIC_TIERS: [(&str, i32); 6] = [
     ("networkops", 150),
     ("platform", 200),
     (DEFAULT_TIER, 250),
-    ("baseline", 253),
+    (BASELINE_TIER, 253),
 ];
+
+/// The tier after Kubernetes policies.
+pub(crate) const BASELINE_TIER: &str = "baseline";
 
 /// The tier of policies that name none.
 pub const DEFAULT_TIER: &str = "application";
@@ -301,8 +304,8 @@ pub struct GroupSpec {
     /// Names of groups that are in this one.
     #[serde(deserialize_with = "null_default")]
     pub child_groups: Vec<Box<str>>,
-    /// Not supported.
-    pub service_reference: Option<IgnoredAny>,
+    /// A Service, for the Pods behind it. In a Group without a namespace it is one of its own.
+    pub service_reference: Option<NamespacedName>,
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
     /// Not supported.

@@ -90,12 +90,23 @@ pub enum Problem {
     /// Not an action.
     #[error("{0:?} is not one of Allow, Drop, Reject, Pass")]
     Action(Box<str>),
+    /// Pass in the baseline tier.
+    #[error(
+        "nothing comes after the Tier baseline to which Pass could leave the decision: what matches is dropped"
+    )]
+    NothingToPassTo,
     /// There is no such tier.
     #[error("there is no Tier {0:?}: only Drop and Reject rules are in force, in the Tier application")]
     NoTier(Box<str>),
     /// There is no such group.
     #[error("there is no group {0:?}: until there is it has no members")]
     NoGroup(Box<str>),
+    /// There is no such Service.
+    #[error("there is no Service {0:?}: until there is nobody is behind it")]
+    UnknownService(Box<str>),
+    /// A Service without a selector, or without endpoints.
+    #[error("the Service {0:?} has no selector: nobody is behind it")]
+    SelectsNothing(Box<str>),
     /// A group in a group has groups itself.
     #[error("{0:?} has childGroups and cannot be in childGroups itself")]
     NestedGroup(Box<str>),

@@ -18,9 +18,11 @@ use crate::{
 };
 
 mod node;
+mod service;
 
 pub use node::Node;
 pub(crate) use node::{NODES, node_of};
+pub use service::Service;
 
 /// A null in JSON counts as the default, as it does for Go's decoder.
 pub(crate) fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

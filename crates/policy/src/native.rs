@@ -12,6 +12,7 @@
 //!   and what it allowed is not allowed at a place where others did not expect it.
 
 mod account;
+mod endpoints;
 mod names;
 mod namespaces;
 mod services;
@@ -24,7 +25,7 @@ use self::names::fqdn;
 use self::namespaces::PerNamespace;
 use self::services::{matches, services, to_services};
 use crate::{
-    crd::{self, AppliedTo, DEFAULT_TIER, STATIC_TIERS},
+    crd::{self, AppliedTo, BASELINE_TIER, DEFAULT_TIER, STATIC_TIERS},
     draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
     error::{Issues, Place, PolicyError, Problem},
     k8s,
@@ -41,6 +42,8 @@ pub(crate) type Key = (Box<str>, Box<str>);
 pub(crate) struct Context<'a> {
     pub(crate) tiers: &'a BTreeMap<Box<str>, i64>,
     pub(crate) groups: &'a BTreeMap<Key, crd::Group>,
+    /// Services, by the labels of their Pods.
+    pub(crate) services: &'a BTreeMap<Key, Labels>,
     /// Namespaces and their labels.
     pub(crate) namespaces: &'a dyn Fn() -> Vec<(Arc<str>, Labels)>,
 }
@@ -49,6 +52,8 @@ pub(crate) struct Context<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Uses {
     pub(crate) groups: BTreeSet<Key>,
+    /// Those that its groups name.
+    pub(crate) services: BTreeSet<Key>,
     /// Whether what is sent depends on which namespaces there are.
     pub(crate) namespaces: bool,
 }
@@ -59,6 +64,7 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
     let spec = &policy.spec;
     let own = (!policy.namespace.is_empty()).then(|| k8s::shared(&policy.namespace));
     let mut native = Native::new(context, &policy.namespace);
+    native.is_last = &*spec.tier == BASELINE_TIER;
     let mut top = issues.top();
     let mut place = top.field("spec");
 
@@ -144,6 +150,8 @@ struct Native<'a> {
     own: Option<Arc<str>>,
     uses: Uses,
     namespaces: Option<Vec<(Arc<str>, Labels)>>,
+    /// Of a policy in the baseline tier.
+    is_last: bool,
     budget: Budget,
     rules: Vec<RuleDraft>,
 }
@@ -156,6 +164,7 @@ impl<'a> Native<'a> {
             own: (!namespace.is_empty()).then(|| k8s::shared(namespace)),
             uses: Uses::default(),
             namespaces: None,
+            is_last: false,
             budget: Budget::default(),
             rules: Vec::new(),
         }
@@ -261,9 +270,8 @@ impl<'a> Native<'a> {
         found
     }
 
-    fn members(&self, spec: &crd::GroupSpec, to: &mut PeerDraft, place: &mut Place<'_>) {
+    fn members(&mut self, spec: &crd::GroupSpec, to: &mut PeerDraft, place: &mut Place<'_>) {
         let unsupported = [
-            ("serviceReference", spec.service_reference.is_some()),
             ("externalEntitySelector", spec.external_entity_selector.is_some()),
             ("nodeSelector", spec.node_selector.is_some()),
         ];
@@ -272,6 +280,9 @@ impl<'a> Native<'a> {
         }
         if spec.pod_selector.is_some() || spec.namespace_selector.is_some() {
             to.groups.extend(self.selector(&spec.pod_selector, &spec.namespace_selector, place));
+        }
+        if let Some(service) = &spec.service_reference {
+            to.groups.extend(self.endpoints(service, &mut place.field("serviceReference")));
         }
         for (i, block) in spec.ip_blocks.iter().enumerate() {
             to.ip_blocks.extend(ip_block(block, &mut place.index("ipBlocks", i)));
@@ -295,7 +306,13 @@ impl<'a> Native<'a> {
             "Allow" => Action::Allow,
             "Drop" => Action::Drop,
             "Reject" => Action::Reject,
-            "Pass" => Action::Pass,
+            "Pass" => {
+                // Agents drop what it matches.
+                if self.is_last {
+                    place.field("action").add(Problem::NothingToPassTo);
+                }
+                Action::Pass
+            }
             other => return place.field("action").add(Problem::Action(shorten(other))),
         };
         if refuse(&[("l7Protocols", !rule.l7_protocols.is_empty())], place) {

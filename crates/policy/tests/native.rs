@@ -137,7 +137,7 @@ fn what_cannot_be_expressed_is_left_out_and_named() {
         (json!({"action": "Allow", "ports": [{"sourcePort": 0}]}), "spec.egress[0].ports[0].sourcePort"),
         (
             json!({"action": "Allow", "protocols": [{"icmp": {"icmpType": 256}}]}),
-            "spec.egress[0].protocols[0].icmpType",
+            "spec.egress[0].protocols[0].icmp.icmpType",
         ),
         (json!({"action": "Halt"}), "spec.egress[0].action: \"Halt\""),
         (json!({"action": "Allow", "from": [good]}), "spec.egress[0].from: belongs"),
@@ -370,6 +370,55 @@ fn groups_are_what_they_hold() {
     let (policy, errors) = computed(&mut index, &applied);
     assert_eq!(policy.applied_to.len(), 1);
     assert!(errors.iter().any(|error| error.contains("a policy applies to Pods")), "{errors:?}");
+}
+
+#[test]
+fn a_group_by_service_follows_its_selector() {
+    let service = |spec: Value| -> k8s::Service {
+        let metadata = json!({"namespace": "shop", "name": "db"});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    };
+    let group = |namespace: &str, reference: Value| -> crd::Group {
+        let metadata = json!({"name": "g", "namespace": namespace});
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"serviceReference": reference}}))
+            .unwrap()
+    };
+    let mut index = Index::new();
+    index.apply_group(&group("", json!({"name": "db", "namespace": "shop"})));
+    let policy_of = |namespace: &str| {
+        policy(
+            namespace,
+            json!({"priority": 5, "appliedTo": [{"group": "g"}], "ingress": [{"action": "Drop"}]}),
+        )
+    };
+    let (found, errors) = computed(&mut index, &policy_of(""));
+    let missing = "ClusterNetworkPolicy p: spec.appliedTo[0].group.serviceReference: there is no Service \"shop/db\": until there is nobody is behind it";
+    assert_eq!((found.applied_to.len(), errors), (0, vec![missing.to_owned()]));
+    index.apply_service(&service(json!({"selector": {"app": "db", "tier": "a"}})));
+    index.drain();
+    assert_eq!(index.take_computed().len(), 1, "the Service that it waited for");
+    let (found, errors) = computed(&mut index, &policy_of(""));
+    assert_eq!((found.applied_to.len(), errors), (1, vec![]));
+    let both = found.applied_to[0].clone();
+    index.apply_service(&service(json!({"selector": {"app": "db"}})));
+    index.drain();
+    assert_ne!(index.native("", "p").unwrap().policy.applied_to[0], both);
+    for spec in [json!({}), json!({"selector": {"app": "db"}, "type": "ExternalName"})] {
+        index.apply_service(&service(spec));
+        let (found, errors) = computed(&mut index, &policy_of(""));
+        assert!(found.applied_to.is_empty() && errors[0].ends_with("has no selector: nobody is behind it"));
+    }
+    // Whoever writes policies in a namespace decides nothing about the Pods of another.
+    index.apply_service(&service(json!({"selector": {"app": "db"}})));
+    index.apply_group(&group("blog", json!({"name": "db", "namespace": "shop"})));
+    let (found, errors) = computed(&mut index, &policy_of("blog"));
+    assert!(found.applied_to.is_empty());
+    assert!(
+        errors[0].ends_with("group.serviceReference.namespace: is for ClusterNetworkPolicies only"),
+        "{errors:?}"
+    );
+    index.apply_group(&group("shop", json!({"name": "db"})));
+    assert_eq!(computed(&mut index, &policy_of("shop")).0.applied_to.len(), 1);
 }
 
 #[test]

@@ -14,8 +14,8 @@ macro_rules! group {
         #[x_kube(
             validation = Rule::new("[has(self.podSelector) || has(self.namespaceSelector), has(self.ipBlocks), has(self.serviceReference), has(self.externalEntitySelector), has(self.childGroups), has(self.nodeSelector)].filter(set, set).size() <= 1")
                 .message("spec: a group is of one kind: podSelector with namespaceSelector, ipBlocks, childGroups, serviceReference, nodeSelector or externalEntitySelector"),
-            validation = Rule::new("!has(self.serviceReference) && !has(self.externalEntitySelector) && !has(self.nodeSelector)")
-                .message("spec: this version has no groups by serviceReference, nodeSelector and externalEntitySelector")
+            validation = Rule::new("!has(self.externalEntitySelector) && !has(self.nodeSelector)")
+                .message("spec: this version has no groups by nodeSelector and externalEntitySelector")
         )]
         pub struct $spec {
             /// Pods with these labels.
@@ -28,7 +28,8 @@ macro_rules! group {
             #[serde(default, skip_serializing_if = "Vec::is_empty")]
             #[schemars(length(max = 4096))]
             pub ip_blocks: Vec<IpBlock>,
-            /// A Service, for its endpoints. This version does not have it.
+            /// A Service, for the Pods that it selects, whether they are ready or not. In a Group it is one of the same
+            /// namespace.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub service_reference: Option<ServiceReference>,
             /// ExternalEntities with these labels. This version does not have them.

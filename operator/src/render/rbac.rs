@@ -191,7 +191,7 @@ fn controller_cluster_rules(config: &Effective) -> Vec<Value> {
         AGGREGATED_APIS.iter().map(|(group, version)| format!("{version}.{group}")).collect();
     let apis: Vec<&str> = apis.iter().map(String::as_str).collect();
     let mut rules = vec![
-        rule("", &["nodes", "pods", "namespaces"], READ),
+        rule("", &["nodes", "pods", "namespaces", "services"], READ),
         rule("networking.k8s.io", &["networkpolicies"], READ),
         // What of a policy cannot be honoured is told where its author looks.
         rule("events.k8s.io", &["events"], &["create"]),

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Probes of each station that an answer rests on.
 const FLOOR: u64 = 40;
-const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
+pub(crate) const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
 const POLICIES: &str = "apis/crd.antrea.io/v1beta1/networkpolicies";
 const GROUPS: &str = "apis/crd.antrea.io/v1beta1/clustergroups";
+const SERVICES: &str = "api/v1/services";
 const TIERS: &str = "apis/crd.antrea.io/v1beta1/tiers";
 
 fn labelled(name: &str) -> Value {
@@ -171,6 +172,13 @@ async fn tiers_actions_and_groups_decide_in_their_order() {
     scene.becomes("egress to a group", [true, true, true, false]).await;
     put(&lab, GROUPS, None, "bad", &labelled("near"));
     scene.becomes("the group has another", [true, true, false, true]).await;
+    put(&lab, GROUPS, None, "bad", &json!({"serviceReference": {"name": "behind", "namespace": "default"}}));
+    scene.becomes("the group's Service is not there", [true; 4]).await;
+    let service = |name: &str| json!({"selector": {"name": name}, "ports": [{"port": 80}]});
+    put(&lab, SERVICES, Some("default"), "behind", &service("far"));
+    scene.becomes("the group has whom a Service selects", [true, true, true, false]).await;
+    put(&lab, SERVICES, Some("default"), "behind", &service("near"));
+    scene.becomes("the Service selects another", [true, true, false, true]).await;
 
     // Over an agent's restart nothing opens.
     acnp("first", &ingress("emergency", "Drop", "near"));

@@ -32,7 +32,20 @@ async fn members_of_groups_and_groups_of_members() {
             .map(|(name, spec)| watched(group(name, None, spec)))
             .into(),
     );
-    list(&own, vec![watched(group("shop-web", Some("shop"), &web))]);
+    let services = start::<k8s::Service>(hub, &inputs.ready, &inputs.problems, &tell);
+    let behind = json!({ "serviceReference": { "name": "front" } });
+    list(
+        &own,
+        vec![
+            watched(group("shop-web", Some("shop"), &web)),
+            watched(group("shop-front", Some("shop"), &behind)),
+        ],
+    );
+    list(
+        &services,
+        vec![watched(json!({ "metadata": { "name": "front", "namespace": "shop", "resourceVersion": "1" },
+            "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } }))],
+    );
     until(|| inputs.ready.is_ready()).await;
 
     let (status, found) = get(hub, "clustergroupmembers/both").await;
@@ -48,12 +61,14 @@ async fn members_of_groups_and_groups_of_members() {
     assert_eq!(get(hub, "clustergroupmembers/none").await.0, StatusCode::NOT_FOUND);
     let (_, found) = get(hub, "namespaces/shop/groupmembers/shop-web").await;
     assert_eq!(found["totalMembers"], total);
+    let (_, found) = get(hub, "namespaces/shop/groupmembers/shop-front").await;
+    assert_eq!(found["totalMembers"], total);
     assert_eq!(get(hub, "namespaces/blog/groupmembers/shop-web").await.0, StatusCode::NOT_FOUND);
 
     let (_, found) = get(hub, "namespaces/shop/groupassociations/web-0").await;
-    assert_eq!(names(&found), ["both", "web", "shop-web"]);
+    assert_eq!(names(&found), ["both", "web", "shop-front", "shop-web"]);
     assert_eq!(
-        found["associatedGroups"][2],
+        found["associatedGroups"][3],
         json!({ "namespace": "shop", "name": "shop-web", "uid": "uid-shop-web" })
     );
     let (_, found) = get(hub, "namespaces/shop/groupassociations/nobody").await;

@@ -12,6 +12,7 @@ use super::{Index, slab::NONE};
 use crate::{
     crd,
     error::PolicyError,
+    k8s,
     labels::Labels,
     model::{NetworkPolicy, Nodes},
     native::{self, Context, Key, Uses},
@@ -39,6 +40,8 @@ pub struct NativeView<'a> {
 pub(super) struct Natives {
     pub(super) tiers: BTreeMap<Box<str>, i64>,
     pub(super) groups: BTreeMap<Key, crd::Group>,
+    /// Services, by the labels of their Pods.
+    pub(super) services: BTreeMap<Key, Labels>,
     pub(super) policies: BTreeMap<Key, Entry>,
     /// Nodes, and the names of the members that they are to groups.
     pub(super) nodes: BTreeMap<Box<str>, Vec<Box<str>>>,
@@ -56,7 +59,11 @@ fn key(namespace: &str, name: &str) -> Key {
 
 impl Natives {
     pub(super) fn is_empty(&self) -> bool {
-        self.tiers.is_empty() && self.groups.is_empty() && self.policies.is_empty() && self.nodes.is_empty()
+        self.tiers.is_empty()
+            && self.groups.is_empty()
+            && self.services.is_empty()
+            && self.policies.is_empty()
+            && self.nodes.is_empty()
     }
 
     fn mark(&mut self, concerned: impl Fn(&Entry) -> bool) {
@@ -158,6 +165,48 @@ impl Index {
         }
     }
 
+    // === services ===
+
+    /// Takes in a Service that was added or changed.
+    pub fn apply_service(&mut self, service: &k8s::Service) {
+        let key = key(&service.namespace, &service.name);
+        let known = self.natives.services.insert(key.clone(), service.selector.clone());
+        if known.as_ref() != Some(&service.selector) {
+            self.natives.mark(|entry| entry.uses.services.contains(&key));
+        }
+    }
+
+    /// Takes in that a Service is gone.
+    pub fn delete_service(&mut self, namespace: &str, name: &str) {
+        let key = key(namespace, name);
+        if self.natives.services.remove(&key).is_some() {
+            self.natives.mark(|entry| entry.uses.services.contains(&key));
+        }
+    }
+
+    /// Whether the Service is known.
+    #[must_use]
+    pub fn has_service(&self, namespace: &str, name: &str) -> bool {
+        self.natives.services.contains_key(&key(namespace, name))
+    }
+
+    /// Takes in the complete list of Services. Those of `kept` are in the list too and stay as they are known.
+    pub fn reset_services<'a>(
+        &mut self,
+        services: impl IntoIterator<Item = &'a k8s::Service>,
+        kept: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) {
+        let mut listed: BTreeSet<Key> =
+            kept.into_iter().map(|(namespace, name)| key(namespace, name)).collect();
+        for service in services {
+            self.apply_service(service);
+            listed.insert(key(&service.namespace, &service.name));
+        }
+        for (namespace, name) in unlisted(&self.natives.services, false, &listed) {
+            self.delete_service(&namespace, &name);
+        }
+    }
+
     // === policies ===
 
     /// Takes in a ClusterNetworkPolicy or NetworkPolicy of `crd.antrea.io` that was added or changed. It is computed
@@ -251,7 +300,8 @@ impl Index {
             let labels = |id| -> Labels { self.labels.texts(id) };
             known.filter_map(|namespace| Some((namespace.name.clone(), labels(namespace.labels?)))).collect()
         };
-        work(&Context { tiers: &self.natives.tiers, groups: &self.natives.groups, namespaces: &namespaces })
+        let Natives { tiers, groups, services, .. } = &*self.natives;
+        work(&Context { tiers, groups, services, namespaces: &namespaces })
     }
 
     /// Computes the native policies that have to be.

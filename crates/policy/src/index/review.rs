@@ -28,8 +28,15 @@ pub struct Findings {
 
 impl From<Vec<PolicyError>> for Findings {
     fn from(found: Vec<PolicyError>) -> Self {
-        let passing =
-            |error: &PolicyError| matches!(error.problem, Problem::NoGroup(_) | Problem::Unsupported);
+        let passing = |error: &PolicyError| {
+            matches!(
+                error.problem,
+                Problem::NoGroup(_)
+                    | Problem::UnknownService(_)
+                    | Problem::SelectsNothing(_)
+                    | Problem::Unsupported
+            )
+        };
         let (warnings, errors) = found.into_iter().partition(passing);
         Self { errors, warnings }
     }

@@ -47,10 +47,13 @@ impl Native<'_> {
                 } else {
                     let pairs = peer.keys.iter().zip(&values).map(|(key, value)| (&**key, &**value));
                     let narrowed = match &target.scope {
-                        Scope::NamespaceSelector(selector) => selector.and_equals(pairs),
-                        _ => Selector::everything().and_equals(pairs),
+                        Scope::Namespace(_) => target.scope.clone(),
+                        Scope::NamespaceSelector(selector) => {
+                            Scope::NamespaceSelector(selector.and_equals(pairs))
+                        }
+                        _ => Scope::NamespaceSelector(Selector::everything().and_equals(pairs)),
                     };
-                    (values, Scope::NamespaceSelector(narrowed))
+                    (values, narrowed)
                 };
                 let selector = GroupSelector { scope, pods: target.pods.clone() };
                 let targets = found.entry(class).or_default();

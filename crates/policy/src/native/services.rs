@@ -104,6 +104,7 @@ fn port_service(port: &crd::Port, place: &mut Place<'_>) -> Option<Service> {
 fn protocol_service(written: &crd::ProtocolMatch, place: &mut Place<'_>) -> Option<Service> {
     match (&written.icmp, &written.igmp) {
         (Some(icmp), None) => {
+            let place = &mut place.field("icmp");
             let mut byte = |field: &'static str, value: Option<i64>| match value.map(u8::try_from) {
                 None => Some(None),
                 Some(Ok(value)) => Some(Some(value)),

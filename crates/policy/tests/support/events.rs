@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use proptest::{collection, option, prelude::*, sample::select};
 
-use super::natives::{self, GROUPS, Group, Native, TIERS};
+use super::natives::{self, GROUPS, Group, Native, SERVICES, TIERS};
 use super::world::{Expression, Key, Labels, Node, Peer, Pod, Policy, Requirement, Rule, Space};
 
 #[derive(Clone, Debug)]
@@ -15,6 +15,9 @@ pub(crate) enum Event {
     Native(Key, Option<Native>),
     Tier(&'static str, Option<i64>),
     Group(Key, Option<Group>),
+    /// Labels of the Pods behind a Service.
+    Service(Key, Option<Labels>),
+    ResetServices(u32),
     Node(&'static str, Option<Node>),
     ResetNodes(u32, Vec<(&'static str, Node)>),
     ResetPods(u32, Vec<(Key, Pod)>),
@@ -56,6 +59,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (native_key(POLICIES), option::weighted(0.7, natives::native())).prop_map(|(key, p)| Event::Native(key, p)),
         2 => (select(&TIERS[..]), option::weighted(0.7, 0i64..20)).prop_map(|(name, p)| Event::Tier(name, p)),
         4 => (native_key(GROUPS), option::weighted(0.7, natives::group())).prop_map(|(key, g)| Event::Group(key, g)),
+        3 => (select(&SERVICES[..]), option::weighted(0.8, labels())).prop_map(|(key, l)| Event::Service(key, l)),
+        1 => (any::<u32>(), any::<u32>()).prop_map(|(a, b)| Event::ResetServices(a & b)),
         3 => (select(&NODES[..]), option::weighted(0.75, node())).prop_map(|(name, n)| Event::Node(name, n)),
         1 => (any::<u32>(), any::<u32>(), collection::vec((select(&NODES[..]), node()), 0..3))
             .prop_map(|(a, b, changed)| Event::ResetNodes(a & b, changed)),

@@ -57,11 +57,14 @@ pub(crate) struct Native {
 pub(crate) enum Group {
     Pods(Option<Expression>, Option<Expression>),
     Blocks(Vec<&'static str>),
+    /// Namespace, or none, and name of a Service.
+    Service(&'static str, &'static str),
     Children(Vec<&'static str>),
 }
 
 pub(crate) const TIERS: [&str; 2] = ["t0", "t1"];
 pub(crate) const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+pub(crate) const SERVICES: [Key; 2] = [("n0", "s"), ("n1", "t")];
 const BLOCKS: [&str; 2] = ["10.0.0.0/8", "fd00::/8"];
 
 // === events ===
@@ -129,6 +132,7 @@ pub(crate) fn group() -> impl Strategy<Value = Group> {
     prop_oneof![
         3 => selectors().prop_map(|(namespaces, pods)| Group::Pods(namespaces, pods)),
         1 => collection::vec(select(&BLOCKS[..]), 1..3).prop_map(Group::Blocks),
+        1 => (select(&["", "n0", "n1"][..]), select(&["s", "t"][..])).prop_map(|(at, name)| Group::Service(at, name)),
         2 => collection::vec(select(&GROUPS[..]), 1..3).prop_map(Group::Children),
     ]
 }
@@ -233,6 +237,13 @@ pub(crate) fn group_object(key: Key, group: &Group) -> crd::Group {
         },
         Group::Blocks(blocks) => crd::GroupSpec {
             ip_blocks: blocks.iter().map(|cidr| block(cidr)).collect(),
+            ..Default::default()
+        },
+        Group::Service(namespace, name) => crd::GroupSpec {
+            service_reference: Some(crd::NamespacedName {
+                namespace: (*namespace).into(),
+                name: (*name).into(),
+            }),
             ..Default::default()
         },
         Group::Children(names) => crd::GroupSpec {
@@ -343,6 +354,9 @@ fn classes(
             if matches!(space, Space::Selected(wanted) if !super::oracle::matches(wanted, labels)) {
                 continue;
             }
+            if matches!(space, Space::Named(only) if only != namespace) {
+                continue;
+            }
             let class = match label {
                 None => Some(*namespace),
                 Some(label) => labels.get(label).copied(),
@@ -350,6 +364,7 @@ fn classes(
             let Some(class) = class else { continue };
             let narrowed = match label {
                 None => Space::Named(class),
+                Some(_) if matches!(space, Space::Named(_)) => space.clone(),
                 Some(label) => {
                     let mut wanted = match space {
                         Space::Selected(wanted) => wanted.clone(),
@@ -401,6 +416,14 @@ fn members(world: &World, key: Key, name: &'static str, pods: &mut Vec<Selector>
     let mut add = |group: &Group| match group {
         Group::Pods(spaces, selector) => pods.push((space(key, spaces), selector.clone())),
         Group::Blocks(list) => blocks.extend(list.iter().map(|cidr| format!("{cidr}-"))),
+        Group::Service(namespace, name) => {
+            let at = if namespace.is_empty() { key.0 } else { namespace };
+            let foreign = !key.0.is_empty() && at != key.0;
+            let labels = world.services.get(&(at, *name)).filter(|labels| !labels.is_empty() && !foreign);
+            let equal =
+                |labels: &super::world::Labels| labels.iter().map(|(k, v)| (*k, "=", vec![*v])).collect();
+            pods.extend(labels.map(|labels| (Space::Named(at), Some(equal(labels)))));
+        }
         Group::Children(_) => {}
     };
     match find(name) {

@@ -90,6 +90,8 @@ pub(crate) struct World {
     pub tiers: BTreeMap<&'static str, i64>,
     /// The namespace is empty for ClusterGroups.
     pub groups: BTreeMap<Key, Group>,
+    /// Labels of the Pods behind them.
+    pub services: BTreeMap<Key, Labels>,
 }
 
 pub(crate) fn uid(key: Key, policy: &Policy) -> String {
@@ -133,6 +135,11 @@ fn node_object(name: &str, node: &Node) -> k8s::Node {
 fn namespace(name: &str, labels: &Labels) -> k8s::Namespace {
     let logs = labels.len() % 2 == 1;
     k8s::Namespace { name: name.into(), labels: labels.iter().map(|(k, v)| (*k, *v)).collect(), logs }
+}
+
+fn service(key: Key, selector: &Labels) -> k8s::Service {
+    let selector = selector.iter().map(|(k, v)| (*k, *v)).collect();
+    k8s::Service { namespace: key.0.into(), name: key.1.into(), selector }
 }
 
 pub(crate) fn label_selector(expression: &Expression) -> LabelSelector {
@@ -276,6 +283,23 @@ impl World {
                 index.delete_group(key.0, key.1);
                 self.groups.remove(key);
             }
+            Event::Service(key, Some(selector)) => {
+                index.apply_service(&service(*key, selector));
+                self.services.insert(*key, selector.clone());
+            }
+            Event::Service(key, None) => {
+                index.delete_service(key.0, key.1);
+                self.services.remove(key);
+            }
+            Event::ResetServices(gone) => {
+                let mut i = 0;
+                self.services.retain(|_, _| {
+                    i += 1;
+                    gone & (1 << i) == 0
+                });
+                let list: Vec<_> = self.services.iter().map(|(key, labels)| service(*key, labels)).collect();
+                index.reset_services(&list, []);
+            }
             // A watch that starts over: some objects have gone meanwhile, others have changed.
             Event::ResetPods(gone, changed) => {
                 let mut i = 0;
@@ -363,6 +387,9 @@ impl World {
         }
         for key in std::mem::take(&mut self.groups).into_keys() {
             index.delete_group(key.0, key.1);
+        }
+        for key in std::mem::take(&mut self.services).into_keys() {
+            index.delete_service(key.0, key.1);
         }
     }
 }
