@@ -2,20 +2,22 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-/// Messages of the CEL rules that an object breaks, joined; `old` is the object before it was changed.
-fn broken(object: &Value, old: Option<&Value>) -> String {
-    let kind = object["kind"].as_str().unwrap();
+fn schema(kind: &str) -> Value {
     let crd = antrea_crds::operand().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
-    let schema = serde_json::to_value(&crd)
-        .unwrap()
-        .pointer("/spec/versions/0/schema/openAPIV3Schema")
-        .unwrap()
-        .clone();
+    let crd = serde_json::to_value(&crd).unwrap();
+    crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
+}
+
+/// Fields and messages of the CEL rules that an object breaks; `old` is the object before it was changed.
+fn errors(object: &Value, old: Option<&Value>) -> Vec<(String, String)> {
+    let schema = schema(object["kind"].as_str().unwrap());
     match kube_cel::Validator::new().validate(&schema, object, old) {
-        Ok(()) => String::new(),
-        Err(errors) => errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; "),
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.iter().map(|e| (e.field_path.clone(), e.message.clone())).collect(),
     }
 }
 
@@ -76,116 +78,219 @@ fn what_can_be_enforced_is_taken() {
         object("ClusterGroup", "g", json!({"podSelector": pods, "namespaceSelector": {}})),
         object("ClusterGroup", "g", json!({"childGroups": ["a", "b"]})),
         object("Group", "g", json!({"ipBlocks": [{"cidr": "fd00::/8"}]})),
+        object("Group", "g", json!({"serviceReference": {"name": "s"}})),
+        object("ClusterGroup", "g", json!({"serviceReference": {"name": "s", "namespace": "n"}})),
     ];
     for case in cases {
-        assert_eq!(broken(&case, None), "", "{case}");
+        assert_eq!(errors(&case, None), [], "{case}");
+    }
+}
+
+/// What is refused: the object, the field, and what is said of it.
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn refused() -> Vec<(Value, &'static str, &'static str)> {
+    let deny = |peer: Value| egress("Drop", json!({"to": [{"podSelector": {}}, peer]}));
+    let to = |peer: Value| egress("Allow", json!({"to": [peer]}));
+    let port = |port: Value| egress("Allow", json!({"ports": [port]}));
+    let account = json!({"name": "a", "namespace": "n"});
+    let pods = json!([{"podSelector": {}}]);
+    let applied_to = |target: Value| policy(json!([target]), json!({}));
+    const ONE_OF_FOUR: &str = "ipBlock, group, serviceAccount and fqdn exclude each other";
+    const OF_PODS: &str =
+        "a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field";
+    const ONE_TARGET: &str =
+        "appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector";
+    const TO: &str = "to: this version does not enforce externalEntitySelector and scope, and a rule that denies would let through what it denies";
+    const TO_SERVICES: &str = "toServices: excludes to, ports and protocols, for a Service says where it is";
+    const ONLY_PODS: &str = "appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group";
+    const NO_GROUPS_BY: &str = "spec: this version has no groups by nodeSelector and externalEntitySelector";
+    vec![
+        // Peers.
+        (deny(json!({"fqdn": "a.example.com", "podSelector": {}})), "spec.egress[0].to[1]", OF_PODS),
+        (deny(json!({"nodeSelector": {}, "podSelector": {}})), "spec.egress[0].to[1]", OF_PODS),
+        (to(json!({"group": "g", "podSelector": {}})), "spec.egress[0].to[0]", OF_PODS),
+        (deny(json!({"fqdn": "a.example.com", "group": "g"})), "spec.egress[0].to[1]", ONE_OF_FOUR),
+        (deny(json!({"serviceAccount": account, "group": "g"})), "spec.egress[0].to[1]", ONE_OF_FOUR),
+        (
+            deny(json!({"nodeSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})),
+            "spec.egress[0].to[1]",
+            "nodeSelector: a peer of Nodes has no other field",
+        ),
+        (
+            to(json!({"namespaces": {"match": "Self"}, "namespaceSelector": {}})),
+            "spec.egress[0].to[0]",
+            "namespaces: excludes namespaceSelector",
+        ),
+        (
+            to(json!({"namespaces": {}})),
+            "spec.egress[0].to[0].namespaces",
+            "namespaces: set match or sameLabels",
+        ),
+        (
+            to(json!({"namespaces": {"match": "Self", "sameLabels": ["team"]}})),
+            "spec.egress[0].to[0].namespaces",
+            "namespaces: set match or sameLabels",
+        ),
+        // What a rule that denies cannot ask for.
+        (deny(json!({"externalEntitySelector": {}})), "spec.egress[0]", TO),
+        (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "spec.egress[0]", TO),
+        (
+            policy(
+                pods.clone(),
+                json!({"ingress": [{"action": "Drop", "from": [{"fqdn": "a.example.com"}]}]}),
+            ),
+            "spec.ingress[0]",
+            "from: fqdn belongs to egress rules; this version does not enforce externalEntitySelector and scope, and a rule that denies would let through what it denies",
+        ),
+        (
+            egress("Reject", json!({"toServices": [{"name": "s"}, {"name": "s", "scope": "ClusterSet"}]})),
+            "spec.egress[0]",
+            "toServices: this version does not enforce scope ClusterSet, and a rule that denies would let through what it denies",
+        ),
+        (
+            egress("Drop", json!({"protocols": [{"igmp": {}}]})),
+            "spec.egress[0]",
+            "protocols: this version does not enforce igmp, and a rule that denies would let through what it denies",
+        ),
+        (
+            egress("Drop", json!({"l7Protocols": [{"tls": {}}]})),
+            "spec.egress[0]",
+            "l7Protocols: belongs to rules with action Allow",
+        ),
+        // Rules.
+        (
+            egress("Drop", json!({"toServices": [{"name": "s"}], "to": [{"podSelector": {}}]})),
+            "spec.egress[0]",
+            TO_SERVICES,
+        ),
+        (
+            egress("Allow", json!({"toServices": [{"name": "s"}], "ports": [{"port": 1}]})),
+            "spec.egress[0]",
+            TO_SERVICES,
+        ),
+        (
+            egress("Allow", json!({"protocols": [{}]})),
+            "spec.egress[0].protocols[0]",
+            "protocols: each is one of icmp and igmp",
+        ),
+        (
+            egress("Allow", json!({"protocols": [{"icmp": {"icmpCode": 1}}]})),
+            "spec.egress[0].protocols[0].icmp",
+            "icmpCode: needs an icmpType",
+        ),
+        (port(json!({"endPort": 90})), "spec.egress[0].ports[0]", "endPort: needs a port"),
+        (
+            port(json!({"sourceEndPort": 90})),
+            "spec.egress[0].ports[0]",
+            "sourceEndPort: needs a sourcePort that is not higher",
+        ),
+        (
+            port(json!({"sourcePort": 91, "sourceEndPort": 90})),
+            "spec.egress[0].ports[0]",
+            "sourceEndPort: needs a sourcePort that is not higher",
+        ),
+        (
+            egress("Allow", json!({"from": [{"podSelector": {}}]})),
+            "spec",
+            "spec.egress: from belongs to ingress rules",
+        ),
+        (
+            policy(pods.clone(), json!({"ingress": [{"action": "Allow", "to": [{"podSelector": {}}]}]})),
+            "spec",
+            "spec.ingress: to and toServices belong to egress rules",
+        ),
+        // What a policy applies to.
+        (
+            policy(
+                pods.clone(),
+                json!({"ingress": [{"action": "Allow", "appliedTo": [{"podSelector": {}}]}]}),
+            ),
+            "spec",
+            "spec.appliedTo: is for the whole policy or for each rule, not for both",
+        ),
+        (
+            policy(json!([]), json!({"ingress": [{"action": "Allow"}]})),
+            "spec",
+            "spec.appliedTo: say what the policy applies to, or say it in each rule",
+        ),
+        (applied_to(json!({})), "spec.appliedTo[0]", ONE_TARGET),
+        (applied_to(json!({"group": "g", "podSelector": {}})), "spec.appliedTo[0]", ONE_TARGET),
+        (applied_to(json!({"serviceAccount": account, "group": "g"})), "spec.appliedTo[0]", ONE_TARGET),
+        (
+            applied_to(json!({"podSelector": {}, "nodeSelector": {}})),
+            "spec.appliedTo[0]",
+            "appliedTo: nodeSelector would apply a policy to processes of Nodes (NodeNetworkPolicy), which this version does not do; as a peer of a rule it is possible",
+        ),
+        (
+            applied_to(json!({"podSelector": {}, "service": {"name": "s", "namespace": "n"}})),
+            "spec.appliedTo[0]",
+            ONLY_PODS,
+        ),
+        (
+            applied_to(json!({"podSelector": {}, "externalEntitySelector": {}})),
+            "spec.appliedTo[0]",
+            ONLY_PODS,
+        ),
+        // Tiers and groups.
+        (
+            object("Tier", "emergency", json!({"priority": 51})),
+            "",
+            "spec.priority: that of a Tier which always exists cannot be changed",
+        ),
+        (
+            object("Tier", "mine", json!({"priority": 253})),
+            "",
+            "spec.priority: belongs to a Tier which always exists, or is reserved",
+        ),
+        (
+            object("ClusterGroup", "g", json!({"podSelector": {}, "ipBlocks": [{"cidr": "::/0"}]})),
+            "spec",
+            "spec: a group is of one kind: podSelector with namespaceSelector, ipBlocks, childGroups, serviceReference, nodeSelector or externalEntitySelector",
+        ),
+        (object("ClusterGroup", "g", json!({"nodeSelector": {}})), "spec", NO_GROUPS_BY),
+        (object("ClusterGroup", "g", json!({"externalEntitySelector": {}})), "spec", NO_GROUPS_BY),
+    ]
+}
+
+/// Messages of all rules of these kinds, wherever they stand.
+fn messages(schema: &Value, found: &mut BTreeSet<String>) {
+    match schema {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            let rules = value.as_array().filter(|_| name == "x-kubernetes-validations");
+            found
+                .extend(rules.into_iter().flatten().map(|rule| rule["message"].as_str().unwrap().to_owned()));
+            messages(value, found);
+        }),
+        Value::Array(items) => items.iter().for_each(|item| messages(item, found)),
+        _ => {}
     }
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_a_message_that_names_the_field() {
-    let deny = |peer: Value| egress("Drop", json!({"to": [{"podSelector": {}}, peer]}));
-    let account = json!({"name": "a", "namespace": "n"});
-    let cases = [
-        (deny(json!({"fqdn": "a.example.com", "podSelector": {}})), "a peer of Pods"),
-        (deny(json!({"fqdn": "a.example.com", "group": "g"})), "serviceAccount and fqdn exclude"),
-        (deny(json!({"serviceAccount": account, "group": "g"})), "serviceAccount and fqdn exclude"),
-        (policy(json!([{"serviceAccount": account, "group": "g"}]), json!({})), "appliedTo: name a group"),
-        (deny(json!({"nodeSelector": {}, "podSelector": {}})), "a peer of Pods"),
-        (
-            deny(json!({"nodeSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}})),
-            "nodeSelector: a peer of Nodes",
-        ),
-        (deny(json!({"externalEntitySelector": {}})), "to: this version"),
-        (deny(json!({"podSelector": {}, "scope": "ClusterSet"})), "to: this version"),
-        (
-            egress("Reject", json!({"toServices": [{"name": "s"}, {"name": "s", "scope": "ClusterSet"}]})),
-            "toServices: this version",
-        ),
-        (
-            egress("Drop", json!({"toServices": [{"name": "s"}], "to": [{"podSelector": {}}]})),
-            "toServices: excludes",
-        ),
-        (
-            egress("Allow", json!({"toServices": [{"name": "s"}], "ports": [{"port": 1}]})),
-            "toServices: excludes",
-        ),
-        (egress("Drop", json!({"l7Protocols": [{"tls": {}}]})), "l7Protocols: belongs"),
-        (
-            egress("Drop", json!({"protocols": [{"igmp": {}}]})),
-            "protocols: this version does not enforce igmp",
-        ),
-        (egress("Allow", json!({"protocols": [{}]})), "protocols: each is one"),
-        (egress("Allow", json!({"protocols": [{"icmp": {"icmpCode": 1}}]})), "icmpCode: needs"),
-        (egress("Allow", json!({"to": [{"group": "g", "podSelector": {}}]})), "a peer of Pods"),
-        (
-            egress("Allow", json!({"to": [{"namespaces": {"match": "Self"}, "namespaceSelector": {}}]})),
-            "namespaces: excludes",
-        ),
-        (egress("Allow", json!({"to": [{"namespaces": {}}]})), "namespaces: set match or sameLabels"),
-        (egress("Allow", json!({"ports": [{"endPort": 90}]})), "endPort: needs"),
-        (egress("Allow", json!({"ports": [{"sourceEndPort": 90}]})), "sourceEndPort: needs"),
-        (egress("Allow", json!({"from": [{"podSelector": {}}]})), "spec.egress: from belongs to ingress"),
-        (
-            policy(
-                json!([{"podSelector": {}}]),
-                json!({"ingress": [{"action": "Allow", "to": [{"podSelector": {}}]}]}),
-            ),
-            "spec.ingress: to and toServices belong to egress",
-        ),
-        (
-            policy(
-                json!([{"podSelector": {}}]),
-                json!({"ingress": [{"action": "Allow", "appliedTo": [{"podSelector": {}}]}]}),
-            ),
-            "spec.appliedTo: is for the whole policy or for each rule",
-        ),
-        (
-            policy(
-                json!([{"podSelector": {}}]),
-                json!({"ingress": [{"action": "Drop", "from": [{"fqdn": "a.example.com"}]}]}),
-            ),
-            "from: fqdn belongs to egress rules",
-        ),
-        (policy(json!([]), json!({"ingress": [{"action": "Allow"}]})), "spec.appliedTo: say"),
-        (policy(json!([{}]), json!({})), "appliedTo: name a group"),
-        (
-            policy(json!([{"nodeSelector": {}}]), json!({})),
-            "appliedTo: nodeSelector would apply a policy to processes of Nodes (NodeNetworkPolicy)",
-        ),
-        (
-            policy(json!([{"service": {"name": "s", "namespace": "n"}}]), json!({})),
-            "appliedTo: this version applies policies to Pods only",
-        ),
-        (policy(json!([{"group": "g", "podSelector": {}}]), json!({})), "appliedTo: name a group"),
-        (
-            object("Tier", "emergency", json!({"priority": 51})),
-            "spec.priority: that of a Tier which always exists",
-        ),
-        (object("Tier", "mine", json!({"priority": 253})), "spec.priority: belongs to a Tier"),
-        (
-            object("ClusterGroup", "g", json!({"podSelector": {}, "ipBlocks": [{"cidr": "::/0"}]})),
-            "spec: a group is of one kind",
-        ),
-        (
-            object("Group", "g", json!({"serviceReference": {"name": "s"}})),
-            "spec: this version has no groups",
-        ),
-    ];
-    for (case, words) in cases {
-        let message = broken(&case, None);
-        assert!(message.contains(words), "{case} gave {message:?}");
+fn each_rule_refuses_by_its_message_and_names_the_field() {
+    let mut hit = BTreeSet::new();
+    for (case, path, message) in refused() {
+        assert_eq!(errors(&case, None), [(path.to_owned(), message.to_owned())], "{case}");
+        hit.insert(message.to_owned());
     }
     let [old, new] = [10, 11].map(|priority| object("Tier", "mine", json!({"priority": priority})));
-    assert!(broken(&new, Some(&old)).contains("spec.priority: cannot be changed"));
-    assert_eq!(broken(&old, Some(&old)), "");
+    let unchangeable = "spec.priority: cannot be changed; make another Tier";
+    assert_eq!(errors(&new, Some(&old)), [("spec".to_owned(), unchangeable.to_owned())]);
+    assert_eq!(errors(&old, Some(&old)), []);
+    hit.insert(unchangeable.to_owned());
+
+    let mut all = BTreeSet::new();
+    for kind in ["Tier", "ClusterNetworkPolicy", "NetworkPolicy", "ClusterGroup", "Group"] {
+        messages(&schema(kind), &mut all);
+    }
+    assert_eq!(hit, all, "each rule has a case");
 }
 
 #[test]
 fn static_tiers_are_what_the_schema_takes() {
     for (name, priority, description) in antrea_crds::policy::STATIC_TIERS {
         let tier = object("Tier", name, json!({"priority": priority, "description": description}));
-        assert_eq!(broken(&tier, None), "");
+        assert_eq!(errors(&tier, None), []);
     }
 }
 
@@ -199,7 +304,7 @@ fn the_documented_policies_are_accepted() {
     for text in texts {
         for document in text.split("---\n") {
             let object: Value = serde_saphyr::from_str(document).unwrap();
-            assert_eq!(broken(&object, None), "", "{document}");
+            assert_eq!(errors(&object, None), [], "{document}");
             fn round<T: serde::Serialize + serde::de::DeserializeOwned>(spec: &Value) -> Value {
                 serde_json::to_value(serde_json::from_value::<T>(spec.clone()).unwrap()).unwrap()
             }

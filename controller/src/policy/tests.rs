@@ -40,6 +40,7 @@ mod evaluation;
 mod golden;
 mod groups;
 mod native;
+mod refusals;
 mod scope;
 mod selection;
 mod statistics;
