@@ -113,7 +113,7 @@ KERNEL_TESTS=(
 	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
 	established:: handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
 	proxy_all::balancer::the_local proxy_all::policy::what proxy_all::refusal
-	reject:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
+	reject:: replaced:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
 	to_services:: traceflow:: tunnel::
 )
 

@@ -8,6 +8,8 @@ use antrea_tests::lab::{Lab, Pod, eventually};
 use antrea_tests::station::{Arrived, Station};
 use serde_json::{Value, json};
 
+use crate::native::{CLUSTER_POLICIES, put};
+
 /// Restarts take what they take on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -44,15 +46,32 @@ fn orders() -> Vec<[Part; 4]> {
     all
 }
 
+/// Whose policy isolates the pod.
+#[derive(Clone, Copy)]
+enum By {
+    Kubernetes,
+    /// A ClusterNetworkPolicy, which denies by rules of its own: nothing isolates where one is missing.
+    Native,
+}
+
 /// `iso` may talk with `friend` and nobody else, either way.
-fn isolation() -> Value {
+fn isolate(lab: &Lab, by: By) {
     let friend = json!({"podSelector": {"matchLabels": {"app": "friend"}}});
-    json!({
+    if let By::Native = by {
+        let rules = |list: &str| json!([{"action": "Allow", list: [friend]}, {"action": "Drop"}]);
+        let spec = json!({
+            "tier": "securityops", "priority": 5, "appliedTo": [{"podSelector": {"matchLabels": {"app": "iso"}}}],
+            "ingress": rules("from"), "egress": rules("to"),
+        });
+        return put(lab, CLUSTER_POLICIES, None, "isolate", &spec);
+    }
+    let spec = json!({
         "podSelector": {"matchLabels": {"app": "iso"}},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [friend]}],
         "egress": [{"to": [friend]}],
-    })
+    });
+    lab.put_policy("isolate", &spec);
 }
 
 /// A lab with an isolated pod, and pods around it that try to reach it and that it tries to reach.
@@ -70,8 +89,8 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new() -> Self {
-        let mut lab = Lab::start(2, &[]).await;
+    async fn new(by: By) -> Self {
+        let mut lab = Lab::start(2, &[("featureGates", json!({"AntreaPolicy": true}))]).await;
         let mut pod = |index: usize, name: &str| {
             lab.put_pod(index, name, &[("app", name)], None);
             let pod = lab.add_pod(index, name);
@@ -104,7 +123,7 @@ impl Scene {
                 .all(|(pod, other)| full(station, pod) && full(other, iso))
         })
         .await;
-        scene.lab.put_policy("isolate", &isolation());
+        isolate(&scene.lab, by);
         let mut since = Instant::now();
         eventually("the policy is in force", LIMIT, || {
             if scene.take_leaks() != Arrived::default() {
@@ -285,8 +304,17 @@ fn runs() -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_stops_in_whatever_order() {
+    stop_and_start(By::Kubernetes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_stops_in_whatever_order_native() {
+    stop_and_start(By::Native).await;
+}
+
+async fn stop_and_start(by: By) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::new(by).await;
     let all: Vec<([Part; 4], bool)> =
         orders().into_iter().flat_map(|order| [false, true].map(|reverse| (order, reverse))).collect();
     assert_eq!(all.len(), 48);
@@ -348,8 +376,17 @@ async fn whatever_stops_in_whatever_order() {
 /// everything of can be restarted meanwhile. A pod that nobody knows of waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cold_start_without_a_controller() {
+    start_cold(By::Kubernetes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_without_a_controller_native() {
+    start_cold(By::Native).await;
+}
+
+async fn start_cold(by: By) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::new(by).await;
     scene.stop(Part::Controller);
     scene.stop(Part::Agent);
     scene.stop(Part::Ovs);
@@ -376,8 +413,17 @@ async fn a_cold_start_without_a_controller() {
 /// Neither a controller nor a record of what one said: pods that exist stay as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_knowledge_nothing_opens() {
+    forget_everything(By::Kubernetes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_knowledge_nothing_opens_native() {
+    forget_everything(By::Native).await;
+}
+
+async fn forget_everything(by: By) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::new(by).await;
     scene.stop(Part::Controller);
     scene.stop(Part::Agent);
     std::fs::remove_dir_all(scene.lab.nodes[0].dir.join("networkpolicy")).unwrap();
@@ -399,8 +445,17 @@ async fn without_any_knowledge_nothing_opens() {
 /// A controller that is behind: the pod is connected when its policies have arrived, not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_controller_holds_a_new_pod_back() {
+    hold_back(By::Kubernetes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_controller_holds_a_new_pod_back_native() {
+    hold_back(By::Native).await;
+}
+
+async fn hold_back(by: By) {
     let _guard = crate::ONE_AT_A_TIME.lock().await;
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::new(by).await;
     scene.delete_sandbox();
     scene.lab.freeze_controller(true);
     scene.lab.recreate_pod(0, "iso", &[("app", "iso")]);

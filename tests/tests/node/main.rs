@@ -45,6 +45,7 @@ mod proxy_bad_input;
 mod random;
 mod reachability;
 mod reject;
+mod replaced;
 mod restart;
 mod services;
 mod spoofing;
