@@ -89,14 +89,28 @@ image() {
 	echo "$name $archive ${id#sha256:}"
 }
 
+# What agnhost answers TLS with, under the name that it looks for. Nobody verifies it.
+agnhost_certificate() {
+	local folder=$IMAGES/porter
+	if [[ ! -e $folder/localhost.crt ]]; then
+		mkdir -p "$folder"
+		openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 36500 \
+			-keyout "$folder/localhost.key" -out "$folder/localhost.crt.part" 2>/dev/null
+		mv "$folder/localhost.crt.part" "$folder/localhost.crt"
+	fi
+	echo "$folder"
+}
+
 test_images() {
-	local pause agnhost coredns
+	local pause agnhost certificate coredns
 	say 'building the test images'
 	pause=$(context pause)
 	musl-gcc -static -Os -s -Wall -Wextra -o "$pause/pause" "$REPO/build/pause.c"
 	image pause docker.io/antrea/pause:dev "$pause"
 	agnhost=$("$REPO/hack/tools.sh" agnhost)/agnhost
-	image agnhost registry.k8s.io/e2e-test-images/agnhost:2.56 "$(context agnhost "$agnhost")"
+	certificate=$(agnhost_certificate)
+	image agnhost registry.k8s.io/e2e-test-images/agnhost:2.56 \
+		"$(context agnhost "$agnhost" "$certificate"/localhost.{crt,key})"
 	coredns=$("$REPO/hack/tools.sh" coredns)/coredns
 	image coredns docker.io/antrea/coredns:dev "$(context coredns "$coredns")"
 	image toolbox docker.io/antrea/toolbox:dev "$(context toolbox)"

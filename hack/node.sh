@@ -45,8 +45,7 @@ write_kubelet_config() {
 		clusterDNS: [$CLUSTER_DNS]
 		resolvConf: /etc/resolv.conf
 		maxPods: 250
-		# The disk is the host's: how full it is says nothing about the node.
-		localStorageCapacityIsolation: false
+		# The disk is the host's: how full it is says nothing about the node. What Pods write of their own counts all the same.
 		imageGCHighThresholdPercent: 100
 		imageMaximumGCAge: 0s
 		evictionHard:

@@ -44,21 +44,30 @@ exactly() {
 	printf '%s\n' "${texts[@]}" | sed 's/[][().*+?^$|\\]/\\&/g' | paste -sd'|' -
 }
 
+# Specs that began and found that they cannot run here, with what they say of it.
+specs_that_gave_up() {
+	jq -r '.[].SpecReports[] | select(.State == "skipped" and (.Failure.Message // "") != "") |
+		"\(.ContainerHierarchyTexts + [.LeafNodeText] | join(" ")): \(.Failure.Message)"' "$1"
+}
+
 # kubernetes_specs WHAT FOCUS WANTED [OPTION]...: specs of Kubernetes' own suite, of which at least WANTED run, each passing
-# at once.
+# at once, and none gives up: whoever knows that one cannot run leaves it out by its name.
 kubernetes_specs() {
-	local what=$1 focus=$2 wanted=$3 bin log=$STATE/logs/$1.log
+	local what=$1 focus=$2 wanted=$3 bin log=$STATE/logs/$1.log gave_up
 	shift 3
 	bin=$("$REPO/hack/tools.sh" e2e)
 	say "$what specs of Kubernetes: $focus"
-	"$bin/ginkgo" -procs="${SPEC_PROCS:-4}" --no-color --flake-attempts=1 --focus="$focus" "$@" "$bin/e2e.test" -- \
-		--kubeconfig="$KUBECONFIG_PATH" --provider=skeleton >"$log" 2>&1 || {
+	"$bin/ginkgo" -procs="${SPEC_PROCS:-4}" --no-color --flake-attempts=1 --output-dir="$STATE/logs" --json-report="$what.json" \
+		--focus="$focus" "$@" "$bin/e2e.test" -- \
+		--kubeconfig="$KUBECONFIG_PATH" --provider=skeleton --num-nodes="$NODES" >"$log" 2>&1 || {
 		grep -E '\[FAIL|\[TIMEDOUT|Ran [0-9]+ of' "$log" | tail -n 30 >&2
 		fail "$what specs failed; all of their output is in $log"
 	}
 	grep -E '^Ran [0-9]+ of' "$log" >&2
 	# A connection that a policy should have stopped is no flake, however the next attempt ends.
 	! grep -qE '\[FLAK|[1-9][0-9]* Flaked' "$log" || fail "a $what spec did not pass at once; see $log"
+	gave_up=$(specs_that_gave_up "$STATE/logs/$what.json") || fail "the report of the $what specs cannot be read"
+	[[ -z $gave_up ]] || fail "$what specs gave up: $gave_up"
 	(($(specs_that_ran "$log") >= wanted)) || fail "$(specs_that_ran "$log") specs ran, not $wanted"
 	figure "$(specs_that_ran "$log") $what specs passed"
 	ok "$(specs_that_ran "$log") $what specs of Kubernetes"

@@ -76,18 +76,28 @@ services() {
 	proxy_mode "$first"
 }
 
-# Kubernetes' own specs of Services, of what they are made of, and of connectivity. Left out is what needs SCTP sockets, of
-# which most kernels that this runs on have none, and what logs in to nodes by SSH to restart kube-proxy or the API server.
+# Kubernetes' own specs of Services, of what they are made of, and of connectivity.
 SERVICE_SPECS='\[sig-network\] (Services|EndpointSlice|EndpointSliceMirroring|Networking Granular|HostPort|Proxy|Service CIDRs|ServiceCIDR)'
-NO_SERVICE_SPECS='SCTP|\[Disruptive\]'
+# Those that are left out, each with the reason that makes it impossible here.
+declare -A NO_SERVICE_SPECS=(
+	['Services should work after restarting kube-proxy [Disruptive]']='there is no kube-proxy'
+	['Services should work after restarting apiserver [Disruptive]']='the API server is no Pod that a client could delete'
+	['Services should implement NodePort and HealthCheckNodePort correctly when ExternalTrafficPolicy changes']='it takes three nodes'
+	['Networking Granular Checks: Services should function for pod-Service: sctp [Feature:SCTPConnectivity]']='no SCTP sockets'
+	['Networking Granular Checks: Services should function for node-Service: sctp [Feature:SCTPConnectivity]']='it skips itself everywhere (kubernetes/kubernetes#96482)'
+	['Networking Granular Checks: Services should function for endpoint-Service: sctp [Feature:SCTPConnectivity]']='no SCTP sockets'
+	['Networking Granular Checks: Pods should function for intra-pod communication: sctp [LinuxOnly] [Feature:SCTPConnectivity]']='no SCTP sockets'
+	['Networking Granular Checks: Pods should function for node-pod communication: sctp [LinuxOnly] [Feature:SCTPConnectivity]']='it skips itself everywhere (kubernetes/kubernetes#96482)'
+)
 
 service_specs() {
-	local node
+	local node spec
 	# Here the API server is no member of the cluster; where it is, it has a way to pods.
 	for node in $(node_names); do
 		ip route replace "$(kubectl get node "$node" -o jsonpath='{.spec.podCIDR}')" via "$(node_ip "$node")"
 	done
-	kubernetes_specs Services "$SERVICE_SPECS" 85 --skip="$NO_SERVICE_SPECS"
+	for spec in "${!NO_SERVICE_SPECS[@]}"; do note "left out, for ${NO_SERVICE_SPECS[$spec]}: $spec"; done
+	kubernetes_specs Services "$SERVICE_SPECS" 88 --skip="$(exactly "${!NO_SERVICE_SPECS[@]}")"
 	for node in $(node_names); do
 		ip route del "$(kubectl get node "$node" -o jsonpath='{.spec.podCIDR}')" via "$(node_ip "$node")"
 	done
