@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use antrea_crds::Traceflow;
-use antrea_crds::traceflow::{DEFAULT_TIMEOUT, NodeResult, Packet, Phase, Status};
+use antrea_crds::traceflow::{NodeResult, Packet, Phase, Status};
 use antrea_flows::field::Source;
 use antrea_flows::policy::Direction;
 use antrea_flows::{Change, Family, Owner, Table, Trace, Traced, trace, traced, tunnel_mac};
@@ -193,7 +193,6 @@ impl Tracer {
             End::Pod(name) => local(&pods, name).cloned(),
             _ => None,
         };
-        let limit = u64::try_from(trace.spec.timeout.unwrap_or(DEFAULT_TIMEOUT)).unwrap_or_default();
         let mut active = Active {
             uid,
             tag,
@@ -204,7 +203,7 @@ impl Tracer {
             send_at: None,
             write_at: None,
             sent: 0,
-            ends_at: Instant::now() + Duration::from_secs(limit) + GRACE,
+            ends_at: Instant::now() + turns::limit(trace) + GRACE,
             result: known.clone().unwrap_or_default(),
             captured: None,
             seen: BTreeSet::new(),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A watch without a timeout ends after this, plus up to as long again at random: a client that comes
-/// back has healed whatever may have gone wrong.
+/// back has healed whatever may have gone wrong. No client gets more than twice this, whatever it asks for.
 const LIFETIME: Duration = Duration::from_secs(2 * 3600);
 
 /// A watch that is about to be sent.
@@ -65,7 +65,9 @@ impl Watch {
         mut self,
     ) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
         let snapshot = std::mem::take(&mut self.subscription.snapshot);
-        let lifetime = self.timeout.unwrap_or_else(|| LIFETIME + antrea_runtime::backoff::spread(LIFETIME));
+        let at_random = || LIFETIME + antrea_runtime::backoff::spread(LIFETIME);
+        // The clock cannot tell a time as far away as a client may ask for.
+        let lifetime = self.timeout.map_or_else(at_random, |asked| asked.min(2 * LIFETIME));
         let end = tokio::time::Instant::now() + lifetime;
         let begin = (self, Shown::default(), Phase::Snapshot(snapshot.into_iter()));
         futures::stream::unfold(begin, move |(mut watch, mut shown, phase)| async move {

@@ -251,6 +251,17 @@ async fn a_json_watch_is_lines_and_ends_at_its_timeout() {
     assert_eq!(first["object"]["rows"][0]["cells"][0], "a");
 }
 
+/// Longer than any clock can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_for_ever_is_a_watch() {
+    let world = World::new().await;
+    for seconds in [u64::MAX / 2, u64::MAX] {
+        let mut connection = world.agent().await;
+        let mut watch = Watch::open(&mut connection, &format!("&timeoutSeconds={seconds}")).await;
+        assert_eq!(watch.next().await.map(|(kind, _)| kind.as_str()), Some("BOOKMARK"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_hangs_is_cut_off_and_others_are_not() {
     let world = World::new().await;

@@ -1,14 +1,18 @@
 //! Whose turn it is: tags, phases, timeouts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use antrea_crds::traceflow::{DEFAULT_TIMEOUT, Phase, Status, TIMED_OUT, Traceflow};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::observe::is_complete;
 
 /// Tags: values of DSCP that no standard gives a meaning. Upstream's.
 pub const TAGS: [u8; 14] = [7, 11, 15, 19, 23, 27, 31, 35, 39, 43, 47, 51, 55, 59];
+
+/// How long a trace may take, in seconds.
+const LIMITS: (u64, u64) = (1, 300);
 
 /// What has to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,11 +29,17 @@ pub fn tag(trace: &Traceflow) -> Option<u8> {
     u8::try_from(status.dataplane_tag).ok().filter(|tag| (1..64).contains(tag))
 }
 
+/// How long a trace may take, also one that an API server with another definition let ask for more: no clock can tell
+/// a time that far away.
+pub fn limit(trace: &Traceflow) -> Duration {
+    let asked = u64::try_from(trace.spec.timeout.unwrap_or(DEFAULT_TIMEOUT)).unwrap_or_default();
+    Duration::from_secs(asked.clamp(LIMITS.0, LIMITS.1))
+}
+
 /// When a trace that runs has had its time. One that does not say when it began has.
 fn end(trace: &Traceflow, status: &Status) -> Timestamp {
     let begun = status.start_time.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    let limit = SignedDuration::from_secs(trace.spec.timeout.unwrap_or(DEFAULT_TIMEOUT));
-    begun.and_then(|begun| begun.checked_add(limit).ok()).unwrap_or(Timestamp::MIN)
+    begun.and_then(|begun| begun.checked_add(limit(trace)).ok()).unwrap_or(Timestamp::MIN)
 }
 
 /// What is known of a trace that had its time.
@@ -160,6 +170,15 @@ mod tests {
         let begun = plan(&all, 0, at(0));
         write(&mut all, begun);
         assert_eq!(plan(&all, 0, at(1)), Plan { writes: vec![], wake: Some(at(20)) });
+    }
+
+    #[test]
+    fn no_trace_takes_for_ever() {
+        let mut trace = traces(1).remove("t00").unwrap();
+        for (asked, seconds) in [(None, 20), (Some(300), 300), (Some(i64::MAX), 300), (Some(i64::MIN), 1)] {
+            trace.spec.timeout = asked;
+            assert_eq!(limit(&trace), Duration::from_secs(seconds), "{asked:?}");
+        }
     }
 
     #[test]

@@ -34,7 +34,10 @@ impl Policy {
     /// Fills in defaults.
     pub fn new(asked: Option<&RolloutPolicy>) -> Self {
         let asked = asked.cloned().unwrap_or_default();
-        let seconds = |given: Option<i64>, default| SignedDuration::from_secs(given.unwrap_or(default));
+        // No clock can tell the times that an older definition may have let in.
+        let seconds = |given: Option<i64>, default| {
+            SignedDuration::from_secs(given.unwrap_or(default).clamp(0, LONGEST))
+        };
         Self {
             canary: asked.canary.map(|canary| canary.node_selector).unwrap_or_default(),
             max_unavailable: asked.max_unavailable.unwrap_or(Amount::Number(1)),
@@ -56,6 +59,9 @@ impl Policy {
 }
 
 const DAY: i64 = 86_400;
+
+/// Longest time of a policy, in seconds.
+const LONGEST: i64 = 7 * DAY;
 
 fn opens_in(window: &Window, now: Timestamp) -> Option<SignedDuration> {
     // What the API server would not have let in never opens.
@@ -170,6 +176,17 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn times_are_those_that_a_clock_can_tell() {
+        let times = |seconds: i64| {
+            let all =
+                json!({"pauseSeconds": seconds, "minReadySeconds": seconds, "deadlineSeconds": seconds});
+            let policy = policy(all);
+            [policy.pause, policy.min_ready, policy.deadline].map(|time| time.as_secs())
+        };
+        assert_eq!((times(60), times(i64::MAX), times(i64::MIN)), ([60; 3], [LONGEST; 3], [0; 3]));
     }
 
     #[test]
