@@ -20,7 +20,7 @@ use crate::{
     cluster::AgentNode,
     effective::Effective,
     events::Severity,
-    object::{Key, Object, Stage},
+    object::{DEPLOYMENT, Key, Object},
     plan::{self, Class, Plan, Progress, class_of_config},
     preflight::Preflight,
     render::{self, AGENT, CONTROLLER, PREFLIGHT},
@@ -91,20 +91,30 @@ impl Context {
                 continue;
             }
             tracing::info!(object = %change.key, action = %change.action, class = %change.class, drift = change.drift, "applying");
-            let repairs = applier.apply(&item).await?;
+            let before = self.doubt_controller(&change.key);
+            let repairs = applier.apply(&item).await.inspect_err(|_| {
+                if let Some(before) = before {
+                    self.set_controller_updated(before);
+                }
+            })?;
             self.metrics.changes.with_label_values(&[change.key.kind, &change.action.to_string()]).inc();
             self.record_repairs(cr, &change.key, &repairs).await;
-            // What the watches say of it is out of date from here on.
-            if change.stage == Stage::Controller {
-                self.shared.with(|state| {
-                    if let Some(controller) = state.cluster.controller.as_mut() {
-                        controller.updated = false;
-                    }
-                });
-            }
         }
         let rolled = self.roll(cr, config, objects, preflight, going).await?;
         Ok(Outcome { held, controller_updated: self.controller_done(objects), rolled })
+    }
+
+    /// What the watches say of the controller's Deployment is out of date once that is written, and of it alone: no
+    /// event would follow the write of another object to say that it is up to date. Tells what they said.
+    fn doubt_controller(&self, written: &Key) -> Option<bool> {
+        (written.kind == DEPLOYMENT.kind).then(|| self.set_controller_updated(false)).flatten()
+    }
+
+    fn set_controller_updated(&self, updated: bool) -> Option<bool> {
+        self.shared.with(|state| {
+            let controller = state.cluster.controller.as_mut()?;
+            Some(std::mem::replace(&mut controller.updated, updated))
+        })
     }
 
     /// Whether the wanted controller is the one that runs, and it alone; `ready`: and it is ready.
@@ -307,7 +317,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cluster::{Node, Pod as Seen},
+        cluster::{ControllerState, Node, Pod as Seen},
         controller::testing::{Answer, Kube, context, installation},
         effective::{Facts, effective},
         rollout::policy::Policy,
@@ -408,6 +418,50 @@ mod tests {
         assert_eq!(written, [format!("POST {PODS} (dry)")]);
         assert!(rolled.refused.unwrap().contains("exceeded quota: q"));
         assert_eq!(rolled.decision.step, Step::Wait { node: "node1".into(), again: Some(ADMISSION_AGAIN) });
+    }
+
+    /// Whether the controller is known to be up to date after `path`, gone since, was written again with `answer`.
+    async fn updated_after(path: &str, answer: Answer) -> bool {
+        let kube = Kube::default();
+        let (context, cr, config, objects) = world(&kube, &[], "old");
+        let chosen =
+            |object: &&Object| object.name == CONTROLLER && object.kind == &DEPLOYMENT || at(object) == path;
+        let objects: Vec<Object> = objects.iter().filter(chosen).cloned().collect();
+        assert_eq!(objects.iter().filter(|object| object.kind == &DEPLOYMENT).count(), 1);
+        for object in &objects {
+            kube.on(&at(object), Answer::Ok(object.body.clone()));
+        }
+        kube.on(&format!("GET {path}"), Answer::Fail(404, "not found"));
+        kube.on(&format!("PATCH {path}"), answer);
+        let revision = revision_of(&objects, CONTROLLER).unwrap().to_owned();
+        let controller = ControllerState { revision, updated: true, ready: true };
+        context.shared.with(|state| state.cluster.controller = Some(controller));
+        let outcome = context.converge(&cr, &config, &objects, false, None, &going()).await;
+        let written = kube.written().into_iter().filter(|(what, _)| *what == format!("PATCH {path}"));
+        assert_eq!((written.count(), outcome.map_or(0, |outcome| outcome.held.len())), (1, 0));
+        context.controller_is(&objects, false)
+    }
+
+    fn at(object: &Object) -> String {
+        let kind = object.kind;
+        let namespace = if kind.namespaced { "namespaces/kube-system/" } else { "" };
+        format!("/apis/{}/{}/{namespace}{}/{}", kind.group, kind.version, kind.plural, object.name)
+    }
+
+    /// No event says of the Deployment what a write of something else made doubtful.
+    #[tokio::test]
+    async fn only_a_written_deployment_is_waited_for() {
+        let webhooks =
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/crdmutator.antrea.io";
+        let deployment = "/apis/apps/v1/namespaces/kube-system/deployments/antrea-controller";
+        let written = |kind, name| {
+            let version = if kind == "Deployment" { "apps/v1" } else { "admissionregistration.k8s.io/v1" };
+            Answer::Ok(json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}}))
+        };
+        let repaired = written("MutatingWebhookConfiguration", "crdmutator.antrea.io");
+        assert!(updated_after(webhooks, repaired).await);
+        assert!(!updated_after(deployment, written("Deployment", "antrea-controller")).await);
+        assert!(updated_after(deployment, Answer::Fail(422, "no")).await, "nothing was written");
     }
 
     /// A server that cannot say has not said yes.

@@ -39,7 +39,8 @@ struct Script {
 }
 
 impl Kube {
-    /// Says what is answered from now on to requests for `path`, whatever their method.
+    /// Says what is answered from now on to requests for `path`: whatever their method, or as "METHOD path" to those
+    /// of one.
     pub(crate) fn on(&self, path: &str, answer: Answer) {
         self.0.lock().unwrap().answers.insert(path.to_owned(), answer);
     }
@@ -70,10 +71,12 @@ async fn answer(State(kube): State<Kube>, request: Request) -> Response {
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let mut script = kube.0.lock().unwrap();
     script.requests.push((parts.method.to_string(), parts.uri.to_string(), body));
-    let (code, body) = match script.answers.get(parts.uri.path()) {
+    let path = parts.uri.path();
+    let exact = script.answers.get(&format!("{} {path}", parts.method));
+    let (code, body) = match exact.or_else(|| script.answers.get(path)) {
         Some(Answer::Ok(body)) => (200, body.clone()),
         Some(Answer::Fail(code, message)) => (*code, failure(*code, message)),
-        None if parts.uri.path() == "/apis" => (200, json!({"kind": "APIGroupList", "groups": []})),
+        None if path == "/apis" => (200, json!({"kind": "APIGroupList", "groups": []})),
         None => (404, failure(404, "not found")),
     };
     Response::builder().status(code).body(Body::from(body.to_string())).unwrap()
