@@ -203,6 +203,8 @@ pub struct Cluster {
     pub preflight_pods: BTreeMap<String, Pod>,
     /// Pods that clean Nodes, by name.
     pub cleanup_pods: BTreeMap<String, Pod>,
+    /// When such Pods were last asked for.
+    pub cleaning_since: Option<Timestamp>,
     /// What Nodes can do, as their agents told.
     pub capabilities: BTreeMap<String, Capabilities>,
     /// MTU of Pods, as agents found it, by Node.

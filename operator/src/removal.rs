@@ -15,7 +15,8 @@ use crate::{
     render::CLEANUP,
 };
 
-/// Pods are waited for this long after the request to delete, or after the last that got anywhere.
+/// Pods are waited for this long after the request to delete, after it was first seen, after they were asked for, or
+/// after the last that got anywhere.
 pub const LIMIT: SignedDuration = SignedDuration::from_secs(120);
 
 /// Nodes that are named in a message.
@@ -161,7 +162,9 @@ pub fn reachable<'a>(cluster: &Cluster, pods: impl IntoIterator<Item = &'a Pod>)
 
 /// Whether Pods have been waited for for too long.
 pub fn is_overdue(cluster: &Cluster, asked: Timestamp, now: Timestamp) -> bool {
-    let last = cluster.cleanup_pods.values().map(|pod| pod.since).fold(asked, Timestamp::max);
+    // What was asked for while nobody looked, or is asked for late, has its time all the same.
+    let begun = asked.max(cluster.started).max(cluster.cleaning_since.unwrap_or(asked));
+    let last = cluster.cleanup_pods.values().map(|pod| pod.since).fold(begun, Timestamp::max);
     now.duration_since(last) > LIMIT
 }
 

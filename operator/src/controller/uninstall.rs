@@ -158,6 +158,8 @@ impl Context {
             tracing::info!(object = %planned.change.key, "cleaning Nodes");
             applier.apply(&planned).await?;
         }
+        // The watches tell of its Pods later than of the DaemonSet itself.
+        self.shared.with(|state| state.cluster.cleaning_since = Some(Timestamp::now()));
         Ok(())
     }
 
@@ -214,8 +216,15 @@ fn told(
 
 #[cfg(test)]
 mod tests {
+    use antrea_crds::AntreaInstallationSpec;
+    use k8s_openapi::jiff::SignedDuration;
+
     use super::*;
-    use crate::controller::testing::{Answer, Kube, context, installation};
+    use crate::{
+        cluster::Node,
+        controller::testing::{Answer, Kube, context, installation},
+        effective::Facts,
+    };
 
     const CR: &str = "/apis/operator.antrea.io/v1alpha1/antreainstallations/default";
     const CRD: &str =
@@ -269,6 +278,49 @@ mod tests {
             );
             assert!(finalizers.is_empty());
         }
+    }
+
+    /// Agents may take all of their time to end, and an operator may have been away: Nodes are cleaned all the same.
+    #[tokio::test]
+    async fn cleaning_that_begins_late_has_its_time() {
+        let config = crate::effective::effective(
+            &AntreaInstallationSpec::default(),
+            &Facts { default_version: "v1.0.0".into(), ..Facts::default() },
+        );
+        let mut cr = installation(json!({}));
+        cr.metadata.finalizers = Some(vec![FINALIZER.into(), CLEAN_FINALIZER.into()]);
+        let asked = Timestamp::now() - SignedDuration::from_secs(200);
+        cr.metadata.deletion_timestamp = Some(Time(asked));
+        let status = json!({"computed": config.unwrap().to_spec()});
+        cr.status = Some(serde_json::from_value(status).unwrap());
+        let kube = Kube::default();
+        kube.on(CR, Answer::Ok(serde_json::to_value(&cr).unwrap()));
+        kube.on(&format!("{CR}/status"), Answer::Ok(serde_json::to_value(&cr).unwrap()));
+        let cleaner = Key { kind: "DaemonSet", namespace: NAMESPACE.into(), name: render::CLEANUP.into() };
+        let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{}", render::CLEANUP);
+        let made =
+            json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": render::CLEANUP}});
+        kube.on(&format!("PATCH {path}"), Answer::Ok(made));
+        let context = context(&kube);
+        context.shared.with(|state| {
+            state.cluster.started = asked;
+            let node = Node {
+                labels: [("kubernetes.io/os".to_owned(), "linux".to_owned())].into(),
+                taints: Vec::new(),
+                reachable: true,
+                pod_cidrs: Vec::new(),
+                addresses: Vec::new(),
+                created: Timestamp::UNIX_EPOCH,
+            };
+            state.cluster.nodes.insert("a".into(), node);
+        });
+        context.uninstall(&cr).await.unwrap();
+        // The watch knows the DaemonSet, and no Pod of it yet.
+        context.shared.with(|state| state.owned.insert(cleaner, String::new()));
+        context.uninstall(&cr).await.unwrap();
+        let written: Vec<String> = kube.written().into_iter().map(|(what, _)| what).collect();
+        assert_eq!(written[0], format!("PATCH {path}"), "{written:?}");
+        assert!(!written.contains(&format!("PATCH {CR}")), "a finalizer is gone: {written:?}");
     }
 
     /// Without an answer nothing is decided.

@@ -167,6 +167,10 @@ fn time_counts_from_the_last_that_got_anywhere() {
     assert!(!is_overdue(&none, at(0), at(120)) && is_overdue(&none, at(0), at(121)));
     let some = cluster(&[], &[pod("a", true, 100, None)]);
     assert!(!is_overdue(&some, at(0), at(220)) && is_overdue(&some, at(0), at(221)));
+    let late = Cluster { started: at(100), ..cluster(&[], &[]) };
+    assert!(!is_overdue(&late, at(0), at(220)) && is_overdue(&late, at(0), at(221)), "nobody looked");
+    let begun = Cluster { cleaning_since: Some(at(100)), ..cluster(&[], &[]) };
+    assert!(!is_overdue(&begun, at(0), at(220)) && is_overdue(&begun, at(0), at(221)));
 }
 
 #[test]
