@@ -1,7 +1,6 @@
 //! How often somebody may be wrong.
 
 use std::{
-    borrow::Borrow,
     collections::HashMap,
     hash::Hash,
     time::{Duration, Instant},
@@ -63,11 +62,7 @@ impl<K: Eq + Hash> Budget<K> {
     }
 
     /// Gives a guess back, for it was right.
-    pub(crate) fn give_back<Q>(&self, who: &Q)
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
+    pub(crate) fn give_back(&self, who: &K) {
         if let Some(bucket) = self.0.lock().get_mut(who) {
             bucket.left = (bucket.left + 1).min(BURST);
         }

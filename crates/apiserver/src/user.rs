@@ -24,6 +24,11 @@ impl User {
         if self.name != account {
             return None;
         }
+        self.node()
+    }
+
+    /// The node that is named with the user.
+    pub(crate) fn node(&self) -> Option<&str> {
         self.extra.get(NODE)?.first().map(String::as_str)
     }
 }
