@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, header};
@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     budget::Budget,
+    cache::TtlCache,
     questions::{Key, Questions},
     request::percent_decode,
     review::Reviewer,
@@ -31,13 +32,35 @@ use crate::{
 /// Group that may do everything in every Kubernetes API server.
 const MASTERS: &str = "system:masters";
 
+/// How long it is remembered that a token was good: as long as an agent uses one.
+const GOOD_FOR: Duration = Duration::from_secs(3600);
+/// Such tokens that are remembered.
+const GOOD: usize = 32_768;
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Origin {
+    address: IpAddr,
+    /// Whether an earlier request on the connection was allowed.
+    known: bool,
+}
+
+impl Origin {
+    pub(crate) fn new(address: IpAddr, known: bool) -> Self {
+        Self { address: share(address), known }
+    }
+}
+
 /// Decides who asks and whether they may.
 pub struct Auth {
     reviewer: Arc<dyn Reviewer>,
     tokens: Arc<Questions<Option<User>>>,
     access: Arc<Questions<Result<(), String>>>,
-    /// By address: nobody knows who sends a token that is none.
-    wrong_tokens: Budget<IpAddr>,
+    /// By address: nobody knows who sends a token that is none. Behind the address of a node there are its agent and,
+    /// by masquerade, its pods; what comes on a connection that has proved something is counted apart.
+    wrong_tokens: Budget<Origin>,
+    /// Tokens that were good lately are no guesses. This lets nobody in: they are asked about like all others.
+    good_tokens: TtlCache<Key, ()>,
     /// By user, for those whom the front proxy speaks for share its address, and by node, for the agents of all nodes
     /// are one user.
     denials: Budget<(String, String)>,
@@ -53,6 +76,7 @@ impl Auth {
             tokens: Questions::new(Option::is_some),
             access: Questions::new(Result::is_ok),
             wrong_tokens: Budget::default(),
+            good_tokens: TtlCache::new(GOOD, GOOD_FOR),
             denials: Budget::default(),
             local: None,
         }
@@ -65,15 +89,15 @@ impl Auth {
         self
     }
 
-    /// The user behind a request from `address`.
+    /// The user behind a request from `origin`.
     ///
     /// # Errors
-    /// 401 when nothing proves a user, 429 when the address sent too many tokens that are none, 503 when the API
+    /// 401 when nothing proves a user, 429 when it sent too many tokens that are none, 503 when the API
     /// server cannot be asked about a token.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         peer: &Proven,
-        address: IpAddr,
+        origin: Origin,
         headers: &HeaderMap,
     ) -> Result<User, Failure> {
         if let Some(trust) = &peer.front_proxy
@@ -95,15 +119,15 @@ impl Auth {
         }
         let answer = match self.tokens.known(&key) {
             Some(answer) => answer,
-            None => self.review(key, token, address).await?,
+            None => self.review(key, token, origin).await?,
         };
         answer.map(with_authenticated).ok_or_else(|| Failure::unauthorized("Unauthorized"))
     }
 
     /// Asks about a token. One that is none costs the address that sent it.
-    async fn review(&self, key: Key, token: &str, address: IpAddr) -> Result<Option<User>, Failure> {
-        let address = share(address);
-        if !self.wrong_tokens.take(address, Instant::now()) {
+    async fn review(&self, key: Key, token: &str, origin: Origin) -> Result<Option<User>, Failure> {
+        let guess = self.good_tokens.get(&key).is_none();
+        if guess && !self.wrong_tokens.take(origin, Instant::now()) {
             return Err(Failure::too_many_requests("too many invalid tokens"));
         }
         let (reviewer, token) = (Arc::clone(&self.reviewer), token.to_owned());
@@ -114,8 +138,11 @@ impl Auth {
             })
         };
         let answer = self.tokens.ask(key, question).await;
-        if !matches!(answer, Ok(None)) {
-            self.wrong_tokens.give_back(&address);
+        if guess && !matches!(answer, Ok(None)) {
+            self.wrong_tokens.give_back(&origin);
+        }
+        if matches!(answer, Ok(Some(_))) {
+            self.good_tokens.insert(key, ());
         }
         answer
     }

@@ -15,7 +15,7 @@ use axum::{
 use http::{Extensions, HeaderMap};
 
 use crate::{
-    auth::Auth,
+    auth::{Auth, Origin},
     impersonate::impersonated,
     metrics::ServerMetrics,
     request::ResourceRequest,
@@ -60,7 +60,8 @@ async fn identify(auth: &Auth, extensions: &Extensions, headers: &HeaderMap) -> 
     let peer = extensions.get::<Proven>().cloned().unwrap_or_default();
     let address = extensions.get::<SocketAddr>();
     let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), SocketAddr::ip);
-    let user = auth.authenticate(&peer, address, headers).await?;
+    let known = extensions.get::<Session>().is_some_and(Session::is_known);
+    let user = auth.authenticate(&peer, Origin::new(address, known), headers).await?;
     impersonated(auth, user, headers).await
 }
 

@@ -35,9 +35,14 @@ pub(crate) struct Questions<V> {
 
 impl<V: Clone + Send + Sync + 'static> Questions<V> {
     pub(crate) fn new(is_good: fn(&V) -> bool) -> Arc<Self> {
+        Self::kept_for(TTL, is_good)
+    }
+
+    /// As [`Self::new`], with answers that are used for `ttl`.
+    pub(crate) fn kept_for(ttl: Duration, is_good: fn(&V) -> bool) -> Arc<Self> {
         Arc::new(Self {
-            good: TtlCache::new(CAPACITY, TTL),
-            bad: TtlCache::new(CAPACITY, TTL),
+            good: TtlCache::new(CAPACITY, ttl),
+            bad: TtlCache::new(CAPACITY, ttl),
             is_good,
             open: Mutex::default(),
             slots: Semaphore::new(AT_ONCE),

@@ -72,6 +72,11 @@ impl Session {
         }
     }
 
+    /// Whether a request was allowed.
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.state.lock().known
+    }
+
     /// A request is being answered until the guard is dropped. None if too many are for a connection that proved nothing.
     pub(crate) fn request(&self) -> Option<Answering> {
         let mut state = self.0.state.lock();

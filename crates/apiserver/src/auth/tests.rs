@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use super::*;
 use crate::review;
 
-const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const HERE: Origin = Origin { address: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), known: false };
 
 #[derive(Default)]
 struct Fake {
@@ -90,7 +90,11 @@ async fn floods_of_bad_tokens_cost_little_and_nobody_else() {
         async move {
             let mut headers = HeaderMap::new();
             headers.insert("authorization", format!("Bearer bad-{number}").parse().unwrap());
-            auth.authenticate(&Proven::default(), address, &headers).await.unwrap_err().code.as_u16()
+            auth.authenticate(&Proven::default(), Origin::new(address, false), &headers)
+                .await
+                .unwrap_err()
+                .code
+                .as_u16()
         }
     };
     let begin = Instant::now();
@@ -110,6 +114,37 @@ async fn floods_of_bad_tokens_cost_little_and_nobody_else() {
         auth.authenticate(&Proven::default(), HERE, &good).await.unwrap();
         assert_eq!(fake.tokens.load(Ordering::Relaxed), before, "it was known");
     }
+}
+
+/// An agent shares its node's address with the node's pods, and its token with nobody.
+#[tokio::test]
+async fn floods_of_bad_tokens_do_not_lock_out_who_shares_the_address() {
+    let fake = Arc::new(Fake::default());
+    // Answers are forgotten at once.
+    let tokens = Questions::kept_for(Duration::ZERO, Option::is_some);
+    let auth = Auth { tokens, ..Auth::new(fake.clone()) };
+    let send = async |origin: Origin, token: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        auth.authenticate(&Proven::default(), origin, &headers).await.map_err(|refused| refused.code)
+    };
+    let node = IpAddr::from([10, 0, 0, 1]);
+    let [stranger, agent] = [false, true].map(|known| Origin::new(node, known));
+    send(stranger, "good").await.unwrap();
+    // Until none is left, though one comes back from time to time.
+    let exhaust = async |origin: Origin| {
+        let mut number = 0;
+        while send(origin, &format!("bad-{number}")).await != Err(http::StatusCode::TOO_MANY_REQUESTS) {
+            number += 1;
+        }
+    };
+    exhaust(stranger).await;
+    let asked = fake.tokens.load(Ordering::Relaxed);
+    send(stranger, "good").await.unwrap();
+    assert_eq!(fake.tokens.load(Ordering::Relaxed), asked + 1, "it is asked about all the same");
+    // A token that is new comes on the connection that the old one has opened.
+    assert_eq!(send(agent, "bad").await, Err(http::StatusCode::UNAUTHORIZED));
+    exhaust(agent).await;
 }
 
 /// The agents of all nodes are one user.
