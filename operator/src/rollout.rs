@@ -73,6 +73,8 @@ pub struct Rollout<'a> {
     pub taken: &'a BTreeSet<String>,
     /// Agents that have worked.
     pub proven: &'a Proven,
+    /// The Node on which the change has failed, as the status has it: that outlasts `proven`.
+    pub failed_on: Option<&'a str>,
     /// Whether a Node has the images of the wanted revision.
     pub has_images: &'a dyn Fn(&AgentNode) -> bool,
     /// Position of a Node in the order of waves, if its turn has come.
@@ -158,7 +160,8 @@ impl Rollout<'_> {
             let began = since(&node.name).filter(|_| taken.contains(&node.name) && self.is_touched(node));
             began.is_some_and(|began| self.now.duration_since(began) >= deadline)
         };
-        let ceased = |node: &&AgentNode| self.has_ceased(node) && node.failing(self.now, deadline).is_some();
+        let for_long = |node: &AgentNode| node.failing(self.now, deadline).is_some();
+        let ceased = |node: &&AgentNode| self.has_ceased(node) && (for_long(node) || self.has_failed(node));
         let probed = |node: &&AgentNode| {
             let judged = taken.contains(&node.name) && self.works(node);
             judged && matches!((self.probed)(node), Verdict::Failed { settled: true, .. })
@@ -217,7 +220,13 @@ impl Rollout<'_> {
     /// Whether an agent has worked at the wanted revision and does not any more.
     fn has_ceased(&self, node: &AgentNode) -> bool {
         let proven = node.pod.as_ref().is_some_and(|pod| self.proven.get(&node.name) == Some(&pod.uid));
-        node.reachable && proven && node.is_updated(self.revision) && !node.is_ready()
+        let worked = proven || self.has_failed(node);
+        node.reachable && worked && node.is_updated(self.revision) && !node.is_ready()
+    }
+
+    /// Whether the change is known to have failed on a Node.
+    fn has_failed(&self, node: &AgentNode) -> bool {
+        self.failed_on == Some(node.name.as_str())
     }
 
     /// Whether an agent does not work that may have worked a moment ago.

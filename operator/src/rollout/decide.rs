@@ -85,6 +85,7 @@ pub fn decide(input: &Input<'_>) -> Decision {
         revision: input.revision,
         taken: input.taken,
         proven: input.proven,
+        failed_on: record.failed.as_ref().filter(|_| !input.back).map(|failed| failed.node.as_str()),
         has_images: input.has_images,
         turn: &|_| None,
         probed: &probed,

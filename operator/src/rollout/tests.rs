@@ -61,6 +61,7 @@ fn rollout<'a>(
         revision: "2",
         taken,
         proven,
+        failed_on: None,
         has_images,
         turn: &|_| Some(0),
         probed: &|_| Verdict::Unasked,

@@ -82,6 +82,7 @@ impl World {
             revision: self.revision,
             taken: &self.taken,
             proven: &Proven::new(),
+            failed_on: None,
             has_images: &|_| true,
             turn: &|_| Some(0),
             probed: &|_| Verdict::Unasked,

@@ -469,3 +469,29 @@ fn nothing_begins_outside_of_the_window() {
     story.run(86_400);
     assert_eq!(story.versions(), [("v2.0.0".to_owned(), 3)].into(), "the next day");
 }
+
+/// An operator that starts anew does not know that the agent has worked, but that the change has failed.
+#[test]
+fn a_failure_that_came_late_outlasts_the_operator() {
+    let mut story = Story::new(10, json!({"autoRollback": false, "deadlineSeconds": 60}));
+    story.act();
+    story.ask(upgrade);
+    while story.replaced.len() < 3 {
+        story.run(1);
+    }
+    let (first, _) = story.replaced[0];
+    let name = story.nodes[first].name.clone();
+    story.down[first] = i64::MAX;
+    story.nodes[first] = agent_since(&name, "v2.0.0", false, story.now);
+    story.run(100);
+    let failed = format!("v2.0.0 failed on {name}");
+    assert_eq!(story.told.last(), Some(&failed));
+    let replaced = story.replaced.len();
+    story.proven.clear();
+    story.since = story.now;
+    story.run(600);
+    assert_eq!((story.replaced.len(), story.told.last()), (replaced, Some(&failed)));
+    story.down[first] = 0;
+    story.run(200);
+    assert_eq!(story.told.last().map(String::as_str), Some("v2.0.0 everywhere"), "it works again");
+}
