@@ -361,13 +361,14 @@ impl Context {
     }
 }
 
-/// While paused, what is in effect is what was before.
+/// While paused, what is in effect is what was before; so it is when nothing can be computed.
 fn computed_in_effect(
     paused: bool,
     computed: Option<AntreaInstallationSpec>,
     previous: Option<&AntreaInstallationSpec>,
 ) -> Option<AntreaInstallationSpec> {
-    if paused { previous.cloned().or(computed) } else { computed }
+    let previous = || previous.cloned();
+    if paused { previous().or(computed) } else { computed.or_else(previous) }
 }
 
 fn wait_of(step: Option<&Step>) -> Option<SignedDuration> {
@@ -456,6 +457,19 @@ mod tests {
         let status = &written[0].1["status"];
         assert_eq!(status["message"], "list ServiceCIDRs: etcd is away");
         assert_eq!(status["computed"]["version"], "v1.0.0", "what was in effect is");
+    }
+
+    #[test]
+    fn what_was_in_effect_is_not_forgotten() {
+        let spec = |version: &str| AntreaInstallationSpec {
+            version: Some(version.to_owned()),
+            ..AntreaInstallationSpec::default()
+        };
+        let (old, new) = (spec("v1.0.0"), spec("v2.0.0"));
+        assert_eq!(computed_in_effect(false, Some(new.clone()), Some(&old)), Some(new.clone()));
+        assert_eq!(computed_in_effect(false, None, Some(&old)), Some(old.clone()), "it cannot be told");
+        assert_eq!(computed_in_effect(true, Some(new), Some(&old)), Some(old));
+        assert_eq!(computed_in_effect(false, None, None), None);
     }
 
     #[test]

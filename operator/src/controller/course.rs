@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster::{AgentNode, Trouble},
-    effective::{Effective, Facts, effective},
+    effective::{ConfigError, Effective, Facts, effective},
     object::Object,
     plan::{Class, Direction, Plan, class_of_config},
     render::{self, AGENT, CONTROLLER, PREFLIGHT},
@@ -77,16 +77,28 @@ impl Context {
             Course::Make => None,
             Course::Wait(waiting) => {
                 going.waiting = Some(waiting);
-                last.and_then(of_status)
+                last.map(of_status)
             }
             Course::Back(stable) => {
                 going.back = true;
-                of_status(&stable)
+                Some(of_status(&stable))
             }
         };
         let held = match &going.waiting {
             Some(Waiting::Acknowledgement(held)) => Some(held.clone()),
             _ => None,
+        };
+        let other = match other.transpose() {
+            Ok(other) => other,
+            // Neither can it be kept in effect, nor is what is not to be in effect made instead.
+            Err(error) => {
+                let message = format!("this operator cannot keep what is in effect: {error}");
+                found.config = None;
+                found.refused = Some(Trouble::new("InvalidConfiguration", message));
+                going.record.held = held;
+                going.asked = Some(config);
+                return going;
+            }
         };
         let version = status.and_then(|status| status.version.as_deref());
         let in_effect = other.as_ref().unwrap_or(&config).to_spec();
@@ -100,9 +112,9 @@ impl Context {
 
     /// Whether Pods restart for a configuration.
     fn restarts(&self, config: &Effective, last: Option<&AntreaInstallationSpec>, wanted: &Wanted) -> bool {
-        let Some(last) = last.filter(|last| **last != config.to_spec()).and_then(of_status) else {
-            return false;
-        };
+        let Some(last) = last.filter(|last| **last != config.to_spec()) else { return false };
+        // What cannot be told any more is taken for another.
+        let Ok(last) = of_status(last) else { return true };
         let revisions = |config: &Effective| {
             let objects = render::objects(config, &wanted.around);
             [CONTROLLER, AGENT].map(|name| revision_of(&objects, name).map(str::to_owned))
@@ -164,8 +176,8 @@ impl Context {
 }
 
 /// A configuration that was in effect before. It is complete: it needs no facts.
-fn of_status(spec: &AntreaInstallationSpec) -> Option<Effective> {
-    effective(spec, &Facts::default()).ok()
+fn of_status(spec: &AntreaInstallationSpec) -> Result<Effective, ConfigError> {
+    effective(spec, &Facts::default())
 }
 
 #[cfg(test)]
@@ -258,6 +270,29 @@ mod tests {
         let fresh = installation(json!({"trafficEncapMode": "NoEncap"}));
         let mut now = wanted(&fresh.spec);
         assert!(context(&kube).course(&fresh, &mut now).waiting.is_none());
+    }
+
+    /// An operator of another version may refuse what is in effect: what waits, or was taken back, is not made instead.
+    #[tokio::test]
+    async fn what_is_in_effect_and_cannot_be_told_is_not_replaced_by_what_is_to_wait() {
+        let kube = Kube::default();
+        let mut cr = asked(json!({"version": "v1.0.0", "trafficEncapMode": "NoEncap"}));
+        let computed = cr.status.as_mut().unwrap().computed.as_mut().unwrap();
+        computed.feature_gates.insert("NoSuchGate".into(), true);
+        let mut now = wanted(&cr.spec);
+        let going = context(&kube).course(&cr, &mut now);
+        let now = now.unwrap();
+        assert!(now.config.is_none() && going.asked.is_some());
+        let why = now.refused.unwrap().message;
+        assert!(why.contains("cannot keep what is in effect") && why.contains("NoSuchGate"), "{why}");
+        assert_eq!(going.record.held.unwrap().generation, 1, "it can be acknowledged");
+        // A window holds what may restart Pods.
+        let hour = (Timestamp::now().as_second().div_euclid(3600) + 2).rem_euclid(24);
+        let window = json!({"start": format!("{hour:02}:00"), "end": format!("{hour:02}:30")});
+        cr.spec =
+            serde_json::from_value(json!({"version": "v1.0.0", "rollout": {"window": window}})).unwrap();
+        let mut now = wanted(&cr.spec);
+        assert!(context(&kube).course(&cr, &mut now).waiting.is_some() && now.unwrap().config.is_none());
     }
 
     /// Of a change that restarts nothing nobody has to wait for the window.

@@ -158,6 +158,18 @@ pub(super) fn last_good(cr: &AntreaInstallation) -> Option<Effective> {
     effective(last, &Facts::default()).ok()
 }
 
+/// What Nodes are cleaned by; none if nothing was ever in effect. Where this operator refuses what was, it is as much of
+/// it as can be used: which Nodes, and by which images, or at least all of them by those of today.
+pub(super) fn to_clean(cr: &AntreaInstallation, facts: &Facts) -> Option<Effective> {
+    let last = cr.status.as_ref()?.computed.as_deref()?;
+    let (version, images, agent) = (last.version.clone(), last.images.clone(), last.agent.clone());
+    let agents = AntreaInstallationSpec { version, images, agent, ..AntreaInstallationSpec::default() };
+    let none = Facts::default();
+    let default = AntreaInstallationSpec::default();
+    let known = [(last, &none), (&agents, &none), (&default, facts)];
+    known.into_iter().find_map(|(spec, facts)| effective(spec, facts).ok())
+}
+
 /// Whether what agents say of their Nodes is known; `pending`: why it is not listed, as far as that is known,
 /// `agents`: whether there are any. Before their definition is applied nobody can list it.
 fn infos(pending: Option<&str>, agents: bool, age: SignedDuration) -> Infos {
@@ -290,6 +302,20 @@ mod tests {
     }
 
     /// What agents say decides whether the next one may go: silence is not consent.
+    #[test]
+    fn nodes_are_cleaned_by_what_can_be_used_of_what_was_in_effect() {
+        let facts = Facts { default_version: "v9.0.0".into(), ..Facts::default() };
+        let version = |computed: Value| {
+            let mut cr = installation(json!({}));
+            cr.status = Some(serde_json::from_value(json!({"computed": computed})).unwrap());
+            to_clean(&cr, &facts).map(|config| config.version)
+        };
+        assert_eq!(version(json!({"version": "v1.0.0"})).as_deref(), Some("v1.0.0"));
+        let refused = json!({"version": "v1.0.0", "featureGates": {"NoSuchGate": true}});
+        assert_eq!(version(refused).as_deref(), Some("v1.0.0"), "this operator knows no such gate");
+        assert_eq!(version(Value::Null), None, "there never was anything");
+    }
+
     #[test]
     fn agents_are_heard_before_anything_is_decided() {
         let (soon, late) = (SignedDuration::from_secs(1), SignedDuration::from_secs(11));

@@ -20,7 +20,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Context, Error, api_error, facts::last_good};
+use super::{Context, Error, api_error, facts::to_clean};
 use crate::{
     NAMESPACE,
     api::CONTROLLER_CA,
@@ -74,7 +74,7 @@ impl Context {
         }
         // Without a configuration that ever was in effect there is nothing on any Node. What the spec says by now
         // does not matter, nor what else is known of the cluster.
-        let config = last_good(cr);
+        let config = to_clean(cr, &self.settings.facts);
         let step = self.shared.with(|state| {
             let cluster = &state.cluster;
             let owned: Vec<Key> = state.owned.keys().cloned().collect();
