@@ -74,6 +74,35 @@ async fn what_is_deleted_still_says_what_it_was() {
     }
 }
 
+/// The same of a native policy, which has no namespace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_policy_that_is_deleted_still_says_what_it_was() {
+    let inputs = Inputs::shop().await;
+    let policies = start::<crate::policy::native::ClusterPolicy>(
+        &inputs.hub,
+        &inputs.ready,
+        &inputs.problems,
+        &mistakes().0,
+    );
+    let guard = json!({
+        "metadata": { "name": "guard", "uid": "uid-guard", "generation": 4, "resourceVersion": "1" },
+        "spec": {
+            "priority": 7,
+            "appliedTo": [{ "podSelector": { "matchLabels": { "app": "web" } } }],
+            "ingress": [{ "action": "Drop" }],
+        },
+    });
+    list(&policies, vec![watched(guard)]);
+    until(|| inputs.ready.is_ready()).await;
+    let mut watch = storage::watch(&inputs.hub, POLICY, Some("n1"));
+    list(&policies, vec![]);
+
+    let parts =
+        [field(1, "AntreaClusterNetworkPolicy"), field(2, ""), field(3, "guard"), field(4, "uid-guard")];
+    let policy = [metadata("uid-guard", "uid-guard", 4), field(6, parts.concat())].concat();
+    assert_eq!(next(&mut watch, EventType::Deleted).await, event("DELETED", "NetworkPolicy", &policy));
+}
+
 /// The same for a node that does not need a policy any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_needs_no_more_still_says_what_it_was() {
