@@ -80,7 +80,7 @@ pub fn routes(
         .route("/agentinfo", get(agent_info).with_state(state.clone()))
         .route("/podinterfaces", get(pod_interfaces).with_state(state.clone()))
         .route("/packetcaptures", get(packet_capture).with_state(state.captures.clone()))
-        .merge(traffic::routes(state.network.clone()))
+        .merge(traffic::routes(state.network.clone(), &state.ovs_run_dir))
         .merge(bridge::routes(state.network.clone(), state.ovs_run_dir.clone()))
         .merge(hostpath::routes(state.network.clone(), &state.ovs_run_dir))
         .merge(policies::routes(state.record.clone()));

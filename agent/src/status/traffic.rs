@@ -1,6 +1,9 @@
 //! `/traffic`: what passes the bridge and what it drops, for `antctl top`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use antrea_api::agent::{PodTraffic, TableDrops, Traffic};
 use antrea_flows::{Pipeline, Table};
@@ -10,7 +13,10 @@ use axum::routing::get;
 use axum::{Json, Router};
 use openflow::multipart::{FlowEntry, FlowFilter, PortStats};
 use openflow::{Action, PortNo};
+use tokio::sync::Semaphore;
 
+use self::busiest::busiest;
+use crate::ovs::bridge::Datapath;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::server::NetworkState;
 use crate::status::bridge::unanswered;
@@ -19,14 +25,31 @@ use crate::status::bridge::unanswered;
 const RULES: [Table; 4] =
     [Table::AntreaPolicyEgressRule, Table::EgressRule, Table::AntreaPolicyIngressRule, Table::IngressRule];
 
-/// The route.
-pub(super) fn routes(network: NetworkState) -> Router {
-    Router::new().route("/traffic", get(traffic)).with_state(network)
+mod busiest;
+
+/// How long a question waits for others to be answered: while it tells of the datapath's flows, ovs-vswitchd does nothing
+/// else.
+const TURN: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+struct Shared {
+    network: NetworkState,
+    ovs_run_dir: Arc<Path>,
+    turn: Arc<Semaphore>,
 }
 
-async fn traffic(State(network): State<NetworkState>) -> Result<Json<Traffic>, Failure> {
-    let network = network.borrow().clone();
+/// The route.
+pub(super) fn routes(network: NetworkState, ovs_run_dir: &Path) -> Router {
+    let turn = Arc::new(Semaphore::new(1));
+    let shared = Shared { network, ovs_run_dir: ovs_run_dir.into(), turn };
+    Router::new().route("/traffic", get(traffic)).with_state(shared)
+}
+
+async fn traffic(State(shared): State<Shared>) -> Result<Json<Traffic>, Failure> {
+    let network = shared.network.borrow().clone();
     let network = network.ok_or_else(|| Failure::unavailable("the node's network is not up yet"))?;
+    let busy = || Failure::unavailable("others ask what passes: try again");
+    let _turn = tokio::time::timeout(TURN, shared.turn.acquire()).await.map_err(|_| busy())?;
     let session = network.dataplane.session();
     let ports = session.port_stats().await.map_err(unanswered)?;
     let pipeline = &network.dataplane.network().pipeline;
@@ -35,7 +58,14 @@ async fn traffic(State(network): State<NetworkState>) -> Result<Json<Traffic>, F
         let filter = FlowFilter { table: pipeline.number(*table), ..FlowFilter::all() };
         flows.extend(session.flows(filter).await.map_err(unanswered)?);
     }
-    Ok(Json(Traffic { pods: pods(&network.interfaces(), &ports), drops: drops(pipeline, &flows) }))
+    let interfaces = network.interfaces();
+    let datapath = if network.userspace { Datapath::Userspace } else { Datapath::System };
+    let busiest = busiest(&shared.ovs_run_dir, datapath, &interfaces).await;
+    Ok(Json(Traffic {
+        pods: pods(&interfaces, &ports),
+        drops: drops(pipeline, &flows),
+        flows: busiest.map_err(|error| Failure::unavailable(format!("Open vSwitch: {error}")))?,
+    }))
 }
 
 /// What a port receives, its pod has sent.

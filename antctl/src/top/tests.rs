@@ -14,6 +14,8 @@ async fn lab() -> Lab {
             let n = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Json(json!({
                 "pods": [{"namespace": "shop", "name": "web", "sentPackets": n, "sentBytes": 1000 * n}],
+                "flows": [{"id": "f", "from": "shop/web", "to": "192.0.2.1", "protocol": "TCP", "port": 443,
+                           "packets": n, "bytes": 500 * n}],
                 "drops": [{"table": "SpoofGuard", "packets": 5, "bytes": 300}],
             }))
         }),
@@ -39,11 +41,15 @@ async fn once_where_nobody_watches() {
     let lab = lab().await;
     let text = lab.run("top -i 200ms").await;
     let tables: Vec<&str> = text.split("\n\n").collect();
-    assert_eq!(tables.len(), 3, "{text}");
+    assert_eq!(tables.len(), 4, "{text}");
+    assert!(
+        tables[1].lines().nth(1).unwrap().starts_with("shop/web   192.0.2.1   TCP 443   n1     "),
+        "{text}"
+    );
     assert!(tables[0].lines().nth(1).unwrap().starts_with("shop/web   n1     "), "{text}");
-    let row: Vec<&str> = tables[1].lines().nth(1).unwrap().split_whitespace().collect();
+    let row: Vec<&str> = tables[2].lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row, ["NetworkPolicy", "shop/db", "0", "120", "2", "1"]);
-    let row = tables[2].lines().nth(1).unwrap();
+    let row = tables[3].lines().nth(1).unwrap();
     assert!(row.starts_with("forged source   SpoofGuard   n1     0       5"), "{row}");
     let json: serde_json::Value =
         serde_json::from_str(&lab.run("top -i 200ms -o json --node n1").await).unwrap();

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use antrea_api::agent::Traffic;
+use antrea_api::agent::{BUSIEST, FlowTraffic, Traffic};
 use serde_json::{Value, json};
 
 use crate::cli::Format;
@@ -46,12 +46,34 @@ pub(super) struct Sample {
     at: BTreeMap<String, Instant>,
     /// By Node and Pod.
     pods: BTreeMap<(String, String), Ways>,
+    /// By Node and Open vSwitch's name of them.
+    flows: BTreeMap<(String, String), (Ends, Counters)>,
     /// By Node and table, or the cause that is no table.
     drops: BTreeMap<(String, String), Counters>,
     pub(super) policies: BTreeMap<String, Counters>,
     pub(super) policies_at: Option<Instant>,
     /// Who did not answer, and why.
     pub(super) silent: BTreeMap<String, String>,
+}
+
+/// Between whom a flow of the datapath is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Ends {
+    from: String,
+    to: String,
+    /// With the port, where the flow looks at it.
+    service: String,
+}
+
+impl Ends {
+    fn of(flow: &FlowTraffic) -> Self {
+        let any = |text: &str| if text.is_empty() { "any" } else { text }.to_owned();
+        let service = match flow.port {
+            Some(port) => format!("{} {port}", any(&flow.protocol)),
+            None => any(&flow.protocol),
+        };
+        Self { from: flow.from.clone(), to: any(&flow.to), service }
+    }
 }
 
 /// Drops of Pods' links rather than of a table.
@@ -70,6 +92,10 @@ impl Sample {
             };
             self.pods.insert((node.to_owned(), format!("{}/{}", pod.namespace, pod.name)), ways);
             lost += pod.dropped_packets;
+        }
+        for flow in &traffic.flows {
+            let key = (node.to_owned(), flow.id.clone());
+            self.flows.insert(key, (Ends::of(flow), counters(flow.packets, flow.bytes)));
         }
         for drop in &traffic.drops {
             self.drops.insert((node.to_owned(), drop.table.clone()), counters(drop.packets, drop.bytes));
@@ -107,6 +133,14 @@ struct PodRow {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+struct FlowRow {
+    ends: Ends,
+    node: String,
+    /// Octets and packets each second.
+    rate: [f64; 2],
+}
+
+#[derive(Debug, Clone, PartialEq)]
 struct PolicyRow {
     policy: String,
     /// Octets each second since the first look: agents tell once a minute.
@@ -127,6 +161,7 @@ struct DropRow {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct View {
     pods: Vec<PodRow>,
+    flows: Vec<FlowRow>,
     policies: Vec<PolicyRow>,
     drops: Vec<DropRow>,
     silent: BTreeMap<String, String>,
@@ -140,6 +175,34 @@ fn seconds(from: Option<&Instant>, to: Option<&Instant>) -> Option<f64> {
 #[allow(clippy::cast_precision_loss, reason = "rates are shown with three digits")]
 fn rate(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds
+}
+
+/// What went between the same ends by the datapath's flows.
+fn flows(before: &Sample, now: &Sample) -> Vec<FlowRow> {
+    let mut rates: BTreeMap<(&String, &Ends), [f64; 2]> = BTreeMap::new();
+    let told_before = |node: &String| before.flows.keys().filter(|(of, _)| of == node).count();
+    for (key @ (node, _), (ends, counters)) in &now.flows {
+        let Some(elapsed) = seconds(before.at.get(node), now.at.get(node)) else { continue };
+        let known = match before.flows.get(key) {
+            Some((_, counters)) => *counters,
+            // New, and has done all of it since.
+            None if told_before(node) < BUSIEST => Counters::default(),
+            // Or one that was none of the busiest before.
+            None => continue,
+        };
+        let came = counters.since(known);
+        let [bytes, packets] = rates.entry((node, ends)).or_default();
+        *bytes += rate(came.bytes, elapsed);
+        *packets += rate(came.packets, elapsed);
+    }
+    let row = |((node, ends), rate): ((&String, &Ends), _)| FlowRow {
+        ends: ends.clone(),
+        node: node.clone(),
+        rate,
+    };
+    let mut rows: Vec<FlowRow> = rates.into_iter().filter(|(_, rate)| rate[1] > 0.0).map(row).collect();
+    rows.sort_by(|a, b| b.rate[0].total_cmp(&a.rate[0]));
+    rows
 }
 
 impl View {
@@ -162,6 +225,7 @@ impl View {
                 received: rates(ways.received, known.received),
             });
         }
+        view.flows = flows(before, now);
         for ((node, table), counters) in &now.drops {
             let Some(elapsed) = elapsed(node) else { continue };
             let known = before.drops.get(&(node.clone(), table.clone())).copied().unwrap_or_default();
@@ -199,6 +263,10 @@ impl View {
                 short(row.received[1]),
             ]
         });
+        let flows = self.flows.iter().take(rows).map(|row| {
+            let Ends { from, to, service } = row.ends.clone();
+            vec![from, to, service, row.node.clone(), short(row.rate[0]), short(row.rate[1])]
+        });
         let policies = self.policies.iter().take(rows).map(|row| {
             let Counters { packets, bytes, sessions } = row.total;
             let [packets, bytes, sessions] = [packets, bytes, sessions].map(|n| short(rate(n, 1.0)));
@@ -213,6 +281,7 @@ impl View {
                 &["POD", "NODE", "SENT-B/s", "SENT-PKT/s", "RECEIVED-B/s", "RECEIVED-PKT/s"],
                 pods.collect(),
             )?,
+            table(&["FROM", "TO", "SERVICE", "NODE", "B/s", "PKT/s"], flows.collect())?,
             table(&["POLICY", "B/s", "BYTES", "PACKETS", "SESSIONS"], policies.collect())?,
             table(&["DROPPED", "TABLE", "NODE", "PKT/s", "PACKETS"], drops.collect())?,
         ];
@@ -229,6 +298,11 @@ impl View {
         let pods = self.pods.iter().take(rows).map(|row| {
             json!({"pod": row.pod, "node": row.node, "sent": way(row.sent), "received": way(row.received)})
         });
+        let flows = self.flows.iter().take(rows).map(|row| {
+            let Ends { from, to, service } = &row.ends;
+            json!({"from": from, "to": to, "service": service, "node": row.node,
+                   "bytesPerSecond": row.rate[0], "packetsPerSecond": row.rate[1]})
+        });
         let policies = self.policies.iter().take(rows).map(|row| {
             json!({"policy": row.policy, "bytesPerSecond": row.rate, "bytes": row.total.bytes,
                    "packets": row.total.packets, "sessions": row.total.sessions})
@@ -238,7 +312,7 @@ impl View {
                    "packetsPerSecond": row.rate, "packets": row.total})
         });
         json!({
-            "pods": pods.collect::<Vec<_>>(), "policies": policies.collect::<Vec<_>>(),
+            "pods": pods.collect::<Vec<_>>(), "flows": flows.collect::<Vec<_>>(), "policies": policies.collect::<Vec<_>>(),
             "drops": drops.collect::<Vec<_>>(), "notAsked": self.silent,
         })
     }

@@ -16,6 +16,8 @@ pub struct Traffic {
     pub pods: Vec<PodTraffic>,
     /// What tables of the bridge drop.
     pub drops: Vec<TableDrops>,
+    /// The datapath's flows that most went through, the busiest first.
+    pub flows: Vec<FlowTraffic>,
 }
 
 /// Counters of a pod's port, as the pod sees them.
@@ -30,6 +32,27 @@ pub struct PodTraffic {
     pub received_bytes: u64,
     /// Packets that its link dropped, either way.
     pub dropped_packets: u64,
+}
+
+/// Flows that a [`Traffic`] has at most.
+pub const BUSIEST: usize = 128;
+
+/// Counters of a flow of the datapath since it has it: it forgets what nobody sends for ten seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FlowTraffic {
+    /// Open vSwitch's name of it. Another flow between the same ends has another one.
+    pub id: String,
+    /// A pod as `namespace/name`, an address, a subnet or a port of the bridge.
+    pub from: String,
+    /// The same; empty where the flow does not look at it.
+    pub to: String,
+    /// TCP, UDP, SCTP, ICMP or a number; empty where the flow does not look at it.
+    pub protocol: String,
+    /// That it goes to, where the flow looks at it.
+    pub port: Option<u16>,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 /// Counters of a table's flows that drop.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use antrea_api::agent::{PodTraffic, TableDrops};
+use antrea_api::agent::{FlowTraffic, PodTraffic, TableDrops};
 
 use super::*;
 
@@ -20,6 +20,19 @@ fn drop_of(table: &str, packets: u64) -> TableDrops {
     TableDrops { table: table.into(), packets, bytes: 100 * packets }
 }
 
+fn flow(id: &str, from: &str, to: &str, service: (&str, Option<u16>), bytes: u64) -> FlowTraffic {
+    let (protocol, port) = (service.0.to_owned(), service.1);
+    FlowTraffic {
+        id: id.into(),
+        from: from.into(),
+        to: to.into(),
+        protocol,
+        port,
+        packets: bytes / 1000,
+        bytes,
+    }
+}
+
 fn policy(sample: &mut Sample, name: &str, bytes: u64, at: Instant) {
     sample.policies.insert(name.into(), Counters { packets: bytes / 1000, bytes, sessions: 3 });
     sample.policies_at = Some(at);
@@ -30,7 +43,7 @@ fn samples() -> [Sample; 3] {
     let begin = Instant::now();
     let later = |seconds| begin + Duration::from_secs(seconds);
     let mut all = [Sample::default(), Sample::default(), Sample::default()];
-    let traffic = |pods: Vec<PodTraffic>, drops: Vec<TableDrops>| Traffic { pods, drops };
+    let traffic = |pods: Vec<PodTraffic>, drops: Vec<TableDrops>| Traffic { pods, drops, flows: Vec::new() };
     for (sample, (at, bytes)) in all.iter_mut().zip([(0, 5_000), (2, 5_000), (4, 45_000)]) {
         policy(sample, "NetworkPolicy shop/db", bytes, later(at));
         policy(sample, "ClusterNetworkPolicy deny", 90_000, later(at));
@@ -66,6 +79,20 @@ fn samples() -> [Sample; 3] {
         later(4),
         &traffic(vec![pod("db", (1, 60), (2_469_136, 3_000_000_000))], vec![drop_of("L3Forwarding", 9)]),
     );
+    let (https, web) = (("TCP", Some(443)), "shop/web");
+    let told = [
+        vec![flow("a", web, "192.0.2.7", https, 10_000), flow("gone", web, "", ("UDP", None), 9_000)],
+        // The second way between the same ends is new, and the last is idle.
+        vec![
+            flow("a", web, "192.0.2.7", https, 30_000),
+            flow("b", web, "192.0.2.7", https, 4_000),
+            flow("c", "antrea-gw0", web, ("", None), 50_000),
+            flow("idle", web, "shop/db", https, 0),
+        ],
+    ];
+    for (sample, (flows, at)) in all[1..].iter_mut().zip(told.into_iter().zip([2, 4])) {
+        sample.take("n1", later(at), &Traffic { flows, ..Traffic::default() });
+    }
     all[2].silent.insert("n3".into(), "no answer within 30s".into());
     all
 }
@@ -80,6 +107,10 @@ shop/db      n2     30         0.50         1.50G          1.23M
 shop/web     n1     100k       50           1.00k          25
 shop/again   n1     2.00k      5            0              0
 shop/idle    n1     0          0            0              0
+
+FROM         TO          SERVICE   NODE   B/s     PKT/s
+antrea-gw0   shop/web    any       n1     25.0k   25
+shop/web     192.0.2.7   TCP 443   n1     12.0k   12
 
 POLICY                      B/s     BYTES   PACKETS   SESSIONS
 NetworkPolicy shop/db       10.0k   45.0k   45        3
@@ -101,8 +132,28 @@ n3          no answer within 30s
     let value = view.json(1);
     assert_eq!(value["pods"].as_array().map(Vec::len), Some(1));
     assert_eq!(value["pods"][0]["sent"], json!({"bytesPerSecond": 30.0, "packetsPerSecond": 0.5}));
+    let flow = json!({"from": "antrea-gw0", "to": "shop/web", "service": "any", "node": "n1",
+                      "bytesPerSecond": 25_000.0, "packetsPerSecond": 25.0});
+    assert_eq!(value["flows"], json!([flow]));
     assert_eq!(value["drops"][0]["packetsPerSecond"], 15.0);
     assert_eq!(value["notAsked"]["n3"], "no answer within 30s");
+}
+
+/// Whoever rises among the busiest did not do all at once.
+#[test]
+fn a_flow_that_was_not_told_before_is_known_from_then_on() {
+    let begin = Instant::now();
+    let sample = |seconds: u64, flows: Vec<FlowTraffic>| {
+        let mut sample = Sample::default();
+        sample.take("n1", begin + Duration::from_secs(seconds), &Traffic { flows, ..Traffic::default() });
+        sample
+    };
+    let full = |n: usize| flow(&n.to_string(), "a", "b", ("TCP", None), 1000);
+    let before = sample(0, (0..BUSIEST).map(full).collect());
+    let risen = sample(1, vec![flow("risen", "c", "d", ("TCP", None), 1_000_000)]);
+    let later = sample(2, vec![flow("risen", "c", "d", ("TCP", None), 1_002_000)]);
+    assert_eq!(View::between(&before, &before, &risen).flows, []);
+    assert_eq!(View::between(&before, &risen, &later).flows[0].rate, [2000.0, 2.0]);
 }
 
 #[test]
