@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use antrea_flows::policy::{self as model, Frontend, Targets};
 use antrea_flows::{Change, Entry, Network, Owner, ServiceBackend};
-use antrea_proxy::{Drained, Here, Name, Protocol, Reached, Served, Services};
+use antrea_proxy::{Drained, Here, Name, Protocol, Reached, Served, Services, Way};
 use futures::{FutureExt, Stream, StreamExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use ovs::of::OfError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,9 @@ const MOST_SETTLING: usize = 16;
 const RETRY: Duration = Duration::from_secs(2);
 
 type Events<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
+
+/// Datagrams' ways to endpoints that are gone, by Service.
+type Stale = Vec<(Name, Vec<Way>)>;
 
 /// Objects that a list under way has not shown.
 #[derive(Debug, Default)]
@@ -83,7 +87,7 @@ pub struct Follower {
     slice_events: Events<TolerantSlice>,
     refused: BTreeSet<Name>,
     /// Datagrams' ways that are forgotten once more when the datapath goes by the flows.
-    settling: JoinSet<()>,
+    settling: JoinSet<Stale>,
     /// Policy knows of all Services.
     policy_knows: bool,
     /// Where there is no kube-proxy.
@@ -374,35 +378,45 @@ impl Follower {
         }
         self.reporter.update(|facts| facts.services = health);
         self.metrics.synced(start.elapsed(), self.families, self.known.totals(), self.refused.len());
-        if !stale.is_empty() {
-            let stale: Vec<(SocketAddr, SocketAddr)> = stale
-                .into_iter()
-                .map(|(frontend, endpoint)| (SocketAddr::new(frontend.ip, frontend.port), endpoint))
-                .collect();
-            forget(&self.bridge.connections, &stale).await;
-            while let Some(ended) = if self.settling.len() < MOST_SETTLING {
-                self.settling.try_join_next()
-            } else {
-                self.settling.join_next().await
-            } {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "ways of datagrams were not forgotten once more");
-                }
+        self.forget(stale).await;
+    }
+
+    /// Has nobody go ways that are no more. Those of Services that the bridge did not take are gone only when it does.
+    async fn forget(&mut self, mut stale: Stale) {
+        while let Some(ended) = self.settling.try_join_next() {
+            match ended {
+                Ok(stale) => stale.iter().for_each(|(name, ways)| self.known.forgotten(name, ways)),
+                Err(error) => tracing::error!(%error, "ways of datagrams were not forgotten once more"),
             }
-            // A datagram that meets the datapath as it was goes the old way again, and so do all that follow it.
-            let Bridge { connections, settled, .. } = self.bridge.clone();
-            self.settling.spawn(async move {
-                settled.wait().await;
-                forget(&connections, &stale).await;
-            });
         }
+        stale.retain(|(name, _)| !self.refused.contains(name));
+        if stale.is_empty() {
+            return;
+        }
+        if self.settling.len() >= MOST_SETTLING {
+            // They are told again with their Services.
+            return self.refused.extend(stale.into_iter().map(|(name, _)| name));
+        }
+        let _ = forget(&self.bridge.connections, &stale).await;
+        // A datagram that meets the datapath as it was goes the old way again, and so do all that follow it.
+        let Bridge { connections, settled, .. } = self.bridge.clone();
+        self.settling.spawn(async move {
+            settled.wait().await;
+            while let Err(error) = forget(&connections, &stale).await {
+                tracing::debug!(%error, "connections of UDP to endpoints that are gone are not forgotten yet");
+                tokio::time::sleep(RETRY).await;
+                settled.wait().await;
+            }
+            stale
+        });
     }
 }
 
-async fn forget(connections: &Connections, stale: &[(SocketAddr, SocketAddr)]) {
-    if let Err(error) = connections.forget_datagrams(stale).await {
-        tracing::warn!(%error, "connections of UDP to endpoints that are gone stay until they time out");
-    }
+async fn forget(connections: &Connections, stale: &Stale) -> Result<(), OfError> {
+    let ways = stale.iter().flat_map(|(_, ways)| ways);
+    let ways: Vec<(SocketAddr, SocketAddr)> =
+        ways.map(|(frontend, endpoint)| (SocketAddr::new(frontend.ip, frontend.port), *endpoint)).collect();
+    connections.forget_datagrams(&ways).await
 }
 
 fn services(client: &Client) -> Events<TolerantService> {
@@ -467,3 +481,6 @@ fn entries(network: &Network, served: &Served) -> Vec<Entry> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

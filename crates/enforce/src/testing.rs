@@ -136,6 +136,15 @@ pub fn network() -> Network {
 
 /// The pipeline of a node without a tunnel port.
 pub fn network_of(encap_mode: EncapMode) -> Network {
+    network_with(encap_mode, false)
+}
+
+/// The pipeline of a node whose bridge serves Services.
+pub fn serving_network() -> Network {
+    network_with(EncapMode::NoEncap, true)
+}
+
+fn network_with(encap_mode: EncapMode, services: bool) -> Network {
     let config = NodeConfig {
         datapath: Datapath::Kernel,
         encap_mode,
@@ -148,7 +157,7 @@ pub fn network_of(encap_mode: EncapMode) -> Network {
         pod_cidrs: vec!["10.0.0.0/16".parse().unwrap()],
         service_cidrs: Vec::new(),
         antrea_policy: true,
-        services: false,
+        services,
         serves_all: false,
         metered: false,
     };

@@ -18,24 +18,33 @@ pub struct Drained {
     pub services: Vec<(Name, Served)>,
     /// All that is wrong with these Services.
     pub problems: Vec<Problem>,
-    /// Ways of UDP that are no more. Nobody closes a connection of UDP: who translates has to forget these.
-    pub stale: Vec<(Frontend, SocketAddr)>,
+    /// Ways of UDP of these Services that are no more. Nobody closes a connection of UDP: who translates has to forget
+    /// these, and they are told again with the Service until [`Services::forgotten`] says so.
+    pub stale: Vec<(Name, Vec<Way>)>,
 }
 
-/// Pairs of frontend and endpoint that were served and are not.
-fn stale(before: &[Backend], now: &[Backend], stale: &mut Vec<(Frontend, SocketAddr)>) {
+/// From where to which endpoint.
+pub type Way = (Frontend, SocketAddr);
+
+/// Ways of a Service that wait to be forgotten. Of more, datagrams go to endpoints that are gone until the ways time out.
+const MOST_STALE: usize = 10_000;
+
+/// Takes in what was served and is not, and leaves out what is served again.
+fn note_stale(before: &[Backend], now: &[Backend], stale: &mut BTreeSet<Way>) {
     let mut served: HashMap<Frontend, Vec<&[SocketAddr]>, RandomState> = HashMap::default();
     for backend in now {
         backend.all().for_each(|frontend| served.entry(*frontend).or_default().push(&backend.endpoints));
     }
-    for backend in before {
-        for frontend in backend.all() {
-            let left = served.get(frontend).map(Vec::as_slice).unwrap_or_default();
-            let is_left = |endpoint: &SocketAddr| left.iter().any(|all| all.binary_search(endpoint).is_ok());
-            let gone = backend.endpoints.iter().filter(|endpoint| !is_left(endpoint));
-            stale.extend(gone.map(|endpoint| (*frontend, *endpoint)));
-        }
-    }
+    let is_served = |(frontend, endpoint): &Way| {
+        let all = served.get(frontend).map(Vec::as_slice).unwrap_or_default();
+        all.iter().any(|all| all.binary_search(endpoint).is_ok())
+    };
+    stale.retain(|way| !is_served(way));
+    let ways = before.iter().flat_map(|backend| {
+        backend.all().flat_map(|frontend| backend.endpoints.iter().map(|endpoint| (*frontend, *endpoint)))
+    });
+    let room = MOST_STALE.saturating_sub(stale.len());
+    stale.extend(ways.filter(|way| !is_served(way)).take(room));
 }
 
 /// A Service's right to a frontend: the least has it.
@@ -49,6 +58,8 @@ struct Entry {
     reached: Reached,
     /// What it was last served with over UDP.
     udp: Vec<Backend>,
+    /// What of that is no more and not known to be forgotten.
+    stale: BTreeSet<Way>,
     /// Ports and endpoints that it was last served with, of IPv4 and of IPv6.
     counts: [[usize; 2]; 2],
 }
@@ -151,7 +162,10 @@ impl Services {
             if let Some(entry) = self.entries.get_mut(&name) {
                 let udp: Vec<Backend> =
                     served.backends.iter().filter(|backend| backend.is_udp()).cloned().collect();
-                stale(&entry.udp, &udp, &mut drained.stale);
+                note_stale(&entry.udp, &udp, &mut entry.stale);
+                if !entry.stale.is_empty() {
+                    drained.stale.push((name.clone(), entry.stale.iter().copied().collect()));
+                }
                 entry.udp = udp;
                 entry.counts = served.counts();
                 let before = std::mem::replace(&mut entry.reached, served.reached.clone());
@@ -169,6 +183,14 @@ impl Services {
     /// Tells of a Service again, as where what was made of it was not taken.
     pub fn again(&mut self, name: &Name) {
         self.dirty.insert(name.clone());
+    }
+
+    /// Nobody goes these ways of a Service any more.
+    pub fn forgotten(&mut self, name: &Name, ways: &[Way]) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.stale.retain(|way| !ways.contains(way));
+        }
+        self.forget_if_empty(name);
     }
 
     /// Ports and endpoints that are served, of IPv4 and of IPv6.
@@ -197,7 +219,9 @@ impl Services {
     }
 
     fn forget_if_empty(&mut self, name: &Name) {
-        let empty = |e: &Entry| e.service.is_none() && e.slices.is_empty() && e.reached.is_empty();
+        let empty = |e: &Entry| {
+            e.service.is_none() && e.slices.is_empty() && e.reached.is_empty() && e.stale.is_empty()
+        };
         if self.entries.get(name).is_some_and(empty) {
             self.entries.remove(name);
         }

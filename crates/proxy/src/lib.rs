@@ -22,7 +22,7 @@ pub mod k8s;
 mod model;
 mod serve;
 
-pub use index::{Drained, Services};
+pub use index::{Drained, Services, Way};
 pub use model::{
     Address, Endpoint, Frontend, Here, Hint, Name, Own, Port, Problem, Protocol, Service, Slice, SlicePort,
 };

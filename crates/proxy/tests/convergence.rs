@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use antrea_proxy::{
@@ -209,9 +210,11 @@ proptest! {
                     }
                 }
             }
-            for (name, now) in services.drain().services {
+            let drained = services.drain();
+            for (name, now) in drained.services {
                 served.insert(name.to_string(), now);
             }
+            drained.stale.iter().for_each(|(name, ways)| services.forgotten(name, ways));
             prop_assert_eq!(by_frontend(&served), expected(&objects));
             prop_assert_eq!(reached(&served), held(&objects));
             for (name, reached) in services.reached() {
@@ -230,7 +233,9 @@ proptest! {
         for (name, slice) in objects.1.keys() {
             services.set_slice(name, slice, None);
         }
-        prop_assert!(services.drain().services.iter().all(|(_, served)| served.backends.is_empty()));
+        let drained = services.drain();
+        prop_assert!(drained.services.iter().all(|(_, served)| served.backends.is_empty()));
+        drained.stale.iter().for_each(|(name, ways)| services.forgotten(name, ways));
         prop_assert_eq!(services.names().count(), 0);
     }
 }
@@ -283,6 +288,51 @@ fn a_frontend_that_two_services_claim_is_the_older_ones() {
     let drained = services.drain();
     assert_eq!(frontends(&drained, "b/young"), ["10.96.0.1", "10.96.0.2"]);
     assert!(drained.problems.is_empty());
+}
+
+/// Whoever translates may not be able to, and is told again until he has.
+#[test]
+fn ways_of_datagrams_are_told_until_they_are_forgotten() {
+    let mut services = Services::new();
+    let mut dns = web(0, &["10.96.0.1"]);
+    dns.ports = [Port { name: "".into(), protocol: Protocol::Udp, port: 53, node_port: 0 }].into();
+    let of = |count| {
+        let mut pods = pods(count);
+        pods.ports = [SlicePort { name: "".into(), protocol: Protocol::Udp, port: 53 }].into();
+        Some(pods)
+    };
+    let name: Arc<str> = "default/dns".into();
+    let stale = |services: &mut Services| -> Vec<String> {
+        let drained = services.drain();
+        assert!(drained.stale.iter().all(|(of, _)| *of == name));
+        drained
+            .stale
+            .iter()
+            .flat_map(|(_, ways)| ways)
+            .map(|(_, endpoint)| endpoint.ip().to_string())
+            .collect()
+    };
+    services.set_service(&name, Some(dns));
+    services.set_slice(&name, "s", of(3));
+    assert!(stale(&mut services).is_empty());
+    services.set_slice(&name, "s", of(1));
+    assert_eq!(stale(&mut services), ["10.244.0.1", "10.244.0.2"]);
+    services.again(&name);
+    assert_eq!(stale(&mut services), ["10.244.0.1", "10.244.0.2"]);
+    // One is served again, and the other is forgotten.
+    services.set_slice(&name, "s", of(2));
+    let left = services.drain().stale;
+    assert_eq!(left[0].1.len(), 1);
+    services.forgotten(&name, &left[0].1);
+    services.again(&name);
+    assert!(stale(&mut services).is_empty());
+    // So it is with all of a Service that is gone.
+    services.set_service(&name, None);
+    services.set_slice(&name, "s", None);
+    let gone = services.drain().stale;
+    assert_eq!((gone[0].1.len(), services.names().count()), (2, 1));
+    services.forgotten(&name, &gone[0].1);
+    assert_eq!(services.names().count(), 0);
 }
 
 #[test]
