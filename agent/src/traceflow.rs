@@ -12,6 +12,7 @@
 
 mod ends;
 mod follow;
+mod site;
 mod status;
 
 pub use follow::Tracer;

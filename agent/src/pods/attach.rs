@@ -469,7 +469,7 @@ fn result_of(node: &NodeNetwork, interface: &PodInterface) -> CniResult {
 }
 
 #[cfg(test)]
-mod rollback_tests;
+pub(crate) mod rollback_tests;
 #[cfg(test)]
 mod tests {
     use super::*;

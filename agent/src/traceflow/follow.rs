@@ -7,34 +7,29 @@ use std::time::{Duration, SystemTime};
 
 use antrea_crds::Traceflow;
 use antrea_crds::traceflow::{NodeResult, Packet, Phase, Status};
-use antrea_flows::field::Source;
-use antrea_flows::policy::Direction;
-use antrea_flows::{Change, Family, Owner, Table, Trace, Traced, trace, traced, tunnel_mac};
-use antrea_packet::{self as packet, Headers};
+use antrea_flows::{Change, Owner, Trace, trace, traced};
+use antrea_packet as packet;
 use antrea_runtime::client::describe_watch;
 use antrea_runtime::tolerant::{Events, watch_all};
-use antrea_traceflow::observe::{self, RECEIVER, SENDER, Surroundings};
+use antrea_traceflow::observe::{self, RECEIVER, SENDER};
 use antrea_traceflow::request::{End, Request};
 use antrea_traceflow::turns;
 use futures::StreamExt;
 use kube::runtime::watcher::Event;
 use kube::{Api, Client, ResourceExt};
-use netcfg::MacAddr;
-use openflow::{Action, Field, Match, PacketIn2, PacketOut, PortNo};
+use openflow::{Action, Match, PacketIn2, PacketOut, PortNo};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ends::{addresses, local};
+use super::ends::local;
+use super::site::Site;
 use super::status::update;
 use crate::dataplane::{DataplaneError, Subscriber};
 use crate::peers::watch::Nodes;
 use crate::pods::interfaces::PodInterface;
 use crate::pods::network::NodeNetwork;
-use crate::policy::{PolicyHandle, Question};
-
-/// What other nodes get to install their flows before the packet is sent, where it may come to one.
-const OTHERS: Duration = Duration::from_millis(400);
+use crate::policy::PolicyHandle;
 
 /// The packet is sent again after these, while its end is not known: a node may have been later, or have started anew.
 const AGAIN: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
@@ -42,41 +37,35 @@ const AGAIN: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(4), Du
 /// What a packet of a trace meets in this time is written together: it may come back from the host.
 const GATHER: Duration = Duration::from_millis(30);
 
+/// Pause before flows that the bridge did not take, or did not let go, are tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// How long after its time the flows of a trace stay that nobody ends.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A trace that runs.
 #[derive(Debug)]
-struct Active {
-    uid: String,
-    tag: u8,
-    request: Request,
+pub(super) struct Active {
+    pub(super) uid: String,
+    pub(super) tag: u8,
+    pub(super) request: Request,
     /// The pod that the packet comes from, if it is here.
-    source: Option<PodInterface>,
+    pub(super) source: Option<PodInterface>,
     /// What of real traffic gets the tag here.
-    mark: Vec<Match>,
+    pub(super) mark: Vec<Match>,
     /// The packet to send.
-    frame: Option<Vec<u8>>,
+    pub(super) frame: Option<Vec<u8>>,
     /// Where it goes when it is sent.
-    asked: Option<IpAddr>,
-    send_at: Option<Instant>,
+    pub(super) asked: Option<IpAddr>,
+    pub(super) send_at: Option<Instant>,
     /// When what was seen is written.
-    write_at: Option<Instant>,
-    sent: usize,
-    ends_at: Instant,
-    result: NodeResult,
-    captured: Option<Packet>,
+    pub(super) write_at: Option<Instant>,
+    pub(super) sent: usize,
+    pub(super) ends_at: Instant,
+    pub(super) result: NodeResult,
+    pub(super) captured: Option<Packet>,
     /// The ways by which it came in.
-    seen: BTreeSet<u8>,
-}
-
-/// Where packets are looked out for.
-struct Site {
-    network: Arc<NodeNetwork>,
-    policy: PolicyHandle,
-    client: Client,
-    api: Api<Traceflow>,
-    nodes: watch::Receiver<Option<Nodes>>,
+    pub(super) seen: BTreeSet<u8>,
 }
 
 /// Follows traces; see the module's description.
@@ -90,6 +79,9 @@ pub struct Tracer {
     listed: Option<BTreeSet<String>>,
     /// Traces whose time here is over although nobody has ended them, by UID.
     overdue: BTreeSet<String>,
+    /// Tags whose flows in the bridge are not those that are wanted now, and when that is tried again.
+    behind: BTreeSet<u8>,
+    again_at: Option<Instant>,
     metered: bool,
 }
 
@@ -109,6 +101,8 @@ impl Tracer {
             active: BTreeMap::new(),
             listed: None,
             overdue: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            again_at: None,
             metered: true,
         }
     }
@@ -119,7 +113,7 @@ impl Tracer {
             let due = |trace: &Active| {
                 [trace.send_at, trace.write_at, Some(trace.ends_at)].into_iter().flatten().min()
             };
-            let due = self.active.values().filter_map(due).min();
+            let due = self.active.values().filter_map(due).chain(self.again_at).min();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 event = self.events.next() => match event {
@@ -220,7 +214,7 @@ impl Tracer {
             if active.source.is_some() {
                 fail(&self.site.api, &name, &active.uid, &reason).await;
             }
-            self.site.remove(tag).await;
+            self.remove(tag).await;
             return;
         }
         tracing::info!(trace = name, tag, sender = active.source.is_some(), "looking out for a packet");
@@ -240,20 +234,56 @@ impl Tracer {
         let owner = Owner::Trace(active.tag);
         let first = dataplane.set(owner.clone(), Change::Whole(trace(dataplane.network(), &wanted))).await;
         match first {
-            Err(DataplaneError::OpenFlow(error)) if self.metered => {
+            Err(DataplaneError::OpenFlow(error)) if self.metered && !error.is_connection() => {
                 tracing::warn!(%error, "without a meter: queues alone bound the packets of traces");
                 wanted.metered = false;
                 dataplane.set(owner, Change::Whole(trace(dataplane.network(), &wanted))).await?;
                 self.metered = false;
-                Ok(())
             }
-            other => other,
+            other => other?,
+        }
+        self.behind.remove(&active.tag);
+        Ok(())
+    }
+
+    /// Has the bridge hold nothing of a trace. What it does not let go now is in its store still, and would be installed
+    /// again with everything else.
+    async fn remove(&mut self, tag: u8) {
+        let gone = self.site.network.dataplane.set(Owner::Trace(tag), Change::nothing()).await;
+        match gone {
+            Ok(()) => drop(self.behind.remove(&tag)),
+            Err(error) => {
+                tracing::warn!(tag, %error, "the flows of a trace are removed later");
+                self.is_behind(tag);
+            }
+        }
+    }
+
+    fn is_behind(&mut self, tag: u8) {
+        self.behind.insert(tag);
+        self.again_at = Some(Instant::now() + RETRY);
+    }
+
+    /// Has the bridge hold what it did not take before.
+    async fn catch_up(&mut self) {
+        self.again_at = None;
+        for tag in self.behind.clone() {
+            let name = self.active.iter().find(|(_, active)| active.tag == tag).map(|(name, _)| name.clone());
+            let Some((name, active)) = name.and_then(|name| self.active.remove_entry(&name)) else {
+                self.remove(tag).await;
+                continue;
+            };
+            if let Err(error) = self.install(&active).await {
+                tracing::debug!(trace = name, %error, "its flows are not those that they should be yet");
+                self.is_behind(tag);
+            }
+            self.active.insert(name, active);
         }
     }
 
     async fn end(&mut self, name: &str) {
         if let Some(active) = self.active.remove(name) {
-            self.site.remove(active.tag).await;
+            self.remove(active.tag).await;
             if active.write_at.is_some() {
                 self.site.write(name, &active).await;
             }
@@ -270,6 +300,9 @@ impl Tracer {
         for (name, uid) in over {
             self.overdue.insert(uid);
             self.end(&name).await;
+        }
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.catch_up().await;
         }
         for (name, active) in &mut self.active {
             if active.write_at.is_some_and(|at| at <= now) {
@@ -326,131 +359,11 @@ impl Tracer {
             active.mark = Vec::new();
             if let Some(active) = self.active.remove(&name) {
                 if let Err(error) = self.install(&active).await {
-                    tracing::warn!(trace = name, %error, "packets go on to be marked");
+                    tracing::warn!(trace = name, %error, "packets go on to be marked for now");
+                    self.is_behind(active.tag);
                 }
                 self.active.insert(name.clone(), active);
             }
-        }
-    }
-}
-
-impl Site {
-    /// Finds out what there is to send or to mark here.
-    async fn prepare(&self, active: &mut Active, pods: &[PodInterface]) -> Result<(), String> {
-        let net = self.network.dataplane.network();
-        let request = &active.request;
-        let here = match &request.destination {
-            End::Pod(name) => local(pods, name),
-            _ => None,
-        };
-        let Some(source) = active.source.clone() else {
-            let anybody = request.live && !matches!(request.source, End::Pod(_));
-            if let (true, Some(pod)) = (anybody, here) {
-                let from = match request.source {
-                    End::Ip(ip) => vec![ip],
-                    _ => Vec::new(),
-                };
-                active.mark = request.matches(net.pipeline.families(), &from, &pod.ips);
-            }
-            return Ok(());
-        };
-        let to = addresses(&self.client, pods, &request.destination).await?;
-        if request.live {
-            if net.pipeline.features().services && matches!(request.destination, End::Service(_)) {
-                let reason = "the bridge has given the traffic an endpoint's address before it can be marked; name \
-                              the Pod of an endpoint";
-                return Err(format!("spec.destination.service: {reason}"));
-            }
-            let matches = request.matches(net.pipeline.families(), &source.ips, &to);
-            active.mark = matches.into_iter().map(|one| one.in_port(source.ofport)).collect();
-            if active.mark.is_empty() {
-                return Err("spec: both ends have no addresses of one family".to_owned());
-            }
-            return Ok(());
-        }
-        let family = |ip: &IpAddr| if ip.is_ipv4() { Family::V4 } else { Family::V6 };
-        let wanted = |ip: &&IpAddr| request.family.is_none_or(|own| own == family(ip));
-        let pair = source
-            .ips
-            .iter()
-            .filter(wanted)
-            .find_map(|src| Some((*src, *to.iter().find(|dst| family(dst) == family(src))?)));
-        let Some((src, dst)) = pair else {
-            return Err("spec: both ends have no addresses of the packet's family".to_owned());
-        };
-        let receiver = pods.iter().find(|pod| pod.ips.contains(&dst));
-        let eth_dst = receiver.map_or(net.node.gateway.mac, |pod| pod.mac.into());
-        let [a, b, c, d, ..] = MacAddr::random().0.map(u32::from);
-        let random = a << 24 ^ b << 16 ^ c << 8 ^ d << 20;
-        let headers = request.headers((source.mac.into(), eth_dst), (src, dst), active.tag, random);
-        active.frame = packet::build(&headers);
-        active.asked = Some(dst);
-        let wait = if receiver.is_some() { Duration::ZERO } else { OTHERS };
-        active.send_at = Some(Instant::now() + wait);
-        Ok(())
-    }
-
-    /// Writes what was seen here.
-    async fn write(&self, name: &str, active: &Active) {
-        let change = |status: &mut Status| observe::merge(status, &active.result, active.captured.as_ref());
-        update(&self.api, name, &active.uid, change).await;
-    }
-
-    async fn remove(&self, tag: u8) {
-        if let Err(error) = self.network.dataplane.set(Owner::Trace(tag), Change::nothing()).await {
-            tracing::warn!(tag, %error, "the flows of a trace stay until the next change of the bridge");
-        }
-    }
-
-    async fn facts(
-        &self,
-        active: &Active,
-        found: &Traced,
-        headers: &Headers,
-        packet: &PacketIn2,
-    ) -> Surroundings {
-        let pods = self.network.interfaces();
-        let sender = active.source.is_some();
-        let target = pods.iter().find(|pod| found.destination.is_none() && Some(pod.ofport) == found.target);
-        let rules = [found.egress_rule, found.ingress_rule, found.denied.map(|(rule, _)| rule)];
-        let isolated = match found.reached {
-            Some(Table::EgressDefaultRule) => {
-                let from = active.source.as_ref().or(pods.iter().find(|pod| pod.ips.contains(&headers.src)));
-                from.map(|pod| (pod.ofport, Direction::Out))
-            }
-            Some(Table::IngressDefaultRule) => found.target.map(|port| (port, Direction::In)),
-            _ => None,
-        };
-        let question = Question { rules: rules.into_iter().flatten().collect(), isolated };
-        let answer = self.policy.explain(question).await;
-        let mut answers = answer.rules.into_iter();
-        let [egress, ingress, denied] =
-            rules.map(|rule| rule.and_then(|_| answers.next()).flatten().map(|policy| policy.to_string()));
-        let nodes = self.nodes.borrow().clone().unwrap_or_default();
-        let peers = || nodes.values().filter(|peer| peer.name != self.network.node_name);
-        let outer =
-            [Field::TunDst, Field::TunIpv6Dst].map(|field| packet.metadata.get(field).map(|m| m.value));
-        let told = match outer {
-            [Some(ip), _] if ip != 0 => Some(IpAddr::from((ip as u32).to_be_bytes())),
-            [_, Some(ip)] if ip != 0 => Some(IpAddr::from(ip.to_be_bytes())),
-            _ => None,
-        };
-        let by_mac =
-            || peers().flat_map(|peer| &peer.transport_ips).find(|ip| tunnel_mac(**ip) == headers.eth_dst);
-        let node = &self.network.dataplane.network().node;
-        let served = node.service_cidrs.iter().any(|cidr| cidr.contains(&headers.dst));
-        Surroundings {
-            sender,
-            again: sender && found.source == Source::Gateway,
-            asked: active.asked,
-            pod: target.map(|pod| format!("{}/{}", pod.pod_namespace, pod.pod_name)),
-            tunnel: told.or_else(|| by_mac().copied()),
-            stays: served
-                || peers().any(|peer| peer.pod_cidrs.iter().any(|cidr| cidr.contains(&headers.dst))),
-            egress,
-            ingress,
-            denied,
-            isolating: answer.isolating.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -472,4 +385,58 @@ async fn fail(api: &Api<Traceflow>, name: &str, uid: &str, reason: &str) {
         runs
     };
     update(api, name, uid, change).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use antrea_crds::TraceflowSpec;
+    use serde_json::json;
+
+    use super::*;
+    use crate::dataplane::fake::deletes;
+    use crate::pods::attach::rollback_tests::Lab;
+    use crate::policy::attached_for_tests;
+
+    /// What the bridge did not let go would come back with everything else, and mark a tenant's packets.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn flows_of_a_trace_that_the_bridge_kept_are_removed_later() {
+        let lab = Lab::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let policy = attached_for_tests(folder.path(), &lab.rig.dataplane).await;
+        let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let client = Client::try_from(nowhere).unwrap();
+        let mut tracer = Tracer::new(lab.node.clone(), policy, client, watch::Sender::new(None).subscribe());
+        let before = lab.rig.switch.flows().len();
+        let spec = json!({
+            "source": {"namespace": "shop", "pod": "web"}, "destination": {"ip": "192.0.2.1"}, "liveTraffic": true,
+        });
+        let spec: TraceflowSpec = serde_json::from_value(spec).unwrap();
+        let active = Active {
+            uid: "u".to_owned(),
+            tag: 7,
+            request: Request::read(&spec).unwrap(),
+            source: None,
+            mark: Vec::new(),
+            frame: None,
+            asked: None,
+            send_at: None,
+            write_at: None,
+            sent: 0,
+            ends_at: Instant::now() + GRACE,
+            result: NodeResult::default(),
+            captured: None,
+            seen: BTreeSet::new(),
+        };
+        tracer.install(&active).await.unwrap();
+        tracer.active.insert("t".to_owned(), active);
+        let installed = lab.rig.switch.flows().len();
+        assert!(installed > before);
+        lab.rig.switch.refuse(deletes);
+        tracer.end("t").await;
+        assert_eq!(lab.rig.switch.flows().len(), installed);
+        lab.rig.switch.refuse(|_| false);
+        assert!(tracer.again_at.is_some_and(|at| at <= Instant::now() + RETRY));
+        tracer.catch_up().await;
+        assert_eq!((lab.rig.switch.flows().len(), tracer.again_at), (before, None));
+    }
 }

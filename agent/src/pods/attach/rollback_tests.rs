@@ -56,9 +56,9 @@ impl Drop for Namespace {
     }
 }
 
-struct Lab {
-    node: Arc<NodeNetwork>,
-    rig: Rig,
+pub(crate) struct Lab {
+    pub(crate) node: Arc<NodeNetwork>,
+    pub(crate) rig: Rig,
     ovs: TestOvs,
     folder: tempfile::TempDir,
     pod: Namespace,
@@ -67,7 +67,7 @@ struct Lab {
 }
 
 impl Lab {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("attach-").tempdir_in("/tmp").unwrap();
         let path = folder.path();
         for name in ["ovs", "antrea", "policy"] {
