@@ -207,9 +207,13 @@ async fn remember(dataplane: &Dataplane, known: &Known) -> Result<(), DataplaneE
 impl Ender {
     async fn follow(&mut self, resets: Arc<Resets>) -> Result<(), EndError> {
         if resets.is_empty() {
-            if !self.ended.is_empty() {
-                self.ended.clear();
-                self.remember().await?;
+            let ended = std::mem::take(&mut self.ended);
+            if !ended.is_empty()
+                && let Err(error) = self.remember().await
+            {
+                // The bridge has them still, and the next try takes them away.
+                self.ended = ended;
+                return Err(error.into());
             }
             return Ok(());
         }
@@ -291,7 +295,38 @@ impl Ender {
 
 #[cfg(test)]
 mod tests {
+    use antrea_runtime::metrics::Metrics;
+    use netcfg::Netns;
+
     use super::*;
+    use crate::dataplane::fake::{Rig, deletes};
+    use crate::metrics::PolicyMetrics;
+
+    /// What the bridge does not let go now is no longer wanted all the same.
+    #[tokio::test]
+    async fn what_the_bridge_did_not_forget_is_forgotten_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let rig = Rig::started().await;
+        let ways = Ways {
+            dataplane: rig.dataplane.clone(),
+            connections: Connections::new(rig.session.clone(), Netns::open("/proc/self/ns/net").unwrap()),
+            settled: Settled::new(rig.session.clone(), folder.path().into(), rig.dataplane.network()),
+            run_dir: folder.path().into(),
+            datapath: Datapath::Userspace,
+        };
+        let [client, server] = ["10.0.0.1:9", "10.0.0.2:80"].map(|end| end.parse().unwrap());
+        let ended = [(Ended { protocol: Protocol::Tcp, client, server }, unix_time())].into();
+        let file = Arc::from(folder.path().join("ended.json"));
+        let count = PolicyMetrics::new(&Metrics::empty()).unwrap().ended;
+        let mut ender = Ender { ways, ended, file, count };
+        ender.remember().await.unwrap();
+        assert!(!rig.switch.flows().is_empty());
+        rig.switch.refuse(deletes);
+        ender.follow(Arc::default()).await.unwrap_err();
+        rig.switch.refuse(|_| false);
+        ender.follow(Arc::default()).await.unwrap();
+        assert!(rig.switch.flows().is_empty(), "{:?}", rig.switch.flows());
+    }
 
     #[test]
     fn what_ended_is_known_again_for_as_long_as_its_packets_are_refused() {
