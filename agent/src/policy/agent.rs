@@ -102,6 +102,8 @@ struct State {
     known: bool,
     /// The bridge has not got all flows: the next push is of everything.
     behind: bool,
+    /// Policies that changed and that nothing has been told of since.
+    unreported: BTreeSet<Arc<str>>,
     /// Ports whose answers of DNS the bridge sends up.
     askers: BTreeSet<u32>,
     /// The session's events do not fit; nothing is taken until the next one.
@@ -174,6 +176,7 @@ impl PolicyAgent {
             waiting: Vec::new(),
             known: false,
             behind: false,
+            unreported: BTreeSet::new(),
             askers: BTreeSet::new(),
             lost: false,
             prepared: prepared.clone(),
@@ -303,11 +306,6 @@ impl State {
                 Request::RuleIds(mut version, reply) => {
                     let ids = self.reconciler.as_ref().and_then(|r| r.rule_ids(&mut version));
                     let _ = reply.send(ids.map(|ids| (version, ids)));
-                }
-                Request::IsNews(answers, reply) => {
-                    let dns = self.reconciler.as_ref().map(|reconciler| reconciler.cache.dns());
-                    let _ =
-                        reply.send(dns.is_none_or(|dns| answers.iter().any(|answer| dns.is_news(answer))));
                 }
                 Request::Learn(answers, shortest, reply) => told.push((answers, shortest, reply)),
                 Request::Services(services, reply) => reached.push((services, reply)),

@@ -464,3 +464,6 @@ async fn what_dns_tells_is_known_when_the_bridge_has_it() {
     eventually("nothing is sent up for nobody", || flows("userdata=02") == 0).await;
     node.stop().await;
 }
+
+#[path = "agent_tests/behind.rs"]
+mod behind;

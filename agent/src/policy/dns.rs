@@ -74,6 +74,8 @@ impl PolicyHandle {
         let mut queue = dataplane.subscribe(Subscriber::Dns);
         let mut packets = Vec::with_capacity(TOGETHER);
         let mut streams = DnsStreams::default();
+        // Of so many addresses that rules were given, the datapath goes by the rules.
+        let mut settled = 0;
         while queue.recv_many(&mut packets, TOGETHER).await > 0 {
             let begin = Instant::now();
             let (mut answers, mut waiting) = (Vec::new(), Vec::<Held>::new());
@@ -95,7 +97,7 @@ impl PolicyHandle {
             if waiting.is_empty() {
                 continue;
             }
-            let known = self.learn(answers, &settings);
+            let known = self.learn(answers, &settings, &mut settled);
             if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, known).await {
                 for held in waiting {
                     deliver(dataplane, held, begin, metrics).await;
@@ -114,13 +116,18 @@ impl PolicyHandle {
     }
 
     /// Has rules know what DNS told, in the bridge and in what the datapath has made of it.
-    async fn learn(&self, answers: Vec<DnsAnswer>, settings: &DnsSettings) -> Result<(), PolicyError> {
-        let (reply, is_news) = oneshot::channel();
-        let _ = self.requests.send(Request::IsNews(answers.clone(), reply)).await;
-        let is_news = is_news.await.unwrap_or(true);
-        self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await?;
-        if is_news {
+    /// What others have made rules know (as who asks again), or what was known without time to wait for the datapath, is
+    /// waited for here, too.
+    pub(super) async fn learn(
+        &self,
+        answers: Vec<DnsAnswer>,
+        settings: &DnsSettings,
+        settled: &mut u64,
+    ) -> Result<(), PolicyError> {
+        let given = self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await?;
+        if given != *settled {
             settings.settled.wait().await;
+            *settled = given;
         }
         Ok(())
     }

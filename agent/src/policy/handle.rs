@@ -99,7 +99,7 @@ pub struct Reached {
 }
 
 /// Tells the caller.
-pub(super) type Reply = oneshot::Sender<Result<(), PolicyError>>;
+pub(super) type Reply<T = ()> = oneshot::Sender<Result<T, PolicyError>>;
 
 /// Rules whose decisions are logged, by id.
 pub type LoggedRules = watch::Receiver<Arc<HashMap<u32, Logged>>>;
@@ -119,10 +119,9 @@ pub(super) enum Request {
     Owners(oneshot::Sender<HashMap<u32, Counted>>),
     /// The ids of rules if they changed since a version of them, and which one that is.
     RuleIds(u64, oneshot::Sender<Option<(u64, RuleIds)>>),
-    /// Whether DNS told with this what rules do not have yet.
-    IsNews(Vec<DnsAnswer>, oneshot::Sender<bool>),
-    /// DNS told this; addresses remain for so long at least. The answer comes when rules have them.
-    Learn(Vec<DnsAnswer>, Duration, Reply),
+    /// DNS told this; addresses remain for so long at least. The answer comes when the bridge has them, and says how many
+    /// addresses of DNS it has been given by then.
+    Learn(Vec<DnsAnswer>, Duration, Reply<u64>),
     /// See [`PolicyHandle::tell_services`].
     Services(Reached, Reply),
     /// At most so many names that DNS has to be asked for again, and whom.
@@ -288,7 +287,7 @@ impl PolicyHandle {
         answer.await.unwrap_or_default()
     }
 
-    pub(super) async fn request(&self, make: impl FnOnce(Reply) -> Request) -> Result<(), PolicyError> {
+    pub(super) async fn request<T>(&self, make: impl FnOnce(Reply<T>) -> Request) -> Result<T, PolicyError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(make(reply)).await.map_err(|_| PolicyError::Closed)?;
         answer.await.map_err(|_| PolicyError::Closed)?

@@ -72,6 +72,8 @@ pub struct DnsCache {
     forgotten: Forgotten,
     /// Counts changes.
     version: u64,
+    /// Counts addresses that rules have got.
+    news: u64,
 }
 
 impl DnsCache {
@@ -134,12 +136,9 @@ impl DnsCache {
         }
     }
 
-    /// Whether an answer tells what rules do not have yet.
-    pub fn is_news(&self, answer: &DnsAnswer) -> bool {
-        answer.names.iter().any(|name| match self.names.get(&**name) {
-            Some(known) => answer.addresses.iter().any(|(address, _)| !known.addresses.contains_key(address)),
-            None => self.fqdns.keys().any(|fqdn| is_meant(fqdn, name)),
-        })
+    /// How many addresses rules have got by now, those among them that they have lost again.
+    pub fn news(&self) -> u64 {
+        self.news
     }
 
     /// At most so many questions that have to be asked again by now, and whom.
@@ -238,6 +237,7 @@ impl DnsCache {
                 }
                 let Some(known) = self.names.get_mut(name) else { return };
                 known.addresses.insert(address, end);
+                self.news += u64::from(!known.fqdns.is_empty());
                 for fqdn in &known.fqdns {
                     let Some(addresses) = self.fqdns.get_mut(fqdn) else { continue };
                     let count = addresses.entry(address).or_insert(0);

@@ -17,7 +17,10 @@ pub(super) fn since(reconciler: &Reconciler, version: u64) -> Option<(u64, Vec<R
 
 impl State {
     /// Has rules know what DNS told, and says so when the bridge has it.
-    pub(super) async fn learn(&mut self, told: Vec<(Vec<DnsAnswer>, Duration, Reply)>) -> Result<(), Ended> {
+    pub(super) async fn learn(
+        &mut self,
+        told: Vec<(Vec<DnsAnswer>, Duration, Reply<u64>)>,
+    ) -> Result<(), Ended> {
         if told.is_empty() {
             return Ok(());
         }
@@ -27,7 +30,7 @@ impl State {
             answers.push((found, shortest));
             replies.push(reply);
         }
-        let ((), result) = self
+        let (news, result) = self
             .step(move |reconciler| {
                 let now = Instant::now();
                 reconciler.cache.change_dns(|dns| {
@@ -35,11 +38,12 @@ impl State {
                         found.iter().for_each(|answer| dns.learn(answer, *shortest, now));
                     }
                 });
+                reconciler.cache.dns().news()
             })
             .await?;
         for reply in replies {
             // A caller that is gone has nobody to tell.
-            let _ = reply.send(result.clone());
+            let _ = reply.send(result.clone().map(|()| news));
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ impl State {
         let (askers, resets) = also.unzip();
         // Without all of its rules no pod is connected.
         let pods = if outcome.error.is_none() { pods } else { Vec::new() };
+        // Also those whose flows were not taken before: of one that has gone since nothing else tells any more.
+        self.unreported.extend(outcome.policies);
         let failures = match self.push(outcome.diff, everything, askers, pods).await {
             Ok(failures) => failures,
             Err(error) => {
@@ -77,7 +79,7 @@ impl State {
         if let Some(resets) = resets {
             set(&self.resets, resets);
         }
-        self.report(outcome.policies, all);
+        self.report(all);
         if let Some(error) = outcome.error {
             tracing::error!(%error, "not all policies can be realised");
             trace::fail(&trace::current(), &error);
@@ -116,7 +118,8 @@ impl State {
     }
 
     /// Puts what is in force on the board. A push of everything tells of all policies.
-    fn report(&mut self, mut policies: BTreeSet<Arc<str>>, all: bool) {
+    fn report(&mut self, all: bool) {
+        let mut policies = std::mem::take(&mut self.unreported);
         let (Some(reconciler), Some(_)) = (&self.reconciler, &self.site) else { return };
         if all {
             policies.extend(reconciler.cache.policies().filter(|name| !reconciler.refuses(name)).cloned());

@@ -113,7 +113,8 @@ impl Session {
         let response = self.request(Method::POST, path, Some((k8s::PROTOBUF, body))).await?;
         if response.status().is_success() {
             // An answer that is not read to its end would keep its stream.
-            let _ = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let rest = Limited::new(response.into_body(), MAX_ANSWER).collect();
+            let _ = timeout(self.timing.answer, rest).await;
             return Ok(());
         }
         Err(refused(path, response).await)
