@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use antrea_enforce::isolation::{Isolated, Isolation};
 use ovs::vswitch::PortInfo;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::sleep;
 
 use super::interfaces::attachment_of;
@@ -34,6 +35,7 @@ pub fn isolated(ports: &[PortInfo]) -> Isolation {
 pub async fn follow(network: &NodeNetwork) {
     let mut isolation = network.policy().isolation();
     let mut pods = network.interface_count();
+    let mut rows = network.vswitch.subscribe();
     loop {
         let wanted = isolation.borrow_and_update().clone();
         pods.mark_unchanged();
@@ -50,14 +52,17 @@ pub async fn follow(network: &NodeNetwork) {
                 continue;
             }
         }
-        // A pod's port is there before the pod is counted.
-        let changed = tokio::select! {
-            changed = isolation.changed() => changed,
-            changed = pods.changed() => changed,
+        // A pod's port is there before the pod is counted. One that somebody has deleted is put back without it.
+        let goes_on = tokio::select! {
+            changed = isolation.changed() => changed.is_ok(),
+            changed = pods.changed() => changed.is_ok(),
+            changed = rows.recv() => !matches!(changed, Err(RecvError::Closed)),
         };
-        if changed.is_err() {
+        if !goes_on {
             return;
         }
+        // Of rows that change at once, or that this has written, one look is enough.
+        while !matches!(rows.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
     }
 }
 
