@@ -96,7 +96,8 @@ stage_node() {
 	node_numbers
 	# What takes minutes and is about the second family, or about cases of what is tested in the first: test-all's.
 	local skip=(--skip mixed:: --skip proxy_all::damage --skip reachability::under_deny_all_beside_iptables_in_ipv6
-		--skip reachability::under_deny_all_without_kube_proxy_in_ipv6 --skip random::random_policies_do_so_with_ipv6)
+		--skip reachability::under_deny_all_without_kube_proxy_in_ipv6 --skip random::random_policies_do_so_with_ipv6
+		--skip proxy_all::egress::nor_by_any_ipv6_address)
 	if [[ -n $FULL ]]; then
 		skip=()
 		cargo build --locked "${CI_BUILD[@]}" --target-dir "$CACHE/future" --features antrea-api/future --bins \
@@ -110,11 +111,11 @@ stage_node() {
 # and what native policies say of endpoints reached without one is left to test-all.
 KERNEL_TESTS=(
 	bandwidth:: connectivity::both connectivity::encap_with_the connectivity::hybrid connectivity::no_encap
-	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded:: fqdn:: fragments:: hairpin::
-	established:: handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers:: proxy::
-	proxy_all::balancer::the_local proxy_all::policy::what proxy_all::refusal
+	datapath::auto datapath::the_kernels departed:: failclosed::a_cold_start forwarded::node_ports fqdn:: fragments:: hairpin::
+	established:: handover:: ipvs:: isolation:: audit:: native:: np_log:: ovs::a_pod_deleted ovs::each_daemon peers::peers_follow
+	proxy:: proxy_all::balancer::the_local proxy_all::policy::what proxy_all::refusal
 	reject:: replaced:: restart::an_agent_restart services::egress services::native_egress_policy_holds_for_endpoints_that spoofing::
-	to_services:: traceflow:: tunnel::
+	to_services:: traceflow:: tunnel:: --skip handover::nor_one_of_ipv6
 )
 
 stage_kernel() {

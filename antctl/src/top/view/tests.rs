@@ -126,7 +126,7 @@ n3          no answer within 30s
     assert_eq!(view.text(10).unwrap(), expected);
     let text = view.text(1).unwrap();
     assert!(
-        text.contains("shop/db ") && !text.contains("shop/web") && !text.contains("L3Forwarding"),
+        text.contains("shop/db ") && !text.contains("shop/again") && !text.contains("L3Forwarding"),
         "{text}"
     );
     let value = view.json(1);

@@ -97,8 +97,7 @@ async fn a_native_policy_that_is_deleted_still_says_what_it_was() {
     let mut watch = storage::watch(&inputs.hub, POLICY, Some("n1"));
     list(&policies, vec![]);
 
-    let parts =
-        [field(1, "AntreaClusterNetworkPolicy"), field(2, ""), field(3, "guard"), field(4, "uid-guard")];
+    let parts = [field(1, "AntreaClusterNetworkPolicy"), field(3, "guard"), field(4, "uid-guard")];
     let policy = [metadata("uid-guard", "uid-guard", 4), field(6, parts.concat())].concat();
     assert_eq!(next(&mut watch, EventType::Deleted).await, event("DELETED", "NetworkPolicy", &policy));
 }
