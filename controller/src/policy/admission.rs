@@ -5,13 +5,13 @@
 //! not hold but names of Tiers and of policies in them, and all that questions cost is bounded.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use antrea_policy::{Findings, crd, error::PolicyError};
+use antrea_policy::{Findings, crd, error::PolicyError, limits};
 use antrea_runtime::metrics::{Metrics, Result as MetricsResult};
 use apiserver_kit::status::Failure;
 use axum::{
@@ -267,26 +267,30 @@ fn defaults(spec: &Value) -> Vec<Value> {
         changes.push(add("/spec/tier".to_owned(), crd::DEFAULT_TIER));
     }
     let rules = ["ingress", "egress"].map(|direction| (direction, spec[direction].as_array()));
-    let mut taken: Vec<String> = rules
-        .iter()
-        .flat_map(|(_, rules)| rules.iter().copied().flatten())
-        .filter_map(|rule| rule["name"].as_str().map(str::to_owned))
-        .collect();
+    let all = || rules.iter().flat_map(|(_, rules)| rules.iter().copied().flatten());
+    // What is to be refused needs no names.
+    if all().count() > limits::POLICY {
+        return changes;
+    }
+    let mut taken: HashSet<String> =
+        all().filter_map(|rule| rule["name"].as_str().map(str::to_owned)).collect();
+    let mut numbers: HashMap<String, usize> = HashMap::new();
     for (direction, rules) in rules {
         for (i, rule) in rules.into_iter().flatten().enumerate() {
             if !rule["name"].as_str().unwrap_or_default().is_empty() {
                 continue;
             }
             let base = rule_name(direction, rule);
-            let mut name = base.clone();
             // Rules that are the same differ in their place alone.
-            let mut number = 2;
-            while taken.contains(&name) {
-                name = format!("{base}-{number}");
-                number += 1;
-            }
+            let number = numbers.entry(base.clone()).or_default();
+            let name = loop {
+                *number += 1;
+                let name = if *number == 1 { base.clone() } else { format!("{base}-{number}") };
+                if taken.insert(name.clone()) {
+                    break name;
+                }
+            };
             changes.push(add(format!("/spec/{direction}/{i}/name"), &name));
-            taken.push(name);
         }
     }
     changes

@@ -42,6 +42,15 @@ impl GroupSelector {
         self.name_with(&mut String::new())
     }
 
+    /// How much there is of it: itself, and what its selectors require.
+    pub(crate) fn parts(&self) -> usize {
+        let namespaces = match &self.scope {
+            Scope::NamespaceSelector(selector) => selector.parts(),
+            Scope::Namespace(_) | Scope::All | Scope::Nodes => 0,
+        };
+        1 + namespaces + self.pods.as_ref().map_or(0, Selector::parts)
+    }
+
     /// As [`Self::name`], with a buffer to reuse.
     pub(crate) fn name_with(&self, buffer: &mut String) -> GroupName {
         use fmt::Write;

@@ -178,6 +178,11 @@ impl Selector {
         &self.0
     }
 
+    /// How much there is of it: requirements and their values.
+    pub(crate) fn parts(&self) -> usize {
+        self.0.iter().map(|requirement| 1 + requirement.values.len()).sum()
+    }
+
     /// Whether the labels meet every requirement.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {

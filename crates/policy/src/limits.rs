@@ -21,6 +21,10 @@ pub enum TooLarge {
     Rule,
     #[error("the policy needs more than {POLICY} matches of addresses and ports; this rule allows nothing")]
     Policy,
+    #[error(
+        "the policy's rules by namespace are too much for the namespaces that there are; this rule allows nothing"
+    )]
+    Namespaces,
 }
 
 /// What a policy has used of its limits so far.
@@ -65,6 +69,35 @@ impl Budget {
             self.take(1)?;
         }
         self.rules += std::mem::take(&mut self.rule);
+        Ok(())
+    }
+}
+
+/// How much rules by namespace may be compared with namespaces and copied for them, in parts: selectors, and what these
+/// require. Of a policy of a few octets there would else be thousands of times as many, made before anybody counts.
+#[derive(Debug)]
+pub(crate) struct Spread {
+    compared: usize,
+    copied: usize,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { compared: 256 * POLICY, copied: 32 * POLICY }
+    }
+}
+
+impl Spread {
+    /// Before `parts` are compared with each of so many namespaces.
+    pub(crate) fn compare(&mut self, parts: usize, namespaces: usize) -> Result<(), TooLarge> {
+        let all = parts.saturating_mul(namespaces.saturating_add(1));
+        self.compared = self.compared.checked_sub(all).ok_or(TooLarge::Namespaces)?;
+        Ok(())
+    }
+
+    /// Before `parts` are copied.
+    pub(crate) fn copy(&mut self, parts: usize) -> Result<(), TooLarge> {
+        self.copied = self.copied.checked_sub(parts).ok_or(TooLarge::Namespaces)?;
         Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //!   and what it allowed is not allowed at a place where others did not expect it.
 
 mod account;
+mod budget;
 mod endpoints;
 mod names;
 mod namespaces;
@@ -23,17 +24,20 @@ use std::sync::Arc;
 use self::account::service_account;
 use self::names::fqdn;
 use self::namespaces::PerNamespace;
-use self::services::{matches, services, to_services};
+use self::services::{services, to_services};
 use crate::{
     crd::{self, AppliedTo, BASELINE_TIER, DEFAULT_TIER, STATIC_TIERS},
     draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
     error::{Issues, Place, PolicyError, Problem},
     k8s,
     labels::{LabelSelector, Labels, Selector, shorten},
-    limits::{Budget, TooLarge},
+    limits::{Budget, Spread, TooLarge},
     model::{Action, Direction, Peer, PolicyReference, Port},
-    translate::{ip_block, parse_strictly, prefixes},
+    translate::{ip_block, parse_strictly},
 };
+
+/// Octets of text that count as much as a requirement of a selector.
+const PART: usize = 64;
 
 /// Namespace (empty where there is none) and name.
 pub(crate) type Key = (Box<str>, Box<str>);
@@ -153,6 +157,7 @@ struct Native<'a> {
     /// Of a policy in the baseline tier.
     is_last: bool,
     budget: Budget,
+    spread: Spread,
     rules: Vec<RuleDraft>,
 }
 
@@ -166,6 +171,7 @@ impl<'a> Native<'a> {
             namespaces: None,
             is_last: false,
             budget: Budget::default(),
+            spread: Spread::default(),
             rules: Vec::new(),
         }
     }
@@ -181,6 +187,7 @@ impl<'a> Native<'a> {
     /// What of `appliedTo` can be used.
     fn applied_to(&mut self, written: &[AppliedTo], place: &mut Place<'_>) -> Vec<GroupSelector> {
         let mut selectors = Vec::with_capacity(written.len());
+        let mut named = BTreeSet::new();
         for (i, target) in written.iter().enumerate() {
             let place = &mut place.index("appliedTo", i);
             let unsupported = [
@@ -209,6 +216,8 @@ impl<'a> Native<'a> {
                         selectors.extend(service_account(account, place));
                     }
                 }
+                // It is there once however often it is named.
+                (Some(group), None) if !selects && !named.insert(group) => {}
                 (Some(group), None) if !selects => {
                     let place = &mut place.field("group");
                     let mut members = PeerDraft::default();
@@ -329,7 +338,15 @@ impl<'a> Native<'a> {
         let Ok(to_services) = to_services(rule, direction, self.own.as_deref(), place) else { return };
         let mut peer = PeerDraft { to_services, ..PeerDraft::default() };
         let mut relative = Vec::new();
+        let mut named = BTreeSet::new();
         for (i, written) in written.iter().enumerate() {
+            // A group may hold much, and is there once however often it is named.
+            let (group, scope) = (&written.group, &written.scope);
+            let alone = || crd::Peer { group: group.clone(), scope: scope.clone(), ..crd::Peer::default() };
+            let good = group.is_some() && matches!(&**scope, "" | "Cluster") && *written == alone();
+            if good && !named.insert(group) {
+                continue;
+            }
             relative.extend(self.peer(direction, written, &mut peer, &mut place.index(list, i)));
         }
         if written.is_empty() && rule.to_services.is_empty() {
@@ -356,26 +373,25 @@ impl<'a> Native<'a> {
             name: text(&rule.name),
             log_label: text(&rule.log_label),
         };
-        let mut drafts = Vec::new();
-        if peer != PeerDraft::default() {
-            drafts.push(make(peer, own_applied_to.clone()));
-        }
-        for peer in relative {
-            for (peer, applied_to) in self.expand(&peer, applied_to) {
-                let peer = PeerDraft { groups: vec![peer], ..PeerDraft::default() };
-                drafts.push(make(peer, applied_to));
-            }
-        }
-        // All that becomes of a rule, or nothing: a part would depend on the order of namespaces.
         let before = self.rules.len();
-        for draft in drafts {
-            match self.take(&draft) {
-                Ok(()) => self.rules.push(draft),
-                Err(error) => {
-                    self.rules.truncate(before);
-                    return place.add(error.into());
+        // Each is taken from the limits before the next is made: who writes the rule decides how many there would be.
+        let take_all = || {
+            if peer != PeerDraft::default() {
+                self.take(make(peer, own_applied_to.clone()))?;
+            }
+            for peer in &relative {
+                for (peer, applied_to) in self.expand(peer, applied_to)? {
+                    self.spread.copy((rule.name.len() + rule.log_label.len()) / PART)?;
+                    let peer = PeerDraft { groups: vec![peer], ..PeerDraft::default() };
+                    self.take(make(peer, applied_to))?;
                 }
             }
+            Ok::<_, TooLarge>(())
+        };
+        // All that becomes of a rule, or nothing: a part would depend on the order of namespaces.
+        if let Err(error) = take_all() {
+            self.rules.truncate(before);
+            place.add(error.into());
         }
     }
 
@@ -448,27 +464,14 @@ impl<'a> Native<'a> {
                     place.add(Problem::PeerNamespaces);
                 } else {
                     self.uses.namespaces = true;
-                    return Some(PerNamespace { keys: namespaces.same_labels.clone(), pods: selector.pods });
+                    let mut seen = BTreeSet::new();
+                    let keys = namespaces.same_labels.iter().filter(|key| seen.insert(&**key)).cloned();
+                    return Some(PerNamespace { keys: keys.collect(), pods: selector.pods });
                 }
             }
             _ => place.add(Problem::MixedNativePeer),
         }
         None
-    }
-
-    /// Takes what a rule needs from the policy's limits.
-    fn take(&mut self, rule: &RuleDraft) -> Result<(), TooLarge> {
-        let budget = &mut self.budget;
-        budget.begin_rule();
-        for service in &rule.services {
-            budget.take(matches(service))?;
-        }
-        let peer = &rule.peer;
-        budget.take(peer.groups.len() + peer.fqdns.len() + peer.to_services.len())?;
-        for block in &rule.peer.ip_blocks {
-            budget.take(prefixes(block, budget.left()))?;
-        }
-        budget.end_rule()
     }
 }
 

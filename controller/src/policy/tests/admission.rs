@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 
-use antrea_runtime::metrics::Metrics;
-
 use super::*;
 use crate::policy::admission::{AdmissionMetrics, router as hooks};
+use antrea_runtime::metrics::Metrics;
 
 /// Asks as the API server does; the status of the answer, and its `response`.
 async fn ask(app: &Router, path: &str, review: &Value, from: [u8; 4]) -> (StatusCode, Value) {
@@ -147,6 +146,9 @@ async fn a_policy_gets_its_tier_and_names_for_its_rules() {
     // A rule that comes before changes no name.
     let shifted = changes(policy(&json!([{"action": "Pass"}, {"action": "Drop"}]))).await;
     assert_eq!(shifted[2]["value"], values[1].1);
+    // What is refused anyway is not made longer.
+    let many = changes(policy(&json!(vec![json!({}); 20_000]))).await;
+    assert_eq!((many.len(), &many[0]["path"]), (1, &json!("/spec/tier")));
     assert_eq!(
         changes(json!({"tier": "gold", "ingress": [{"action": "Drop", "name": "a"}]})).await,
         Vec::<Value>::new()

@@ -1,12 +1,13 @@
 //! Peers that depend on the namespace of the Pod that a rule applies to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 use super::Native;
 use crate::{
     draft::{GroupSelector, Scope},
     k8s,
     labels::Selector,
+    limits::TooLarge,
 };
 
 /// A peer that means other Pods for each namespace, or for each combination of labels of namespaces.
@@ -23,11 +24,14 @@ impl Native<'_> {
         &mut self,
         peer: &PerNamespace,
         applied_to: &[GroupSelector],
-    ) -> Vec<(GroupSelector, Vec<GroupSelector>)> {
+    ) -> Result<Vec<(GroupSelector, Vec<GroupSelector>)>, TooLarge> {
         let known = self.namespaces.get_or_insert_with(self.context.namespaces);
-        // In order, so that the draft does not depend on that of events.
-        let mut found: BTreeMap<Vec<Box<str>>, Vec<GroupSelector>> = BTreeMap::new();
+        let keys = 1 + 2 * peer.keys.len();
+        // In order, so that the draft does not depend on that of events; what is written twice is there once.
+        let mut found: BTreeMap<Vec<Box<str>>, HashMap<GroupSelector, usize>> = BTreeMap::new();
         for target in applied_to {
+            let parts = target.parts() + keys;
+            self.spread.compare(parts, known.len())?;
             for (name, labels) in known.iter() {
                 let reached = match &target.scope {
                     Scope::All => true,
@@ -57,11 +61,15 @@ impl Native<'_> {
                 };
                 let selector = GroupSelector { scope, pods: target.pods.clone() };
                 let targets = found.entry(class).or_default();
-                if !targets.contains(&selector) {
-                    targets.push(selector);
+                let at = targets.len();
+                if let Entry::Vacant(entry) = targets.entry(selector) {
+                    self.spread.copy(parts)?;
+                    entry.insert(at);
                 }
             }
         }
+        let peer_parts = peer.pods.as_ref().map_or(0, Selector::parts) + keys;
+        self.spread.copy(peer_parts.saturating_mul(found.len()))?;
         let expanded = found.into_iter().map(|(class, targets)| {
             let scope = if peer.keys.is_empty() {
                 Scope::Namespace(class.first().map_or_else(|| k8s::shared(""), |name| k8s::shared(name)))
@@ -69,8 +77,11 @@ impl Native<'_> {
                 let pairs = peer.keys.iter().zip(&class).map(|(key, value)| (&**key, &**value));
                 Scope::NamespaceSelector(Selector::everything().and_equals(pairs))
             };
+            let mut targets: Vec<(GroupSelector, usize)> = targets.into_iter().collect();
+            targets.sort_unstable_by_key(|(_, at)| *at);
+            let targets = targets.into_iter().map(|(selector, _)| selector).collect();
             (GroupSelector { scope, pods: peer.pods.clone() }, targets)
         });
-        expanded.collect()
+        Ok(expanded.collect())
     }
 }
