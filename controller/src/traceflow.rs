@@ -85,7 +85,8 @@ pub(crate) async fn run(client: Client) {
                 Some(Err(error)) => tracing::debug!(error = describe_watch(&error), "watch of Traceflows failed"),
                 None => stream = watch_all(&client),
             },
-            () = sleep_until(wake) => {}
+            // Until it is known anew, nobody waits for it: it may be over while a list is under way.
+            () = sleep_until(wake.take()) => {}
         }
         // What has come together is decided on together.
         while let Some(Some(Ok(event))) = stream.next().now_or_never() {
@@ -216,14 +217,74 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
+
     use antrea_crds::TraceflowSpec;
+    use axum::Router;
+    use axum::extract::{Request, State};
+    use axum::response::Response;
+    use http::Method;
+    use serde_json::json;
+    use tokio::sync::Notify;
+
+    use super::*;
 
     fn trace(name: &str, uid: &str, version: &str) -> Traceflow {
         let mut trace = Traceflow::new(name, TraceflowSpec::default());
         trace.metadata.uid = Some(uid.to_owned());
         trace.metadata.resource_version = Some(version.to_owned());
         trace
+    }
+
+    /// Lists one trace that has had its time, refuses to write it, ends the watch, and never lists again.
+    async fn answer(State(api): State<Arc<(AtomicUsize, Notify)>>, request: Request) -> Response {
+        let list = request.method() == Method::GET && !request.uri().query().unwrap_or("").contains("watch=");
+        let (code, body) = if list && api.0.fetch_add(1, Ordering::Relaxed) > 0 {
+            api.1.notify_one();
+            std::future::pending().await
+        } else if list {
+            let mut trace = trace("a", "1", "5");
+            let begun = Some("2026-01-01T00:00:00Z".to_owned());
+            let running = Status { phase: Some(Phase::Running), start_time: begun, ..Status::default() };
+            trace.status = Some(running);
+            let metadata = json!({"resourceVersion": "5"});
+            (200_u16, json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": [trace]}))
+        } else {
+            let gone = json!({
+                "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Expired", "code": 410,
+                "message": "too old",
+            });
+            match *request.method() {
+                Method::GET => (200, json!({"type": "ERROR", "object": gone})),
+                _ => (500, gone),
+            }
+        };
+        Response::builder().status(code).body(format!("{body}\n").into()).unwrap()
+    }
+
+    /// What was due before a list began is due still while it is under way, and cannot be seen to.
+    #[tokio::test]
+    async fn a_list_that_takes_its_time_is_waited_for() {
+        let server = Arc::new((AtomicUsize::new(0), Notify::new()));
+        let client = Client::new(Router::new().fallback(answer).with_state(Arc::clone(&server)), "default");
+        let mut task = std::pin::pin!(run(client));
+        let mut while_listing = std::pin::pin!(async {
+            server.1.notified().await;
+            tokio::time::sleep(2 * RETRY).await;
+        });
+        let mut polls = 0;
+        let quiet = std::future::poll_fn(|context| {
+            polls += 1;
+            assert!(task.as_mut().poll(context).is_pending());
+            if polls > 10_000 {
+                Poll::Ready(false)
+            } else {
+                while_listing.as_mut().poll(context).map(|()| true)
+            }
+        });
+        assert!(quiet.await, "looked again and again");
     }
 
     fn versions(known: &Known) -> Vec<(&str, u64)> {
