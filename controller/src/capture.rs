@@ -34,6 +34,8 @@ struct Open {
     captures: BTreeMap<String, PacketCapture>,
     /// Of a list under way.
     listing: Option<BTreeMap<String, PacketCapture>>,
+    /// When those are ended again whose end could not be written. The others do not wait for them.
+    later: BTreeMap<String, Timestamp>,
 }
 
 impl Open {
@@ -64,9 +66,22 @@ impl Open {
     fn next(&self) -> Option<(Timestamp, &PacketCapture, &'static str)> {
         let due = self.captures.values().filter_map(|capture| {
             let (at, what) = deadline(capture)?;
-            Some((at, capture, what))
+            let later = self.later.get(&capture.name_any()).copied();
+            Some((later.map_or(at, |later| at.max(later)), capture, what))
         });
         due.min_by_key(|(at, ..)| *at)
+    }
+
+    /// Its end is written, or is to be tried again.
+    fn ended(&mut self, name: &str, written: bool, now: Timestamp) {
+        if written {
+            self.captures.remove(name);
+            self.later.remove(name);
+        } else {
+            self.later.insert(name.to_owned(), now.saturating_add(RETRY).unwrap_or(Timestamp::MAX));
+        }
+        let Self { captures, later, .. } = self;
+        later.retain(|name, _| captures.contains_key(name));
     }
 }
 
@@ -86,9 +101,9 @@ pub(crate) async fn run(client: Client) {
                 Some(Ok(event)) => {
                     if let Some(capture) = open.apply(event)
                         && let Err(reason) = check(&client, &capture).await
-                        && fail(&api, &capture, reason).await
                     {
-                        open.captures.remove(&capture.name_any());
+                        let written = fail(&api, &capture, reason).await;
+                        open.ended(&capture.name_any(), written, Timestamp::now());
                     }
                 }
                 Some(Err(error)) => {
@@ -99,11 +114,8 @@ pub(crate) async fn run(client: Client) {
             () = sleep_until(due) => {
                 let Some((_, capture, what)) = open.next() else { continue };
                 let (capture, reason) = (capture.clone(), silence(&client, capture, what).await);
-                if fail(&api, &capture, reason).await {
-                    open.captures.remove(&capture.name_any());
-                } else {
-                    tokio::time::sleep(RETRY).await;
-                }
+                let written = fail(&api, &capture, reason).await;
+                open.ended(&capture.name_any(), written, Timestamp::now());
             }
         }
     }
@@ -222,5 +234,26 @@ mod tests {
         ended.status = Some(status(None, &stage, Timestamp::UNIX_EPOCH));
         open.apply(Event::Apply(ended));
         assert!(open.next().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_written_holds_up_no_other() {
+        let mut open = Open::default();
+        for (name, created) in [("a", "2026-01-01T00:00:00Z"), ("b", "2026-01-01T00:00:05Z")] {
+            open.apply(Event::Apply(capture(name, created)));
+        }
+        let next = |open: &Open| open.next().map(|(at, capture, _)| (capture.name_any(), at));
+        let (first, due) = next(&open).unwrap();
+        assert_eq!(first, "a");
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        open.ended("a", false, now);
+        let (second, later) = next(&open).unwrap();
+        assert_eq!(second, "b");
+        assert!(due < later && later < now);
+        open.ended("b", true, now);
+        assert_eq!(next(&open), Some(("a".to_owned(), now.saturating_add(RETRY).unwrap())));
+        open.apply(Event::Delete(capture("a", "2026-01-01T00:00:00Z")));
+        open.ended("b", true, now);
+        assert!(open.later.is_empty(), "of one that is gone");
     }
 }

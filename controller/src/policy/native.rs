@@ -22,7 +22,7 @@ use kube::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     PolicyHub, State,
@@ -285,13 +285,27 @@ impl Told {
 pub async fn write_statuses(hub: Arc<PolicyHub>, client: Client) {
     let (wake, _) = hub.read(|state, _| Arc::clone(&state.stale.wake));
     let mut written: BTreeMap<Object, (Told, Vec<PolicyCondition>)> = BTreeMap::new();
+    // When those are tried again that could not be written. Nobody else waits for them.
+    let mut later: BTreeMap<Object, Instant> = BTreeMap::new();
     loop {
-        wake.notified().await;
+        let next = later.values().min().copied();
+        tokio::select! {
+            () = wake.notified() => {}
+            () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
         tokio::time::sleep(GATHER).await;
+        let now = Instant::now();
+        let again: Vec<Object> =
+            later.iter().filter(|(_, at)| **at <= now).map(|(object, _)| object.clone()).collect();
+        for object in &again {
+            later.remove(object);
+        }
         let stale: Vec<(Object, Option<Told>)> = hub.update(|state, _| {
             let State { index, realization, stale, .. } = state;
+            stale.objects.extend(again);
             let objects = std::mem::take(&mut stale.objects).into_iter();
             objects
+                .filter(|object| !later.contains_key(object))
                 .map(|object| {
                     let told = index.native(&object.0, &object.1).map(|view| told(&view, realization));
                     (object, told)
@@ -318,7 +332,6 @@ pub async fn write_statuses(hub: Arc<PolicyHub>, client: Client) {
                 }
             })
             .buffer_unordered(CONCURRENCY);
-        let mut again = BTreeSet::new();
         while let Some((object, told, answer)) = answers.next().await {
             let name = &*object.1;
             match answer {
@@ -335,17 +348,13 @@ pub async fn write_statuses(hub: Arc<PolicyHub>, client: Client) {
                         error = describe(&error),
                         "status not written"
                     );
-                    again.insert(object);
+                    later.insert(object, Instant::now() + RETRY);
                 }
                 Err(_) => {
                     tracing::warn!(namespace = &*object.0, name, "status not written within {LIMIT:?}");
-                    again.insert(object);
+                    later.insert(object, Instant::now() + RETRY);
                 }
             }
-        }
-        if !again.is_empty() {
-            tokio::time::sleep(RETRY).await;
-            hub.update(|state, _| state.stale.computed(again));
         }
     }
 }

@@ -110,6 +110,56 @@ async fn an_unreadable_native_policy_holds_up_nobody() {
     until(|| !inputs.problems.is_ready()).await;
 }
 
+/// An API server that lets nobody write the status of `guard`; whose was written, or was to be, in order.
+async fn answer(
+    axum::extract::State(tried): axum::extract::State<Arc<parking_lot::Mutex<Vec<String>>>>,
+    request: Request<Body>,
+) -> (StatusCode, String) {
+    let path = request.uri().path().trim_end_matches("/status");
+    let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+    if request.method() == Method::PATCH {
+        tried.lock().push(name.clone());
+        if name == "guard" {
+            let refused = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "reason": "Forbidden", "message": "no", "code": 403 });
+            return (StatusCode::FORBIDDEN, refused.to_string());
+        }
+    }
+    let policy = json!({ "apiVersion": "crd.antrea.io/v1beta1", "kind": "ClusterNetworkPolicy",
+        "metadata": { "name": name }, "spec": { "priority": 1 } });
+    (StatusCode::OK, policy.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_cannot_be_written_holds_up_no_other() {
+    let inputs = Inputs::shop().await;
+    let hub = &inputs.hub;
+    let tried = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let client = kube::Client::new(Router::new().fallback(answer).with_state(Arc::clone(&tried)), "default");
+    let writing = tokio::spawn(crate::policy::write_statuses(Arc::clone(hub), client));
+    let change = |name: &str| {
+        let spec = json!({ "priority": 1, "appliedTo": [{ "podSelector": {} }] });
+        let policy = json!({ "metadata": { "name": name, "uid": name }, "spec": spec });
+        hub.update(|state, _| {
+            state.index.apply_native(&serde_json::from_value(policy).unwrap());
+            state.index.drain();
+            state.stale.computed([("".into(), name.into())].into());
+        });
+    };
+    let of = |name: &str| tried.lock().iter().filter(|tried| *tried == name).count();
+    change("guard");
+    until(|| of("guard") == 1).await;
+    for name in ["other", "third"] {
+        change(name);
+        until(|| of(name) == 1).await;
+    }
+    let order = tried.lock().clone();
+    assert_eq!(order, ["guard", "other", "third"]);
+    // It is tried again.
+    until(|| of("guard") > 1).await;
+    writing.abort();
+}
+
 /// Services go to agents by name; Nodes are members of a group as Pods are, and it follows their labels.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_are_told_by_name_and_nodes_by_their_addresses() {
