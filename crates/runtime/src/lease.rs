@@ -80,6 +80,8 @@ pub enum Lost {
 pub struct Elector {
     api: Api<Lease>,
     config: Config,
+    /// When we last began what made or renewed the Lease. Others count from then: its answer may have come late.
+    renewed: Instant,
     /// What the Lease said when it last changed, and when we saw that.
     seen: Option<(Record, Instant)>,
 }
@@ -102,7 +104,8 @@ enum Outcome {
 impl Elector {
     /// Does nothing until [`acquire`](Self::acquire).
     pub fn new(client: Client, config: Config) -> Self {
-        Self { api: Api::namespaced(client, &config.namespace), config, seen: None }
+        let api = Api::namespaced(client, &config.namespace);
+        Self { api, config, renewed: Instant::now(), seen: None }
     }
 
     /// Waits until the Lease is ours. Errors of the API server are logged and tried again.
@@ -133,7 +136,6 @@ impl Elector {
     /// # Errors
     /// When it is ours no longer.
     pub async fn hold(mut self, shutdown: CancellationToken) -> Result<(), Lost> {
-        let mut renewed = Instant::now();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => {
@@ -142,27 +144,29 @@ impl Elector {
                 }
                 () = sleep(self.config.retry) => {}
             }
-            let left = self.config.renew_deadline.saturating_sub(renewed.elapsed());
+            let left = self.config.renew_deadline.saturating_sub(self.renewed.elapsed());
             match timeout(left, self.attempt()).await {
-                Ok(Ok(Outcome::Held)) => renewed = Instant::now(),
+                Ok(Ok(Outcome::Held)) | Err(_) => {}
                 Ok(Ok(Outcome::HeldBy(holder))) => {
                     return Err(Lost::Taken { name: self.config.name, holder });
                 }
                 Ok(Err(error)) => tracing::warn!(lease = self.config.name, %error, "lease not renewed"),
-                Err(_) => {}
             }
-            if renewed.elapsed() >= self.config.renew_deadline {
-                return Err(Lost::NotRenewed { name: self.config.name, after: renewed.elapsed() });
+            let after = self.renewed.elapsed();
+            if after >= self.config.renew_deadline {
+                return Err(Lost::NotRenewed { name: self.config.name, after });
             }
         }
     }
 
     /// Takes or renews the Lease if that is allowed.
     async fn attempt(&mut self) -> Result<Outcome, kube::Error> {
+        let begun = Instant::now();
         let Some(lease) = self.api.get_opt(&self.config.name).await? else {
             let lease = self.claim(None);
             let created = self.api.create(&PostParams::default(), &lease).await?;
             self.observe(&created);
+            self.renewed = begun;
             return Ok(Outcome::Held);
         };
         self.observe(&lease);
@@ -173,6 +177,7 @@ impl Elector {
         let claim = self.claim(Some(lease));
         let replaced = self.api.replace(&self.config.name, &PostParams::default(), &claim).await?;
         self.observe(&replaced);
+        self.renewed = begun;
         Ok(Outcome::Held)
     }
 
@@ -271,6 +276,8 @@ mod tests {
     #[derive(Default)]
     struct Stored {
         lease: Option<Value>,
+        /// When it was written last.
+        written: Option<Instant>,
         down: bool,
     }
 
@@ -324,6 +331,7 @@ mod tests {
         let next = current.map_or(1, |version| version.parse::<u64>().unwrap() + 1);
         lease["metadata"]["resourceVersion"] = next.to_string().into();
         stored.lease = Some(lease.clone());
+        stored.written = Some(Instant::now());
         respond(200, &lease)
     }
 
@@ -368,6 +376,21 @@ mod tests {
         let lost = first.hold(CancellationToken::new()).await.unwrap_err();
         assert!(matches!(lost, Lost::NotRenewed { .. }), "{lost}");
         assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    /// Others may take over a while after what they see, which is older than the answer that says so.
+    #[tokio::test]
+    async fn the_time_of_a_holder_begins_before_that_of_the_others() {
+        let server = Server::default();
+        let mut first = server.elector("a");
+        first.acquire().await;
+        let begun = first.renewed;
+        assert!(begun <= server.0.lock().unwrap().written.unwrap(), "made");
+        assert_eq!(first.attempt().await.unwrap(), Outcome::Held);
+        assert!(
+            begun < first.renewed && first.renewed <= server.0.lock().unwrap().written.unwrap(),
+            "renewed"
+        );
     }
 
     #[tokio::test]
