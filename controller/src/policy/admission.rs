@@ -13,15 +13,15 @@ use std::{
 
 use antrea_policy::{Findings, crd, error::PolicyError, limits};
 use antrea_runtime::metrics::{Metrics, Result as MetricsResult};
-use apiserver_kit::status::Failure;
+use apiserver_kit::{share, status::Failure};
 use axum::{
     Extension, Json, Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, header::CONTENT_LENGTH},
     routing::post,
 };
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation},
@@ -31,7 +31,7 @@ use prometheus::IntCounterVec;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{PolicyHub, State as PolicyState, storage::synced};
 
@@ -39,10 +39,11 @@ use super::{PolicyHub, State as PolicyState, storage::synced};
 const MAX_BODY: usize = 4 << 20;
 /// Questions up to this size do not wait for longer ones.
 const SMALL: usize = 64 << 10;
-/// Octets of questions in hand at the same time, by whether they are small.
+/// Octets of questions in hand at the same time, by whether they are small. They count as they come: what somebody only
+/// says that he will send keeps nobody waiting.
 const IN_HAND: [usize; 2] = [16 << 20, 32 << 20];
-/// Questions of one address at the same time.
-const PER_ADDRESS: usize = 16;
+/// Questions of one address at the same time, and their octets: less than there is, for others ask as well.
+const PER_ADDRESS: Held = Held { questions: 16, octets: 8 << 20 };
 /// A question has to be there within this time.
 const READ: Duration = Duration::from_secs(3);
 /// Findings that an answer names.
@@ -92,7 +93,14 @@ struct Desk {
     hub: Arc<PolicyHub>,
     metrics: AdmissionMetrics,
     in_hand: [Semaphore; 2],
-    askers: Mutex<HashMap<IpAddr, usize>>,
+    askers: Mutex<HashMap<IpAddr, Held>>,
+}
+
+/// What an address has at the desk.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    questions: usize,
+    octets: usize,
 }
 
 /// `/validate/{kind}` and `/mutate/{kind}`, as upstream's. They are asked without credentials.
@@ -174,30 +182,53 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// An address' place at the desk.
-struct Asker<'a>(&'a Desk, IpAddr);
+/// A question of an address at the desk.
+struct Asker<'a> {
+    desk: &'a Desk,
+    address: IpAddr,
+    octets: usize,
+}
+
+impl Asker<'_> {
+    /// Takes so many more octets in, if the address may have them.
+    fn take(&mut self, octets: usize) -> bool {
+        let mut askers = self.desk.askers.lock();
+        let held = askers.entry(self.address).or_default();
+        if held.octets + octets > PER_ADDRESS.octets {
+            return false;
+        }
+        held.octets += octets;
+        self.octets += octets;
+        true
+    }
+}
 
 impl Drop for Asker<'_> {
     fn drop(&mut self) {
-        let mut askers = self.0.askers.lock();
-        if let Some(count) = askers.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                askers.remove(&self.1);
+        let mut askers = self.desk.askers.lock();
+        if let Some(held) = askers.get_mut(&self.address) {
+            held.questions -= 1;
+            held.octets -= self.octets;
+            if held.questions == 0 {
+                askers.remove(&self.address);
             }
         }
     }
 }
 
+fn busy() -> Failure {
+    Failure::unavailable("too many policies, groups and Tiers are being looked at")
+}
+
 impl Desk {
     fn enter(&self, address: IpAddr) -> Option<Asker<'_>> {
         let mut askers = self.askers.lock();
-        let count = askers.entry(address).or_default();
-        if *count >= PER_ADDRESS {
+        let held = askers.entry(address).or_default();
+        if held.questions >= PER_ADDRESS.questions {
             return None;
         }
-        *count += 1;
-        Some(Asker(self, address))
+        held.questions += 1;
+        Some(Asker { desk: self, address, octets: 0 })
     }
 
     async fn read(
@@ -206,25 +237,50 @@ impl Desk {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<Request, Failure> {
-        let busy = || Failure::unavailable("too many policies, groups and Tiers are being looked at");
         // Without an address it is a test, or nobody that can be told apart.
-        let address = from.map_or(IpAddr::from([0, 0, 0, 0]), |Extension(from)| from.ip());
-        let _asker = self.enter(address).ok_or_else(busy)?;
+        let address = from.map_or(IpAddr::from([0, 0, 0, 0]), |Extension(from)| share(from.ip()));
+        let mut asker = self.enter(address).ok_or_else(busy)?;
         let said = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let length = said.unwrap_or(MAX_BODY);
         if length > MAX_BODY {
             return Err(Failure::bad_request(format_args!("{length} octets are more than {MAX_BODY}")));
         }
         let in_hand = &self.in_hand[usize::from(length > SMALL)];
-        let permits = u32::try_from(length).unwrap_or(u32::MAX);
-        let _permit = in_hand.try_acquire_many(permits).map_err(|_| busy())?;
-        let read = tokio::time::timeout(READ, Limited::new(body, length).collect()).await;
-        let read = read.map_err(|_| Failure::bad_request(format_args!("not read within {READ:?}")))?;
-        let body: Bytes = read.map_err(Failure::bad_request)?.to_bytes();
+        let read = tokio::time::timeout(READ, collect(&mut asker, in_hand, length, body)).await;
+        let late = |_| Failure::bad_request(format_args!("not read within {READ:?}"));
+        let (body, _permit) = read.map_err(late)??;
         let review: Review = serde_json::from_slice(&body).map_err(Failure::bad_request)?;
         let request: Result<Request, _> = review.try_into();
         request.map_err(Failure::bad_request)
     }
+}
+
+/// The body, and the place that it takes. It waits where there is none.
+async fn collect<'a>(
+    asker: &mut Asker<'_>,
+    in_hand: &'a Semaphore,
+    length: usize,
+    mut body: Body,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), Failure> {
+    let mut read = Vec::new();
+    let mut place: Option<SemaphorePermit<'a>> = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Failure::bad_request)?.into_data() else { continue };
+        if read.len() + data.len() > length {
+            return Err(Failure::bad_request(format_args!("more than {length} octets")));
+        }
+        if !asker.take(data.len()) {
+            return Err(busy());
+        }
+        let more = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let more = in_hand.acquire_many(more).await.map_err(|_| busy())?;
+        match &mut place {
+            Some(place) => place.merge(more),
+            None => place = Some(more),
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok((read, place))
 }
 
 /// What is wrong with what is asked about. Nothing, where its spec stays as it was: whoever takes away a finalizer or

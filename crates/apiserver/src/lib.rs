@@ -46,4 +46,4 @@ pub mod user;
 pub mod version;
 mod watch;
 
-pub use seats::{Guests, Seat};
+pub use seats::{Guests, Seat, share};

@@ -235,7 +235,7 @@ impl Seats {
 }
 
 /// What counts as one address: an IPv6 host may use all addresses of its /64.
-pub(crate) fn share(address: IpAddr) -> IpAddr {
+pub fn share(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         v4 => v4,

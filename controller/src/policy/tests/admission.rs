@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use antrea_runtime::metrics::Metrics;
+use futures::StreamExt as _;
+
 use super::*;
 use crate::policy::admission::{AdmissionMetrics, router as hooks};
-use antrea_runtime::metrics::Metrics;
 
 /// Asks as the API server does; the status of the answer, and its `response`.
 async fn ask(app: &Router, path: &str, review: &Value, from: [u8; 4]) -> (StatusCode, Value) {
@@ -202,4 +204,41 @@ async fn nobody_is_answered_before_the_cluster_is_known_or_beyond_bounds() {
     }
     assert!((1..=16).contains(&held), "{held} of one address");
     assert_eq!(ask(&cluster.app, "/validate/acnp", &good, [192, 0, 2, 66]).await.0, 200);
+}
+
+/// A question from an address whose body begins with so many octets, of as many as may be, and never ends.
+fn endless(app: &Router, octets: usize, from: [u8; 4]) -> tokio::task::JoinHandle<StatusCode> {
+    let first = futures::stream::iter([Ok::<_, std::io::Error>(vec![b' '; octets])]);
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .uri("/validate/acnp")
+        .header("content-length", 4 << 20)
+        .body(Body::from_stream(first.chain(futures::stream::pending())))
+        .unwrap();
+    request.extensions_mut().insert(SocketAddr::from((from, 4000)));
+    let app = app.clone();
+    tokio::spawn(async move { app.oneshot(request).await.unwrap().status() })
+}
+
+/// Neither what an address says that it will send keeps others waiting, nor what it has sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_of_one_address_keep_nobody_waiting() {
+    let cluster = Cluster::new().await;
+    let mut question = review("CREATE", "p", None, spec(json!({"action": "Drop"})), Value::Null);
+    question["padding"] = "x".repeat(100 << 10).into();
+    for octets in [1, (4 << 20) - 1] {
+        let slow: Vec<_> = (0..8).map(|_| endless(&cluster.app, octets, [192, 0, 2, 66])).collect();
+        // Again and again, while they come as far as they get.
+        for _ in 0..50 {
+            let (status, answer) = ask(&cluster.app, "/validate/acnp", &question, [192, 0, 2, 1]).await;
+            assert_eq!((status.as_u16(), &answer["allowed"]), (200, &json!(true)), "{octets}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut codes: Vec<u16> = Vec::new();
+        for task in slow {
+            codes.push(task.await.unwrap().as_u16());
+        }
+        let refused = codes.iter().filter(|code| **code == 503).count();
+        assert_eq!(refused, if octets == 1 { 0 } else { 6 }, "{codes:?}");
+    }
 }
