@@ -288,8 +288,7 @@ impl Task {
         let mut alone = Vec::new();
         loop {
             let staged = self.stage(&mut pending);
-            let mut diff = Diff::default();
-            staged.iter().for_each(|unit| diff.append(unit.staged.diff.clone()));
+            let diff = Diff::all(staged.iter().map(|unit| unit.staged.diff.clone()));
             if !self.started || diff.is_empty() {
                 break;
             }

@@ -88,16 +88,25 @@ impl Diff {
         steps
     }
 
-    /// Does `later` after this. Both must be differences of one store, in this order.
-    pub fn append(&mut self, later: Diff) {
-        if self.is_empty() {
-            *self = later;
-            return;
-        }
-        let mut fates: HashMap<Key, Fate, RandomState> = HashMap::default();
-        fates.extend(self.adds.drain(..).map(|entry| (entry.key(), Fate::Add(entry))));
-        fates.extend(self.mods.drain(..).map(|entry| (entry.key(), Fate::Modify(entry))));
-        fates.extend(self.deletes.drain(..).map(|key| (key, Fate::Delete)));
+    /// One difference that does all of these, which are of one store, in this order.
+    pub fn all(diffs: impl IntoIterator<Item = Diff>) -> Diff {
+        let mut diffs = diffs.into_iter().filter(|diff| !diff.is_empty());
+        let (Some(first), second) = (diffs.next(), diffs.next()) else { return Self::default() };
+        let Some(second) = second else { return first };
+        let mut fates = Fates::default();
+        // Each entry is looked up once, however many there are: a node's Services come as ten thousand.
+        [first, second].into_iter().chain(diffs).for_each(|diff| fates.follow(diff));
+        fates.diff()
+    }
+}
+
+/// What becomes of each entry.
+#[derive(Default)]
+struct Fates(HashMap<Key, Fate, RandomState>);
+
+impl Fates {
+    fn follow(&mut self, later: Diff) {
+        let fates = &mut self.0;
         for entry in later.adds {
             let key = entry.key();
             let fate = if fates.contains_key(&key) { Fate::Modify(entry) } else { Fate::Add(entry) };
@@ -114,13 +123,18 @@ impl Diff {
                 fates.insert(key, Fate::Delete);
             }
         }
-        for (key, fate) in fates {
+    }
+
+    fn diff(self) -> Diff {
+        let mut diff = Diff::default();
+        for (key, fate) in self.0 {
             match fate {
-                Fate::Add(entry) => self.adds.push(entry),
-                Fate::Modify(entry) => self.mods.push(entry),
-                Fate::Delete => self.deletes.push(key),
+                Fate::Add(entry) => diff.adds.push(entry),
+                Fate::Modify(entry) => diff.mods.push(entry),
+                Fate::Delete => diff.deletes.push(key),
             }
         }
+        diff
     }
 }
 

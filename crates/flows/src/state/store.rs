@@ -230,17 +230,17 @@ impl BridgeStore {
         &mut self,
         changes: impl IntoIterator<Item = (&'a Owner, &'a Change)>,
     ) -> Result<Staged, Conflict> {
-        let mut staged = Staged::default();
+        let (mut diffs, mut undo) = (Vec::new(), Undo::default());
         for (owner, change) in changes {
-            match self.stage_one(owner, change, &mut staged.undo) {
-                Ok(diff) => staged.diff.append(diff),
+            match self.stage_one(owner, change, &mut undo) {
+                Ok(diff) => diffs.push(diff),
                 Err(conflict) => {
-                    self.undo(staged.undo);
+                    self.undo(undo);
                     return Err(conflict);
                 }
             }
         }
-        Ok(staged)
+        Ok(Staged { diff: Diff::all(diffs), undo })
     }
 
     fn stage_one(&mut self, owner: &Owner, change: &Change, undo: &mut Undo) -> Result<Diff, Conflict> {

@@ -256,18 +256,18 @@ proptest! {
     ) {
         let mut store = BridgeStore::new();
         let mut replica = Replica(left.into_iter().map(|e| (e.key(), e)).collect());
-        let mut sum = store.compare(&replica.found()).diff;
-        replica.carry_out(std::mem::take(&mut sum))?;
+        let mut sum = Vec::new();
+        replica.carry_out(store.compare(&replica.found()).diff)?;
         for (owner, entries, send) in sets {
             if let Ok(diff) = set(&mut store, &owner, entries) {
-                sum.append(diff);
+                sum.push(diff);
             }
             if send {
-                replica.carry_out(std::mem::take(&mut sum))?;
+                replica.carry_out(Diff::all(std::mem::take(&mut sum)))?;
                 prop_assert_eq!(replica.entries(), by_key(store.all()));
             }
         }
-        replica.carry_out(sum)?;
+        replica.carry_out(Diff::all(sum))?;
         prop_assert_eq!(replica.entries(), by_key(store.all()));
     }
 }
