@@ -303,8 +303,10 @@ pub(crate) fn described(world: &World, key: Key, native: &Native) -> (i64, Vec<S
                 action: rule.action,
             };
             let (mut peers, mut blocks, mut names, mut relative) = (vec![], vec![], vec![], vec![]);
+            let mut named = std::collections::BTreeSet::new();
             for peer in &rule.peers {
                 match peer {
+                    NativePeer::Group(name) if !named.insert(name) => {}
                     NativePeer::Pods(spaces, pods) => peers.push((space(key, spaces), pods.clone())),
                     NativePeer::Group(name) => members(world, key, name, &mut peers, &mut blocks),
                     NativePeer::Block(cidr) => blocks.push(format!("{cidr}-")),
@@ -397,9 +399,11 @@ fn space(key: Key, spaces: &Option<Expression>) -> Space {
 }
 
 fn applied_to(world: &World, key: Key, targets: &[Target]) -> Vec<Selector> {
-    let mut selectors = vec![];
+    let (mut selectors, mut named) = (vec![], std::collections::BTreeSet::new());
     for target in targets {
         match target {
+            // However often it is written, a group is there once.
+            Target::Group(name) if !named.insert(name) => {}
             Target::Pods(spaces, pods) => {
                 let spaces = spaces.clone().filter(|_| key.0.is_empty());
                 selectors.push((space(key, &spaces), pods_of(key, &spaces, pods)));
