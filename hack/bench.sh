@@ -1,6 +1,6 @@
 #!/bin/bash
 # All measurements: a table, and target/bench.json.
-#   bench.sh                         everything, about ten minutes
+#   bench.sh                         everything, about half an hour
 #   bench.sh --only SECTION[,...]    some of it
 #   bench.sh --list                  the sections
 # Set ANTREA_BIN to a folder of binaries to measure others than this checkout's release builds.
