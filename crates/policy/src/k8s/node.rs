@@ -37,6 +37,8 @@ impl Node {
             name: format!("{}/{ip}", self.name).into(),
             labels: self.labels.clone(),
             ips: [*ip].into_iter().collect::<PodIps>(),
+            // A policy that is for all Nodes is for this one.
+            node: Some(self.name.clone()),
             ..Pod::default()
         };
         self.ips.iter().map(member).collect()
