@@ -7,6 +7,7 @@
 //! crd.antrea.io/v1beta1        Traceflow             the way of one packet, asked for by users
 //! crd.antrea.io/v1alpha1       PacketCapture         the packets of one flow, asked for by users
 //! crd.antrea.io/v1beta1        Tier, ClusterNetworkPolicy, NetworkPolicy, ClusterGroup, Group   policies with an order
+//! policy.networking.k8s.io/v1alpha2   ClusterNetworkPolicy   the Kubernetes project's policies with an order
 //! ```
 //!
 //! Invariants:
@@ -26,6 +27,7 @@ pub mod installation;
 pub mod packet_capture;
 pub mod policy;
 pub mod probes;
+pub mod standard;
 pub mod traceflow;
 
 pub use capabilities::Capabilities;
@@ -63,6 +65,7 @@ pub fn operand() -> Vec<CustomResourceDefinition> {
         policy::NetworkPolicy::crd(),
         policy::ClusterGroup::crd(),
         policy::Group::crd(),
+        standard::ClusterNetworkPolicy::crd(),
     ];
     crds.into_iter().map(finish).collect()
 }

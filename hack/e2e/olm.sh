@@ -42,7 +42,7 @@ olm_install() {
 			fail "step $step of bundle $2 is refused"
 		((step > 0)) || quietly kubectl wait --for=condition=Established --timeout=30s \
 			crd/antreainstallations.operator.antrea.io crd/antreaagentinfos.crd.antrea.io crd/antreacontrollerinfos.crd.antrea.io crd/traceflows.crd.antrea.io crd/packetcaptures.crd.antrea.io \
-			crd/tiers.crd.antrea.io crd/clusternetworkpolicies.crd.antrea.io crd/networkpolicies.crd.antrea.io crd/clustergroups.crd.antrea.io crd/groups.crd.antrea.io
+			crd/tiers.crd.antrea.io crd/clusternetworkpolicies.crd.antrea.io crd/networkpolicies.crd.antrea.io crd/clustergroups.crd.antrea.io crd/groups.crd.antrea.io crd/clusternetworkpolicies.policy.networking.k8s.io
 	done
 	quietly kubectl -n "$OLM_NAMESPACE" rollout status deployment/antrea-operator --timeout=60s ||
 		fail "the operator of bundle $2 is not Ready"
@@ -105,7 +105,7 @@ olm_cycle() {
 	olm_remove antrea-operator.v0.1.1
 	[[ -z $(olm_owned antrea-operator.v0.1.1) ]] || fail 'OLM has left something'
 	quietly kubectl delete crd antreainstallations.operator.antrea.io antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io packetcaptures.crd.antrea.io \
-		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io
+		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io clusternetworkpolicies.policy.networking.k8s.io
 	[[ -z $(olm_everything) ]] || fail "left: $(olm_everything)"
 	ok "OLM $rules: uninstalled, nothing is left in the cluster or on its nodes"
 }
@@ -116,7 +116,7 @@ olm() {
 	quietly kubectl delete antreainstallation default --timeout=150s || fail 'the AntreaInstallation does not go away'
 	quietly kubectl delete -f "$REPO/config/antrea-operator.yaml" --ignore-not-found --timeout=90s || fail 'the manifest does not go away'
 	quietly kubectl delete crd antreaagentinfos.crd.antrea.io antreacontrollerinfos.crd.antrea.io traceflows.crd.antrea.io packetcaptures.crd.antrea.io \
-		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io
+		tiers.crd.antrea.io clusternetworkpolicies.crd.antrea.io networkpolicies.crd.antrea.io clustergroups.crd.antrea.io groups.crd.antrea.io clusternetworkpolicies.policy.networking.k8s.io
 	[[ -z $(olm_everything) ]] || fail "left of the manifest: $(olm_everything)"
 	rm -rf "$STATE/olm"
 	olm_bundle 0.1.0

@@ -57,6 +57,7 @@ impl PolicyKind {
             Self::Kubernetes => "K8sNetworkPolicy",
             Self::Cluster => "AntreaClusterNetworkPolicy",
             Self::Namespace => "AntreaNetworkPolicy",
+            Self::Standard => "ClusterNetworkPolicy",
         }
     }
 }

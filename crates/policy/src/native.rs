@@ -22,9 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::account::service_account;
-use self::names::fqdn;
+pub(crate) use self::names::fqdn;
 use self::namespaces::PerNamespace;
-use self::services::{matches, services, to_services};
+pub(crate) use self::services::matches;
+use self::services::{services, to_services};
 use self::targets::Targets;
 use crate::{
     crd::{self, BASELINE_TIER, DEFAULT_TIER, STATIC_TIERS},

@@ -153,7 +153,9 @@ fn crds() -> Vec<Object> {
         .map(|crd| {
             let name = crd.metadata.name.clone().unwrap_or_default();
             let spec = serde_json::to_value(&crd.spec).expect("a CRD's spec must be JSON");
-            managed(&object::CRD, &name, json!({"spec": spec})).label("served-by", CONTROLLER)
+            let object = managed(&object::CRD, &name, json!({"spec": spec})).label("served-by", CONTROLLER);
+            let annotations = crd.metadata.annotations.into_iter().flatten();
+            annotations.fold(object, |object, (key, value)| object.annotation(&key, &value))
         })
         .collect()
 }

@@ -202,6 +202,8 @@ fn controller_cluster_rules(config: &Effective) -> Vec<Value> {
         ),
         rule("crd.antrea.io", &["traceflows"], READ),
         rule("crd.antrea.io", &["traceflows/status"], &["update", "patch"]),
+        rule("policy.networking.k8s.io", &["clusternetworkpolicies"], READ),
+        rule("policy.networking.k8s.io", &["clusternetworkpolicies/status"], &["update", "patch"]),
         // Policies with an order; the Tiers that always exist are the controller's to make.
         rule(
             "crd.antrea.io",

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Matches that a service needs.
-pub(super) fn matches(service: &Service) -> usize {
+pub(crate) fn matches(service: &Service) -> usize {
     let masks = |first, last| PortRange::new(first, last).map_or(1, |range| range.masks().len());
     let destination = match (&service.port, service.end_port) {
         (Some(Port::Number(first)), Some(last)) => masks(*first, last),
