@@ -10,7 +10,7 @@
 #   cluster.sh smoke          one HTTP request between pods on two nodes
 #   cluster.sh node-up NODE   add a node (node1 to node89); node-down NODE removes it
 #   cluster.sh load           build the images anew and bring them to the nodes
-# Settings: NODES=2  KUBE_PROXY_MODE=iptables|nftables|none  CNI=antrea|plain|none
+# Settings: NODES=2  KUBE_PROXY_MODE=none|iptables|nftables  CNI=antrea|plain|none
 #           ANTREA_STATE=/var/lib/antrea-cluster  ANTREA_CACHE=~/.cache/antrea-rs  BASE=(base image)
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/pki.sh"

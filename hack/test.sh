@@ -136,15 +136,16 @@ stage_noipv6() {
 		hack/kernel-suite.sh "$(test_program node)" "${NOIPV6_TESTS[@]}"
 }
 
-# test-all looks at what is shipped, in both modes of kube-proxy that the local cluster has and without one, and runs all of Kubernetes'
+# test-all looks at what is shipped, without a kube-proxy and with one in both modes that the local cluster has, and runs all of Kubernetes'
 # NetworkPolicy specs, which take as long as everything else here together.
 stage_cluster() {
 	if [[ -n $FULL ]]; then
 		ANTREA_PROFILE=shipped hack/e2e.sh
+		ANTREA_PROFILE=shipped hack/e2e.sh connectivity service_specs
 		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
-		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=none hack/e2e.sh connectivity services service_specs
+		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=iptables hack/e2e.sh connectivity services proxy spec settings legacy
 	else
-		NETPOL=some hack/e2e.sh crash_once connectivity services proxy traffic policies native names traceflow lookers spec restart health monitoring netpol removal
+		NETPOL=some hack/e2e.sh crash_once connectivity services traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi
 }
 

@@ -133,20 +133,6 @@ everything_has_data() {
 	monitoring_tool verify --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" >"$STATE/verify" 2>"$STATE/verify.errors"
 }
 
-# Open vSwitch serves Services, or kube-proxy does again: of the latter nothing is counted.
-services_by_bridge() {
-	patch_installation '{"proxy": {"mode": "Services"}}'
-	wait_for 20 condition_matches Progressing '^True' || fail 'the mode of the proxy replaces no agent'
-	wait_for 150 settled || fail "the installation does not settle: $(condition Progressing) $(condition Degraded)"
-}
-
-services_by_kube_proxy() {
-	patch_installation '{"proxy": null}'
-	acknowledge
-	wait_for 150 settled || fail "the installation does not settle: $(condition Progressing) $(condition Degraded)"
-	patch_installation '{"rollout": null}'
-}
-
 # Without a Prometheus: what of this part breaks most easily.
 monitoring() {
 	kinds_appear_later
@@ -167,7 +153,6 @@ prometheus() {
 		wait_for 60 prometheus_sees "$job" "$count" || fail "targets: $(prometheus_targets)"
 	done
 	ok 'Prometheus scrapes agents, controller and operator by the shipped ServiceMonitors'
-	[[ $KUBE_PROXY_MODE == none ]] || services_by_bridge
 	work_for_metrics
 	# Flows are compared with what they should be once a minute.
 	wait_for 150 everything_has_data || fail "a query has no data: $(<"$STATE/verify.errors")"
@@ -175,7 +160,6 @@ prometheus() {
 	figure "boards and alerts: $(<"$STATE/verify")"
 	ok 'every panel and every alert finds data'
 	metrics_are_well_named
-	[[ $KUBE_PROXY_MODE == none ]] || services_by_kube_proxy
 	monitoring_tool plot --prometheus "$PROMETHEUS" --interval "$SCRAPE_INTERVAL" --out "$REPO/target/dashboards" >/dev/null ||
 		fail 'a board cannot be drawn'
 	[[ $(find "$REPO/target/dashboards" -name '*.svg' -newer "$STATE/verify" | wc -l) == "$BOARDS" ]] || fail 'a picture is missing'

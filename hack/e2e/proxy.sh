@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Services that Open vSwitch serves beside a real kube-proxy, and the way there and back. Sourced by hack/e2e.sh; needs
-# hack/e2e/services.sh.
+# hack/e2e/services.sh and hack/e2e/settings.sh.
 
 # translated NODE ADDRESS: new connections to a cluster IP that kube-proxy has translated on a node.
 translated() {
@@ -20,9 +20,21 @@ stream_down() {
 	(($(jq '.intervals[-2].sum.bytes' "$STATE/stream.json") > 0)) || fail "$1: the stream moves nothing any more"
 }
 
+# Leaves what pods send to kube-proxy too.
+to_kube_proxy() {
+	patch_installation '{"proxy": {"mode": "KubeProxy"}}'
+	acknowledge
+	wait_for 150 settled || fail "the installation does not settle with kube-proxy: $(condition Progressing)"
+	patch_installation '{"rollout": null}'
+}
+
 proxy() {
-	local cluster_ip stream_ip before node count
-	[[ $KUBE_PROXY_MODE == iptables ]] || fail 'this part counts in rules of the iptables mode'
+	local cluster_ip stream_ip before node count antctl access=$KUBECONFIG_PATH
+	if [[ $KUBE_PROXY_MODE != iptables ]]; then
+		figure 'LEFT OUT: proxy, which counts in rules of kube-proxy in iptables mode (KUBE_PROXY_MODE=iptables)'
+		return
+	fi
+	antctl=$(project_binaries)/antctl
 	service_two
 	kubectl apply -f - >/dev/null <<-END
 		apiVersion: v1
@@ -32,9 +44,13 @@ proxy() {
 	END
 	cluster_ip=$(kubectl get service two -o jsonpath='{.spec.clusterIP}')
 	stream_ip=$(kubectl get service right -o jsonpath='{.spec.clusterIP}')
+	to_kube_proxy
 	reaches connects one "$cluster_ip:80" || fail 'no ClusterIP before'
 	before=$(translated node1 "$cluster_ip")
 	((before > 0)) || fail "kube-proxy's counters do not count"
+	wait_for 15 explains 0 'kube-proxy gives it an endpoint.*kube-proxy .iptables. of node1 gives [0-9.]+:80 one of 1 endpoint' \
+		default/left svc/default/two ||
+		fail "explain does not see how a Service is reached: $(outside explain default/left svc/default/two 2>&1)"
 
 	# The first example of the document.
 	quietly kubectl patch antreainstallation default --type=merge \
@@ -65,13 +81,13 @@ proxy() {
 	stream_down 'agents killed'
 	ok 'a connection to a Service survives both agents'
 
-	patch_installation '{"proxy": null}'
-	acknowledge
-	wait_for 150 settled || fail "the installation does not settle with kube-proxy: $(condition Progressing)"
-	patch_installation '{"rollout": null}'
+	to_kube_proxy
 	before=$(translated node1 "$cluster_ip")
 	reaches connects one "$cluster_ip:80" || fail 'no ClusterIP after the way back'
 	((before < $(translated node1 "$cluster_ip"))) || fail 'kube-proxy does not serve pods again'
 	services_in "kube-proxy in $KUBE_PROXY_MODE mode again"
 	kubectl delete service right >/dev/null
+	patch_installation '{"proxy": null}'
+	wait_for 20 condition_matches Progressing '^True' || fail 'the default of the mode replaces no agent'
+	wait_for 150 settled || fail "the installation does not settle with the default: $(condition Progressing)"
 }

@@ -97,7 +97,7 @@ explanations() {
 		fail 'explain does not name the port that is allowed'
 	kubectl delete networkpolicy shut >/dev/null
 	kubectl expose pod two --name=explained --port=80 --target-port=8080 >/dev/null
-	wait_for 15 explains 0 'kube-proxy gives it an endpoint.*kube-proxy .(iptables|nftables|ipvs). of node1 gives [0-9.]+:80 one of 1 endpoint' \
+	wait_for 15 explains 0 'the bridge of node1 gives what is for [0-9.]+ an endpoint itself' \
 		default/left svc/default/explained ||
 		fail "explain does not see how a Service is reached: $(outside explain default/left svc/default/explained 2>&1)"
 	kubectl create service clusterip nobody --tcp=80 >/dev/null

@@ -416,8 +416,10 @@ mod tests {
     #[test]
     fn what_nodes_must_agree_on_is_disruptive() {
         let spec = |value| serde_json::from_value::<AntreaInstallationSpec>(value).unwrap();
-        let base = spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400}));
-        let mtu = spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1450}));
+        let base =
+            spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "proxy": {"mode": "KubeProxy"}}));
+        let mtu =
+            spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1450, "proxy": {"mode": "KubeProxy"}}));
         let tunnel = spec(serde_json::json!({"tunnelType": "VXLAN", "mtu": 1400}));
         assert_eq!(class_of_config(None, &base), Class::Live);
         assert_eq!(class_of_config(Some(&base), &mtu), Class::Restart);
@@ -425,8 +427,7 @@ mod tests {
         let transport =
             spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "transportInterface": "eth1"}));
         assert_eq!(class_of_config(Some(&base), &transport), Class::Disruptive);
-        let served =
-            spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400, "proxy": {"mode": "Services"}}));
+        let served = spec(serde_json::json!({"tunnelType": "Geneve", "mtu": 1400}));
         assert_eq!(
             class_of_config(Some(&base), &served),
             Class::Restart,

@@ -302,10 +302,17 @@ impl Lab {
             "clientConnection": {"kubeconfig": kubeconfig},
             "apiPort": node.api_port,
             "serviceCIDR": "10.96.0.0/16",
+            // Who is to serve Services says so: else it is nobody, or what a test plays.
+            "featureGates": {"AntreaProxy": false},
             "logLevel": "debug",
         });
         for (key, value) in &self.config {
-            config[key] = value.clone();
+            match value {
+                Value::Object(values) if config[key].is_object() => {
+                    values.iter().for_each(|(name, value)| config[key][name] = value.clone());
+                }
+                value => config[key] = value.clone(),
+            }
         }
         let file = node.dir.join("antrea-agent.conf");
         std::fs::write(&file, config.to_string()).unwrap();

@@ -34,8 +34,6 @@ enum Support {
     None,
     /// The component's part of the feature is not implemented, and the gate is off.
     Missing,
-    /// It is on where the configuration says so, and off where that says nothing, whatever upstream has there.
-    OptIn,
     /// All of it is there: on where upstream has it on, unless the configuration says otherwise.
     Full,
 }
@@ -91,14 +89,13 @@ impl Gate {
     fn is_on(&self, component: Component, wanted: Option<bool>) -> bool {
         match self.support(component) {
             Support::Full => wanted.unwrap_or(self.default),
-            Support::OptIn => wanted.unwrap_or(false),
             Support::None | Support::Missing => false,
         }
     }
 
     /// Whether users of the feature find it there.
     fn works(&self, component: Component, wanted: Option<bool>) -> bool {
-        matches!(self.support(component), Support::OptIn | Support::Full) && self.is_on(component, wanted)
+        self.support(component) == Support::Full && self.is_on(component, wanted)
     }
 }
 
@@ -188,7 +185,7 @@ gates! {
     "AntreaIPAM"                    Alpha off Missing Missing;
     "AntreaNodeConfig"              Beta  on  Missing Missing;
     "AntreaPolicy"                  Beta  on  Full    Full;
-    "AntreaProxy"                   Ga    on  OptIn   None;
+    "AntreaProxy"                   Ga    on  Full    None;
     "BGPPolicy"                     Alpha off Missing None;
     "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
     "ClusterNetworkPolicy"          Alpha off None    Missing;
@@ -250,10 +247,12 @@ mod tests {
     fn a_configuration_names_all_gates() {
         let agent = configured(Component::Agent, &BTreeMap::new());
         assert_eq!(agent.get("Traceflow"), Some(&true));
-        for off in ["AntreaProxy", "EndpointSlice", "Egress", "NodePortLocal"] {
+        for off in ["EndpointSlice", "Egress", "NodePortLocal"] {
             assert_eq!(agent.get(off), Some(&false), "{off}");
         }
-        assert_eq!(agent.get("AntreaPolicy"), Some(&true));
+        for on in ["AntreaPolicy", "AntreaProxy"] {
+            assert_eq!(agent.get(on), Some(&true), "{on}");
+        }
         assert_eq!(agent.get("NodeIPAM"), None, "the controller's");
         let asked = wanted(&[("AntreaPolicy", false), ("Egress", true)]);
         let agent = configured(Component::Agent, &asked);
@@ -278,16 +277,17 @@ mod tests {
         assert_eq!(find(Component::Agent, &asked, "AntreaPolicy"), Some("Disabled"));
         assert_eq!(find(Component::Agent, &asked, "Egress"), Some("Disabled"));
         assert!(!is_on(Component::Agent, "AntreaPolicy", &asked));
-        let asked = wanted(&[("AntreaProxy", true)]);
-        assert!(!is_on(Component::Agent, "AntreaProxy", &none), "only for whoever asks for it");
-        assert!(is_on(Component::Agent, "AntreaProxy", &asked));
-        assert_eq!(find(Component::Agent, &asked, "AntreaProxy"), Some("Enabled"));
+        let asked = wanted(&[("AntreaProxy", false)]);
+        assert!(is_on(Component::Agent, "AntreaProxy", &none));
+        assert!(!is_on(Component::Agent, "AntreaProxy", &asked));
+        assert_eq!(find(Component::Agent, &asked, "AntreaProxy"), Some("Disabled"));
         let all =
             [Component::Agent, Component::Controller].map(|component| report(component, &none)).concat();
         let on: Vec<&str> =
             all.iter().filter(|gate| gate.status == "Enabled").map(|gate| gate.name).collect();
-        let both = ["AntreaPolicy", "NetworkPolicyStats", "Traceflow"];
-        assert_eq!(on, [both, both].concat(), "of agent and controller; nothing else works unasked");
+        let agent = ["AntreaPolicy", "AntreaProxy", "NetworkPolicyStats", "Traceflow"];
+        let controller = ["AntreaPolicy", "NetworkPolicyStats", "Traceflow"];
+        assert_eq!(on, [&agent[..], &controller[..]].concat(), "nothing else works unasked");
         let version = |name: &str| all.iter().find(|gate| gate.name == name).map(|gate| gate.version);
         assert_eq!(
             ["AntreaProxy", "Egress", "BGPPolicy"].map(version),

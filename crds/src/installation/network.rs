@@ -65,9 +65,9 @@ pub enum PodCidrSource {
 #[x_kube(validation = Rule::new("(has(self.mode) && self.mode == 'All') || !(has(self.nodePortAddresses) || has(self.healthAddress))")
     .message("spec.proxy: nodePortAddresses and healthAddress need mode All"))]
 pub struct Proxy {
-    /// "KubeProxy" (default): kube-proxy, for everybody. "Services": Open vSwitch gives what Pods send to cluster, load
-    /// balancer and external IPs an endpoint; kube-proxy has to run for Nodes, node ports and whatever has no endpoint.
-    /// "All": Open vSwitch, for everybody; there is no kube-proxy.
+    /// "Services" (default): Open vSwitch gives what Pods send to cluster, load balancer and external IPs an endpoint;
+    /// kube-proxy has to run for Nodes, node ports and whatever has no endpoint. "All": Open vSwitch, for everybody; there
+    /// is no kube-proxy. "KubeProxy": kube-proxy, for everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ProxyMode")]
     pub mode: Option<ProxyMode>,
@@ -90,9 +90,9 @@ pub struct Proxy {
 #[schemars(inline)]
 pub enum ProxyMode {
     /// Nothing.
-    #[default]
     KubeProxy,
     /// What Pods send to Services.
+    #[default]
     Services,
     /// Everything.
     All,

@@ -45,16 +45,15 @@ pub(super) fn proxy(
     let mut gates = spec.feature_gates.clone();
     let asked = spec.proxy.as_ref().and_then(|proxy| proxy.mode);
     let mode = match (asked, gates.get(GATE)) {
-        (None, Some(true)) => ProxyMode::Services,
+        (None, Some(false)) => ProxyMode::KubeProxy,
         (mode, _) => mode.unwrap_or_default(),
     };
     match (mode, gates.get(GATE)) {
         (ProxyMode::KubeProxy, Some(true)) | (ProxyMode::Services | ProxyMode::All, Some(false)) => {
             problems.add(PATH, "contradicts spec.featureGates.AntreaProxy; remove the gate");
         }
-        (ProxyMode::KubeProxy, _) => {}
-        (ProxyMode::Services | ProxyMode::All, _) => {
-            gates.insert(GATE.to_owned(), true);
+        (mode, _) => {
+            gates.insert(GATE.to_owned(), mode != ProxyMode::KubeProxy);
         }
     }
     (everybody(spec, mode, problems), gates)
