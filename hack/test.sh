@@ -174,13 +174,13 @@ counted() {
 }
 
 # broken STAGE: what a stage that failed has to say of it, for who sees the end of a long log only: of cargo's harness what
-# panics said and the tests' names, of the suites in shell the last lines.
+# panics and errors said and the tests' names, of the suites in shell the last lines.
 broken() {
 	awk -v stage="$1" '{ sub(/^ *[0-9]+  /, "") }
 		/^failures:$/ { list = 1; next }
 		/^test result: / { list = 0 }
 		list && /^    [a-z0-9_]+(::[a-z0-9_]+)*$/ { names[$1] }
-		/^thread .* panicked at / { rest = 4 }
+		/^thread .* panicked at |^Error: / { rest = 4 }
 		rest-- > 0 { said[++count] = $0 }
 		{ last[NR % 5] = $0 }
 		function tell(line) { print stage ": " substr(line, 1, 400) }

@@ -215,6 +215,8 @@ async fn astray(lab: &Lab, index: usize, family: Family, dice: &mut Dice) -> (us
         return (compared, Vec::new());
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
+    // A machine with more to do may need longer than that.
+    ovs.appctl(&["revalidator/wait"]).unwrap();
     let now = decided(ovs, family);
     let still = |(key, actions): (String, String)| {
         let expected = traced(ovs, &key)?;

@@ -1,6 +1,6 @@
 //! Octant's own API: objects by the user's kubeconfig, in the cluster that Octant shows, and alerts.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{error::Error as _, net::SocketAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -120,21 +120,31 @@ fn key(kind: Kind, name: &str) -> KeyRequest {
     }
 }
 
+/// A connection that breaks under a call has any code, mostly "unknown"; what tells it from Octant's own word is that it has
+/// a cause in this process.
 fn failed(status: &Status) -> OctantError {
-    match status.code() {
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-            OctantError::Away(match status.message() {
-                "" => told(status),
-                message => message.to_owned(),
-            })
-        }
-        _ => OctantError::Refused(status.message().to_owned()),
+    let away = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+    if !away && status.source().is_none() {
+        return OctantError::Refused(status.message().to_owned());
     }
+    OctantError::Away(match status.message() {
+        "" => told(status),
+        message => message.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_is_not_octants_word() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let broken = Status::from_error(Box::new(broken));
+        assert_eq!(broken.code(), Code::Unknown);
+        assert!(matches!(failed(&broken), OctantError::Away(_)));
+        assert!(matches!(failed(&Status::unknown("not found")), OctantError::Refused(_)));
+    }
 
     #[tokio::test]
     async fn only_this_host_is_octant() {

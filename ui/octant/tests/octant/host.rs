@@ -187,7 +187,8 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) fn start() -> Result<Self> {
         let store = Store::default();
-        let (address, serving) = serve(store.clone(), "127.0.0.1:0".parse()?)?;
+        // Its port is left for a moment by tests of starting again; no client takes it that uses the usual loopback address.
+        let (address, serving) = serve(store.clone(), "127.0.0.77:0".parse()?)?;
         Ok(Self { store, address, serving: Some(serving) })
     }
 
