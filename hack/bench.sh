@@ -19,4 +19,8 @@ if [[ -z ${ANTREA_BIN:-} ]]; then
 fi
 ANTREA_CNI_PLUGINS=$("$REPO/hack/tools.sh" cni)
 export ANTREA_CNI_PLUGINS ANTREA_CACHE=$CACHE
+if [[ ${1:-} != --only || ,${2:-}, == *,rivals,* ]]; then
+	ANTREA_KUBERNETES=$("$REPO/hack/tools.sh" kubernetes)
+	export ANTREA_KUBERNETES
+fi
 exec "$bench" "$@"

@@ -253,7 +253,16 @@ impl FakeApi {
         if rest.peek().is_none() {
             metadata["continue"] = "".into();
         }
-        let text = format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{metadata},"items":[{items}]}}"#);
+        // Clients of Go take in a list of their objects' own kind only.
+        let kinds = store.objects.get(&target.collection).and_then(|items| items.values().next());
+        let of = |field: &str| kinds.and_then(|stored| stored.object[field].as_str());
+        let (kind, version) = match (of("kind"), of("apiVersion")) {
+            (Some(kind), Some(version)) => (format!("{kind}List"), version),
+            _ => ("List".to_owned(), "v1"),
+        };
+        let text = format!(
+            r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":[{items}]}}"#
+        );
         ([("content-type", "application/json")], text).into_response()
     }
 

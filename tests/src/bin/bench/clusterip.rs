@@ -15,35 +15,40 @@ use crate::report::{Figure, Goal, Report, median, percentile};
 use crate::services::{INSTALLED, lab, put_many, served};
 use crate::throughput::{Load, iperf3};
 
-const RUNS: usize = 3;
+pub(crate) const RUNS: usize = 3;
 /// iperf3's, of the Services and of their endpoints.
 const IPERF: u16 = 5_201;
 /// Of servers that are connected to for a moment.
-const SHORT: u16 = 8_080;
+pub(crate) const SHORT: u16 = 8_080;
 /// Connections at a time, and how long they are made.
 const AT_ONCE: usize = 8;
 const TIME: Duration = Duration::from_millis(1500);
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A Service with one endpoint, which has its ports.
-fn put(lab: &Lab, pod: &Pod, ip: &str) {
+pub(crate) fn put(lab: &Lab, pod: &Pod, ip: &str) {
     let port = |name: &str, number: u16| json!({"name": name, "protocol": "TCP", "port": number});
     let ports = json!([port("iperf", IPERF), port("short", SHORT)]);
     let name = format!("to-{}", pod.name);
     let spec = json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports});
     let metadata = json!({"namespace": "default", "name": name});
-    lab.api.put("api/v1/services", json!({"metadata": metadata, "spec": spec}));
+    lab.api.put(
+        "api/v1/services",
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}),
+    );
     lab.api.put(
         "apis/discovery.k8s.io/v1/endpointslices",
         json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4", "endpoints": [{"addresses": [pod.ip]}], "ports": ports,
+            "addressType": "IPv4", "ports": ports,
+            "endpoints": [{"addresses": [pod.ip], "conditions": {"ready": true}}],
         }),
     );
 }
 
 /// Connections that were made in a while, and how long each took.
-async fn connections(client: &Pod, to: IpAddr) -> anyhow::Result<(f64, Vec<Duration>)> {
+pub(crate) async fn connections(client: &Pod, to: IpAddr) -> anyhow::Result<(f64, Vec<Duration>)> {
     let to = SocketAddr::new(to, SHORT);
     let (done, made) = oneshot::channel();
     let dialing = Background::run_in(&client.netns, move || async move {

@@ -23,6 +23,7 @@ mod native;
 mod observe;
 mod report;
 mod restart;
+mod rivals;
 mod services;
 mod throughput;
 mod tracing;
@@ -129,6 +130,11 @@ const SECTIONS: &[Section] = &[
         name: "clusterip",
         about: "TCP and new connections from a pod to a ClusterIP against straight to the pod",
         run: |report| Box::pin(clusterip::run(report)),
+    },
+    Section {
+        name: "rivals",
+        about: "new connections to a ClusterIP among 10 to 10,000 Services, against kube-proxy in its modes",
+        run: |report| Box::pin(rivals::run(report)),
     },
     Section {
         name: "native-order",

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use antrea_tests::lab::Lab;
@@ -41,26 +42,32 @@ fn address(number: u32) -> IpAddr {
 }
 
 /// Service `number`, of one port.
-fn put_service(lab: &Lab, number: u32) {
+pub(crate) fn put_service(lab: &Lab, number: u32) {
     let ip = address(number);
     let spec = json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip],
                       "ports": [{"name": "http", "protocol": "TCP", "port": 80}]});
     let metadata = json!({"namespace": "default", "name": format!("s{number}")});
-    lab.api.put(SERVICES, json!({"metadata": metadata, "spec": spec}));
+    lab.api.put(SERVICES, json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}));
 }
 
-/// Its EndpointSlice, in which endpoints have this port.
+/// Its EndpointSlice of all endpoints, which have this port.
 fn put_slice(lab: &Lab, name: &str, number: u32, port: u16) {
+    put_endpoints(lab, name, number, 0..ENDPOINTS, port);
+}
+
+/// Its EndpointSlice of some endpoints.
+pub(crate) fn put_endpoints(lab: &Lab, name: &str, number: u32, which: Range<u32>, port: u16) {
     let endpoint = |n: u32| {
         let ip = Ipv4Addr::from(0x0a01_0000 + number * ENDPOINTS + n);
         json!({"addresses": [ip], "nodeName": "elsewhere",
                "conditions": {"ready": true, "serving": true, "terminating": false},
                "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("s{number}-{n}")}})
     };
-    let endpoints: Vec<Value> = (0..ENDPOINTS).map(endpoint).collect();
+    let endpoints: Vec<Value> = which.map(endpoint).collect();
     lab.api.put(
         SLICES,
         json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "default", "name": name,
                          "labels": {"kubernetes.io/service-name": format!("s{number}")}},
             "addressType": "IPv4", "endpoints": endpoints,
