@@ -177,6 +177,37 @@ async fn resumes_from_the_last_transaction() {
     assert!(changes[0].old.is_none());
 }
 
+/// What is read together with the monitor's reply came after it, and counts after it: with the whole content, and with the
+/// difference to what is known.
+#[tokio::test]
+async fn an_update_behind_the_monitors_reply_is_kept() {
+    let (session, mut servers, _cancel) = spawn(|_| {});
+    let mut server = servers.recv().await.unwrap();
+    server.handshake(json!({ "T": { uuid(2): { "initial": { "name": "a" } } } })).await;
+    wait_names(&session, &["a"]).await;
+    drop(server);
+
+    for (found, txn, before, rows) in [
+        (false, 20, uuid(1), json!({ uuid(2): { "initial": { "name": "b" } } })),
+        (true, 30, uuid(21), json!({ uuid(2): { "modify": { "name": "c" } } })),
+    ] {
+        let mut server = servers.recv().await.unwrap();
+        server.schema().await;
+        let request = server.expect("monitor_cond_since").await;
+        assert_eq!(request["params"][3], before);
+        let reply =
+            json!({ "id": request["id"], "error": null, "result": [found, uuid(txn), { "T": rows }] });
+        let rows = json!({ uuid(2): { "modify": { "name": format!("after {txn}") } } });
+        let update =
+            json!({ "id": null, "method": "update3", "params": ["cache", uuid(txn + 1), { "T": rows }] });
+        server.io.write_all(format!("{reply}{update}").as_bytes()).await.unwrap();
+        wait_names(&session, &[&format!("after {txn}")]).await;
+    }
+    let mut server = servers.recv().await.unwrap();
+    server.schema().await;
+    assert_eq!(server.expect("monitor_cond_since").await["params"][3], uuid(31));
+}
+
 #[tokio::test]
 async fn an_update_that_does_not_fit_leads_to_a_full_load() {
     let (session, mut servers, _cancel) = spawn(|_| {});

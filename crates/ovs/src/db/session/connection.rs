@@ -40,8 +40,11 @@ pub(super) struct Connection<'a, S> {
     out: BytesMut,
     next_id: u64,
     pending: HashMap<u64, Reply>,
-    /// Replies to requests of the handshake.
-    own: HashMap<u64, Result<Value, Value>>,
+    /// The request of the handshake that is out, and its reply.
+    awaited: Option<u64>,
+    answer: Option<Result<Value, Value>>,
+    /// Updates that came with the monitor's reply, in one read: they follow what the reply says. None once that is loaded.
+    early: Option<Vec<Update>>,
     /// When to probe, or, while a probe is out, when to give up.
     deadline: Instant,
     probe: Option<u64>,
@@ -60,7 +63,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
             out: BytesMut::new(),
             next_id: 0,
             pending: HashMap::new(),
-            own: HashMap::new(),
+            awaited: None,
+            answer: None,
+            early: Some(Vec::new()),
             deadline: Instant::now() + config.probe_interval,
             probe: None,
             config,
@@ -101,6 +106,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
                     let resumed = initial.incremental && !self.last_txn.is_nil();
                     self.load(fresh, &initial.rows, method.is_v2(), resumed)?;
                     *self.last_txn = initial.txn;
+                    for update in self.early.take().into_iter().flatten() {
+                        self.update(&update)?;
+                    }
                     return Ok((method, resumed));
                 }
                 Err(error) if is_unknown_method(&error) => {
@@ -146,9 +154,9 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
 
     /// A request of the handshake: pumps until its reply is in.
     async fn call(&mut self, method: &str, params: &Value) -> Result<Result<Value, Value>, OvsdbError> {
-        let id = self.request(method, params);
+        self.awaited = Some(self.request(method, params));
         loop {
-            if let Some(outcome) = self.own.remove(&id) {
+            if let Some(outcome) = self.answer.take() {
                 return Ok(outcome);
             }
             self.pump(None).await?;
@@ -236,22 +244,33 @@ impl<'a, S: AsyncRead + AsyncWrite> Connection<'a, S> {
                     // The caller may have given up.
                     let _ = reply.send(outcome);
                 }
-                None => drop(self.own.insert(id, outcome)),
+                None if self.awaited.take_if(|awaited| *awaited == id).is_some() => {
+                    self.answer = Some(outcome)
+                }
+                // A probe's: that something came is all that it is for.
+                None => {}
             },
             Message::Request { id, method } => {
                 let outcome = if method == "echo" { Ok(json!([])) } else { Err("unknown method") };
                 self.out.extend_from_slice(&rpc::reply(&id, outcome));
             }
             Message::Notification { method, params } => {
-                if let Some(update) = Update::read(&method, params)? {
-                    // Any update that does not fit means that the cache has diverged: load it in full next time.
-                    let result = self.shared.cache.write().apply(&update.rows, update.v2);
-                    let changes = result.inspect_err(|_| *self.last_txn = Uuid::nil())?;
-                    *self.last_txn = update.txn;
-                    self.shared.publish(changes);
+                let Some(update) = Update::read(&method, params)? else { return Ok(()) };
+                match &mut self.early {
+                    Some(early) => early.push(update),
+                    None => self.update(&update)?,
                 }
             }
         }
+        Ok(())
+    }
+
+    fn update(&mut self, update: &Update) -> Result<(), OvsdbError> {
+        // Any update that does not fit means that the cache has diverged: load it in full next time.
+        let result = self.shared.cache.write().apply(&update.rows, update.v2);
+        let changes = result.inspect_err(|_| *self.last_txn = Uuid::nil())?;
+        *self.last_txn = update.txn;
+        self.shared.publish(changes);
         Ok(())
     }
 }
