@@ -2,7 +2,7 @@
 # The cluster suite: a real two-node Kubernetes is made, looked at from outside, and taken away. What is
 # looked at is in hack/e2e/, one file per behaviour.
 #   e2e.sh [PART]...   these parts in this order; all without an argument:
-#                      crash connectivity services proxy traffic policies native names native_gate traceflow lookers spec settings rollout restart health damage prometheus netpol manifest removal olm legacy
+#                      crash connectivity services proxy traffic policies native actions names native_gate traceflow lookers spec settings rollout restart health damage prometheus netpol manifest removal olm legacy
 #                      or, shorter: crash_once for crash, monitoring for prometheus; and service_specs: Kubernetes' own of Services
 #   OLM_RULES=v0|v1     how one generation of OLM installs, not both
 #   NETPOL=some|none   a selection of Kubernetes' NetworkPolicy specs, or none of them, instead of all
@@ -18,6 +18,7 @@
 . "$(dirname "$0")/e2e/policy.sh"
 . "$(dirname "$0")/e2e/traceflow.sh"
 . "$(dirname "$0")/e2e/native.sh"
+. "$(dirname "$0")/e2e/actions.sh"
 . "$(dirname "$0")/e2e/names.sh"
 . "$(dirname "$0")/e2e/installation.sh"
 . "$(dirname "$0")/e2e/settings.sh"
@@ -36,7 +37,7 @@ NETPOL=${NETPOL:-all}
 
 parts=("$@")
 if ((${#parts[@]} == 0)); then
-	parts=(connectivity services proxy traffic policies native names native_gate traceflow lookers spec settings rollout restart health damage prometheus netpol manifest removal olm legacy)
+	parts=(connectivity services proxy traffic policies native actions names native_gate traceflow lookers spec settings rollout restart health damage prometheus netpol manifest removal olm legacy)
 	[[ -n ${ATTACH:-} ]] || parts=(crash "${parts[@]}")
 fi
 for part in "${parts[@]}"; do
