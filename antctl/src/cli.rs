@@ -74,8 +74,12 @@ pub(crate) enum Verb {
         output: Format,
     },
     /// Shows what the operator would change, like a diff: while the AntreaInstallation is paused, or waits for its
-    /// window or for spec.rollout.acknowledge.
-    Plan,
+    /// window or for spec.rollout.acknowledge; or what it would change for a spec that is not applied.
+    Plan {
+        /// The AntreaInstallation to look at; - is the standard input. Nothing of it is applied.
+        #[arg(short, long, value_name = "FILE")]
+        filename: Option<PathBuf>,
+    },
     /// Prints the AntreaInstallation that comes closest to this cluster's ConfigMap antrea-config, and what it cannot
     /// express.
     Adopt {

@@ -88,6 +88,7 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
             | Verb::Supportbundle(_)
             | Verb::Packetcapture(_)
             | Verb::Check(_)
+            | Verb::Plan { .. }
             | Verb::Top(_) => {
                 return run(args, &clients).await;
             }
@@ -116,7 +117,8 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Get { resource, on, output } => {
             get::resource(clients, resource, on.as_deref()).await?.render(*output)
         }
-        Verb::Plan => plan::plan(clients).await,
+        Verb::Plan { filename: None } => plan::plan(clients, args.timeout).await,
+        Verb::Plan { filename: Some(file) } => plan::of_file(clients, file, args.timeout).await,
         Verb::Adopt { dry_run } if *dry_run => adopt::adopt(clients).await,
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,

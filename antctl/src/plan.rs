@@ -1,22 +1,51 @@
-//! `antctl plan`: what the operator would change, as its status has it.
+//! `antctl plan`: what the operator would change, as its status has it; for a spec in a file, as it answers when asked.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
 use antrea_crds::{
     AntreaInstallation, INSTALLATION_NAME,
-    installation::{ConditionType, PendingChange},
+    installation::{ConditionType, PendingChange, PlannedWave, Proposal},
 };
+use anyhow::{Context, bail};
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 
 use crate::connect::Clients;
 
+mod question;
+
 /// The plan of the cluster's AntreaInstallation.
-pub(crate) async fn plan(clients: &Clients) -> anyhow::Result<String> {
+pub(crate) async fn plan(clients: &Clients, limit: Duration) -> anyhow::Result<String> {
     let cluster = clients.cluster().await?;
-    let found = Api::<AntreaInstallation>::all(cluster.client.clone()).get(INSTALLATION_NAME).await;
+    let api = Api::<AntreaInstallation>::all(cluster.client.clone());
+    let found = tokio::time::timeout(limit, api.get(INSTALLATION_NAME)).await;
+    let found = found.with_context(|| format!("no answer within {limit:?}; --timeout allows more"))?;
     let found =
         found.map_err(|error| cluster.explain(&error, &format!("AntreaInstallation {INSTALLATION_NAME}")))?;
     Ok(text(&found))
+}
+
+/// What the spec in a file would change. The operator looks at it and applies nothing.
+pub(crate) async fn of_file(clients: &Clients, file: &Path, limit: Duration) -> anyhow::Result<String> {
+    let spec = question::read(file).with_context(|| file.display().to_string())?;
+    let cluster = clients.cluster().await?;
+    let id = format!("antctl-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
+    proposed(&question::ask(&cluster, spec, id, limit).await?)
+}
+
+/// A proposal as text.
+fn proposed(proposal: &Proposal) -> anyhow::Result<String> {
+    if let Some(why) = &proposal.refused {
+        bail!("the operator would not take it: {why}");
+    }
+    let mut text = "# Not applied.\n".to_owned();
+    for what in &proposal.waits_for {
+        let _ = writeln!(text, "# It would wait for {what}.");
+    }
+    changes(&mut text, &proposal.pending_changes, &proposal.planned_waves);
+    Ok(text)
 }
 
 /// What a class of change does while it is made.
@@ -51,29 +80,33 @@ pub(crate) fn text(installation: &AntreaInstallation) -> String {
     if looked_at != installation.metadata.generation {
         let _ = writeln!(text, "# The spec has changed since; look again in a moment.");
     }
-    if status.pending_changes.is_empty() {
+    changes(&mut text, &status.pending_changes, &status.planned_waves);
+    text
+}
+
+fn changes(text: &mut String, pending: &[PendingChange], waves: &[PlannedWave]) {
+    if pending.is_empty() {
         text.push_str("No object would change.\n");
-        return text;
+        return;
     }
-    for change in &status.pending_changes {
-        object(&mut text, change);
+    for change in pending {
+        object(text, change);
     }
-    let mut classes: Vec<&str> = status.pending_changes.iter().map(|change| &*change.class).collect();
+    let mut classes: Vec<&str> = pending.iter().map(|change| &*change.class).collect();
     classes.sort_unstable();
     classes.dedup();
     for class in classes {
         let _ = writeln!(text, "# {class}: {}", interruption(class));
     }
-    if !status.planned_waves.is_empty() {
+    if !waves.is_empty() {
         text.push_str("# Order of Nodes:\n");
     }
-    for wave in &status.planned_waves {
+    for wave in waves {
         let named = wave.first.join(", ");
         let more = usize::try_from(wave.nodes).unwrap_or_default().saturating_sub(wave.first.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let _ = writeln!(text, "#   {} ({} Nodes, {}): {named}{more}", wave.name, wave.nodes, wave.reason);
     }
-    text
 }
 
 fn object(text: &mut String, change: &PendingChange) {
@@ -98,6 +131,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_only_asked_about_says_so_and_what_it_would_wait_for() {
+        let proposal = json!({"id": "1", "waitsFor": ["spec.rollout.acknowledge: 1"], "pendingChanges": [
+            {"object": "ConfigMap kube-system/antrea-config", "action": "Update", "class": "Live"}]});
+        let proposal: Proposal = serde_json::from_value(proposal).unwrap();
+        let text = proposed(&proposal).unwrap();
+        assert_eq!(
+            text,
+            "# Not applied.\n# It would wait for spec.rollout.acknowledge: 1.\n\
+             ~ ConfigMap kube-system/antrea-config (Live)\n\
+             # Live: nothing restarts, nothing is interrupted\n"
+        );
+        let refused = Proposal { refused: Some("UpgradeRefused: no".into()), ..Proposal::default() };
+        let error = proposed(&refused).unwrap_err().to_string();
+        assert_eq!(error, "the operator would not take it: UpgradeRefused: no");
+    }
 
     #[test]
     fn a_plan_reads_like_a_diff() {

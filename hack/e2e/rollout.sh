@@ -52,6 +52,27 @@ rollout_taken_back() {
 	ok 'a change with which the canary does not get well is taken back, and no other node sees it'
 }
 
+# A spec in a file: what it would change is told, and nothing of it is applied.
+plan_of_a_file() {
+	local generation file said antctl access=$KUBECONFIG_PATH
+	antctl=$(project_binaries)/antctl
+	file=$(mktemp)
+	generation=$(kubectl get antreainstallation default -o jsonpath='{.metadata.generation}')
+	kubectl get antreainstallation default -o json |
+		jq '{apiVersion, kind, metadata: {name: .metadata.name}, spec: (.spec + {trafficEncapMode: "NoEncap"})}' >"$file"
+	said=$(outside plan -f "$file") || fail "antctl plan -f: $said"
+	[[ $said == '# Not applied.'*'spec.rollout.acknowledge'*'+ trafficEncapMode: noEncap'*'antrea-agent (Disruptive)'*'Order of Nodes'* ]] ||
+		fail "antctl plan -f tells no disruptive change: $said"
+	said=$(jq '.spec.version = "v9.0.0"' "$file" | outside plan -f - 2>&1) && fail "a version that is too far has a plan: $said"
+	[[ $said == *UpgradeRefused*v9.0.0* ]] || fail "antctl plan -f does not say why not: $said"
+	rm "$file"
+	plan_says ".metadata.generation == $generation and (.metadata.annotations // {} | has(\"operator.antrea.io/proposal\") | not)" ||
+		fail 'antctl plan -f changes the AntreaInstallation'
+	wait_for 10 plan_says '.status | has("proposal") | not' || fail 'the answer stays'
+	ok 'antctl plan -f tells what a spec in a file would change, and applies nothing'
+}
+
 rollout() {
+	plan_of_a_file
 	rollout_taken_back
 }

@@ -44,6 +44,7 @@ mod course;
 mod facts;
 mod monitoring;
 mod openshift;
+mod proposal;
 #[cfg(test)]
 pub(crate) mod testing;
 mod turns;
@@ -310,7 +311,8 @@ impl Context {
         let closed = closed.filter(|_| !going.back && !outcome.held.is_empty());
         let idle = paused || going.waiting.is_some();
         let restarts = outcome.held.iter().any(|change| change.class != Class::Live.to_string());
-        let planned_waves = if idle && restarts { self.waves(&nodes, &going).planned() } else { Vec::new() };
+        let planned_waves =
+            if idle && restarts { self.waves(&nodes, &going.policy).planned() } else { Vec::new() };
         // Nothing has begun while nobody acts.
         let before = cr.status.as_ref().and_then(|status| status.rollout.clone()).unwrap_or_default();
         let seen = Observation {
@@ -334,6 +336,7 @@ impl Context {
             preflight: preflight.as_ref(),
             record: if paused { before } else { record },
             planned_waves,
+            proposal: self.proposal(cr).await,
             waiting: going.waiting.as_ref(),
             hold: rolled.and_then(|rolled| rolled.decision.gate.hold.as_ref()).or(closed.as_ref()),
             probed: rolled.and_then(|rolled| rolled.decision.probed.as_ref()),

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use antrea_crds::installation::{
     AntreaInstallationSpec, AntreaInstallationStatus, ConditionType, FailingNode, InstallationCondition,
-    NodeCounts, PendingChange, PlannedWave, RolloutStatus,
+    NodeCounts, PendingChange, PlannedWave, Proposal, RolloutStatus,
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
@@ -75,6 +75,8 @@ pub struct Observation<'a> {
     pub preflight: Option<&'a Preflight>,
     /// The order of Nodes of a change that is only looked at.
     pub planned_waves: Vec<PlannedWave>,
+    /// What a spec would change that is only asked about.
+    pub proposal: Option<Proposal>,
     /// What is remembered of the change.
     pub record: RolloutStatus,
     /// Why the spec is not in effect yet.
@@ -154,6 +156,7 @@ pub fn compose(previous: Option<&AntreaInstallationStatus>, seen: &Observation) 
         pending_changes: seen.pending.clone(),
         planned_waves: seen.planned_waves.clone(),
         rollout: Some(record),
+        proposal: seen.proposal.clone(),
     }
 }
 

@@ -29,7 +29,8 @@ pub use network::{Datapath, Ovs, PodCidrSource, PodCidrs, Proxy, ProxyMode, Traf
 pub use rollout::{Amount, Canary, Day, RolloutPolicy, Window};
 pub use status::{
     AntreaInstallationStatus, ConditionType, FailingNode, FieldChange, HeldChange, InstallationCondition,
-    NodeCounts, PendingChange, PlannedWave, RolloutFailure, RolloutStatus, Turn,
+    NodeCounts, PROPOSAL, PendingChange, PlannedWave, Proposal, ProposalRequest, RolloutFailure,
+    RolloutStatus, Turn,
 };
 pub use tls::{CipherSuite, TlsSettings, TlsVersion};
 pub use tracing::Tracing;

@@ -57,6 +57,43 @@ pub struct AntreaInstallationStatus {
     /// How far the last change that was asked for is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
+
+    /// Answer to the annotation operator.antrea.io/proposal: what a spec that is not applied would change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
+}
+
+/// Annotation of the AntreaInstallation with a [`ProposalRequest`] as JSON.
+pub const PROPOSAL: &str = "operator.antrea.io/proposal";
+
+/// A question: what would this spec change?
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProposalRequest {
+    /// What the answer is known by, at most 64 characters.
+    pub id: String,
+    /// The spec.
+    pub spec: AntreaInstallationSpec,
+}
+
+/// What a spec would change that is not applied.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposal {
+    /// That of the question; empty if the annotation cannot be read.
+    pub id: String,
+    /// Why the spec would not come into effect, or cannot be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What would change, at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_changes: Vec<PendingChange>,
+    /// Waves in which Nodes would be changed, at most 20, if that restarts Pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned_waves: Vec<PlannedWave>,
+    /// What it would wait for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
 }
 
 /// How far a change is. The operator goes by it after a restart.

@@ -120,7 +120,7 @@ impl Context {
     }
 
     /// The configuration to have in effect, and why it is not the one that the spec asks for.
-    async fn configuration(&self, cr: &AntreaInstallation) -> Result<Wanted, Error> {
+    pub(super) async fn configuration(&self, cr: &AntreaInstallation) -> Result<Wanted, Error> {
         let around = self.surroundings().await?;
         let facts = self.facts(&cr.spec).await?;
         let running = cr.status.as_ref().and_then(|status| status.version.as_deref());

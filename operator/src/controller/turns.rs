@@ -21,7 +21,7 @@ use crate::{
     preflight::Preflight,
     rollout::{
         decide::{Decision, Input, decide},
-        policy::Waves,
+        policy::{Policy, Waves},
         probes::{self, Told, Verdict},
     },
 };
@@ -37,7 +37,7 @@ impl Context {
         going: &Going,
     ) -> Decision {
         let nodes = self.agents(config);
-        let waves = self.waves(&nodes, going);
+        let waves = self.waves(&nodes, &going.policy);
         let taken = taken(cr);
         let probes = self.probes(&nodes, &taken);
         self.memory(|memory| {
@@ -61,11 +61,11 @@ impl Context {
     }
 
     /// The order in which Nodes are changed.
-    pub(super) fn waves(&self, nodes: &[AgentNode], going: &Going) -> Waves {
+    pub(super) fn waves(&self, nodes: &[AgentNode], policy: &Policy) -> Waves {
         self.shared.with(|state| {
             let known = &state.cluster.nodes;
             let labels = nodes.iter().filter_map(|node| Some((&*node.name, &known.get(&node.name)?.labels)));
-            Waves::new(&going.policy, labels)
+            Waves::new(policy, labels)
         })
     }
 
@@ -174,7 +174,6 @@ mod tests {
         cluster::{Node, Pod},
         controller::testing::{Answer, Kube, context, installation},
         effective::{Facts, effective},
-        rollout::policy::Policy,
     };
 
     fn path(node: &str) -> String {
