@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -24,13 +25,13 @@ use super::result::CniResult;
 use super::trace::{CallSpan, Verb};
 use crate::pods::network::NodeNetwork;
 
-/// How long an ADD waits for the node's network before the runtime is told to try again.
+/// How long after a call has come the node's network is waited for, before the runtime is told to try again.
 const NETWORK_WAIT: Duration = Duration::from_secs(30);
 
 /// The node's network once it is up.
 pub type NetworkState = watch::Receiver<Option<Arc<NodeNetwork>>>;
 
-/// Serves calls of the plugin; those of one container one after the other.
+/// Serves calls of the plugin; those of one container one after the other, in the order in which they came.
 #[derive(Debug)]
 pub struct CniService {
     network: NetworkState,
@@ -118,6 +119,16 @@ impl CniService {
         lock
     }
 
+    /// Waits until earlier calls about the container have ended, and then for what is left of [`NETWORK_WAIT`] for the
+    /// network. Were it the other way round, an ADD whose caller has given up could be done after the DEL that was to undo
+    /// it, and nobody would take away what it made.
+    async fn turn(&self, container_id: &str) -> Result<(Arc<NodeNetwork>, OwnedMutexGuard<()>), AttachError> {
+        let until = Instant::now() + NETWORK_WAIT;
+        let turn = self.lock_of(container_id).lock_owned().await;
+        let node = self.network(until.saturating_duration_since(Instant::now())).await?;
+        Ok((node, turn))
+    }
+
     async fn add(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, configuration) = read(request)?;
         if configuration.ipam.kind != "host-local" {
@@ -126,9 +137,7 @@ impl CniService {
                 format!("ipam.type {:?} is not supported; it must be host-local", configuration.ipam.kind),
             ));
         }
-        let node = self.network(NETWORK_WAIT).await?;
-        let lock = self.lock_of(&call.container_id);
-        let _held = lock.lock().await;
+        let (node, _turn) = self.turn(&call.container_id).await?;
         // The caller may be gone by now; its request is finished all the same, or undone by its own DEL.
         let result = attach::add(&node, &call).await?;
         tracing::info!(container = call.container_id, ips = ?result.ips.iter().map(|ip| ip.address.to_string()).collect::<Vec<_>>(), args = call.args, "added");
@@ -137,9 +146,7 @@ impl CniService {
 
     async fn del(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, _) = read(request)?;
-        let node = self.network(NETWORK_WAIT).await?;
-        let lock = self.lock_of(&call.container_id);
-        let _held = lock.lock().await;
+        let (node, _turn) = self.turn(&call.container_id).await?;
         attach::del(&node, &call).await?;
         tracing::info!(container = call.container_id, args = call.args, "deleted");
         Ok(Vec::new())
@@ -147,9 +154,7 @@ impl CniService {
 
     async fn check(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, configuration) = read(request)?;
-        let node = self.network(NETWORK_WAIT).await?;
-        let lock = self.lock_of(&call.container_id);
-        let _held = lock.lock().await;
+        let (node, _turn) = self.turn(&call.container_id).await?;
         let previous = configuration.prev_result.ok_or_else(|| {
             AttachError::new(ErrorCode::InvalidNetworkConfig, "CHECK needs prevResult in the configuration")
         })?;
@@ -325,7 +330,36 @@ pub async fn serve(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use antrea_api::cni::CniCmdArgs;
+
     use super::*;
+    use crate::pods::attach::rollback_tests::Lab;
+
+    fn request(call: Call) -> CniCmdRequest {
+        let Call { container_id, netns, ifname, args, path, .. } = call;
+        let network_configuration = br#"{"cniVersion": "1.1.0", "ipam": {"type": "host-local"}}"#.to_vec();
+        let args = CniCmdArgs { container_id, netns, ifname, args, path, network_configuration };
+        CniCmdRequest { cni_args: Some(args) }
+    }
+
+    /// Both wait for the network, and the DEL looks first when it is up.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_del_is_done_after_the_add_that_came_before_it() {
+        let lab = Lab::start().await;
+        let (up, network) = watch::channel(None);
+        let service = CniService::new(network, Tracer::default());
+        let mut add = pin!(service.add(request(lab.call(""))));
+        let mut del = pin!(service.del(request(lab.call(""))));
+        assert!(futures::poll!(&mut add).is_pending());
+        assert!(futures::poll!(&mut del).is_pending());
+        up.send_replace(Some(lab.node.clone()));
+        let (deleted, added) = futures::join!(del, add);
+        added.unwrap();
+        deleted.unwrap();
+        assert_eq!(lab.node.interfaces(), [], "nothing is left of it");
+    }
 
     #[test]
     fn a_bandwidth_limit_comes_with_the_runtime_configuration() {

@@ -106,7 +106,7 @@ impl Lab {
         Self { node, rig, ovs, folder, pod, host, _guard: cancel.drop_guard() }
     }
 
-    fn call(&self, pod: &str) -> Call {
+    pub(crate) fn call(&self, pod: &str) -> Call {
         Call {
             container_id: "c1".to_owned(),
             netns: self.pod.path(),
