@@ -5,7 +5,7 @@
 //! bridge is told what else may come of it (`antrea_flows::ended`), which lasts for hours. It is on disk before the tracker
 //! forgets: the flows of an agent's life go with it, and in the next one nobody else would know.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,8 @@ use crate::ovs::tracked::{Tracked, TrackedIn};
 /// Connections that are ended in one bundle.
 const TOGETHER: usize = 512;
 
-/// Connections of which packets may still be met. The first of more is forgotten, as the tracker forgets one that is silent.
+/// Connections of which packets may still be met. Of more the pod that has most loses its first, as the tracker forgets one
+/// that is silent.
 const REMEMBERED: usize = 4096;
 
 /// Before what failed is tried again.
@@ -54,6 +55,16 @@ struct Denied {
     policy: Arc<str>,
 }
 
+impl Denied {
+    /// The address of the pod that its policy applies to.
+    fn pod(&self) -> IpAddr {
+        match self.direction {
+            Direction::In => self.connection.server.ip(),
+            Direction::Out => self.connection.client.ip(),
+        }
+    }
+}
+
 /// A connection that ended, on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
@@ -62,28 +73,59 @@ struct Note {
     server: SocketAddr,
     /// The second of Unix time.
     at: u64,
+    /// The address of the pod for whose policy it ended. Agents of before did not note it.
+    pod: Option<IpAddr>,
 }
 
-/// Connections that ended, the first first, and in which second of Unix time.
-type Known = VecDeque<(Ended, u64)>;
+/// Connections that ended, [`REMEMBERED`] at most.
+#[derive(Debug, Default, PartialEq)]
+struct Known {
+    /// By the address of the pod for whose policy they ended, the first first, and in which second of Unix time: what ends
+    /// for one pod, which may be as many as somebody likes to begin, must not make another's forgotten.
+    of: BTreeMap<IpAddr, VecDeque<(Ended, u64)>>,
+    all: HashSet<Ended>,
+}
+
+impl Known {
+    fn insert(&mut self, pod: IpAddr, ended: Ended, at: u64) {
+        if !self.all.insert(ended) {
+            return;
+        }
+        self.of.entry(pod).or_default().push_back((ended, at));
+        if self.all.len() > REMEMBERED
+            && let Some(most) = self.of.values_mut().max_by_key(|of| of.len())
+            && let Some((first, _)) = most.pop_front()
+        {
+            self.all.remove(&first);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Ended> {
+        self.of.values().flatten().map(|(ended, _)| ended)
+    }
+}
 
 fn notes_of(known: &Known) -> Vec<Note> {
-    let note = |(Ended { protocol, client, server }, at): &(Ended, u64)| Note {
+    let note = |pod: IpAddr, (Ended { protocol, client, server }, at): &(Ended, u64)| Note {
         protocol: protocol.as_str().to_owned(),
         client: *client,
         server: *server,
         at: *at,
+        pod: Some(pod),
     };
-    known.iter().map(note).collect()
+    known.of.iter().flat_map(|(pod, of)| of.iter().map(move |ended| note(*pod, ended))).collect()
 }
 
 /// What is still to be known of what was noted.
 fn recalled(notes: Vec<Note>, now: u64) -> Known {
     let recent = notes.into_iter().filter(|note| now.saturating_sub(note.at) < REFUSED_FOR.into());
-    let known = recent.filter_map(|Note { protocol, client, server, at }| {
-        Some((Ended { protocol: Protocol::transport(&protocol)?, client, server }, at))
-    });
-    known.take(REMEMBERED).collect()
+    let mut known = Known::default();
+    for Note { protocol, client, server, at, pod } in recent {
+        if let Some(protocol) = Protocol::transport(&protocol) {
+            known.insert(pod.unwrap_or(client.ip()), Ended { protocol, client, server }, at);
+        }
+    }
+    known
 }
 
 fn unix_time() -> u64 {
@@ -200,7 +242,7 @@ impl PolicyHandle {
 
 /// Has the bridge know what of the ended connections it may still meet.
 async fn remember(dataplane: &Dataplane, known: &Known) -> Result<(), DataplaneError> {
-    let flows = antrea_flows::ended(dataplane.network(), known.iter().map(|(ended, _)| ended));
+    let flows = antrea_flows::ended(dataplane.network(), known.iter());
     dataplane.set(Owner::Ended, Change::flows(flows)).await
 }
 
@@ -208,7 +250,7 @@ impl Ender {
     async fn follow(&mut self, resets: Arc<Resets>) -> Result<(), EndError> {
         if resets.is_empty() {
             let ended = std::mem::take(&mut self.ended);
-            if !ended.is_empty()
+            if !ended.all.is_empty()
                 && let Err(error) = self.remember().await
             {
                 // The bridge has them still, and the next try takes them away.
@@ -258,14 +300,10 @@ impl Ender {
 
     async fn end(&mut self, denied: &[Denied]) -> Result<(), EndError> {
         let now = unix_time();
-        for Denied { connection: Connection { protocol, client, server, .. }, .. } in denied {
-            let ended = Ended { protocol: *protocol, client: *client, server: *server };
-            if self.ended.iter().all(|(known, _)| *known != ended) {
-                self.ended.push_back((ended, now));
-            }
+        for denied in denied {
+            let Connection { protocol, client, server, .. } = denied.connection;
+            self.ended.insert(denied.pod(), Ended { protocol, client, server }, now);
         }
-        let excess = self.ended.len().saturating_sub(REMEMBERED);
-        self.ended.drain(..excess);
         self.remember().await?;
         let connections: Vec<_> = denied.iter().map(|denied| denied.connection).collect();
         self.ways.connections.end(&connections).await?;
@@ -314,8 +352,9 @@ mod tests {
             run_dir: folder.path().into(),
             datapath: Datapath::Userspace,
         };
-        let [client, server] = ["10.0.0.1:9", "10.0.0.2:80"].map(|end| end.parse().unwrap());
-        let ended = [(Ended { protocol: Protocol::Tcp, client, server }, unix_time())].into();
+        let [client, server]: [SocketAddr; 2] = ["10.0.0.1:9", "10.0.0.2:80"].map(|end| end.parse().unwrap());
+        let mut ended = Known::default();
+        ended.insert(client.ip(), Ended { protocol: Protocol::Tcp, client, server }, unix_time());
         let file = Arc::from(folder.path().join("ended.json"));
         let count = PolicyMetrics::new(&Metrics::empty()).unwrap().ended;
         let mut ender = Ender { ways, ended, file, count };
@@ -335,18 +374,54 @@ mod tests {
             client: SocketAddr::new("10.0.0.1".parse().unwrap(), port),
             server: SocketAddr::new("2001:db8::1".parse().unwrap(), 80),
         };
-        let known: Known = [
-            (ended(Protocol::Tcp, 1), 1_000),
-            (ended(Protocol::Udp, 2), 2_000),
-            (ended(Protocol::Icmp, 3), 2_000),
-        ]
-        .into();
-        let text = serde_json::to_string(&notes_of(&known)).unwrap();
+        let [tcp, udp] = [(ended(Protocol::Tcp, 1), 1_000), (ended(Protocol::Udp, 2), 2_000)];
+        let pod = tcp.0.server.ip();
+        let known = |of: &[(Ended, u64)]| {
+            let mut known = Known::default();
+            of.iter().for_each(|(ended, at)| known.insert(pod, *ended, *at));
+            known
+        };
+        let text =
+            serde_json::to_string(&notes_of(&known(&[tcp, udp, (ended(Protocol::Icmp, 3), 2_000)]))).unwrap();
         let read = || serde_json::from_str::<Vec<Note>>(&text).unwrap();
         let lasts = u64::from(REFUSED_FOR);
-        assert_eq!(recalled(read(), 1_000 + lasts - 1), [known[0], known[1]], "nothing comes of ICMP");
-        assert_eq!(recalled(read(), 1_000 + lasts), [known[1]]);
+        assert_eq!(recalled(read(), 1_000 + lasts - 1), known(&[tcp, udp]), "nothing comes of ICMP");
+        assert_eq!(recalled(read(), 1_000 + lasts), known(&[udp]));
         // A clock that was put back makes nothing forgotten.
-        assert_eq!(recalled(read(), 0).len(), 2);
+        assert_eq!(recalled(read(), 0), known(&[tcp, udp]));
+        let before =
+            r#"[{"protocol": "TCP", "client": "10.0.0.1:1", "server": "[2001:db8::1]:80", "at": 1000}]"#;
+        let of_before = recalled(serde_json::from_str(before).unwrap(), 1_000);
+        assert_eq!(of_before.iter().collect::<Vec<_>>(), [&tcp.0], "without a pod");
+    }
+
+    #[test]
+    fn what_ends_for_one_pod_makes_no_other_ones_forgotten() {
+        let denied = |direction, port: u16| Denied {
+            connection: Connection {
+                protocol: Protocol::Tcp,
+                client: SocketAddr::new("10.0.0.1".parse().unwrap(), port),
+                server: "10.0.0.2:80".parse().unwrap(),
+                icmp: None,
+                frontend: None,
+            },
+            direction,
+            policy: "a policy".into(),
+        };
+        let mut known = Known::default();
+        let mut end = |denied: Denied| {
+            let Connection { protocol, client, server, .. } = denied.connection;
+            let ended = Ended { protocol, client, server };
+            known.insert(denied.pod(), ended, 0);
+            ended
+        };
+        let of_server = end(denied(Direction::In, 1));
+        let of_client: Vec<_> = (1_000..6_000).map(|port| end(denied(Direction::Out, port))).collect();
+        let kept: HashSet<_> = known.iter().copied().collect();
+        assert!(kept.contains(&of_server));
+        assert_eq!(kept.len(), REMEMBERED);
+        let (forgotten, remembered) = of_client.split_at(of_client.len() - (REMEMBERED - 1));
+        assert!(remembered.iter().all(|ended| kept.contains(ended)));
+        assert!(!forgotten.iter().any(|ended| kept.contains(ended)), "its first are");
     }
 }
