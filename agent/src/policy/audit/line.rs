@@ -5,9 +5,13 @@
 //!   shop/web-0 10.244.1.7 40000 10.244.1.9 80 TCP 60 <nil> [3 packets in 1.000213s]
 //! ```
 //!
+//! Fields are between blanks. A policy's author may name rules as they like: what of it is no visible character is escaped, so
+//! that nobody writes lines of their own, or other fields.
+//!
 //! A line of what was denied waits a second for others that say the same and then tells of all of them. What was allowed is
 //! told at once, for each connection differs from others by its port.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -48,18 +52,34 @@ pub(super) fn line(logged: &Logged, pod: Option<&str>, headers: &Headers) -> Str
         Action::Reject => "Reject",
         Action::Pass => "Pass",
     };
-    let rule = logged.rule.as_deref().unwrap_or(NOTHING);
+    let rule = logged.rule.as_deref().map_or(NOTHING.into(), field);
     let priority = logged.priority.map_or(NOTHING.to_owned(), |priority| priority.to_string());
-    let label = logged.label.as_deref().unwrap_or(NOTHING);
+    let label = logged.label.as_deref().map_or(NOTHING.into(), field);
     format!(
         "{} {} {rule} {direction} {action} {priority} {} {} {from} {} {to} {protocol} {} {label}",
         logged.table.name(),
-        logged.policy,
-        pod.unwrap_or(NOTHING),
+        field(&logged.policy),
+        pod.map_or(NOTHING.into(), field),
         headers.src,
         headers.dst,
         headers.length,
     )
+}
+
+/// Text as one field, from which it can be told what it was: `a\b c` is `a\\b\u{20}c`.
+fn field(text: &str) -> Cow<'_, str> {
+    if !text.is_empty() && text.bytes().all(|c| c.is_ascii_graphic() && c != b'\\') {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            '"' | '\'' => escaped.push(c),
+            ' ' => escaped.extend(c.escape_unicode()),
+            c => escaped.extend(c.escape_debug()),
+        }
+    }
+    if escaped.is_empty() { NOTHING.into() } else { escaped.into() }
 }
 
 /// Lines that wait for more of their kind.
@@ -155,6 +175,28 @@ mod tests {
             line(&isolated, None, &ping),
             "EgressDefaultRule K8sNetworkPolicy <nil> Egress Drop <nil> <nil> 10.10.1.65 <nil> 10.0.0.5 <nil> ICMP 84 <nil>"
         );
+    }
+
+    #[test]
+    fn a_name_is_one_field_whatever_is_in_it() {
+        for (name, written) in [
+            ("a\nb c", r"a\nb\u{20}c"),
+            (r#"it's "a\b""#, r#"it's\u{20}"a\\b""#),
+            (
+                "\u{1b}[2K\r\u{85}\u{2028}\u{202e}\u{a0}\u{3000}",
+                r"\u{1b}[2K\r\u{85}\u{2028}\u{202e}\u{a0}\u{3000}",
+            ),
+            ("gérer-日本", "gérer-日本"),
+            ("", NOTHING),
+        ] {
+            let named =
+                Logged { rule: Some(name.into()), label: Some(name.into()), policy: name.into(), ..logged() };
+            let line = line(&named, Some(name), &packet());
+            assert!(line.chars().all(|c| c == ' ' || !c.is_whitespace() && !c.is_control()), "{line:?}");
+            let fields: Vec<&str> = line.split(' ').collect();
+            assert_eq!(fields.len(), 14, "{line:?}");
+            assert_eq!([1, 2, 6, 13].map(|at| fields[at]), [written; 4]);
+        }
     }
 
     #[test]
