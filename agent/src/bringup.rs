@@ -11,7 +11,7 @@ use antrea_flows::{Change, Entry, Gateway, Network, NodeConfig, Owner, Round, Tu
 use antrea_runtime::supervise::Needed;
 use ipnet::IpNet;
 use netcfg::sysctl::Tree;
-use netcfg::{NetcfgErrors, Netlink, Netns};
+use netcfg::{NetcfgErrors, Netlink};
 use ovs::Vswitch;
 use ovs::of::{OfConfig, OfError, OfHandle, OfSession};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::ovs::connections::Connections;
 use crate::ovs::links::{POD_LINK_GROUP, allow_ipv6};
 use crate::ovs::settled::Settled;
 use crate::peers::wiring::{Peer, Underlay};
-use crate::pods::attach::{Call, netns_path};
+use crate::pods::attach::{Call, is_gone};
 use crate::pods::interfaces::{InterfaceStore, PodInterface};
 use crate::pods::ipam::HostLocal;
 use crate::pods::network::{NodeNetwork, NodeParts};
@@ -361,8 +361,7 @@ async fn remembered(inputs: &Inputs<'_>) -> Result<InterfaceStore, BringUpError>
             Ok(Some(interface)) => {
                 // Also of a container that is gone: its pod may come back in another.
                 inputs.policy.remember_confirmed([interface.pod_uid.as_str()]);
-                let path = netns_path(&inputs.config.host_proc_path_prefix, &interface.netns);
-                if Netns::open(&path).is_err() {
+                if is_gone(&inputs.config.host_proc_path_prefix, &interface) {
                     "its container is gone".to_owned()
                 } else if port.ofport.is_none() {
                     port.error.unwrap_or_else(|| "it has no OpenFlow number".to_owned())

@@ -165,18 +165,20 @@ impl Host {
     /// A pod's link cannot be made again from here, for its other end is the container's; and a pod with
     /// privileges may delete it itself, so it is no fault of the node.
     fn tell_lost(&mut self, name: &str) {
+        if self.lost.contains(name) {
+            return;
+        }
         let interface = self.network.interfaces().into_iter().find(|interface| interface.host_ifname == name);
         let alive =
             interface.filter(|pod| attach::has_namespace(&self.network, &pod.container_id, &pod.ifname));
         let Some(pod) = alive else { return };
-        if self.lost.insert(name.to_owned()) {
-            tracing::warn!(
-                link = name,
-                pod = pod.pod_name,
-                namespace = pod.pod_namespace,
-                "the pod's link is gone: it has no network until it is made anew"
-            );
-        }
+        self.lost.insert(name.to_owned());
+        tracing::warn!(
+            link = name,
+            pod = pod.pod_name,
+            namespace = pod.pod_namespace,
+            "the pod's link is gone: it has no network until it is made anew"
+        );
     }
 
     pub(super) async fn paths(&mut self, wirings: Vec<Wiring>, config: &HostConfig, progress: &mut Progress) {

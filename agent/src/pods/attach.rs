@@ -7,10 +7,10 @@
 mod announce;
 mod check;
 mod handover;
+mod namespace;
 mod probe;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use netcfg::tc::{self, Limit};
 use netcfg::{MacAddr, Netlink, Netns};
 
 pub use self::check::check;
+use self::namespace::open_netns;
+pub use self::namespace::{has_namespace, is_gone};
 pub use self::probe::ProbePort;
 use super::ipam::{Attachment, IpamError};
 use super::naming::{self, PodArgs};
@@ -114,15 +116,6 @@ impl Call {
 
     fn host_ifname(&self) -> String {
         naming::host_interface(&self.pod().name, &self.container_id, &self.ifname)
-    }
-}
-
-/// Where the agent finds a namespace that the runtime named: below the host's mount of /proc where the
-/// runtime uses process paths and the agent runs in a container.
-pub fn netns_path(prefix: &str, path: &str) -> PathBuf {
-    match path.strip_prefix("/proc/") {
-        Some(rest) if !prefix.is_empty() => Path::new(prefix).join("proc").join(rest),
-        _ => PathBuf::from(path),
     }
 }
 
@@ -417,16 +410,6 @@ async fn undo(node: &NodeNetwork, call: &Call, step: &Done) -> Result<(), Attach
     }
 }
 
-/// Whether a complete attachment still has its container's namespace.
-pub fn has_namespace(node: &NodeNetwork, container_id: &str, ifname: &str) -> bool {
-    node.interface(container_id, ifname).is_some_and(|interface| open_netns(node, &interface.netns).is_ok())
-}
-
-fn open_netns(node: &NodeNetwork, path: &str) -> Result<Netns, AttachError> {
-    Netns::open(netns_path(&node.host_proc_path_prefix, path))
-        .map_err(|error| AttachError::new(ErrorCode::InvalidEnvironmentVariables, error))
-}
-
 fn default_route(subnet: &IpNet) -> Route {
     let route = if subnet.addr().is_ipv4() { Route::default_v4() } else { Route::default_v6() };
     route.via(gateway_of(subnet))
@@ -470,14 +453,3 @@ fn result_of(node: &NodeNetwork, interface: &PodInterface) -> CniResult {
 
 #[cfg(test)]
 pub(crate) mod rollback_tests;
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn process_paths_go_through_the_hosts_proc() {
-        assert_eq!(netns_path("/host", "/proc/42/ns/net"), Path::new("/host/proc/42/ns/net"));
-        assert_eq!(netns_path("", "/proc/42/ns/net"), Path::new("/proc/42/ns/net"));
-        assert_eq!(netns_path("/host", "/var/run/netns/cni-1"), Path::new("/var/run/netns/cni-1"));
-    }
-}

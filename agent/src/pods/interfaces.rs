@@ -186,23 +186,24 @@ impl InterfaceStore {
 }
 
 #[cfg(test)]
+pub(super) fn sample() -> PodInterface {
+    PodInterface {
+        host_ifname: "web-1a2b3c".into(),
+        container_id: "c1".into(),
+        ifname: "net1".into(),
+        pod_name: "web".into(),
+        pod_namespace: "default".into(),
+        pod_uid: "0c9f".into(),
+        netns: "/run/netns/x".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+        ofport: 7,
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sample() -> PodInterface {
-        PodInterface {
-            host_ifname: "web-1a2b3c".into(),
-            container_id: "c1".into(),
-            ifname: "net1".into(),
-            pod_name: "web".into(),
-            pod_namespace: "default".into(),
-            pod_uid: "0c9f".into(),
-            netns: "/run/netns/x".into(),
-            mac: [2, 0, 0, 0, 0, 1],
-            ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
-            ofport: 7,
-        }
-    }
 
     #[test]
     fn ovsdb_remembers_everything() {

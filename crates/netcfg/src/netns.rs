@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns, unshare},
+};
 use tokio::sync::oneshot;
 
 use crate::{Error, Result};
@@ -54,6 +57,22 @@ impl Netns {
             });
         }
         Self::from_file(file, path.to_owned())
+    }
+
+    /// Opens the namespace at `path` if it is there. `None`: nothing is, or an ordinary file of which a runtime has already
+    /// unmounted the namespace.
+    ///
+    /// # Errors
+    /// That it is there or not cannot be told: the process has too many files, may not look, or the like.
+    pub fn find(path: impl AsRef<Path>) -> Result<Option<Self>> {
+        match Self::open(path) {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::Invalid { .. }) => Ok(None),
+            Err(error) => match error.errno() {
+                Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH) => Ok(None),
+                _ => Err(error),
+            },
+        }
     }
 
     /// The namespace of the calling thread.
