@@ -5,14 +5,14 @@
 //!  facts ──► plan (pure) ──► steps, each tried whatever became of the one before ──► facts again
 //! ```
 //!
-//! What a second plan would still remove is an error, so success means that the node is clean. Doing it again
-//! does no harm, and nor does doing it on a node that never had an agent.
+//! What a second plan would still remove is an error, and so is what could not be looked at, so success means that the
+//! node is clean. Doing it again does no harm, and nor does doing it on a node that never had an agent.
 //!
 //! What stays: the reference CNI plugins, which others may use by now; `net.ipv4.ip_forward` and its like,
 //! whose value before nobody knows; and folders that are mount points of a container.
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use netcfg::ipset::Ipsets;
 use netcfg::iptables::{self, CHAIN_PREFIX};
 use netcfg::nft::Nft;
 use netcfg::nl::route::RouteFilter;
-use netcfg::{ANTREA_PROTOCOL, Family, Link, Netlink, Netns, Route, RoutingRule};
+use netcfg::{ANTREA_PROTOCOL, Family, Link, Netlink, Netns, Part, Route, RoutingRule, kernel_has};
 use tokio::time::Instant;
 
 use crate::host::egress;
@@ -102,38 +102,48 @@ pub enum CleanupError {
     },
     /// The network could not be looked at.
     #[error("{0}")]
-    Facts(#[from] netcfg::NetcfgErrors),
-    /// Something is left.
-    #[error("{} left: {}", left.len(), show(left, failures))]
+    Network(#[from] netcfg::Error),
+    /// Something is left, or may be.
+    #[error("{}", show(left, unknown, failures))]
     Left {
         /// What would still have to be done.
         left: Vec<Step>,
+        /// What could not be looked at.
+        unknown: Vec<String>,
         /// What failed.
         failures: Vec<String>,
     },
 }
 
-fn show(left: &[Step], failures: &[String]) -> String {
-    let left = left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if failures.is_empty() { left } else { format!("{left}; {}", failures.join("; ")) }
+fn show(left: &[Step], unknown: &[String], failures: &[String]) -> String {
+    let mut parts = Vec::new();
+    if !left.is_empty() {
+        let steps = left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        parts.push(format!("{} left: {steps}", left.len()));
+    }
+    if !unknown.is_empty() {
+        parts.push(format!("what else is left is not known: {}", unknown.join("; ")));
+    }
+    parts.extend_from_slice(failures);
+    parts.join("; ")
 }
 
 /// Cleans the node whose network namespace this process is in. Returns what was done.
 ///
 /// # Errors
-/// An agent or Open vSwitch runs, or something could not be removed; what could be is removed.
+/// An agent or Open vSwitch runs, or something could not be removed or looked at; what could be is removed.
 pub async fn run(settings: &Settings) -> Result<Vec<Step>, CleanupError> {
     for (who, socket) in [("an agent", &settings.cni_socket), ("Open vSwitch", &settings.ovsdb_socket)] {
         wait_until_ended(who, socket).await?;
     }
-    let netlink = Netns::current().map_err(netcfg::NetcfgErrors::from)?.spawn_netlink().await;
-    let netlink = netlink.map_err(netcfg::NetcfgErrors::from)?;
+    let netlink = Netns::current()?.spawn_netlink().await?;
     let names = steps::Names { bridge: &settings.bridge, gateway: &settings.gateway, tunnel: TUNNEL_PORT };
     let mut done = Vec::new();
     let mut failures = Vec::new();
     // Removing a datapath uncovers links that were its ports, so the second plan may be a new one.
     for _ in 0..2 {
-        for step in plan(&facts(settings, &netlink).await?, names) {
+        let (remains, _) = facts(settings, &netlink).await;
+        for step in plan(&remains, names) {
             match perform(&step, &netlink).await {
                 Ok(()) => tracing::info!(%step, "done"),
                 Err(error) => {
@@ -144,8 +154,12 @@ pub async fn run(settings: &Settings) -> Result<Vec<Step>, CleanupError> {
             done.push(step);
         }
     }
-    let left = plan(&facts(settings, &netlink).await?, names);
-    if left.is_empty() { Ok(done) } else { Err(CleanupError::Left { left, failures }) }
+    let (remains, unknown) = facts(settings, &netlink).await;
+    let left = plan(&remains, names);
+    if left.is_empty() && unknown.is_empty() {
+        return Ok(done);
+    }
+    Err(CleanupError::Left { left, unknown, failures })
 }
 
 async fn wait_until_ended(who: &'static str, socket: &Path) -> Result<(), CleanupError> {
@@ -159,43 +173,86 @@ async fn wait_until_ended(who: &'static str, socket: &Path) -> Result<(), Cleanu
     Ok(())
 }
 
-async fn facts(settings: &Settings, netlink: &Netlink) -> Result<Remains, netcfg::NetcfgErrors> {
-    let sets = Ipsets::new(netlink.netns().clone()).save().await?;
+/// What there is, and what could not be looked at.
+async fn facts(settings: &Settings, netlink: &Netlink) -> (Remains, Vec<String>) {
+    let (netns, mut unknown) = (netlink.netns(), Unknown::default());
+    let (chains, errors) = iptables::in_use(netns).await;
+    unknown.0.extend(errors.errors().iter().map(ToString::to_string));
     let mut tables = Vec::new();
     for family in Family::BOTH {
-        // Without nftables there is none.
-        if table(family, netlink).exists().await.unwrap_or(false) {
+        let exists = table(family, netlink).exists().await;
+        if unknown.note(unless_absent(exists, Part::Nftables, netns).await) {
             tables.push(family);
         }
     }
-    Ok(Remains {
-        installed: installed(&settings.folders),
-        state: state(&settings.folders),
-        links: netlink.links().await?,
-        routes: netlink.routes(&RouteFilter::owned()).await?,
-        rules: netlink.rules(ANTREA_PROTOCOL).await?,
-        chains: !iptables::in_use(netlink.netns()).await?.is_empty(),
+    let sets = unless_absent(Ipsets::new(netns.clone()).save().await, Part::Ipsets, netns).await;
+    let sets = unknown.note(sets).into_keys().filter(|name| name.starts_with(CHAIN_PREFIX));
+    let remains = Remains {
+        sets: sets.collect(),
+        installed: installed(&settings.folders, &mut unknown),
+        state: state(&settings.folders, &mut unknown),
+        links: unknown.note(netlink.links().await),
+        routes: unknown.note(netlink.routes(&RouteFilter::owned()).await),
+        rules: unknown.note(netlink.rules(ANTREA_PROTOCOL).await),
+        chains: !chains.is_empty(),
         tables,
-        sets: sets.into_keys().filter(|name| name.starts_with(CHAIN_PREFIX)).collect(),
-    })
+    };
+    (remains, unknown.0)
+}
+
+/// What could not be looked at.
+#[derive(Debug, Default)]
+struct Unknown(Vec<String>);
+
+impl Unknown {
+    /// What was found; nothing, which is noted, if it is not known.
+    fn note<T: Default>(&mut self, found: Result<T, impl fmt::Display>) -> T {
+        found.unwrap_or_else(|error| {
+            self.0.push(error.to_string());
+            T::default()
+        })
+    }
+
+    /// Whether there is something at a path, be it a link that leads nowhere.
+    fn exists(&mut self, path: &Path) -> bool {
+        self.note(unless_missing(path, path.symlink_metadata().map(|_| true)))
+    }
+}
+
+/// What a tool found; nothing where the tool is not installed, or the kernel lacks what it is for.
+async fn unless_absent<T: Default>(found: netcfg::Result<T>, part: Part, netns: &Netns) -> netcfg::Result<T> {
+    match found {
+        Err(error) if error.is_missing_program() || !kernel_has(netns, part).await? => Ok(T::default()),
+        other => other,
+    }
+}
+
+/// What was found at a path; nothing where there is no such path.
+fn unless_missing<T: Default>(path: &Path, found: io::Result<T>) -> Result<T, String> {
+    match found {
+        Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {
+            Ok(T::default())
+        }
+        other => other.map_err(|error| format!("{}: {error}", path.display())),
+    }
 }
 
 /// The configuration is first: from then on the runtime does not execute the plugin.
-fn installed(folders: &Folders) -> Vec<PathBuf> {
+fn installed(folders: &Folders, unknown: &mut Unknown) -> Vec<PathBuf> {
     let mut files =
         vec![folders.cni_conf_dir.join(files::CONFIGURATION), folders.cni_plugin_dir.join(files::PLUGIN)];
-    files.retain(|path| path.symlink_metadata().is_ok());
+    files.retain(|path| unknown.exists(path));
     files
 }
 
-fn state(folders: &Folders) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = folders
-        .state_dir
-        .iter()
-        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
-        .map(|entry| entry.path())
-        .chain([folders.ipam_dir.join("antrea")].into_iter().filter(|path| path.exists()))
-        .collect();
+fn state(folders: &Folders, unknown: &mut Unknown) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for folder in &folders.state_dir {
+        let entries = std::fs::read_dir(folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
+        let entries = unknown.note(unless_missing(folder, entries));
+        paths.extend(entries.into_iter().map(|entry| entry.path()));
+    }
+    paths.extend(Some(folders.ipam_dir.join("antrea")).filter(|path| unknown.exists(path)));
     paths.sort();
     paths
 }
@@ -243,7 +300,7 @@ async fn remove(path: PathBuf) -> io::Result<()> {
         }
     });
     match removed.await.map_err(io::Error::other)? {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
@@ -290,8 +347,29 @@ mod tests {
         let relative = |paths: Vec<PathBuf>| -> Vec<String> {
             paths.iter().map(|path| path.strip_prefix(root.path()).unwrap().display().to_string()).collect()
         };
-        assert_eq!(relative(installed(&folders)), ["conf/10-antrea.conflist", "bin/antrea"]);
-        assert_eq!(relative(state(&folders)), ["run/a", "run/b"]);
+        let mut unknown = Unknown::default();
+        assert_eq!(relative(installed(&folders, &mut unknown)), ["conf/10-antrea.conflist", "bin/antrea"]);
+        assert_eq!(relative(state(&folders, &mut unknown)), ["run/a", "run/b"]);
+        assert_eq!(unknown.0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::os::unix::fs::symlink("loop", path("loop")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        let folders = Folders {
+            cni_conf_dir: path("loop"),
+            cni_plugin_dir: path("file"),
+            ipam_dir: path("loop"),
+            state_dir: vec![path("loop"), path("file")],
+            ovs_run_dir: None,
+        };
+        let mut unknown = Unknown::default();
+        assert_eq!(installed(&folders, &mut unknown), Vec::<PathBuf>::new());
+        assert_eq!(state(&folders, &mut unknown), Vec::<PathBuf>::new());
+        assert_eq!(unknown.0.len(), 3, "{unknown:?}");
     }
 
     #[tokio::test]
@@ -307,8 +385,12 @@ mod tests {
     fn says_what_is_left_and_why() {
         let error = CleanupError::Left {
             left: vec![Step::Set("ANTREA-POD-IP".into())],
+            unknown: Vec::new(),
             failures: vec!["ipset ANTREA-POD-IP: in use".into()],
         };
         assert_eq!(error.to_string(), "1 left: ipset ANTREA-POD-IP; ipset ANTREA-POD-IP: in use");
+        let unknown = vec!["nft: a".into(), "ipset: b".into()];
+        let error = CleanupError::Left { left: Vec::new(), unknown, failures: Vec::new() };
+        assert_eq!(error.to_string(), "what else is left is not known: nft: a; ipset: b");
     }
 }

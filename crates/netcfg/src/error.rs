@@ -94,6 +94,11 @@ impl Error {
             )
     }
 
+    /// Whether a program could not be started because it is not there.
+    pub fn is_missing_program(&self) -> bool {
+        matches!(self, Error::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn io(what: impl Into<String>, error: io::Error) -> Self {
         Error::Io { what: what.into(), error }
     }

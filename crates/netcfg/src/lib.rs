@@ -49,6 +49,7 @@ pub use family::Family;
 pub use frames::FrameSocket;
 pub use mac::MacAddr;
 pub use netns::{Netns, NetnsId};
+pub use nfnetlink::{Part, kernel_has};
 pub use nl::{
     Netlink,
     addr::{Address, AddressDiff, diff_addresses},

@@ -1,9 +1,14 @@
 //! Messages to and from the kernel's netfilter: what nftables and connection tracking have in common.
 
-use std::{io, os::fd::AsRawFd};
+use std::{io, os::fd::AsRawFd, time::Duration};
 
-use nix::sys::socket::{NetlinkAddr, bind};
+use nix::{
+    errno::Errno,
+    sys::socket::{NetlinkAddr, bind},
+};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{Error, Netns, Result};
 
 /// `NETLINK_NETFILTER` (netlink.h).
 const NETLINK_NETFILTER: i32 = 12;
@@ -17,6 +22,62 @@ pub(crate) const GENERIC: usize = 4;
 pub(crate) const ATTRIBUTE: usize = 4;
 /// An attribute's type without its flags (`NLA_TYPE_MASK`).
 const KIND: u16 = 0x3fff;
+/// `NLM_F_REQUEST` and `NLMSG_ERROR` (netlink.h).
+pub(crate) const REQUEST: u16 = 1;
+const ERROR: u16 = 2;
+/// The kernel answers before it returns from the request, which loads a module first where one is what is asked for.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Parts of netfilter that a kernel may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Ipsets,
+    Nftables,
+}
+
+impl Part {
+    /// What it answers whatever it holds.
+    fn question(self) -> Vec<u8> {
+        match self {
+            // Subsystem 6, IPSET_CMD_PROTOCOL 1 with IPSET_ATTR_PROTOCOL 1, the asker's version (ip_set.h).
+            Part::Ipsets => request(6 << 8 | 1, REQUEST, 0, &attribute(1, &[6])),
+            // Subsystem 10, NFT_MSG_GETGEN 16 (nf_tables.h).
+            Part::Nftables => request(10 << 8 | 16, REQUEST, 0, &[]),
+        }
+    }
+}
+
+/// Whether the kernel has a part of netfilter, of which a module may be loaded for it.
+///
+/// # Errors
+/// The kernel was not asked, or answered neither yes nor no.
+pub async fn kernel_has(netns: &Netns, part: Part) -> Result<bool> {
+    let asked = netns.run(move || has(NETLINK_NETFILTER, &part.question(), Errno::EINVAL)).await?;
+    asked.map_err(|error| Error::io(format!("ask the kernel for {part:?}"), error))
+}
+
+/// Whether one of the kernel's parts that speak netlink has what a question is about. `lacks` is what it answers if not.
+pub(crate) fn has(part: i32, question: &[u8], lacks: Errno) -> io::Result<bool> {
+    let is = |error: &io::Error, errno: Errno| error.raw_os_error() == Some(errno as i32);
+    let socket = match socket_of(part, Type::RAW.cloexec(), 0) {
+        Err(error) if is(&error, Errno::EPROTONOSUPPORT) => return Ok(false),
+        other => other?,
+    };
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.send(question)?;
+    // That there is an answer is all that is of interest.
+    let mut buffer = [0; 1024];
+    let length = receive(&socket, &mut buffer)?;
+    match message(buffer.get(..length).unwrap_or_default()) {
+        Some((ERROR, body, _)) => match answer(body) {
+            Err(error) if is(&error, lacks) => Ok(false),
+            Err(error) => Err(error),
+            Ok(()) => Err(io::Error::other("no answer but an acknowledgement")),
+        },
+        Some(_) => Ok(true),
+        None => Err(io::Error::other("an answer that is no message")),
+    }
+}
 
 /// A socket in the calling thread's namespace that gets what is sent to `groups`, a mask, and answers.
 pub(crate) fn socket(kind: Type, groups: u32) -> io::Result<Socket> {
@@ -92,5 +153,23 @@ pub(crate) fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usiz
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_the_kernel_lacks_is_told_from_one_that_cannot_be_asked() {
+        let netns = Netns::unshare().await.unwrap();
+        for part in [Part::Ipsets, Part::Nftables] {
+            assert!(kernel_has(&netns, part).await.unwrap(), "{part:?}");
+        }
+        let none = request(0xff << 8, REQUEST, 0, &[]);
+        assert!(!has(NETLINK_NETFILTER, &none, Errno::EINVAL).unwrap());
+        assert!(has(NETLINK_NETFILTER, &none, Errno::ENOENT).is_err());
+        // No part of Linux: netlink has 32 at most.
+        assert!(!has(31, &none, Errno::EINVAL).unwrap());
     }
 }

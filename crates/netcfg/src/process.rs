@@ -48,11 +48,6 @@ pub(crate) async fn run(
     })
 }
 
-/// Whether the program could not be started because it is not there.
-pub(crate) fn is_missing(error: &Error) -> bool {
-    matches!(error, Error::Io { error, .. } if error.kind() == std::io::ErrorKind::NotFound)
-}
-
 /// Adds the line that a `restore` tool complained about (`line N …` in its message) to the error.
 pub(crate) fn show_line(error: Error, input: &str) -> Error {
     match error {

@@ -1,5 +1,6 @@
 //! Removal for good: the node is as it was before its first agent, and can have another one at once.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -36,8 +37,8 @@ fn look(netns: &str) -> Vec<String> {
     lines
 }
 
-/// As the clean-up's container runs it, with the test's folders.
-fn clean(node: &LabNode, root: &Path) -> Output {
+/// As the clean-up's container runs it, with the test's folders. Programs are first looked for in `programs`.
+fn clean(node: &LabNode, root: &Path, programs: &Path) -> Output {
     let config = node.dir.join("antrea-agent.conf");
     Command::new("ip")
         .args(["netns", "exec", &node.netns])
@@ -49,6 +50,7 @@ fn clean(node: &LabNode, root: &Path) -> Output {
         .args([Path::new("--cni-plugin-dir"), &root.join("bin")])
         .args([Path::new("--ipam-dir"), &node.dir.join("ipam")])
         .args([Path::new("--state-dir"), &root.join("state")])
+        .env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()))
         .output()
         .unwrap()
 }
@@ -63,6 +65,16 @@ fn install_files(root: &Path) {
         let file = root.join(file);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, "").unwrap();
+    }
+}
+
+/// Programs that fail.
+fn broken(folder: &Path, programs: &[&str]) {
+    std::fs::create_dir_all(folder).unwrap();
+    for program in programs {
+        let file = folder.join(program);
+        std::fs::write(&file, "#!/bin/sh\necho $0 is broken >&2; exit 1\n").unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
 
@@ -96,7 +108,8 @@ async fn a_node_is_left_as_it_was_and_can_be_used_again() {
     }
 
     // While an agent runs, nothing is touched: it would make all of it again.
-    let refused = clean(&lab.nodes[0], &root);
+    let [programs, none] = ["broken", "none"].map(|name| lab.nodes[0].dir.join(name));
+    let refused = clean(&lab.nodes[0], &root, &none);
     assert!(!refused.status.success(), "{}", said(&refused));
     assert!(said(&refused).contains("an agent runs on this node"), "{}", said(&refused));
     assert_eq!(look(&lab.nodes[0].netns), installed);
@@ -105,7 +118,20 @@ async fn a_node_is_left_as_it_was_and_can_be_used_again() {
     lab.nodes[0].stop_agent();
     lab.nodes[0].ovs.kill_vswitchd().unwrap();
     lab.nodes[0].ovs.kill_db().unwrap();
-    let output = clean(&lab.nodes[0], &root);
+    // What cannot be looked at may be left; what can be goes all the same.
+    let tools = ["ipset", "nft", "iptables-legacy-save"];
+    broken(&programs, &tools);
+    let output = clean(&lab.nodes[0], &root, &programs);
+    assert!(!output.status.success(), "{}", said(&output));
+    for tool in tools {
+        assert!(said(&output).contains(&format!("{tool} is broken")), "{tool}: {}", said(&output));
+    }
+    assert_eq!(files(&root), ["99-other.conf", "loopback"]);
+    let left = look(&lab.nodes[0].netns);
+    assert!(!left.iter().any(|line| line.contains("antrea-gw0")), "{left:#?}");
+    assert!(left.iter().any(|line| line.contains("set ANTREA-POD-IP")), "{left:#?}");
+
+    let output = clean(&lab.nodes[0], &root, &none);
     assert!(output.status.success(), "{}", said(&output));
     println!("{}", said(&output));
     assert_eq!(look(&lab.nodes[0].netns), before);
@@ -114,7 +140,7 @@ async fn a_node_is_left_as_it_was_and_can_be_used_again() {
     let link = try_in(&a.netns, &["ip", "link", "show", "eth0"]);
     assert!(!link.status.success(), "a pod's link leads nowhere: {}", said(&link));
 
-    let again = clean(&lab.nodes[0], &root);
+    let again = clean(&lab.nodes[0], &root, &none);
     assert!(again.status.success() && said(&again).contains("steps=0"), "{}", said(&again));
 
     // Installed again: the old pods' addresses are free, and new pods reach the other node.

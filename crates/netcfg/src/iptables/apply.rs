@@ -7,7 +7,7 @@ use super::{
     backend::Backend,
     ruleset::{Jump, Plan, Ruleset, Saved, Table, plan},
 };
-use crate::{Error, Family, NetcfgErrors, Netns, Result, process};
+use crate::{Error, Family, NetcfgErrors, Netns, Part, Result, kernel_has, process};
 
 /// How names of this project's chains begin.
 pub const CHAIN_PREFIX: &str = "ANTREA-";
@@ -164,35 +164,34 @@ fn add_jumps_here(program: &'static str, family: Family, jumps: &[(Table, Jump)]
     Ok(())
 }
 
-/// The backends and families that hold a chain with [`CHAIN_PREFIX`] or a jump to one. A backend whose tools
-/// are not installed, or that the kernel lacks, holds nothing.
-///
-/// # Errors
-/// A tool was started and did not end, or printed what cannot be read.
-pub async fn in_use(netns: &Netns) -> Result<Vec<Iptables>> {
-    let mut found = Vec::new();
+/// The backends and families that hold a chain with [`CHAIN_PREFIX`] or a jump to one, and why it cannot be told of others.
+/// A backend whose tools are not installed, or that the kernel lacks, holds nothing.
+pub async fn in_use(netns: &Netns) -> (Vec<Iptables>, NetcfgErrors) {
+    let (mut found, mut errors) = (Vec::new(), NetcfgErrors::new());
     for backend in Backend::BOTH {
+        // The legacy tools find nothing where the kernel lacks their part of it.
+        let lacks =
+            async || backend == Backend::Nft && kernel_has(netns, Part::Nftables).await.is_ok_and(|has| !has);
         for family in Family::BOTH {
             let iptables = Iptables::new(netns.clone(), backend, family);
             match iptables.save().await {
-                Err(e) if process::is_missing(&e) => {}
-                Err(Error::Command { .. }) => {}
-                Err(e) => return Err(e),
                 Ok(saved) if plan(&saved, &Ruleset::new(family), CHAIN_PREFIX).is_empty() => {}
                 Ok(_) => found.push(iptables),
+                Err(error) if error.is_missing_program() || lacks().await => {}
+                Err(error) => errors.push(error),
             }
         }
     }
-    Ok(found)
+    (found, errors)
 }
 
 /// Removes everything with [`CHAIN_PREFIX`] from both backends and both families. Goes on after a failure.
 ///
 /// # Errors
-/// Everything that could not be removed.
+/// Everything that could not be removed or looked at.
 pub async fn cleanup_all(netns: &Netns) -> Result<(), NetcfgErrors> {
-    let mut errors = NetcfgErrors::new();
-    for iptables in in_use(netns).await? {
+    let (found, mut errors) = in_use(netns).await;
+    for iptables in found {
         errors.check_all(iptables.cleanup().await);
     }
     errors.finish(())

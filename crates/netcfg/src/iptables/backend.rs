@@ -67,7 +67,7 @@ impl Backend {
         for family in Family::BOTH {
             match process::run(netns, self.save(family), &[], None).await {
                 Ok(rules) => text.push_str(&rules),
-                Err(e) if process::is_missing(&e) => return Ok(None),
+                Err(e) if e.is_missing_program() => return Ok(None),
                 // A kernel without one of the families or backends: no rules there.
                 Err(Error::Command { .. }) => {}
                 Err(e) => return Err(e),
