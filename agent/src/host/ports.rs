@@ -112,14 +112,7 @@ impl Host {
             if !links.contains(name) || self.network.is_claimed(name) {
                 continue;
             }
-            let mut spec = interface.port(&self.network.bridge);
-            if let Some(port) = self.network.vswitch.port(name) {
-                // Beside the attachment others may note there what they like, and so does the agent.
-                let noted =
-                    port.external_ids.into_iter().filter(|(key, _)| !spec.external_ids.contains_key(key));
-                let noted: Vec<_> = noted.collect();
-                spec.external_ids.extend(noted);
-            }
+            let spec = interface.port(&self.network.bridge);
             let Some(fault) = self.fault_of(&spec) else { continue };
             match self.put_back(&interface, &spec).await {
                 Ok(true) => {

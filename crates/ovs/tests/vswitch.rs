@@ -145,6 +145,31 @@ async fn port_life() {
     assert!(matches!(vswitch.wait_ofport("p1", LIMIT).await, Err(VswitchError::NoPort(_))));
 }
 
+/// Who adds a port may have looked at it before somebody noted something there.
+#[tokio::test]
+async fn what_others_note_at_a_port_stays() {
+    let fixture = start(true);
+    let vswitch = fixture.vswitch().await;
+    vswitch.ensure_bridge(&dummy_bridge("br-int")).await.unwrap();
+    let spec =
+        PortSpec { ofport_request: Some(0x8001), external_ids: map(&[("pod", "a")]), ..dummy_port("p1") };
+    vswitch.add_port(&spec).await.unwrap();
+    vswitch.wait_ofport("p1", LIMIT).await.unwrap();
+    let before = vswitch.port("p1").unwrap();
+    let note = [("p1".to_owned(), Some("ingress".to_owned()))].into();
+    vswitch.set_ports_external_id("isolated", &note).await.unwrap();
+    assert!(!vswitch.differs(&spec));
+
+    let changed = PortSpec { tag: Some(7), external_ids: map(&[("pod", "b")]), ..spec.clone() };
+    let replaced = PortSpec { ofport_request: Some(0x8002), ..spec };
+    for (spec, kept, pod) in [(changed, true, "b"), (replaced, false, "a")] {
+        vswitch.add_port(&spec).await.unwrap();
+        let after = vswitch.port("p1").unwrap();
+        assert_eq!((after.tag, after.uuid == before.uuid), (spec.tag, kept));
+        assert_eq!(after.external_ids, map(&[("isolated", "ingress"), ("pod", pod)]));
+    }
+}
+
 #[tokio::test]
 async fn unusable_interfaces_say_why() {
     let fixture = start(true);

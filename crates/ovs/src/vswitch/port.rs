@@ -19,6 +19,7 @@ const ERROR_GRACE: Duration = Duration::from_millis(300);
 impl Vswitch {
     /// Adds the port in one transaction. A port of that name that differs is changed in place where that keeps its
     /// OpenFlow number, and replaced where it does not: other bridge, other type, other number asked for, or failed.
+    /// Either way external ids that the specification does not name stay.
     ///
     /// # Errors
     /// [`VswitchError::NoBridge`], [`VswitchError::Ovsdb`].
@@ -172,8 +173,8 @@ fn info(cache: &Cache, port: &Row) -> Option<PortInfo> {
     })
 }
 
-fn port_columns(spec: &PortSpec) -> [(&'static str, Datum); 2] {
-    [("tag", Datum::set(spec.tag.map(i64::from))), ("external_ids", Datum::map(spec.external_ids.clone()))]
+fn tag(spec: &PortSpec) -> (&'static str, Datum) {
+    ("tag", Datum::set(spec.tag.map(i64::from)))
 }
 
 fn iface_columns(spec: &PortSpec) -> [(&'static str, Datum); 5] {
@@ -190,7 +191,7 @@ fn plan_add(cache: &Cache, spec: &PortSpec, heal: bool) -> Result<Transaction, V
     let bridge = bridge_row(cache, &spec.bridge)?;
     let mut txn = Transaction::new();
     let Some(port) = cache.table("Port").named(&spec.name) else {
-        insert(&mut txn, bridge, spec);
+        insert(&mut txn, bridge, spec, spec.external_ids.clone());
         return Ok(txn);
     };
     let here = bridge.uuids("ports").any(|uuid| uuid == port.uuid());
@@ -206,10 +207,12 @@ fn plan_add(cache: &Cache, spec: &PortSpec, heal: bool) -> Result<Transaction, V
                 [("ports", Mutator::Delete, Datum::from(port.uuid()))],
             );
         }
-        insert(&mut txn, bridge, spec);
+        let mut external_ids = port.string_map("external_ids");
+        external_ids.extend(spec.external_ids.clone());
+        insert(&mut txn, bridge, spec, external_ids);
         return Ok(txn);
     };
-    let port_changes = differing(port, port_columns(spec));
+    let port_changes = differing(port, [tag(spec)]);
     let iface_changes = differing(iface, iface_columns(spec));
     if !port_changes.is_empty() {
         txn.update("Port", Where::row(port.uuid()), port_changes);
@@ -217,6 +220,9 @@ fn plan_add(cache: &Cache, spec: &PortSpec, heal: bool) -> Result<Transaction, V
     if !iface_changes.is_empty() {
         txn.update("Interface", Where::row(iface.uuid()), iface_changes);
     }
+    // One by one: the others may change while this is under way.
+    let ids = spec.external_ids.iter().map(|(key, value)| (key.as_str(), Some(value.as_str())));
+    set_pairs(&mut txn, "Port", port, "external_ids", ids);
     if !txn.is_empty() {
         txn.wait_exists("Port", port.uuid());
         txn.comment(&format!("change port {}", spec.name));
@@ -243,14 +249,13 @@ fn differing(
     wanted.into_iter().filter(|(column, datum)| row.get(column) != Some(datum)).collect()
 }
 
-fn insert(txn: &mut Transaction, bridge: &Row, spec: &PortSpec) {
+fn insert(txn: &mut Transaction, bridge: &Row, spec: &PortSpec, external_ids: BTreeMap<String, String>) {
     let name = || [("name", Datum::from(spec.name.as_str()))];
     txn.wait_exists("Bridge", bridge.uuid());
     let iface = txn.insert("Interface", name().into_iter().chain(iface_columns(spec)));
-    let port = txn.insert(
-        "Port",
-        name().into_iter().chain(port_columns(spec)).chain([("interfaces", Datum::set([&iface]))]),
-    );
+    let columns =
+        [tag(spec), ("external_ids", Datum::map(external_ids)), ("interfaces", Datum::set([&iface]))];
+    let port = txn.insert("Port", name().into_iter().chain(columns));
     txn.mutate("Bridge", Where::row(bridge.uuid()), [("ports", Mutator::Insert, Datum::set([&port]))]);
     txn.comment(&format!("add port {}", spec.name));
 }

@@ -137,7 +137,7 @@ pub struct PortSpec {
     pub options: BTreeMap<String, String>,
     /// OpenFlow port number to ask for, 1 to 65279.
     pub ofport_request: Option<u32>,
-    /// External ids of the port, exactly these.
+    /// External ids to be present; others in the database are kept.
     pub external_ids: BTreeMap<String, String>,
     /// Address to give the interface.
     pub mac: Option<Mac>,
