@@ -1,7 +1,7 @@
 //! The files of captures.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_dir_all, remove_file};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions, read_dir, remove_dir_all, remove_file};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Files {
         let failed = |error: io::Error| format!("{}: {error}", path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
         // Those that are being written may each grow to the largest.
-        let held = self.held().map_err(failed)? + growing * LARGEST;
+        let held = read_dir(&self.folder).and_then(size_of).map_err(failed)? + growing * LARGEST;
         if held + LARGEST > ALL {
             let mebibytes = |octets: u64| octets >> 20;
             return Err(format!(
@@ -65,15 +65,6 @@ impl Files {
         remove(&path).map_err(failed)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
         Ok((path, file))
-    }
-
-    /// How large files are together.
-    fn held(&self) -> io::Result<u64> {
-        let mut sum = 0;
-        for entry in read_dir(&self.folder)? {
-            sum += entry?.metadata()?.len();
-        }
-        Ok(sum)
     }
 
     /// Removes the file of a capture.
@@ -115,6 +106,20 @@ impl Files {
     }
 }
 
+/// How large files are together.
+fn size_of(entries: impl IntoIterator<Item = io::Result<DirEntry>>) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in entries {
+        match entry?.metadata() {
+            Ok(metadata) => sum += metadata.len(),
+            // An upload that ends takes its folder away meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sum)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -135,6 +140,17 @@ mod tests {
             assert_eq!(files.path(name), None, "{name:?}");
         }
         assert!(files.path(&"a".repeat(248)).is_some());
+    }
+
+    #[test]
+    fn what_goes_while_sizes_are_summed_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a.pcapng"), "12345").unwrap();
+        std::fs::create_dir(path("b.upload")).unwrap();
+        let entries: Vec<_> = read_dir(folder.path()).unwrap().collect();
+        std::fs::remove_dir(path("b.upload")).unwrap();
+        assert_eq!(size_of(entries).unwrap(), 5);
     }
 
     #[test]
