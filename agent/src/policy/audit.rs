@@ -136,6 +136,10 @@ impl LineMaker {
 /// Writes lines until nobody makes any. Of a disk that is full the first refusal is told, and then each that follows a
 /// line that was written.
 fn write(file: &std::path::Path, limits: AuditLogging, lines: &Receiver<String>, metrics: &PacketInMetrics) {
+    // What an earlier life of the agent did not come to the end of.
+    if let Err(error) = file::tidy_aside(file, limits) {
+        tracing::warn!(file = %file.display(), %error, "old audit logs stay as they are");
+    }
     let (mut log, mut failing) = (None, false);
     for line in lines {
         let written = match &mut log {

@@ -1,7 +1,7 @@
 //! The log's file, and those that it was before: each grows to a size and is then set aside, compressed, for a number of
 //! files and days. Names, sizes and defaults are those of upstream's logger.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -15,6 +15,10 @@ use crate::config::AuditLogging;
 
 /// Between the beginning of a name that was set aside and its time.
 const FORMAT: &str = "%Y-%m-%dT%H-%M-%S%.3f";
+
+/// Ends of names of what was compressed, and of what is being compressed.
+const PACKED: &str = ".log.gz";
+const PART: &str = ".log.gz.part";
 
 /// Octets of a megabyte, as upstream counts.
 const MEGABYTE: u64 = 1 << 20;
@@ -55,15 +59,20 @@ impl LogFile {
         fs::rename(&self.path, self.path.with_file_name(format!("{}{time}.log", prefix(&self.path))))?;
         self.file = begin(&self.path)?;
         self.size = 0;
-        // A large file takes its time, and lines go on to come.
-        let (path, limits) = (self.path.clone(), self.limits);
-        std::thread::Builder::new().name("np-log-tidy".to_owned()).spawn(move || {
-            if let Err(error) = tidy(&path, limits, SystemTime::now()) {
-                tracing::warn!(file = %path.display(), %error, "old audit logs stay as they are");
-            }
-        })?;
-        Ok(())
+        tidy_aside(&self.path, self.limits)
     }
+}
+
+/// Removes what is too old or too many, and compresses what is not yet, on a thread of its own: a large file takes its time,
+/// and lines go on to come.
+pub(super) fn tidy_aside(path: &Path, limits: AuditLogging) -> io::Result<()> {
+    let path = path.to_owned();
+    let tidying = move || {
+        if let Err(error) = tidy(&path, limits, SystemTime::now()) {
+            tracing::warn!(file = %path.display(), %error, "old audit logs stay as they are");
+        }
+    };
+    std::thread::Builder::new().name("np-log-tidy".to_owned()).spawn(tidying).map(drop)
 }
 
 fn begin(path: &Path) -> io::Result<File> {
@@ -75,19 +84,17 @@ fn prefix(path: &Path) -> String {
     format!("{}-", path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// Removes what is too old or too many, and compresses what is not yet. One at a time, for two would each miss what the
-/// other has taken away.
+/// One at a time, for two would each miss what the other has taken away.
 fn tidy(path: &Path, limits: AuditLogging, now: SystemTime) -> io::Result<()> {
     static TIDYING: Mutex<()> = Mutex::new(());
     let _one = TIDYING.lock();
-    let mut old = Vec::new();
-    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_old = name.starts_with(&prefix(path)) && (name.ends_with(".log") || name.ends_with(".log.gz"));
-        if is_old {
-            old.push((name, entry.path(), entry.metadata()?.modified()?));
-        }
+    let Some(entries) = unless_gone(fs::read_dir(path.parent().unwrap_or(Path::new("."))))? else {
+        return Ok(());
+    };
+    let mut old = set_aside_before(entries, &prefix(path))?;
+    // Of a compression that an agent did not live to end.
+    for (_, part, _) in old.extract_if(.., |(name, ..)| name.ends_with(PART)) {
+        unless_gone(fs::remove_file(part))?;
     }
     // Names are times.
     old.sort_unstable();
@@ -99,12 +106,37 @@ fn tidy(path: &Path, limits: AuditLogging, now: SystemTime) -> io::Result<()> {
     for (at, (name, file, modified)) in old.iter().enumerate() {
         let is_aged = limits.max_age > 0 && now.duration_since(*modified).is_ok_and(|since| since > age);
         if at < surplus || is_aged {
-            fs::remove_file(file)?;
+            unless_gone(fs::remove_file(file))?;
         } else if limits.compress && name.ends_with(".log") {
-            compress(file)?;
+            unless_gone(compress(file))?;
         }
     }
     Ok(())
+}
+
+/// Files that were set aside, and what became of them: name, path, and when they were written last.
+fn set_aside_before(
+    entries: impl IntoIterator<Item = io::Result<DirEntry>>,
+    prefix: &str,
+) -> io::Result<Vec<(String, PathBuf, SystemTime)>> {
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_old = name.starts_with(prefix) && [".log", PACKED, PART].iter().any(|end| name.ends_with(end));
+        if is_old && let Some(metadata) = unless_gone(entry.metadata())? {
+            found.push((name, entry.path(), metadata.modified()?));
+        }
+    }
+    Ok(found)
+}
+
+/// Nothing, if somebody else has taken it away meanwhile.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 fn compress(file: &Path) -> io::Result<()> {
@@ -156,5 +188,38 @@ mod tests {
         assert_eq!(left[2], "np.log");
         tidy(&path, limits, SystemTime::now() + Duration::from_secs(29 * 24 * 60 * 60)).unwrap();
         assert_eq!(names(path.parent().unwrap()), ["np.log"]);
+    }
+
+    #[test]
+    fn what_an_agent_did_not_live_to_compress_goes_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("np.log");
+        let limits = AuditLogging { max_size: 1, max_backups: 1, max_age: 0, compress: true };
+        for name in
+            ["np-2026-01-01T00-00-00.000.log", "np-2026-01-01T00-00-00.000.log.gz.part", "np.log.gz.part"]
+        {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        fs::write(folder.path().join("np-2026-01-02T00-00-00.000.log"), "x").unwrap();
+        tidy(&path, limits, SystemTime::now()).unwrap();
+        assert_eq!(
+            names(folder.path()),
+            ["np-2026-01-02T00-00-00.000.log.gz", "np.log.gz.part"],
+            "that is not ours"
+        );
+        tidy(&folder.path().join("none/np.log"), limits, SystemTime::now()).unwrap();
+    }
+
+    #[test]
+    fn what_goes_meanwhile_holds_up_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["np-1.log", "np-2.log.gz", "other-3.log"] {
+            fs::write(path(name), "x").unwrap();
+        }
+        let entries: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        fs::remove_file(path("np-1.log")).unwrap();
+        let found = set_aside_before(entries, "np-").unwrap();
+        assert_eq!(found.into_iter().map(|(name, ..)| name).collect::<Vec<_>>(), ["np-2.log.gz"]);
     }
 }
