@@ -163,17 +163,25 @@ impl Site {
     }
 
     async fn answer(&self, id: &str, stop: CancellationToken) {
-        let end = match End::receiver(&self.network).await {
+        let mut end = match End::receiver(&self.network).await {
             Ok(end) => end,
             Err(error) => return self.tell(Report::new(id, Stage::Refused, &error)),
         };
-        self.tell(Report::new(id, Stage::Answering, ""));
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = sleep(ANSWERING) => {}
-        }
+        let answering = async {
+            end.begin().await?;
+            self.tell(Report::new(id, Stage::Answering, ""));
+            sleep(ANSWERING).await;
+            Ok::<(), String>(())
+        };
+        let answered = tokio::select! {
+            answered = answering => answered,
+            () = stop.cancelled() => Ok(()),
+        };
         end.remove().await;
-        self.tell(Report::new(id, Stage::Done, ""));
+        self.tell(match answered {
+            Ok(()) => Report::new(id, Stage::Done, ""),
+            Err(error) => Report::new(id, Stage::Refused, &error),
+        });
     }
 
     async fn probe(&self, id: &str, peers: &[String], stop: CancellationToken) {

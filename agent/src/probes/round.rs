@@ -38,25 +38,30 @@ const ATTEMPTS: u32 = 10;
 const DENIED_LIMIT: Duration = Duration::from_millis(500);
 const NEXT: Duration = Duration::from_millis(100);
 
-/// An end of probes that is served.
+/// An end of probes.
 pub(super) struct End {
     port: ProbePort,
-    server: Server,
+    /// What answers, once it is begun.
+    server: Option<Server>,
 }
 
 impl End {
     async fn make(node: &Arc<NodeNetwork>, name: &str, ips: Vec<IpAddr>) -> Result<Self, String> {
-        let port = ProbePort::make(node, name, ips).await.map_err(|error| error.to_string())?;
-        match Server::start(&port.netns, port.ips()).await {
-            Ok(server) => Ok(Self { port, server }),
-            Err(error) => {
-                port.remove().await;
-                Err(error)
-            }
-        }
+        let port = ProbePort::new(node, name, ips).await.map_err(|error| error.to_string())?;
+        Ok(Self { port, server: None })
     }
 
-    /// What others can reach.
+    /// Wires it and serves. May be broken off.
+    ///
+    /// # Errors
+    /// Why it cannot be. What was done is taken away by [`Self::remove`].
+    pub(super) async fn begin(&mut self) -> Result<(), String> {
+        self.port.wire().await.map_err(|error| error.to_string())?;
+        self.server = Some(Server::start(&self.port.netns, self.port.ips()).await?);
+        Ok(())
+    }
+
+    /// What others can reach once it is begun.
     ///
     /// # Errors
     /// It cannot be made.
@@ -76,6 +81,12 @@ impl End {
     pub(super) async fn remove(self) {
         drop(self.server);
         self.port.remove().await;
+    }
+}
+
+async fn remove(end: Option<End>) {
+    if let Some(end) = end {
+        end.remove().await;
     }
 }
 
@@ -107,34 +118,42 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// Makes both ends, runs all probes, and takes the ends away. When `stop` ends first, what came by then.
     pub(super) async fn run(&self, stop: impl Future<Output = ()>) -> Vec<Outcome> {
-        let (mut sender, mut receiver) = match self.ends().await {
-            Ok(ends) => ends,
-            Err(outcome) => return vec![outcome],
-        };
         let mut outcomes = Vec::new();
-        tokio::select! {
-            () = self.all(&mut sender, &mut receiver, &mut outcomes) => {}
-            () = stop => outcomes.push(Outcome::new(Probe::Setup, None, Finding::Failed, "not ended in time")),
+        // Whatever of them there is when it stops has to go.
+        let (mut sender, mut receiver) = (None, None);
+        let probing = async {
+            match self.ends(&mut sender, &mut receiver).await {
+                Ok((sender, receiver)) => self.all(sender, receiver, &mut outcomes).await,
+                Err(outcome) => outcomes.push(outcome),
+            }
+        };
+        let ended = tokio::select! {
+            () = probing => true,
+            () = stop => false,
+        };
+        if !ended {
+            outcomes.push(Outcome::new(Probe::Setup, None, Finding::Failed, "not ended in time"));
         }
-        tokio::join!(sender.remove(), receiver.remove());
+        tokio::join!(remove(sender), remove(receiver));
         outcomes
     }
 
-    async fn ends(&self) -> Result<(End, End), Outcome> {
+    async fn ends<'e>(
+        &self,
+        sender: &'e mut Option<End>,
+        receiver: &'e mut Option<End>,
+    ) -> Result<(&'e mut End, &'e mut End), Outcome> {
         let failed = |error: String| Outcome::new(Probe::Setup, None, Finding::Failed, &error);
         let left_out = |error: String| Outcome::new(Probe::Setup, None, Finding::LeftOut, &error);
         // A node without addresses for it is not broken.
         let spare = addresses(&self.node.subnets).map_err(left_out)?;
         let both: Vec<IpAddr> = spare.iter().flat_map(|of| [of.sender, of.receiver]).collect();
         free(self.node, &both).map_err(left_out)?;
-        let sender = End::sender(self.node).await.map_err(failed)?;
-        match End::receiver(self.node).await {
-            Ok(receiver) => Ok((sender, receiver)),
-            Err(error) => {
-                sender.remove().await;
-                Err(failed(error))
-            }
-        }
+        let sender = sender.insert(End::sender(self.node).await.map_err(failed)?);
+        sender.begin().await.map_err(failed)?;
+        let receiver = receiver.insert(End::receiver(self.node).await.map_err(failed)?);
+        receiver.begin().await.map_err(failed)?;
+        Ok((sender, receiver))
     }
 
     async fn all(&self, sender: &mut End, receiver: &mut End, outcomes: &mut Vec<Outcome>) {
@@ -303,7 +322,55 @@ fn outcome(probe: Probe, peer: Option<&str>, result: Result<(), String>) -> Outc
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::config::EncapMode;
+    use crate::pods::attach::rollback_tests::Lab;
+
+    /// ovs-vswitchd hangs while the first end is wired.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_that_is_stopped_while_its_ends_are_made_leaves_nothing() {
+        let lab = Lab::start().await;
+        let before = lab.traces();
+        let nowhere = kube::Config::new("http://127.0.0.1:9".parse().unwrap());
+        let underlay = Underlay {
+            mode: EncapMode::Encap,
+            transport: "192.0.2.1/24".parse().unwrap(),
+            transport_link: 1,
+            gateway_link: 1,
+            kernel_vxlan: false,
+        };
+        let round = Round {
+            node: &lab.node,
+            underlay: &underlay,
+            peers: BTreeMap::new(),
+            id: "1",
+            api: &Api::all(kube::Client::try_from(nowhere).unwrap()),
+        };
+        let signal = |name: &str| {
+            let pid = lab.ovs.vswitchd_pid().unwrap().to_string();
+            assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+        };
+        let has_port = || lab.node.vswitch.port(SENDER).is_some();
+        signal("-STOP");
+        let begin = std::time::Instant::now();
+        let outcomes = round
+            .run(async {
+                while !has_port() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await;
+        let took = begin.elapsed();
+        signal("-CONT");
+        let [Outcome { finding: Finding::Failed, message, .. }] = &outcomes[..] else {
+            panic!("{outcomes:?}");
+        };
+        assert_eq!(message, "not ended in time");
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        assert_eq!(lab.traces(), before);
+    }
 
     #[test]
     fn each_family_has_its_way() {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use antrea_flows::{Change, Entry, Owner};
 use netcfg::{MacAddr, Netns};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    AttachError, Call, claim_as, configure, configure_container, connect, handover, link, ownership,
+    AttachError, Call, OFPORT_TIMEOUT, claim_as, configure, configure_container, handover, link, ownership,
     result_of,
 };
 use crate::pods::claims::Claim;
@@ -21,7 +22,7 @@ use crate::pods::network::NodeNetwork;
 /// Name of the link in the namespace.
 const LINK: &str = "eth0";
 
-/// An end of probes that is wired.
+/// An end of probes.
 #[derive(Debug)]
 pub struct ProbePort {
     node: Arc<NodeNetwork>,
@@ -31,6 +32,8 @@ pub struct ProbePort {
     interface: PodInterface,
     /// What the bridge holds for it beside the flows that wire it.
     besides: Vec<Entry>,
+    /// Its port on the way into OVSDB: what is on the way cannot be taken away yet.
+    adding: TaskTracker,
     _name: Claim,
 }
 
@@ -47,11 +50,11 @@ fn call(name: &str) -> Call {
 }
 
 impl ProbePort {
-    /// Makes a namespace and wires it. `name` is that of the host's link and of the port; no pod's is like it.
+    /// Makes a namespace. `name` is that of the host's link and of the port to come; no pod's is like it.
     ///
     /// # Errors
-    /// What failed; everything done before is undone.
-    pub async fn make(node: &Arc<NodeNetwork>, name: &str, ips: Vec<IpAddr>) -> Result<Self, AttachError> {
+    /// What failed; nothing is left of it.
+    pub async fn new(node: &Arc<NodeNetwork>, name: &str, ips: Vec<IpAddr>) -> Result<Self, AttachError> {
         let claim = claim_as(node, &call(name), name)?;
         let netns = Netns::unshare().await.map_err(configure)?;
         let reserved = node.reserve_ofport().ok_or_else(|| configure("no OpenFlow port number is free"))?;
@@ -67,24 +70,22 @@ impl ProbePort {
             ips,
             ofport: reserved.number(),
         };
-        let mut port = Self { node: node.clone(), netns, interface, besides: Vec::new(), _name: claim };
-        match port.wire().await {
-            Ok(()) => Ok(port),
-            Err(error) => {
-                port.remove().await;
-                Err(error)
-            }
-        }
+        let (besides, adding) = (Vec::new(), TaskTracker::new());
+        Ok(Self { node: node.clone(), netns, interface, besides, adding, _name: claim })
     }
 
-    async fn wire(&mut self) -> Result<(), AttachError> {
+    /// Wires it. May be broken off.
+    ///
+    /// # Errors
+    /// What failed. What was done before is taken away by [`Self::remove`], as all else is.
+    pub async fn wire(&mut self) -> Result<(), AttachError> {
         let (node, interface) = (&self.node, &self.interface);
         let call = call(&interface.host_ifname);
         let container = link(node, &call, &interface.host_ifname, &self.netns, interface.mac).await?;
         let allocated = result_of(node, interface);
         let (configured, ofport, installed) = tokio::join!(
             configure_container(node, &container, interface, &allocated),
-            connect(node, interface),
+            self.connect(),
             async {
                 handover::take_back(node, &interface.ips).await?;
                 self.install().await
@@ -98,6 +99,14 @@ impl ProbePort {
             self.install().await?;
         }
         Ok(())
+    }
+
+    async fn connect(&self) -> Result<u32, AttachError> {
+        let (vswitch, port) = (self.node.vswitch.clone(), self.interface.port(&self.node.bridge));
+        let adding = self.adding.spawn(async move { vswitch.add_port(&port).await });
+        adding.await.map_err(configure)?.map_err(configure)?;
+        let number = self.node.vswitch.wait_ofport(&self.interface.host_ifname, OFPORT_TIMEOUT);
+        number.await.map_err(configure)
     }
 
     fn owner(&self) -> Owner {
@@ -135,6 +144,8 @@ impl ProbePort {
     /// Takes everything away. What cannot be is told, and goes when the next of the name is made or an agent starts.
     pub async fn remove(self) {
         let (name, call) = (&self.interface.host_ifname, call(&self.interface.host_ifname));
+        self.adding.close();
+        self.adding.wait().await;
         let flows = self.node.dataplane.set(self.owner(), Change::nothing()).await.map_err(configure);
         let port = ownership::delete_port(&self.node, &call, name).await.map_err(configure);
         let link = ownership::delete_link(&self.node, &call, name).await.map(drop).map_err(configure);

@@ -59,7 +59,7 @@ impl Drop for Namespace {
 pub(crate) struct Lab {
     pub(crate) node: Arc<NodeNetwork>,
     pub(crate) rig: Rig,
-    ovs: TestOvs,
+    pub(crate) ovs: TestOvs,
     folder: tempfile::TempDir,
     pod: Namespace,
     host: Namespace,
@@ -118,7 +118,7 @@ impl Lab {
     }
 
     /// What ADD leaves behind, wherever.
-    fn traces(&self) -> String {
+    pub(crate) fn traces(&self) -> String {
         let links = |namespace: &Namespace| {
             sh(&format!("ip -o -n {} link show | grep -c @if || true", namespace.0)).trim().to_owned()
         };
