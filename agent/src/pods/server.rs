@@ -37,6 +37,8 @@ pub struct CniService {
     network: NetworkState,
     /// One lock for each container that has a call under way.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// For each GC under way the containers of which an ADD came after it.
+    newcomers: Mutex<Vec<Weak<Mutex<BTreeSet<String>>>>>,
     tracer: Tracer,
 }
 
@@ -96,7 +98,7 @@ impl Bandwidth {
 impl CniService {
     /// A service for a network that may not be up yet.
     pub fn new(network: NetworkState, tracer: Tracer) -> Self {
-        Self { network, locks: Mutex::new(HashMap::new()), tracer }
+        Self { network, locks: Mutex::default(), newcomers: Mutex::default(), tracer }
     }
 
     async fn network(&self, wait: Duration) -> Result<Arc<NodeNetwork>, AttachError> {
@@ -129,8 +131,20 @@ impl CniService {
         Ok((node, turn))
     }
 
+    /// Tells every GC under way of a container.
+    fn tell_collectors(&self, container_id: &str) {
+        self.newcomers.lock().retain(|newcomers| {
+            let newcomers = newcomers.upgrade();
+            newcomers.is_some_and(|newcomers| {
+                newcomers.lock().insert(container_id.to_owned());
+                true
+            })
+        });
+    }
+
     async fn add(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, configuration) = read(request)?;
+        self.tell_collectors(&call.container_id);
         if configuration.ipam.kind != "host-local" {
             return Err(AttachError::new(
                 ErrorCode::UnsupportedField,
@@ -172,9 +186,12 @@ impl CniService {
     }
 
     /// Removes every attachment and allocation that the runtime does not list. A runtime that gives no list,
-    /// as cnitool, says nothing about what is alive: then those go that have no namespace any more.
+    /// as cnitool, says nothing about what is alive: then those go that have no namespace any more. Nor does a list say
+    /// anything of what is added later: a runtime waits with that for the end of its GC, unless it has given it up.
     async fn gc(&self, request: CniCmdRequest) -> Result<Vec<u8>, AttachError> {
         let (call, configuration) = read(request)?;
+        let newcomers = Arc::default();
+        self.newcomers.lock().push(Arc::downgrade(&newcomers));
         let node = self.network(NETWORK_WAIT).await?;
         let valid = configuration.valid_attachments.map(|valid| {
             valid.into_iter().map(|item| (item.container_id, item.ifname)).collect::<BTreeSet<_>>()
@@ -189,6 +206,9 @@ impl CniService {
             let lock = self.lock_of(&container_id);
             let _held = lock.lock().await;
             // Only now: an ADD may have been under way.
+            if newcomers.lock().contains(&container_id) {
+                continue;
+            }
             if valid.is_none() && attach::has_namespace(&node, &container_id, &ifname) {
                 continue;
             }
@@ -359,6 +379,27 @@ mod tests {
         added.unwrap();
         deleted.unwrap();
         assert_eq!(lab.node.interfaces(), [], "nothing is left of it");
+    }
+
+    /// Its caller has given up before the network was up.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_added_after_a_gc_has_begun_stays() {
+        let lab = Lab::start().await;
+        let (up, network) = watch::channel(None);
+        let service = CniService::new(network, Tracer::default());
+        let mut list = request(lab.call(""));
+        let configuration = br#"{"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}"#;
+        list.cni_args.as_mut().unwrap().network_configuration = configuration.to_vec();
+        let mut gc = pin!(service.gc(list.clone()));
+        assert!(futures::poll!(&mut gc).is_pending());
+        let mut add = pin!(service.add(request(lab.call(""))));
+        assert!(futures::poll!(&mut add).is_pending());
+        up.send_replace(Some(lab.node.clone()));
+        add.await.unwrap();
+        gc.await.unwrap();
+        assert_eq!(lab.node.interfaces().len(), 1, "it runs");
+        service.gc(list).await.unwrap();
+        assert_eq!(lab.node.interfaces(), [], "the next one says that it does not");
     }
 
     #[test]
