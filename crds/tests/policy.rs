@@ -61,6 +61,10 @@ fn what_can_be_enforced_is_taken() {
         ),
         egress("Drop", json!({"to": [{"serviceAccount": {"name": "a", "namespace": "n"}}]})),
         policy(json!([{"serviceAccount": {"name": "a", "namespace": "n"}}]), json!({})),
+        policy(
+            json!([{"service": {"name": "a", "namespace": "n"}}]),
+            json!({"ingress": [{"action": "Drop"}]}),
+        ),
         egress("Allow", json!({"to": [{"fqdn": "*.example.com"}]})),
         egress("Drop", json!({"to": [{"podSelector": {}}, {"fqdn": "a.example.com"}]})),
         egress(
@@ -99,10 +103,9 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
     const OF_PODS: &str =
         "a peer of Pods, by podSelector with namespaceSelector or namespaces, has no other field";
     const ONE_TARGET: &str =
-        "appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector";
+        "appliedTo: name a group, a ServiceAccount, a Service, or Pods by podSelector and namespaceSelector";
     const TO: &str = "to: this version does not enforce externalEntitySelector and scope, and a rule that denies would let through what it denies";
     const TO_SERVICES: &str = "toServices: excludes to, ports and protocols, for a Service says where it is";
-    const ONLY_PODS: &str = "appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group";
     const NO_GROUPS_BY: &str = "spec: this version has no groups by nodeSelector and externalEntitySelector";
     vec![
         // Peers.
@@ -224,12 +227,12 @@ fn refused() -> Vec<(Value, &'static str, &'static str)> {
         (
             applied_to(json!({"podSelector": {}, "service": {"name": "s", "namespace": "n"}})),
             "spec.appliedTo[0]",
-            ONLY_PODS,
+            ONE_TARGET,
         ),
         (
             applied_to(json!({"podSelector": {}, "externalEntitySelector": {}})),
             "spec.appliedTo[0]",
-            ONLY_PODS,
+            "appliedTo: this version has no ExternalEntities",
         ),
         // Tiers and groups.
         (

@@ -444,12 +444,16 @@ fn targets(reached: &Reached) -> Targets {
         },
         address: SocketAddr::new(frontend.ip, frontend.port),
     };
-    // Pods have nothing to look for at what stands for the node's addresses.
-    let of_pods = |frontends: &[antrea_proxy::Frontend]| {
-        frontends.iter().filter(|frontend| !is_stand_in(frontend.ip)).map(frontend).collect()
-    };
+    // Pods have nothing to look for at what stands for the node's addresses. What comes there is from others.
     let reached = reached.iter().filter(|(_, frontends)| !frontends.is_empty());
-    reached.map(|(group, frontends)| (*group, of_pods(frontends))).collect()
+    reached
+        .flat_map(|(group, frontends)| {
+            let (at_node, of_pods): (Vec<_>, Vec<_>) = frontends.iter().partition(|f| is_stand_in(f.ip));
+            let by_node = (!at_node.is_empty()).then_some((model::at_node(*group), at_node));
+            by_node.into_iter().chain([(*group, of_pods)])
+        })
+        .map(|(group, all)| (group, all.into_iter().map(frontend).collect()))
+        .collect()
 }
 
 /// Waits for other addresses of the node, where it serves everybody.

@@ -22,8 +22,13 @@ use crate::pods::server::NetworkState;
 use crate::status::bridge::unanswered;
 
 /// Tables that may have ten thousands of flows, none of which drops: what policy denies is dropped by tables after them.
-const RULES: [Table; 4] =
-    [Table::AntreaPolicyEgressRule, Table::EgressRule, Table::AntreaPolicyIngressRule, Table::IngressRule];
+const RULES: [Table; 5] = [
+    Table::ServicePolicyRule,
+    Table::AntreaPolicyEgressRule,
+    Table::EgressRule,
+    Table::AntreaPolicyIngressRule,
+    Table::IngressRule,
+];
 
 mod busiest;
 

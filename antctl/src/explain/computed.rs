@@ -186,6 +186,11 @@ fn rule(rule: &wire::NetworkPolicyRule) -> Rule {
         },
         enable_logging: rule.enable_logging,
         applied_to: rule.applied_to_groups.iter().map(|name| group_name(name)).collect(),
+        on_services: rule
+            .applied_to_services
+            .iter()
+            .map(|service| service_name(&service.namespace, &service.name))
+            .collect(),
         name: Some(rule.name.as_str()).filter(|name| !name.is_empty()).map(Into::into),
         log_label: None,
     }

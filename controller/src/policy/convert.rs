@@ -25,17 +25,18 @@ pub(super) fn group_meta(name: &str) -> ObjectMeta {
 }
 
 pub(super) fn address_member(member: &AddressMember) -> wire::GroupMember {
-    let who = match member.node() {
-        Some(node) => wire::GroupMember {
-            node: Some(wire::NodeReference { name: node.to_owned() }),
-            ..wire::GroupMember::default()
-        },
-        None => pod_member(&member.pod),
-    };
-    wire::GroupMember { ips: member.ips.iter().map(octets).collect(), ..who }
+    wire::GroupMember { ips: member.ips.iter().map(octets).collect(), ..pod_member(&member.pod) }
 }
 
 pub(super) fn pod_member(pod: &PodMember) -> wire::GroupMember {
+    if let Some((node, ip)) = pod.as_node() {
+        let node = Some(wire::NodeReference { name: node.to_owned() });
+        return wire::GroupMember {
+            node,
+            ips: ip.map(octets).into_iter().collect(),
+            ..wire::GroupMember::default()
+        };
+    }
     wire::GroupMember {
         pod: Some(wire::ObjectReference {
             name: pod.name.as_ref().to_owned(),
@@ -120,6 +121,7 @@ fn rule(rule: &Rule) -> wire::NetworkPolicyRule {
         applied_to_groups: rule.applied_to.iter().map(ToString::to_string).collect(),
         name: rule.name.as_deref().unwrap_or_default().to_owned(),
         log_label: rule.log_label.as_deref().unwrap_or_default().to_owned(),
+        applied_to_services: rule.on_services.iter().map(service_name).collect(),
     }
 }
 

@@ -422,7 +422,9 @@ impl Cache {
         self.applied_to.users.index(name, &applied_to_before, &applied_to(now));
         self.fqdns.index(name, &fqdns_before, &fqdns_now);
         let services = |entry: Option<&Entry>| {
-            entry.map_or_else(none, |entry| entry.names(|policy| Box::new(policy.to_services())))
+            entry.map_or_else(none, |entry| {
+                entry.names(|policy| Box::new(policy.to_services().chain(policy.on_services())))
+            })
         };
         self.services.index(name, &services(old), &services(now));
         for fqdn in fqdns_now.difference(&fqdns_before) {

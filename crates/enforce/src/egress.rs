@@ -75,6 +75,8 @@ impl Reconciler {
                 Class::K8s => egress.allowed.push(found),
                 Class::Native { priority } => first.push((priority, found)),
                 Class::Baseline { priority } => last.push((priority, found)),
+                // Of what comes in.
+                Class::Service { .. } => {}
             }
         }
         egress.allowed.sort_unstable();

@@ -112,7 +112,7 @@ const BASELINE: u8 = 2;
 
 fn stage_of(rule: &Rule) -> u8 {
     match rule.class {
-        Class::Native { .. } => NATIVE,
+        Class::Native { .. } | Class::Service { .. } => NATIVE,
         Class::K8s => K8S,
         Class::Baseline { .. } => BASELINE,
     }
@@ -121,7 +121,9 @@ fn stage_of(rule: &Rule) -> u8 {
 /// Its place among the rules of a pod: less is evaluated first.
 fn place_of(rule: &Rule) -> (u8, u16, u32) {
     let falling = match rule.class {
-        Class::Native { priority } | Class::Baseline { priority } => u16::MAX - priority,
+        Class::Native { priority } | Class::Baseline { priority } | Class::Service { priority } => {
+            u16::MAX - priority
+        }
         Class::K8s => 0,
     };
     (stage_of(rule), falling, rule.id)

@@ -83,7 +83,8 @@ impl Reconciler {
     /// Pods that are isolated, for [`Self::recall`] in the next life.
     pub fn isolation(&self) -> Isolation {
         let mut isolation = Isolation::new();
-        for rule in self.realizer.iter().flat_map(Realizer::rules) {
+        let rules = self.realizer.iter().flat_map(Realizer::rules);
+        for rule in rules.filter(|rule| rule.class.is_of_pods()) {
             let limit = match (rule.class, rule.action) {
                 (Class::K8s, _) => Limit::Isolated,
                 (_, Action::Drop | Action::Reject) => Limit::Denied,

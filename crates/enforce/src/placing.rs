@@ -34,6 +34,12 @@ impl Reconciler {
                  allows to Services is not allowed, and one that denies or passes denies whatever its pods send",
             );
         }
+        if !self.serves_all && policy.on_services().next().is_some() {
+            return Some(
+                "a policy that applies to Services needs AntreaProxy for everybody (spec.proxy.mode: All), which this node \
+                 does not have: it keeps nobody from them here",
+            );
+        }
         self.unplaced.contains(&policy.name).then_some(
             "the node has more native rules of different rank than there are OpenFlow priorities: of those without one, \
              what denies comes before all others and what allows is left out",
@@ -53,6 +59,7 @@ impl Reconciler {
         let mut lost = BTreeSet::new();
         for (spec, slot) in realised.policy.rules.iter().zip(&realised.slots) {
             let rules = slot.values().filter_map(|id| realizer.rule(*id).or_else(|| self.replaced.get(id)));
+            let rules = rules.filter(|rule| rule.class.is_of_pods());
             let ports = rules.flat_map(|rule| rule.pods.keys());
             lost.extend(
                 ports
@@ -67,6 +74,7 @@ impl Reconciler {
     pub(crate) fn release_id(&mut self, id: u32, now: Instant) {
         self.ids.release(id, now);
         self.orders.remove(id);
+        self.on_services.remove(&id);
     }
 
     /// Has a variant of a rule realised with this id, if it has a place.
@@ -107,13 +115,27 @@ impl Reconciler {
         };
         let skips_unknown = spec.action == Action::Pass && is_unknown();
         let action = if skips_unknown { Action::Drop } else { spec.action };
+        if spec.on_services.is_empty() {
+            self.on_services.remove(&id);
+        } else {
+            self.on_services.insert(id);
+        }
         match self.orders.place(id, spec.direction, baseline, rank) {
-            Ok(class) => Some((class, action)),
+            Ok(class) => Some((self.of_services(id, class), action)),
             Err(Full) => {
                 self.unplaced.insert(policy.clone());
                 let closed = if action == Action::Pass { Action::Drop } else { action };
-                (action != Action::Allow).then(|| (Orders::overflow(baseline), closed))
+                let class = self.of_services(id, Orders::overflow(baseline));
+                (action != Action::Allow).then_some((class, closed))
             }
+        }
+    }
+
+    /// The class of a rule that has this place in the order: those of Services have it in a table of their own.
+    pub(crate) fn of_services(&self, id: u32, class: Class) -> Class {
+        match class {
+            Class::Native { priority } if self.on_services.contains(&id) => Class::Service { priority },
+            other => other,
         }
     }
 }

@@ -43,6 +43,7 @@ impl Realised {
     fn ways(&self, realizer: &Realizer, replaced: &HashMap<u32, Rule>) -> BTreeSet<Way> {
         let ids = self.slots.iter().flat_map(SortedMap::values);
         let rules = ids.filter_map(|id| realizer.rule(*id).or_else(|| replaced.get(id)));
+        let rules = rules.filter(|rule| rule.class.is_of_pods());
         rules.flat_map(|rule| rule.pods.keys().map(|ofport| (*ofport, rule.direction))).collect()
     }
 }
@@ -74,12 +75,16 @@ pub struct Reconciler {
     pub(crate) ids: Ids,
     /// Priorities of native rules.
     pub(crate) orders: Orders,
+    /// Rules that apply to Services.
+    pub(crate) on_services: BTreeSet<u32>,
     /// Native policies with rules for which there is no priority: they are done again with the next changes.
     pub(crate) unplaced: BTreeSet<Arc<str>>,
     /// The pipeline has tables for native rules.
     pub(crate) takes_native: bool,
     /// The bridge serves Services, and knows of what is sent to one.
     pub(crate) serves: bool,
+    /// It serves everybody, by addresses of the node too.
+    pub(crate) serves_all: bool,
     pub(crate) policies: HashMap<Arc<str>, Realised>,
     /// None until the pipeline is known.
     pub(crate) realizer: Option<Realizer>,
@@ -111,6 +116,7 @@ impl Reconciler {
         self.routed = network.node.encap_mode != EncapMode::Encap;
         self.takes_native = network.pipeline.number(Table::AntreaPolicyIngressRule).is_some();
         self.serves = network.pipeline.number(Table::ServiceState).is_some();
+        self.serves_all = self.serves && network.node.serves_all;
         self.fresh = true;
         self.refused.clear();
     }
@@ -231,7 +237,7 @@ impl Reconciler {
         }
         // After what changes the same rules, for that may name priorities from before the last of these moves.
         let moved = self.orders.take_moved().into_iter();
-        rule_changes.extend(moved.map(|(id, class)| RuleChange::Class(id, class)));
+        rule_changes.extend(moved.map(|(id, class)| RuleChange::Class(id, self.of_services(id, class))));
         // The realizer takes all or nothing, and what has changed will not be told again.
         let (rule_changes, error, ids) = takeable(&realizer, rule_changes);
         let diff = realizer.apply(rule_changes);
@@ -255,7 +261,8 @@ impl Reconciler {
 
     fn facts<'a>(&'a self, policy: &'a str) -> Facts<'a> {
         let kept = Some((policy, &self.kept));
-        Facts { cache: &self.cache, local: &self.pods, serves: self.serves, kept }
+        let Self { serves, serves_all, .. } = *self;
+        Facts { cache: &self.cache, local: &self.pods, serves, serves_all, kept }
     }
 
     /// Finds the pods that these policies are about to lose although they are still here and nothing else isolates them,
@@ -276,6 +283,7 @@ impl Reconciler {
             }
             let facts = Facts { kept: None, ..self.facts(name) };
             let specs = self.cache.policy(name).into_iter().flat_map(|policy| &policy.rules);
+            let specs = specs.filter(|spec| spec.on_services.is_empty());
             let has: BTreeSet<u32> = specs.flat_map(|spec| rules::pods(spec, facts).into_keys()).collect();
             let mut known = self.kept.ports(name);
             known.extend(released.get(name).into_iter().flatten());
@@ -328,7 +336,9 @@ impl Reconciler {
             slot.retain(|_, id| {
                 let known = realizer.rule(*id);
                 let rule = known.or_else(|| self.replaced.get(id));
-                let keeps = |rule: &Rule, ofport: &u32| keeps.contains(&(*ofport, rule.direction));
+                let keeps = |rule: &Rule, ofport: &u32| {
+                    rule.class.is_of_pods() && keeps.contains(&(*ofport, rule.direction))
+                };
                 let Some(rule) = rule.filter(|rule| rule.pods.keys().any(|ofport| keeps(rule, ofport)))
                 else {
                     changes.push(RuleChange::Remove(*id));

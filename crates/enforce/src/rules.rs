@@ -46,12 +46,17 @@ pub(crate) struct Facts<'a> {
     pub local: &'a LocalPods,
     /// The bridge serves Services.
     pub serves: bool,
+    /// To everybody, by addresses of the node too.
+    pub serves_all: bool,
     /// The policy's name, and pods that keep it.
     pub kept: Option<(&'a str, &'a Kept)>,
 }
 
-/// Pods of this node that the rule applies to.
+/// Pods of this node that the rule applies to, or the numbers of what comes to its Services.
 pub(crate) fn pods(spec: &RuleSpec, facts: Facts<'_>) -> BTreeMap<u32, PodIps> {
+    if !spec.on_services.is_empty() {
+        return facts.cache.services().at_node(&spec.on_services);
+    }
     applied(spec, facts).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
 }
 
@@ -87,6 +92,13 @@ fn applied<'a>(spec: &RuleSpec, facts: Facts<'a>) -> Applied<'a> {
 /// The variants of a rule, none if it applies to no pod of this node. Groups that are not there allow nothing.
 pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
     let cache = facts.cache;
+    if !spec.on_services.is_empty() {
+        let pods = pods(spec, facts);
+        if pods.is_empty() || !facts.serves_all {
+            return Vec::new();
+        }
+        return vec![Variant { services: Vec::new(), pods, peers: peers(spec, facts) }];
+    }
     let applied = applied(spec, facts);
     if applied.is_empty() {
         return Vec::new();

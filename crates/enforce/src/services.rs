@@ -2,10 +2,10 @@
 //!
 //! Whoever follows Services tells of all of them, so that a rule that comes later finds its own.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use antrea_flows::policy::Targets;
+use antrea_flows::policy::{PodIps, Targets, is_at_node};
 
 use crate::groups::Users;
 
@@ -20,10 +20,18 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Where these are reached; none until all Services have been told.
+    /// Where pods reach these; none until all Services have been told.
     pub(crate) fn targets(&self, names: &[Arc<str>]) -> Option<Targets> {
-        let known = names.iter().filter_map(|name| self.known.get(name));
-        self.complete.then(|| known.flatten().map(|(group, at)| (*group, at.clone())).collect())
+        let known = names.iter().filter_map(|name| self.known.get(name)).flatten();
+        let of_pods = known.filter(|(group, _)| !is_at_node(**group));
+        self.complete.then(|| of_pods.map(|(group, at)| (*group, at.clone())).collect())
+    }
+
+    /// The numbers by which what comes to these by addresses of the node is known, as rules have pods. A Service that has not
+    /// been told is served to nobody.
+    pub(crate) fn at_node(&self, names: &[Arc<str>]) -> BTreeMap<u32, PodIps> {
+        let known = names.iter().filter_map(|name| self.known.get(name)).flatten();
+        known.filter(|(group, _)| is_at_node(**group)).map(|(group, _)| (*group, PodIps::new())).collect()
     }
 
     /// Takes in what changed, or all there is; policies that are concerned are returned.

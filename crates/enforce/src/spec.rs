@@ -57,6 +57,9 @@ pub struct RuleSpec {
     pub keeps: bool,
     /// AppliedToGroups.
     pub applied_to: Vec<Arc<str>>,
+    /// Services, as `namespace/name`, that the rule applies to instead of pods: what comes to them from outside by addresses
+    /// of the node. Only of ingress rules whose peers are addresses, and that have no services of their own.
+    pub on_services: Vec<Arc<str>>,
     /// AddressGroups whose members are peers.
     pub groups: Vec<Arc<str>>,
     /// Domain names whose addresses are peers, in lower case; `*` stands for any part ([`crate::dns`]).
@@ -171,6 +174,11 @@ impl Policy {
         self.rules.iter().flat_map(|rule| &rule.to_services)
     }
 
+    /// Services that its rules apply to, with repetitions.
+    pub(crate) fn on_services(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().flat_map(|rule| &rule.on_services)
+    }
+
     /// Names of its AppliedToGroups, with repetitions.
     pub fn applied_to_groups(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(|rule| &rule.applied_to)
@@ -197,6 +205,7 @@ impl RuleSpec {
             action: Action::Allow,
             keeps: true,
             applied_to,
+            on_services: Vec::new(),
             groups: Vec::new(),
             fqdns: Vec::new(),
             to_services: Vec::new(),

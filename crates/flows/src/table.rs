@@ -131,6 +131,8 @@ tables! {
     PreRoutingClassifier   Ip   Translation     Next |f| f.any() && f.services;
     /// Tells known connections from new ones.
     ServiceState           Ip   Translation     Next |f| f.any() && f.services;
+    /// Rules of Antrea-native policies that apply to Services: who from outside may come to them by a node's addresses.
+    ServicePolicyRule      Ip   Translation     Drop |f| f.any() && f.services && f.antrea_policy;
     /// The endpoints that clients keep; the switch learns them.
     SessionAffinity        Ip   Translation     Drop |f| f.any() && f.services;
     /// Finds the Service of a new connection.
@@ -249,7 +251,7 @@ mod tests {
         assert_eq!(all.number(Table::PipelineRootClassifier), Some(0));
 
         let v4 = Pipeline::new(V4);
-        assert_eq!(v4.tables().len(), Table::ALL.len() - 9);
+        assert_eq!(v4.tables().len(), Table::ALL.len() - 10);
         assert_eq!(v4.number(Table::IPv6), None);
         assert_eq!(v4.names().last(), Some(&(v4.tables().len() as u8 - 1, "Output")));
         for (number, name) in v4.names() {

@@ -9,10 +9,10 @@ use antrea_flows::{
     Audience, Entry, Guard, NODE_PORT_V4, NODE_PORT_V6, Network, Round, ServiceBackend, Transport, Unserved,
     VIRTUAL_V4, VIRTUAL_V6,
     config::{Datapath, TunnelKind},
-    policy::{Action, Class, Direction, Peers, Realizer, Rule},
+    policy::{Action, Class, Direction, Peers, PodIps, Realizer, Rule, at_node},
 };
 use anyhow::Result;
-use support::{Frame, connectivity, ip, node, packet::Body, pod, switch, switch::Switch, syn, syn_ack};
+use support::{Frame, connectivity, ip, node, packet::Body, pod, switch, switch::Switch, syn, syn_ack, udp};
 
 struct Net {
     service: IpAddr,
@@ -253,6 +253,75 @@ fn ingress_policy_judges_what_the_host_sends_to_services() -> Result<()> {
         asks(&mut sw, at(n.outside, 1001), at(n.node_port, 80), "p1", n.outside, n.p1);
         let question = Frame::from_host(n.gateway, n.node_port, syn(1002, 80));
         assert_eq!(send(&mut sw, "gw", &question), None);
+    }
+    Ok(())
+}
+
+/// A rule that applies to Services decides on what comes to them from outside by the node's addresses, wherever the endpoint
+/// is, and on nothing else.
+#[test]
+fn rules_of_services_judge_who_comes_from_outside_by_the_node() -> Result<()> {
+    for n in families() {
+        let net = net();
+        let all = [n.service, n.external, n.node_port];
+        let backends: Vec<ServiceBackend> = (1u16..)
+            .zip([n.p1, n.remote, n.node, n.p1])
+            .map(|(k, endpoint)| backend(256 * u32::from(k), &all, 80 + k, endpoint))
+            .collect();
+        let datagrams =
+            ServiceBackend { transport: Transport::Udp, ..backend(1280, &[n.node_port], 81, n.p1) };
+        let mut sw = ready(&net, &[&backends[..], &[datagrams]].concat())?;
+        asks(&mut sw, at(n.outside, 900), at(n.node_port, 81), "p1", n.outside, n.p1);
+        let datagram = |port| Frame::from_host(n.outside, n.node_port, udp(port, 81));
+        let arrived = Some(("p1".into(), at(n.outside, 900), at(n.p1, 8080)));
+        assert_eq!(send(&mut sw, "gw", &datagram(900)), arrived);
+        let answer = Frame::from_pod(1, n.outside, udp(8080, 900));
+        assert_eq!(
+            send(&mut sw, "p1", &answer),
+            Some(("gw".into(), at(n.node_port, 81), at(n.outside, 900)))
+        );
+        let mut realizer = Realizer::new(&net);
+        let mut put = |id, priority, action, peers| {
+            realizer.upsert_rule(Rule {
+                id,
+                direction: Direction::In,
+                class: Class::Service { priority },
+                action,
+                pods: [256, 512, 768, 1280].map(|group| (at_node(group), PodIps::new())).into(),
+                peers,
+                services: vec![],
+                logs: false,
+            })?;
+            anyhow::Ok(realizer.flows().iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        sw.add_flows(put(1, 500, Action::Drop, Peers::Any)?)?;
+        for port in 81..=83 {
+            for again in [false, true] {
+                let question = Frame::from_host(n.outside, n.node_port, syn(1000, port));
+                assert_eq!(send(&mut sw, "gw", &question), None, "{port} {again}");
+            }
+        }
+        // A connection that is there goes on, and another one by its ports does not begin.
+        assert_eq!(send(&mut sw, "gw", &datagram(900)), arrived);
+        assert_eq!(send(&mut sw, "gw", &datagram(901)), None);
+        let anew = Frame::from_host(n.outside, n.node_port, syn(900, 81));
+        assert_eq!(send(&mut sw, "gw", &anew), None);
+        // Not by another address, not the node itself, not to another Service, and not pods.
+        asks(&mut sw, at(n.outside, 1001), at(n.external, 81), "p1", n.outside, n.p1);
+        asks(&mut sw, at(n.gateway, 1002), at(n.node_port, 81), "p1", n.gateway, n.p1);
+        asks(&mut sw, at(n.outside, 1003), at(n.node_port, 84), "p1", n.outside, n.p1);
+        let out = send(&mut sw, "p2", &Frame::from_pod(2, n.service, syn(1004, 81)));
+        assert_eq!(out, Some(("p1".into(), at(n.p2, 1004), at(n.p1, 8080))));
+        // Whom an earlier rule lets in comes to endpoints of every kind.
+        sw.add_flows(put(2, 600, Action::Allow, Peers::Of([n.outside.into()].into()))?)?;
+        asks(&mut sw, at(n.outside, 1005), at(n.node_port, 81), "p1", n.outside, n.p1);
+        asks(&mut sw, at(n.outside, 1006), at(n.node_port, 82), "tun", n.gateway, n.remote);
+        asks(&mut sw, at(n.outside, 1007), at(n.node_port, 83), "gw", n.brought_back, n.node);
+        let other = Frame::from_host(n.direct, n.node_port, syn(1008, 81));
+        assert_eq!(send(&mut sw, "gw", &other), None, "nobody else");
+        sw.add_flows(put(2, 600, Action::Reject, Peers::Of([n.outside.into()].into()))?)?;
+        let refused = Frame::from_host(n.outside, n.node_port, syn(1009, 81));
+        assert_eq!(send(&mut sw, "gw", &refused), None, "the agent answers");
     }
     Ok(())
 }

@@ -137,8 +137,8 @@ pub struct AppliedTo {
     /// Not supported.
     pub external_entity_selector: Option<IgnoredAny>,
     pub service_account: Option<NamespacedName>,
-    /// Not supported.
-    pub service: Option<IgnoredAny>,
+    /// A Service, for what comes to it from outside by addresses of Nodes.
+    pub service: Option<NamespacedName>,
     /// Not supported.
     pub node_selector: Option<IgnoredAny>,
 }

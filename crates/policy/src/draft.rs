@@ -113,6 +113,8 @@ pub struct RuleDraft {
     pub enable_logging: bool,
     /// Pods of this rule alone; empty means those of the policy.
     pub applied_to: Vec<GroupSelector>,
+    /// As [`crate::model::Rule`] has them.
+    pub on_services: Vec<ServiceName>,
     pub name: Option<Box<str>>,
     pub log_label: Option<Box<str>>,
 }

@@ -114,11 +114,26 @@ pub enum Problem {
     #[error("a policy applies to Pods, not to the ipBlocks of a group")]
     AddressesAppliedTo,
     /// An appliedTo that selects nothing.
-    #[error("needs podSelector, namespaceSelector, serviceAccount or group")]
+    #[error("needs podSelector, namespaceSelector, serviceAccount, group or service")]
     EmptyAppliedTo,
     /// An appliedTo of several kinds.
-    #[error("group, serviceAccount and selectors exclude each other")]
+    #[error("group, serviceAccount, service and selectors exclude each other")]
     MixedAppliedTo,
+    /// Services beside what is no Service.
+    #[error("is of Services or of Pods, not of both; the Services are left out")]
+    MixedTargets,
+    /// An egress rule of Services.
+    #[error("applies to Services, which is for ingress rules; the rule is left out")]
+    EgressOfServices,
+    /// A rule of Services in the baseline tier.
+    #[error("applies to Services, which have no place in the Tier baseline; the rule is left out")]
+    ServicesAreNotLast,
+    /// Ports of a rule of Services.
+    #[error("a rule that applies to Services has none, for a Service says where it is; the rule is left out")]
+    PortsOfServices,
+    /// A peer of a rule of Services.
+    #[error("a rule that applies to Services has peers by ipBlock alone; the rule is left out")]
+    PeersOfServices,
     /// A ServiceAccount of which the name or the namespace is missing.
     #[error("needs name and namespace")]
     NoServiceAccount,

@@ -236,6 +236,9 @@ pub struct Rule {
     pub enable_logging: bool,
     /// AppliedToGroups of this rule alone; empty means those of the policy.
     pub applied_to: Box<[GroupName]>,
+    /// Services that it applies to in place of Pods: what comes to them from outside by addresses of Nodes. Its
+    /// AppliedToGroups say which Nodes are told of it.
+    pub on_services: Box<[ServiceName]>,
     /// Name, for statistics and logs.
     pub name: Option<Box<str>>,
     pub log_label: Option<Box<str>>,
@@ -293,21 +296,21 @@ pub struct PodMember {
     pub ports: Arc<[NamedPort]>,
 }
 
+impl PodMember {
+    /// The Node that it stands for, of which a group has a member for each address, and the address.
+    #[must_use]
+    pub fn as_node(&self) -> Option<(&str, Option<IpAddr>)> {
+        (*self.namespace == *NODES).then(|| node_of(&self.name))
+    }
+}
+
 /// A member of an AddressGroup.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct AddressMember {
-    /// The Pod, or what stands for a Node; see [`Self::node`].
+    /// The Pod, or what stands for a Node; see [`PodMember::as_node`].
     pub pod: Arc<PodMember>,
     /// Its addresses, at least one.
     pub ips: PodIps,
-}
-
-impl AddressMember {
-    /// The Node that it is, of which a group has a member for each address.
-    #[must_use]
-    pub fn node(&self) -> Option<&str> {
-        (*self.pod.namespace == *NODES).then(|| node_of(&self.pod.name))
-    }
 }
 
 /// Names of nodes, in no particular order.

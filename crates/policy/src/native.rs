@@ -17,6 +17,7 @@ mod endpoints;
 mod names;
 mod namespaces;
 mod services;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use self::account::service_account;
 use self::names::fqdn;
 use self::namespaces::PerNamespace;
 use self::services::{services, to_services};
+use self::targets::Targets;
 use crate::{
-    crd::{self, AppliedTo, BASELINE_TIER, DEFAULT_TIER, STATIC_TIERS},
+    crd::{self, BASELINE_TIER, DEFAULT_TIER, STATIC_TIERS},
     draft::{GroupSelector, PeerDraft, PolicyDraft, RuleDraft, Scope},
     error::{Issues, Place, PolicyError, Problem},
     k8s,
@@ -107,7 +109,7 @@ pub(crate) fn policy(policy: &crd::Policy, context: &Context<'_>) -> (PolicyDraf
         priority: Some(spec.priority),
         tier_priority: Some(tier.unwrap_or(250)),
         resets_established: &*spec.established == "Reset",
-        applied_to,
+        applied_to: applied_to.selectors(),
         rules,
     };
     (draft, issues.into_errors(), uses)
@@ -184,55 +186,6 @@ impl<'a> Native<'a> {
         }
     }
 
-    /// What of `appliedTo` can be used.
-    fn applied_to(&mut self, written: &[AppliedTo], place: &mut Place<'_>) -> Vec<GroupSelector> {
-        let mut selectors = Vec::with_capacity(written.len());
-        let mut named = BTreeSet::new();
-        for (i, target) in written.iter().enumerate() {
-            let place = &mut place.index("appliedTo", i);
-            let unsupported = [
-                ("externalEntitySelector", target.external_entity_selector.is_some()),
-                ("service", target.service.is_some()),
-                ("nodeSelector", target.node_selector.is_some()),
-            ];
-            if refuse(&unsupported, place) {
-                continue;
-            }
-            let selects = target.pod_selector.is_some() || target.namespace_selector.is_some();
-            match (&target.group, &target.service_account) {
-                (None, None) if !selects => place.add(Problem::EmptyAppliedTo),
-                (None, None) if self.own.is_some() && target.namespace_selector.is_some() => {
-                    place.field("namespaceSelector").add(Problem::ClusterOnly);
-                }
-                (None, None) => {
-                    selectors.extend(self.selector(&target.pod_selector, &target.namespace_selector, place))
-                }
-                (None, Some(account)) if !selects => {
-                    let place = &mut place.field("serviceAccount");
-                    // Whoever may write policies in a namespace decides nothing about the Pods of others.
-                    if self.own.as_ref().is_some_and(|own| **own != *account.namespace) {
-                        place.field("namespace").add(Problem::ClusterOnly);
-                    } else {
-                        selectors.extend(service_account(account, place));
-                    }
-                }
-                // It is there once however often it is named.
-                (Some(group), None) if !selects && !named.insert(group) => {}
-                (Some(group), None) if !selects => {
-                    let place = &mut place.field("group");
-                    let mut members = PeerDraft::default();
-                    self.group(group, &mut members, place);
-                    if !members.ip_blocks.is_empty() {
-                        place.add(Problem::AddressesAppliedTo);
-                    }
-                    selectors.extend(members.groups);
-                }
-                _ => place.add(Problem::MixedAppliedTo),
-            }
-        }
-        selectors
-    }
-
     /// Pods by labels, in the policy's namespace or wherever the policy looks.
     fn selector(
         &self,
@@ -303,7 +256,7 @@ impl<'a> Native<'a> {
         direction: Direction,
         priority: i32,
         rule: &crd::Rule,
-        policy_applied_to: &[GroupSelector],
+        policy_applied_to: &Targets,
         place: &mut Place<'_>,
     ) {
         let own_applied_to = self.applied_to(&rule.applied_to, place);
@@ -325,6 +278,9 @@ impl<'a> Native<'a> {
             other => return place.field("action").add(Problem::Action(shorten(other))),
         };
         if refuse(&[("l7Protocols", !rule.l7_protocols.is_empty())], place) {
+            return;
+        }
+        if !applied_to.services.is_empty() && !self.suits_services(direction, rule, place) {
             return;
         }
         let services = services(rule, place);
@@ -362,6 +318,7 @@ impl<'a> Native<'a> {
             return;
         }
         let text = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+        let on_services = applied_to.services.clone();
         let make = |peer, applied_to| RuleDraft {
             direction,
             peer,
@@ -370,6 +327,7 @@ impl<'a> Native<'a> {
             action,
             enable_logging: rule.enable_logging,
             applied_to,
+            on_services: on_services.clone(),
             name: text(&rule.name),
             log_label: text(&rule.log_label),
         };
@@ -377,10 +335,10 @@ impl<'a> Native<'a> {
         // Each is taken from the limits before the next is made: who writes the rule decides how many there would be.
         let take_all = || {
             if peer != PeerDraft::default() {
-                self.take(make(peer, own_applied_to.clone()))?;
+                self.take(make(peer, own_applied_to.selectors()))?;
             }
             for peer in &relative {
-                for (peer, applied_to) in self.expand(peer, applied_to)? {
+                for (peer, applied_to) in self.expand(peer, &applied_to.pods)? {
                     self.spread.copy((rule.name.len() + rule.log_label.len()) / PART)?;
                     let peer = PeerDraft { groups: vec![peer], ..PeerDraft::default() };
                     self.take(make(peer, applied_to))?;

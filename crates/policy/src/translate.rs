@@ -135,6 +135,7 @@ fn rule_draft(direction: Direction, peer: PeerDraft, services: Vec<Service>) -> 
         action: Action::Allow,
         enable_logging: false,
         applied_to: Vec::new(),
+        on_services: Vec::new(),
         name: None,
         log_label: None,
     }

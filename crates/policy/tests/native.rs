@@ -200,7 +200,7 @@ fn nodes_are_peers_of_rules_of_the_cluster_and_nobody_else() {
         let found = index.address_groups().find(|found| found.name == *group).unwrap();
         let text = |member: &antrea_policy::model::AddressMember| {
             let ips: Vec<String> = member.ips.iter().map(|ip| ip.to_string()).collect();
-            format!("{:?} {}", member.node(), ips.join(" "))
+            format!("{:?} {}", member.pod.as_node().map(|(node, _)| node), ips.join(" "))
         };
         let mut texts: Vec<String> = found.members.iter().map(text).collect();
         texts.sort();
@@ -461,4 +461,40 @@ fn too_much_for_a_node_is_left_out() {
         computed(&mut Index::new(), &egress(json!([{"action": "Drop", "to": vec![block; 9]}])));
     assert!(policy.rules.is_empty());
     assert!(errors[0].contains("more than"), "{errors:?}");
+}
+
+#[test]
+fn a_policy_of_services_is_for_all_nodes() {
+    let mut index = Index::new();
+    for name in ["n1", "n2"] {
+        let node = json!({"metadata": {"name": name}, "status": {"addresses": [{"address": format!("192.0.2.{}", &name[1..])}]}});
+        index.apply_node(&serde_json::from_value(node).unwrap());
+    }
+    let db = json!([{"service": {"name": "db", "namespace": "shop"}}]);
+    let outside = json!({"ipBlock": {"cidr": "203.0.113.0/24"}});
+    let spec = json!({
+        "priority": 5, "appliedTo": db,
+        "ingress": [{"action": "Allow", "from": [outside]}, {"action": "Drop"}],
+    });
+    let (found, errors) = computed(&mut index, &policy("", spec));
+    assert_eq!((errors, found.rules.len(), found.applied_to.len()), (vec![], 2, 1));
+    let named = |rule: &antrea_policy::model::Rule| {
+        rule.on_services.iter().map(|s| format!("{}/{}", s.namespace, s.name)).collect::<Vec<_>>()
+    };
+    assert!(found.rules.iter().all(|rule| named(rule) == ["shop/db"] && rule.applied_to.is_empty()));
+    let span = |index: &Index| {
+        let mut span =
+            index.native("", "p").unwrap().span.iter().map(ToString::to_string).collect::<Vec<_>>();
+        span.sort();
+        span
+    };
+    assert_eq!(span(&index), ["n1", "n2"]);
+    index.delete_node("n1");
+    index.drain();
+    assert_eq!(span(&index), ["n2"]);
+    // A rule may say it alone.
+    let of_rule = json!({"priority": 5, "ingress": [{"action": "Drop", "appliedTo": db},
+                         {"action": "Drop", "appliedTo": [{"podSelector": {}}]}]});
+    let (found, _) = computed(&mut index, &policy("", of_rule));
+    assert_eq!(found.rules.iter().map(|rule| rule.on_services.len()).collect::<Vec<_>>(), [1, 0]);
 }

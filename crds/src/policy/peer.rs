@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("!has(self.nodeSelector)")
         .message("appliedTo: nodeSelector would apply a policy to processes of Nodes (NodeNetworkPolicy), which this version does not do; as a peer of a rule it is possible"),
-    validation = Rule::new("!has(self.service) && !has(self.externalEntitySelector)")
-        .message("appliedTo: this version applies policies to Pods only, by podSelector, namespaceSelector, serviceAccount and group"),
-    validation = Rule::new("has(self.group) ? !has(self.serviceAccount) && !has(self.podSelector) && !has(self.namespaceSelector) : has(self.serviceAccount) != (has(self.podSelector) || has(self.namespaceSelector))")
-        .message("appliedTo: name a group, a ServiceAccount, or Pods by podSelector and namespaceSelector")
+    validation = Rule::new("!has(self.externalEntitySelector)")
+        .message("appliedTo: this version has no ExternalEntities"),
+    validation = Rule::new("has(self.group) || has(self.serviceAccount) ? has(self.group) != has(self.serviceAccount) && !has(self.service) && !has(self.podSelector) && !has(self.namespaceSelector) : has(self.service) != (has(self.podSelector) || has(self.namespaceSelector))")
+        .message("appliedTo: name a group, a ServiceAccount, a Service, or Pods by podSelector and namespaceSelector")
 )]
 pub struct AppliedTo {
     /// Pods with these labels: of the policy's namespace, or of all namespaces if the policy has none.
@@ -33,7 +33,8 @@ pub struct AppliedTo {
     /// Pods that run as this ServiceAccount. In a policy of a namespace it is one of that namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<NamespacedName>,
-    /// A Service of type NodePort, for what comes to it from outside. This version does not have it.
+    /// A Service with node ports, for what comes to it from outside of the cluster by addresses of Nodes. For ingress rules
+    /// with peers by ipBlock; in a policy of a namespace it is one of that namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<NamespacedName>,
     /// Nodes with these labels. This version does not have them.

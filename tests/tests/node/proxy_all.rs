@@ -1,6 +1,7 @@
 //! Services on nodes without a kube-proxy (`antreaProxy.proxyAll`).
 
 mod access;
+mod applied_to;
 mod balancer;
 mod damage;
 mod egress;

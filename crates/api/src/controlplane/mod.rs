@@ -271,6 +271,11 @@ pub struct NetworkPolicyRule {
     #[prost(string, tag = "11")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub log_label: String,
+    /// Services that the rule applies to, in place of Pods: what comes to them from outside by addresses of Nodes. Not
+    /// upstream's, which has groups of Services.
+    #[prost(message, repeated, tag = "1001")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub applied_to_services: Vec<ObjectReference>,
 }
 
 fn zero(n: &i32) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use antrea_api::controlplane::{self, NetworkPolicyPeer, NetworkPolicyRule};
+use antrea_api::controlplane::{self, NetworkPolicyPeer, NetworkPolicyRule, ObjectReference};
 use antrea_flows::policy::{Action, Direction, NamedService, PortRange, Protocol, Service};
 use antrea_policy::cidr::{self, CidrError};
 use antrea_policy::limits::{Budget, TooLarge};
@@ -41,7 +41,7 @@ impl Native {
     /// What `peer` lists, or nobody beside `nets`.
     fn of((services, nets): Contents, peer: Option<&NetworkPolicyPeer>) -> Self {
         let (groups, fqdns) = peer.map(|peer| (groups(peer), fqdns(peer))).unwrap_or_default();
-        let to_services = peer.map(to_services).unwrap_or_default();
+        let to_services = peer.map(|peer| references(&peer.to_services)).unwrap_or_default();
         Self { services, nets, groups, fqdns, to_services }
     }
 
@@ -151,7 +151,8 @@ impl Reader {
                 if rule.denies() && rule.services.is_empty() && rule.nets.iter().eq(&everybody()) {
                     // The first of them leaves nothing to others, and there is no other limit to their number.
                     let same = |known: &RuleSpec| {
-                        (known.direction, &known.applied_to) == (rule.direction, &rule.applied_to)
+                        (known.direction, &known.applied_to, &known.on_services)
+                            == (rule.direction, &rule.applied_to, &rule.on_services)
                             && known.standing.rank() <= rule.standing.rank()
                     };
                     if denying_all.iter().any(same) {
@@ -228,6 +229,16 @@ impl Reader {
         // Nobody is on the other side: it says nothing.
         let contents = contents.filter(|contents| !contents.meets_nobody());
         let Some(Native { services, nets, groups, fqdns, to_services }) = contents else { return Vec::new() };
+        let on_services = references(&rule.applied_to_services);
+        if !on_services.is_empty() {
+            let others = groups.len() + fqdns.len() + to_services.len() + services.len();
+            if baseline || directions != [Direction::In] || others > 0 {
+                self.problem(
+                    "more is said of what comes to Services than from which addresses it comes: left out",
+                );
+                return Vec::new();
+            }
+        }
         let name = Some(&*rule.name).filter(|name| !name.is_empty()).map(Into::into);
         let spec = |direction| RuleSpec {
             direction,
@@ -236,6 +247,7 @@ impl Reader {
             action,
             keeps: true,
             applied_to: applied_to.to_vec(),
+            on_services: on_services.clone(),
             groups: groups.clone(),
             fqdns: fqdns.clone(),
             to_services: to_services.clone(),
@@ -410,8 +422,8 @@ fn fqdns(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
 }
 
 /// Services as `namespace/name`.
-fn to_services(peer: &NetworkPolicyPeer) -> Vec<Arc<str>> {
-    peer.to_services.iter().map(|service| format!("{}/{}", service.namespace, service.name).into()).collect()
+fn references(services: &[ObjectReference]) -> Vec<Arc<str>> {
+    services.iter().map(|service| format!("{}/{}", service.namespace, service.name).into()).collect()
 }
 
 /// Whether Services stand beside what also says where to, or by which port.

@@ -32,9 +32,10 @@ use crate::{
     config::{Datapath, Network, PodInterface},
     cookie::{Category, Round, cookie},
     field::{
-        Source, affinity_port, affinity_v4, affinity_v6, ct_service, hairpin, has_endpoint, service_group,
-        source,
+        Source, affinity_port, affinity_v4, affinity_v6, ct_service, from_outside, hairpin, has_endpoint,
+        named_service, service_group, source,
     },
+    policy::at_node,
     state::Entry,
     table::Table,
 };
@@ -42,6 +43,9 @@ use crate::{
 /// Endpoints of one group. Open vSwitch spreads a group by at most 256 values of the datapath's hash; and a message has
 /// 64 KiB, a bucket up to 90 bytes.
 const GROUP_SIZE: usize = 250;
+
+/// In ServicePolicyRule, below all rules.
+const NO_RULE: u16 = 10;
 
 /// Weight of a bucket: all are alike.
 const WEIGHT: u16 = 100;
@@ -70,6 +74,17 @@ pub enum Transport {
     Tcp,
     Udp,
     Sctp,
+}
+
+impl Transport {
+    /// Its number in IP headers.
+    fn number(self) -> u8 {
+        match self {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+            Transport::Sctp => 132,
+        }
+    }
 }
 
 /// Where connections to some addresses go.
@@ -173,7 +188,51 @@ pub fn proxy(net: &Network) -> Vec<Flow> {
         )));
     }
     flows.extend(net.node.service_cidrs.iter().map(|cidr| to_services(net, *cidr)));
+    if has_gate(net) {
+        // Whom no rule keeps out.
+        let on = Action::resubmit_table(net.pipeline.id(Table::ServiceState));
+        let of =
+            |family: Family| flow(Table::ServicePolicyRule, NO_RULE, family.packets()).action(on.clone());
+        flows.extend(net.pipeline.families().map(of));
+    }
     flows
+}
+
+/// Whether rules may apply to Services.
+fn has_gate(net: &Network) -> bool {
+    net.node.serves_all && net.pipeline.number(Table::ServicePolicyRule).is_some()
+}
+
+/// Has policy decide on what somebody outside begins with a frontend of the node's addresses, also where the tracker knows
+/// its translation from a packet before.
+fn gate(net: &Network, group: u32, transport: Transport, frontend: SocketAddr) -> Vec<Flow> {
+    let family = family_of(frontend.ip());
+    let asked = |state: CtState| {
+        let (field, bits) = match frontend.ip() {
+            IpAddr::V4(ip) => (Field::CtNwDst, ip.to_bits().into()),
+            IpAddr::V6(ip) => (Field::CtIpv6Dst, ip.to_bits()),
+        };
+        family
+            .packets()
+            .ct_state(state.set(CtState::TRK))
+            .exact(field, bits)
+            .exact(Field::CtNwProto, transport.number().into())
+            .exact(Field::CtTpDst, frontend.port().into())
+            .bits(from_outside(), 1)
+            .bits(named_service(), 0)
+    };
+    let mut all = vec![asked(CtState::new().set(CtState::NEW))];
+    if transport == Transport::Tcp {
+        // One that takes over ports of an earlier connection.
+        let again = asked(CtState::new().unset(CtState::NEW | CtState::INV));
+        all.push(again.nw_proto(transport.number()).tcp_flags(SYN.0, SYN.1));
+    }
+    let flow = |matches| {
+        net.flow(Category::Service, Table::ServiceState, HIGH, matches)
+            .action(named_service().load(at_node(group).into()))
+            .action(net.goto(Table::ServicePolicyRule))
+    };
+    all.into_iter().map(flow).collect()
 }
 
 /// Flows that bring a pod's own packet back to it, under another sender's address: a pod does not take what comes from
@@ -230,6 +289,12 @@ pub fn service_backend(net: &Network, backend: &ServiceBackend) -> Vec<Entry> {
             }
             .into(),
         );
+    }
+    if has_gate(net) {
+        let by_node =
+            backend.frontends.iter().filter(|frontend| has(frontend) && is_node_port(frontend.ip()));
+        let gates = by_node.flat_map(|frontend| gate(net, backend.group, backend.transport, *frontend));
+        entries.extend(gates.map(Entry::from));
     }
     let through = |group: u32| {
         let chosen = Match::new().bits(service_group(), group.into());
@@ -305,11 +370,7 @@ pub fn probe_service(net: &Network, endpoints: &[IpAddr], port: u16) -> Option<(
 }
 
 pub(super) fn first_packet(transport: Transport, frontend: SocketAddr) -> Match {
-    let number: u8 = match transport {
-        Transport::Tcp => 6,
-        Transport::Udp => 17,
-        Transport::Sctp => 132,
-    };
+    let number = transport.number();
     // By the connection's protocol and port: a fragment has none in Open vSwitch's eyes.
     let first = Match::new()
         .nw_dst(frontend.ip())

@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use openflow::{CtState, Field, Match};
 
 use super::{Direction, PortRange, Protocol, Service};
-use crate::{Family, field::target_port};
+use crate::{
+    Family,
+    field::{named_service, target_port},
+};
 
 /// The packets that a pod of this node receives (ingress) or sends (egress). A pod is known by its port where it
 /// receives, by its address where it sends: translated traffic to a Service comes back from the host.
@@ -18,6 +21,11 @@ pub(super) fn pod(direction: Direction, ofport: u32, ips: &[IpAddr], families: &
             ips.iter().filter(|ip| has(families, (**ip).into())).map(|ip| Match::new().nw_src(*ip)).collect()
         }
     }
+}
+
+/// The packets that come to a Service from outside by the node's addresses.
+pub(super) fn service(group: u32) -> Match {
+    Match::new().bits(named_service(), group.into())
 }
 
 /// The packets from (ingress) or to (egress) a peer; `None` if there are none of its family.

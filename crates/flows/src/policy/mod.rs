@@ -15,7 +15,8 @@
 //! ```
 //!
 //! A rule may name Services instead of peers. What is sent to one is marked before it is translated, and the mark is the
-//! rule's peer (`target`).
+//! rule's peer (`target`). It may apply to Services instead of pods: then it stands before translation, where what comes to
+//! one from outside by the node's addresses is marked in the same way (`feature/proxy`).
 //!
 //! # Invariants
 //! - The flows are a function of the set of rules; the order of changes does not matter.
@@ -70,6 +71,29 @@ pub enum Class {
         /// OpenFlow priority, 10–180.
         priority: u16,
     },
+    /// Of an Antrea-native policy that applies to Services: decides on what comes to them from outside by addresses of the
+    /// node, before it is translated. Its pods are [`at_node`] of the groups of the Services, without addresses.
+    Service {
+        /// OpenFlow priority, as of native rules.
+        priority: u16,
+    },
+}
+
+impl Class {
+    /// Whether the rule is about pods of the node.
+    pub fn is_of_pods(self) -> bool {
+        !matches!(self, Class::Service { .. })
+    }
+}
+
+/// The number of a Service's group where it is reached by addresses of the node.
+pub const fn at_node(group: u32) -> u32 {
+    group | 1
+}
+
+/// Whether it is such a number.
+pub const fn is_at_node(group: u32) -> bool {
+    group & 1 == 1
 }
 
 /// Who is at the other end: sources of an ingress rule, destinations of an egress rule.

@@ -1,9 +1,9 @@
 //! What becomes of packets that a rule matched.
 
-use openflow::{CtState, Flow, Match};
+use openflow::{Action as OfAction, CtState, Flow, Match};
 
 use super::{
-    Action, Direction, Rule,
+    Action, Class, Direction, Rule,
     place::{action_priority, rule_table},
     target,
 };
@@ -35,6 +35,12 @@ pub(super) fn flows(net: &Network, rule: &Rule) -> Vec<Flow> {
     };
     let decision = flow(rule_table(rule), action_priority(rule), Match::new().conj_id(rule.id));
     let next = net.goto_next(metric);
+    if let (Class::Service { .. }, Action::Allow | Action::Pass) = (rule.class, rule.action) {
+        // What it lets in goes on as if nobody had looked at it.
+        let logs = rule.logs && rule.action == Action::Allow;
+        let on = OfAction::resubmit_table(net.pipeline.id(Table::ServiceState));
+        return vec![decision.actions(logs.then(|| send_up(net, LOG))).action(on)];
+    }
     match rule.action {
         Action::Allow => {
             let new = CtState::new().set(CtState::NEW | CtState::TRK);

@@ -54,19 +54,20 @@ pub(super) fn class_table(class: Class, direction: Direction) -> Table {
         (Class::Native { .. }, Direction::Out) => Table::AntreaPolicyEgressRule,
         (Class::Baseline { .. }, Direction::In) => Table::IngressDefaultRule,
         (Class::Baseline { .. }, Direction::Out) => Table::EgressDefaultRule,
+        (Class::Service { .. }, _) => Table::ServicePolicyRule,
     }
 }
 
 pub(super) fn match_priority(rule: &Rule) -> u16 {
     match rule.class {
         Class::K8s => NORMAL + (rule.id / IDS_PER_PRIORITY % PRIORITIES) as u16,
-        Class::Native { priority } | Class::Baseline { priority } => priority,
+        Class::Native { priority } | Class::Baseline { priority } | Class::Service { priority } => priority,
     }
 }
 
 pub(super) fn action_priority(rule: &Rule) -> u16 {
     match rule.class {
         Class::K8s => LOW,
-        Class::Native { priority } | Class::Baseline { priority } => priority,
+        Class::Native { priority } | Class::Baseline { priority } | Class::Service { priority } => priority,
     }
 }

@@ -187,7 +187,9 @@ impl Realizer {
                 return Err(RuleError::NotAllow { id });
             }
             (Class::Baseline { .. }, Action::Pass) => return Err(RuleError::NothingToPassTo { id }),
-            (Class::Native { priority }, _) if !(100..=65000).contains(&priority) || priority == BYPASS => {
+            (Class::Native { priority } | Class::Service { priority }, _)
+                if !(100..=65000).contains(&priority) || priority == BYPASS =>
+            {
                 return Err(RuleError::Priority { id, priority });
             }
             (Class::Baseline { priority }, _) if !(10..=180).contains(&priority) => {
@@ -195,7 +197,7 @@ impl Realizer {
             }
             _ => {}
         }
-        if !target::is_sound(rule) {
+        if !target::is_sound(rule, class) {
             return Err(RuleError::Target { id });
         }
         let served = matches!(rule.peers, Peers::Services(_)).then_some(Table::ServiceState);
@@ -361,6 +363,9 @@ impl Realizer {
     }
 
     fn share_pod(&mut self, rule: &Rule, clauses: &Clauses, ofport: u32, ips: &PodIps, add: bool) {
+        if !rule.class.is_of_pods() {
+            return self.share(rule, clauses, clauses.pods, clause::service(ofport), add);
+        }
         for matches in clause::pod(rule.direction, ofport, ips, &self.families) {
             if target::guards(rule) {
                 self.share_at(self.guard(), rule.id, clauses, clauses.pods, matches.clone(), add);

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use openflow::{Action as OfAction, CtState, Field, Flow, Match};
 
-use super::{Action, Direction, Frontend, Peers, Protocol, Rule};
+use super::{Action, Class, Direction, Frontend, Peers, Protocol, Rule, is_at_node};
 use crate::{
     Family, Network, Table,
     cookie::Category,
@@ -32,8 +32,15 @@ pub(super) fn guards(rule: &Rule) -> bool {
     matches!(rule.peers, Peers::Services(_)) && matches!(rule.action, Action::Drop | Action::Reject)
 }
 
-/// Whether a rule that names Services can be what it says.
-pub(super) fn is_sound(rule: &Rule) -> bool {
+/// Whether a rule that names Services, or applies to them, can be what it says.
+pub(super) fn is_sound(rule: &Rule, class: Class) -> bool {
+    if let Class::Service { .. } = class {
+        let named = matches!(rule.peers, Peers::Services(_));
+        return rule.direction == Direction::In
+            && rule.services.is_empty()
+            && !named
+            && rule.pods.keys().all(|group| is_at_node(*group));
+    }
     let Peers::Services(targets) = &rule.peers else { return true };
     rule.direction == Direction::Out && rule.services.is_empty() && !targets.contains_key(&0)
 }

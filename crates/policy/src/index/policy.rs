@@ -299,6 +299,7 @@ impl Index {
             action: rule.action,
             enable_logging: rule.enable_logging,
             applied_to: self.refer(&rule.applied_to, &mut to.applied_to),
+            on_services: rule.on_services.into(),
             name: rule.name,
             log_label: rule.log_label,
         }

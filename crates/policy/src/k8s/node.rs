@@ -11,9 +11,9 @@ use crate::labels::Labels;
 /// What stands in the index for the namespace of Nodes: no namespace has such a name.
 pub(crate) const NODES: &str = "/nodes";
 
-/// The name of the Node that a member of [`NODES`] is of.
-pub(crate) fn node_of(member: &str) -> &str {
-    member.split_once('/').map_or(member, |(node, _)| node)
+/// The name of the Node that a member of [`NODES`] is of, and the address that it is for.
+pub(crate) fn node_of(member: &str) -> (&str, Option<IpAddr>) {
+    member.split_once('/').map_or((member, None), |(node, ip)| (node, ip.parse().ok()))
 }
 
 /// A Node, as far as policies depend on it.
@@ -37,6 +37,8 @@ impl Node {
             name: format!("{}/{ip}", self.name).into(),
             labels: self.labels.clone(),
             ips: [*ip].into_iter().collect::<PodIps>(),
+            // A policy that is for all Nodes is for this one.
+            node: Some(self.name.clone()),
             ..Pod::default()
         };
         self.ips.iter().map(member).collect()
@@ -128,7 +130,9 @@ mod tests {
         assert_eq!(texts, ["192.0.2.1", "198.51.100.1", "10.244.1.1", "fd00:1::1"]);
         let members = node.members();
         assert_eq!(members.len(), 4);
-        assert!(members.iter().all(|member| node_of(&member.name) == "n1" && member.ips.iter().count() == 1));
+        let told: Vec<_> = members.iter().map(|member| node_of(&member.name)).collect();
+        assert_eq!(told, node.ips.iter().map(|ip| ("n1", Some(*ip))).collect::<Vec<_>>());
+        assert!(members.iter().all(|member| member.ips.iter().count() == 1));
         let bare: Node =
             serde_json::from_value(serde_json::json!({"metadata": {"name": "n"}, "spec": null})).unwrap();
         assert!(bare.ips.is_empty() && bare.members().is_empty());

@@ -12,7 +12,7 @@ impl Native<'_> {
             budget.take(matches(service))?;
         }
         let peer = &rule.peer;
-        budget.take(peer.groups.len() + peer.fqdns.len() + peer.to_services.len())?;
+        budget.take(peer.groups.len() + peer.fqdns.len() + peer.to_services.len() + rule.on_services.len())?;
         for block in &rule.peer.ip_blocks {
             budget.take(prefixes(block, budget.left()))?;
         }

@@ -32,7 +32,7 @@ fn ports(pod: &PodMember) -> String {
 
 fn address(member: &AddressMember) -> String {
     let ips: Vec<_> = member.ips.iter().map(|ip| ip.to_string()).collect();
-    if let Some(node) = member.node() {
+    if let Some((node, _)) = member.pod.as_node() {
         return format!("node {node} {}", ips.join(","));
     }
     format!("{}/{} {} {}", member.pod.namespace, member.pod.name, ips.join(","), ports(&member.pod))

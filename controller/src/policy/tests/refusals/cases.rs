@@ -40,12 +40,12 @@ fn targets() -> Vec<Case> {
         (
             "acnp",
             applied_to(json!({})),
-            "spec.appliedTo[0]: needs podSelector, namespaceSelector, serviceAccount or group",
+            "spec.appliedTo[0]: needs podSelector, namespaceSelector, serviceAccount, group or service",
         ),
         (
             "acnp",
             applied_to(json!({"group": "blocks", "podSelector": {}})),
-            "spec.appliedTo[0]: group, serviceAccount and selectors exclude each other",
+            "spec.appliedTo[0]: group, serviceAccount, service and selectors exclude each other",
         ),
         (
             "acnp",
@@ -81,6 +81,65 @@ fn targets() -> Vec<Case> {
             "acnp",
             expression(json!({"key": "a", "operator": "Exists", "values": ["b"]})),
             "spec.appliedTo[0].podSelector.matchExpressions[0].values: Exists and DoesNotExist take no values",
+        ),
+    ]
+}
+
+/// Of what applies to Services.
+fn services() -> Vec<Case> {
+    let db = json!({"service": {"name": "db", "namespace": "shop"}});
+    let of_db = |fields: Value| {
+        let mut policy = ingress(fields);
+        policy["appliedTo"] = json!([db]);
+        policy
+    };
+    let both = |mut policy: Value| {
+        policy["appliedTo"] = json!([db, {"podSelector": {}}]);
+        policy
+    };
+    let last = |mut policy: Value| {
+        policy["tier"] = "baseline".into();
+        policy
+    };
+    let of_egress = |mut policy: Value| {
+        policy["appliedTo"] = json!([db]);
+        policy
+    };
+    vec![
+        (
+            "acnp",
+            both(ingress(json!({}))),
+            "spec.appliedTo: is of Services or of Pods, not of both; the Services are left out",
+        ),
+        (
+            "acnp",
+            of_egress(egress(json!({}))),
+            "spec.egress[0]: applies to Services, which is for ingress rules; the rule is left out",
+        ),
+        (
+            "acnp",
+            last(of_db(json!({}))),
+            "spec.ingress[0]: applies to Services, which have no place in the Tier baseline; the rule is left out",
+        ),
+        (
+            "acnp",
+            of_db(json!({"ports": [{"port": 80}]})),
+            "spec.ingress[0].ports: a rule that applies to Services has none, for a Service says where it is; the rule is left out",
+        ),
+        (
+            "acnp",
+            of_db(json!({"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}, {"podSelector": {}}]})),
+            "spec.ingress[0].from[1]: a rule that applies to Services has peers by ipBlock alone; the rule is left out",
+        ),
+        (
+            "acnp",
+            applied_to(json!({"service": {"name": "db"}})),
+            "spec.appliedTo[0].service: needs name and namespace of a Service",
+        ),
+        (
+            "annp",
+            applied_to(json!({"service": {"name": "db", "namespace": "blog"}})),
+            "spec.appliedTo[0].service.namespace: is for ClusterNetworkPolicies only",
         ),
     ]
 }
@@ -300,12 +359,11 @@ fn objects() -> Vec<Case> {
 
 /// A case or more for each rule, with the words of the refusal.
 pub(super) fn refused() -> Vec<Case> {
-    [targets(), peers(), rules_and_ports(), objects()].concat()
+    [targets(), services(), peers(), rules_and_ports(), objects()].concat()
 }
 
 /// What is let in, with a warning.
 pub(super) fn warned() -> Vec<Case> {
-    let service = json!({"name": "s", "namespace": "shop"});
     let allow = |mut policy: Value| {
         policy["egress"][0]["action"] = "Allow".into();
         policy
@@ -344,7 +402,6 @@ pub(super) fn warned() -> Vec<Case> {
             "spec.appliedTo[0].externalEntitySelector",
         ),
         ("acnp", applied_to(json!({"nodeSelector": {}})), "spec.appliedTo[0].nodeSelector"),
-        ("acnp", applied_to(json!({"service": service})), "spec.appliedTo[0].service"),
         ("acnp", ingress(json!({"l7Protocols": [{"http": {}}]})), "spec.ingress[0].l7Protocols"),
         ("acnp", ingress(json!({"protocols": [{"igmp": {}}]})), "spec.ingress[0].protocols[0].igmp"),
         (

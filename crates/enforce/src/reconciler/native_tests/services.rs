@@ -293,3 +293,116 @@ fn what_was_sent_to_a_service_ends_with_a_rule_that_names_it() {
     };
     assert_eq!([ends(None), ends(Some(0)), ends(Some(1))], [false, true, false]);
 }
+
+/// A rule for what comes to Services from outside.
+fn on_services(action: &str, services: &[usize]) -> NetworkPolicyRule {
+    let named = rule(action, services).to.to_services;
+    NetworkPolicyRule {
+        applied_to_services: named,
+        from: std::mem::take(&mut everything(action).to),
+        services: Vec::new(),
+        ..native_rule(action, &[])
+    }
+}
+
+/// The Services' numbers that rules of the node have, with actions, the first first.
+fn gates(node: &Node) -> Vec<(Vec<u32>, Action)> {
+    let mut ranked: Vec<(u16, Vec<u32>, Action)> = node
+        .rules()
+        .into_iter()
+        .filter_map(|rule| match rule.class {
+            Class::Service { priority } => Some((priority, rule.pods.keys().copied().collect(), rule.action)),
+            _ => None,
+        })
+        .collect();
+    ranked.sort_by_key(|(priority, ..)| std::cmp::Reverse(*priority));
+    ranked.into_iter().map(|(_, groups, action)| (groups, action)).collect()
+}
+
+/// Where a Service is reached by pods, and by addresses of the node.
+fn at(service: usize, at_node: bool) -> (Arc<str>, Targets) {
+    let (name, mut targets) = targets(service, &[service]);
+    let group = *targets.keys().next().unwrap();
+    if at_node {
+        targets.insert(antrea_flows::policy::at_node(group), [frontend(2)].into());
+    }
+    (name, targets)
+}
+
+fn serve_everybody(node: &mut Node) {
+    let mut network = served();
+    network.node.serves_all = true;
+    node.reconciler.attach(&Network::new(network.node, Round::FIRST));
+    node.settle();
+}
+
+/// Groups of Services and ports of pods may have the same numbers.
+#[test]
+fn no_pod_is_taken_for_a_service_that_has_its_number() {
+    let mut node = node_that_serves();
+    serve_everybody(&mut node);
+    tell(&mut node, vec![at(0, true)], true);
+    node.pods(&[("p", 257, "10.0.0.7")]);
+    node.event(applied_to_group("c", &["p"]));
+    node.event(applied_to_group("nodes", &[]));
+    let of_services = || on_services("Drop", &[0]);
+    node.event(Event::Policy(native("N", (250, 5.0), "nodes", vec![of_services()])));
+    assert_eq!(gates(&node), [(vec![257], Action::Drop)]);
+    assert!(node.reconciler.isolation().is_empty(), "nothing is denied to the pod");
+    node.event(Event::PolicyDeleted("N".into()));
+    assert_eq!(gates(&node), []);
+    // A pod that the controller knows no more keeps what a policy denies it, and nothing else.
+    let of_pods = NetworkPolicyRule { applied_to_groups: vec!["c".into()], ..native_rule("Drop", &["g"]) };
+    node.event(Event::Policy(native("N", (250, 5.0), "nodes", vec![of_services(), of_pods])));
+    assert_eq!((gates(&node).len(), node.rules().len()), (1, 2));
+    node.gone.insert("p");
+    node.event(Event::PolicyDeleted("N".into()));
+    assert_eq!(gates(&node), []);
+    assert!(!verdict(&node, 257, "10.0.1.1", 80));
+}
+
+#[test]
+fn rules_apply_to_services_where_the_node_serves_everybody() {
+    let mut node = node_that_serves();
+    node.event(applied_to_group("nodes", &[]));
+    let rules = || vec![on_services("Allow", &[0]), on_services("Drop", &[0, 1]), on_services("Drop", &[1])];
+    node.event(Event::Policy(native("N", (250, 5.0), "nodes", rules())));
+    tell(&mut node, vec![at(0, true), at(1, true)], true);
+    assert_eq!(gates(&node), [], "it serves pods alone");
+    let policy = node.reconciler.cache.policy("N").unwrap();
+    let problem = node.reconciler.problem(policy).unwrap();
+    assert!(
+        problem.starts_with("a policy that applies to Services needs AntreaProxy for everybody"),
+        "{problem}"
+    );
+
+    serve_everybody(&mut node);
+    let policy = node.reconciler.cache.policy("N").unwrap();
+    assert_eq!((node.reconciler.problem(policy), &*policy.problems), (None, &[][..]));
+    let both = [(vec![257], Action::Allow), (vec![257, 513], Action::Drop), (vec![513], Action::Drop)];
+    assert_eq!(gates(&node), both);
+    assert!(verdict(&node, 7, "10.0.1.9", 80), "nothing of Pods");
+    // They follow what nodes have of the Services.
+    tell(&mut node, vec![at(1, false)], false);
+    assert_eq!(gates(&node), [(vec![257], Action::Allow), (vec![257], Action::Drop)]);
+    tell(&mut node, vec![at(1, true)], false);
+    assert_eq!(gates(&node), both);
+    // Rules that find no room between them move others, in their own table.
+    for n in 0..40 {
+        let rules = vec![on_services("Drop", &[0])];
+        node.event(Event::Policy(native(&format!("M{n}"), (250, 5.0 - f64::from(n) * 1e-9), "nodes", rules)));
+    }
+    assert_eq!(gates(&node).len(), 43);
+    assert_eq!(gates(&node)[40..], both);
+    // What cannot be one of Services is none of Pods.
+    let mut ports = on_services("Drop", &[0]);
+    ports.services = native_rule("Drop", &[]).services;
+    ports.services.push(Default::default());
+    node.event(Event::Policy(native("N", (250, 5.0), "a", vec![ports])));
+    assert_eq!(gates(&node).len(), 40);
+    assert!(verdict(&node, 7, "10.0.1.9", 80));
+    assert!(
+        node.reconciler.cache.policy("N").unwrap().problems[0]
+            .contains("more is said of what comes to Services")
+    );
+}

@@ -218,7 +218,7 @@ fn perform(op: Op, server: &mut Server, node: &mut Node) {
 
 fn expected(reconciler: &Reconciler) -> Vec<Rule> {
     let cache = &reconciler.cache;
-    let facts = Facts { cache, local: &reconciler.pods, serves: false, kept: None };
+    let facts = Facts { cache, local: &reconciler.pods, serves: false, serves_all: false, kept: None };
     cache
         .policies()
         .flat_map(|name| &cache.policy(name).unwrap().rules)
