@@ -250,6 +250,9 @@ pub(crate) enum PolicyKind {
     /// NetworkPolicy of crd.antrea.io.
     #[value(name = "ANNP")]
     Namespace,
+    /// ClusterNetworkPolicy of policy.networking.k8s.io.
+    #[value(name = "CNP")]
+    Standard,
 }
 
 /// An order of policies.

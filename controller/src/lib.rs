@@ -120,7 +120,13 @@ pub async fn run(
     // What is wrong now; shown as the condition ControllerHealthy.
     let problems = Readiness::new();
 
-    let native = features::is_on(Component::Controller, "AntreaPolicy", &config.feature_gates);
+    let gate = |name| features::is_on(Component::Controller, name, &config.feature_gates);
+    let native = gate("AntreaPolicy");
+    let watched = match (native, gate("ClusterNetworkPolicy")) {
+        (false, _) => policy::Native::None,
+        (true, false) => policy::Native::Antrea,
+        (true, true) => policy::Native::AntreaAndStandard,
+    };
     let certificates = certificates(&config, &process, client.clone(), native);
     let cert = certificates.bootstrap().await.context("serving certificate")?;
     let tls = Tls::offering(cert, initial_trust(&client).await, offer)?;
@@ -132,7 +138,7 @@ pub async fn run(
     let (mistakes, told) = policy::mistakes();
     let writing = policy::write_events(told, client.clone(), process.pod.clone());
     tasks.spawn_abortable("policy events", never_ends(writing));
-    for (name, feed) in policy::feeds(&client, &hub, native, &ready, &problems, &mistakes) {
+    for (name, feed) in policy::feeds(&client, &hub, watched, &ready, &problems, &mistakes) {
         tasks.spawn_abortable(name, never_ends(feed));
     }
     if native {

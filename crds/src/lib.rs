@@ -7,6 +7,8 @@
 //! crd.antrea.io/v1beta1        Traceflow             the way of one packet, asked for by users
 //! crd.antrea.io/v1alpha1       PacketCapture         the packets of one flow, asked for by users
 //! crd.antrea.io/v1beta1        Tier, ClusterNetworkPolicy, NetworkPolicy, ClusterGroup, Group   policies with an order
+//! policy.networking.k8s.io/v1alpha2  ClusterNetworkPolicy   the Kubernetes project's, where its gate is on
+//! policy.networking.k8s.io/v1alpha2   ClusterNetworkPolicy   the Kubernetes project's policies with an order
 //! ```
 //!
 //! Invariants:
@@ -26,6 +28,7 @@ pub mod installation;
 pub mod packet_capture;
 pub mod policy;
 pub mod probes;
+pub mod standard;
 pub mod traceflow;
 
 pub use capabilities::Capabilities;
@@ -65,6 +68,12 @@ pub fn operand() -> Vec<CustomResourceDefinition> {
         policy::Group::crd(),
     ];
     crds.into_iter().map(finish).collect()
+}
+
+/// The CRD of the Kubernetes project's ClusterNetworkPolicy. It is in no manifest: a cluster may have it from somebody else,
+/// in another form.
+pub fn standard_crd() -> CustomResourceDefinition {
+    finish(standard::ClusterNetworkPolicy::crd())
 }
 
 /// The operator's own CRD.

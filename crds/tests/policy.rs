@@ -4,17 +4,24 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-fn schema(kind: &str) -> Value {
-    let crd = antrea_crds::operand().into_iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+const STANDARD: &str = "policy.networking.k8s.io/v1alpha2";
+
+/// Of a kind of `crd.antrea.io`, or of the Kubernetes project's that has this version.
+fn schema(version: &str, kind: &str) -> Value {
+    let group = version.split('/').next().unwrap();
+    let is = |crd: &CustomResourceDefinition| crd.spec.names.kind == kind && crd.spec.group == group;
+    let mut crds = antrea_crds::operand().into_iter().chain([antrea_crds::standard_crd()]);
+    let crd = crds.find(is).unwrap();
     let crd = serde_json::to_value(&crd).unwrap();
     crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap().clone()
 }
 
 /// Fields and messages of the CEL rules that an object breaks; `old` is the object before it was changed.
 fn errors(object: &Value, old: Option<&Value>) -> Vec<(String, String)> {
-    let schema = schema(object["kind"].as_str().unwrap());
+    let schema = schema(object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
     match kube_cel::Validator::new().validate(&schema, object, old) {
         Ok(()) => Vec::new(),
         Err(errors) => errors.iter().map(|e| (e.field_path.clone(), e.message.clone())).collect(),
@@ -276,6 +283,24 @@ fn each_rule_refuses_by_its_message_and_names_the_field() {
         assert_eq!(errors(&case, None), [(path.to_owned(), message.to_owned())], "{case}");
         hit.insert(message.to_owned());
     }
+    let everybody = json!({"namespaces": {}});
+    for (rule, path, message) in [
+        (
+            json!({"action": "Deny", "to": [{"networks": ["192.0.2.0/24"]}], "protocols": [{"destinationNamedPort": "http"}]}),
+            "spec.egress[0]",
+            "protocols: destinationNamedPort means nothing at networks, nodes and domainNames",
+        ),
+        (
+            json!({"action": "Deny", "to": [everybody], "protocols": [{"tcp": {"destinationPort": {"range": {"start": 5, "end": 5}}}}]}),
+            "spec.egress[0].protocols[0].tcp.destinationPort.range",
+            "range: start must be less than end",
+        ),
+    ] {
+        let spec = json!({"tier": "Admin", "priority": 5, "subject": everybody, "egress": [rule]});
+        let case = json!({"apiVersion": STANDARD, "kind": "ClusterNetworkPolicy", "metadata": {"name": "p"}, "spec": spec});
+        assert_eq!(errors(&case, None), [(path.to_owned(), message.to_owned())], "{case}");
+        hit.insert(message.to_owned());
+    }
     let [old, new] = [10, 11].map(|priority| object("Tier", "mine", json!({"priority": priority})));
     let unchangeable = "spec.priority: cannot be changed; make another Tier";
     assert_eq!(errors(&new, Some(&old)), [("spec".to_owned(), unchangeable.to_owned())]);
@@ -284,8 +309,9 @@ fn each_rule_refuses_by_its_message_and_names_the_field() {
 
     let mut all = BTreeSet::new();
     for kind in ["Tier", "ClusterNetworkPolicy", "NetworkPolicy", "ClusterGroup", "Group"] {
-        messages(&schema(kind), &mut all);
+        messages(&schema("crd.antrea.io/v1beta1", kind), &mut all);
     }
+    messages(&schema(STANDARD, "ClusterNetworkPolicy"), &mut all);
     assert_eq!(hit, all, "each rule has a case");
 }
 
@@ -315,6 +341,9 @@ fn the_documented_policies_are_accepted() {
             let spec = &object["spec"];
             let known = match object["kind"].as_str().unwrap() {
                 "Tier" => round::<p::TierSpec>(spec),
+                "ClusterNetworkPolicy" if object["apiVersion"] == STANDARD => {
+                    round::<antrea_crds::standard::ClusterNetworkPolicySpec>(spec)
+                }
                 "ClusterNetworkPolicy" => round::<p::ClusterNetworkPolicySpec>(spec),
                 "NetworkPolicy" => round::<p::NetworkPolicySpec>(spec),
                 "ClusterGroup" => round::<p::ClusterGroupSpec>(spec),
@@ -322,7 +351,8 @@ fn the_documented_policies_are_accepted() {
                 other => panic!("{other} is not tested"),
             };
             let mut spec = spec.clone();
-            if let Some(priority) = spec.get_mut("priority").filter(|_| object["kind"] != "Tier") {
+            let whole = object["kind"] == "Tier" || object["apiVersion"] == STANDARD;
+            if let Some(priority) = spec.get_mut("priority").filter(|_| !whole) {
                 *priority = priority.as_f64().into();
             }
             assert_eq!(known, spec);

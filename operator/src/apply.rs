@@ -15,7 +15,7 @@ use kube::{
 use serde_json::Value;
 
 use crate::{
-    APPLIED_ANNOTATION, FIELD_MANAGER,
+    APPLIED_ANNOTATION, FIELD_MANAGER, OWNER_LABEL,
     fields::{self, Difference},
     object::{self, Key, Kind, Object},
     plan::{Action, Class, ObjectChange},
@@ -162,6 +162,11 @@ impl Applier {
             let change = change(Action::Create, Class::Live, Vec::new(), drift);
             return Ok(Some(Planned { change, object: Some(object), managers: Vec::new() }));
         };
+        if render::is_others(&key)
+            && live.metadata.labels.as_ref().is_none_or(|has| !has.contains_key(OWNER_LABEL))
+        {
+            return Ok(None);
+        }
         let params = PatchParams { dry_run: true, ..params() };
         let target =
             api.patch(&object.name, &params, &Patch::Apply(&object.body)).await.map_err(fail("compare"))?;

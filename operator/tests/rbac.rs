@@ -4,7 +4,6 @@
 
 use std::{fs, path::Path};
 
-use antrea_crds::AntreaInstallationSpec;
 use antrea_operator::{
     api,
     effective::{Facts, effective},
@@ -63,7 +62,8 @@ fn grants(rules: &[PolicyRule], (group, plural): (&str, &str), verb: &str, name:
 
 fn objects() -> Vec<Object> {
     let facts = Facts { default_version: "v1".into(), ..Facts::default() };
-    let config = effective(&AntreaInstallationSpec::default(), &facts).unwrap();
+    let spec = serde_json::from_value(json!({"featureGates": {"ClusterNetworkPolicy": true}})).unwrap();
+    let config = effective(&spec, &facts).unwrap();
     [
         render::objects(&config, &Surroundings::default()),
         vec![render::preflight(&config), render::cleanup(&config, &Surroundings::default())],

@@ -73,9 +73,10 @@ impl PolicyQuery {
             "" => None,
             "K8SNP" | "K8SNETWORKPOLICY" => Some("K8sNetworkPolicy"),
             "ACNP" | "ANTREACLUSTERNETWORKPOLICY" => Some("AntreaClusterNetworkPolicy"),
+            "CNP" | "CLUSTERNETWORKPOLICY" => Some("ClusterNetworkPolicy"),
             "ANNP" | "ANNETWORKPOLICY" | "ANTREANETWORKPOLICY" => Some("AntreaNetworkPolicy"),
             _ => {
-                let message = format!("type {}: K8sNP, ACNP and ANNP are known", self.type_);
+                let message = format!("type {}: K8sNP, ACNP, ANNP and CNP are known", self.type_);
                 return Err(Failure::bad_request(message));
             }
         };
@@ -165,7 +166,12 @@ mod tests {
             }],
         };
         Objects {
-            policies: vec![deny, whole, policy("u3", "K8sNetworkPolicy", "bank", "deny")],
+            policies: vec![
+                deny,
+                whole,
+                policy("u3", "K8sNetworkPolicy", "bank", "deny"),
+                policy("u4", "ClusterNetworkPolicy", "", "metrics"),
+            ],
             applied_to_groups: vec![group("g1", "web"), group("g2", "db")],
             ..Objects::default()
         }
@@ -183,11 +189,12 @@ mod tests {
             .unwrap()
         };
         for (pairs, expected) in [
-            (&[][..], &["u1", "u2", "u3"][..]),
+            (&[][..], &["u1", "u2", "u3", "u4"][..]),
             (&[("name", "u2")], &["u2"]),
             (&[("source", "deny")], &["u1", "u3"]),
             (&[("namespace", "shop")], &["u1"]),
             (&[("type", "acnp")], &["u2"]),
+            (&[("type", "cnp")], &["u4"]),
             (&[("type", "K8sNP"), ("namespace", "bank")], &["u3"]),
             (&[("pod", "web"), ("namespace", "shop")], &["u1"]),
             (&[("pod", "db"), ("namespace", "shop")], &["u2"]),
@@ -227,7 +234,7 @@ mod tests {
             (status, serde_json::from_slice::<Value>(&body).unwrap())
         };
         let (status, list) = ask("/networkpolicies").await;
-        assert_eq!((status, list["items"].as_array().unwrap().len()), (200, 3));
+        assert_eq!((status, list["items"].as_array().unwrap().len()), (200, 4));
         let (_, one) = ask("/networkpolicies?name=u2").await;
         assert_eq!(one["sourceRef"]["name"], "whole");
         let (_, groups) = ask("/addressgroups").await;

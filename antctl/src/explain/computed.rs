@@ -94,6 +94,7 @@ fn named(source: &wire::NetworkPolicyReference) -> String {
     let kind = match source.type_.as_str() {
         wire::K8S_NETWORK_POLICY => "NetworkPolicy",
         wire::ANTREA_CLUSTER_NETWORK_POLICY => "ClusterNetworkPolicy",
+        wire::CLUSTER_NETWORK_POLICY => "clusternetworkpolicy.policy.networking.k8s.io",
         wire::ANTREA_NETWORK_POLICY => "Antrea NetworkPolicy",
         other => other,
     };
@@ -139,6 +140,7 @@ fn policy(policy: &wire::NetworkPolicy) -> Option<NetworkPolicy> {
         wire::K8S_NETWORK_POLICY => PolicyKind::K8sNetworkPolicy,
         wire::ANTREA_CLUSTER_NETWORK_POLICY => PolicyKind::AntreaClusterNetworkPolicy,
         wire::ANTREA_NETWORK_POLICY => PolicyKind::AntreaNetworkPolicy,
+        wire::CLUSTER_NETWORK_POLICY => PolicyKind::ClusterNetworkPolicy,
         _ => return None,
     };
     Some(NetworkPolicy {

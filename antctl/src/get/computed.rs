@@ -27,8 +27,9 @@ mod tests;
 /// Addresses that a cell names before it only counts.
 const SHOWN: usize = 3;
 
-/// Where Kubernetes' policies stand among the Tiers: between the default one (250) and the baseline (253).
-const KUBERNETES_TIER: i32 = 251;
+/// Where NetworkPolicies of Kubernetes stand among the Tiers: between the Kubernetes project's Admin (251) and the baseline
+/// (253).
+const KUBERNETES_TIER: i32 = 252;
 
 /// The server of the controlplane API.
 async fn controlplane(clients: &Clients) -> anyhow::Result<Server> {
@@ -57,6 +58,7 @@ impl PolicyKind {
             Self::Kubernetes => "K8sNetworkPolicy",
             Self::Cluster => "AntreaClusterNetworkPolicy",
             Self::Namespace => "AntreaNetworkPolicy",
+            Self::Standard => "ClusterNetworkPolicy",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use antrea_policy::{Index, crd, error::PolicyError, k8s};
+use antrea_policy::{Index, crd, error::PolicyError, k8s, standard};
 use antrea_runtime::{
     client::{WATCH_PAUSE, WatchBackoff, describe_watch},
     health::{BlockReady, Readiness},
@@ -54,11 +54,24 @@ pub enum Feed {
     Nodes,
     /// For the Pods behind them, as groups.
     Services,
+    /// ClusterNetworkPolicies of `policy.networking.k8s.io`.
+    StandardPolicies,
 }
 
 impl Feed {
     /// Number of inputs.
-    pub(super) const COUNT: usize = 10;
+    pub(super) const COUNT: usize = 11;
+
+    /// Those that native policies need besides.
+    pub(super) const NATIVE: [Self; 7] = [
+        Self::Tiers,
+        Self::ClusterNetworkPolicies,
+        Self::AntreaNetworkPolicies,
+        Self::ClusterGroups,
+        Self::Groups,
+        Self::Nodes,
+        Self::Services,
+    ];
 
     /// Those that Kubernetes policies need.
     pub(super) const KUBERNETES: [Self; 3] = [Self::Pods, Self::Namespaces, Self::NetworkPolicies];
@@ -74,6 +87,7 @@ impl Feed {
         Self::Groups,
         Self::Nodes,
         Self::Services,
+        Self::StandardPolicies,
     ];
 
     /// Feeds as a set, so that one comparison tells whether all are there.
@@ -94,6 +108,7 @@ impl Feed {
             Self::Groups => "groups",
             Self::Nodes => "nodes",
             Self::Services => "services",
+            Self::StandardPolicies => "clusternetworkpolicies.policy.networking.k8s.io",
         }
     }
 
@@ -109,6 +124,7 @@ impl Feed {
             Self::Groups => "group watch",
             Self::Nodes => "node watch",
             Self::Services => "service watch",
+            Self::StandardPolicies => "Kubernetes cluster network policy watch",
         }
     }
 }
@@ -134,12 +150,21 @@ pub(super) fn borrowed(keys: &[Key]) -> impl Iterator<Item = (&str, &str)> {
     keys.iter().map(|(namespace, name)| (&**namespace, &**name))
 }
 
+/// Which policies are watched beside Kubernetes NetworkPolicies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Native {
+    None,
+    Antrea,
+    /// And the Kubernetes project's ClusterNetworkPolicies.
+    AntreaAndStandard,
+}
+
 /// The watches as tasks that never end; with those of native policies if `native`. `ready` is held back until each has its
 /// first list; `problems` shows those that fail now, and `mistakes` is told of policies that are wrong.
 pub fn feeds(
     client: &Client,
     hub: &Arc<PolicyHub>,
-    native: bool,
+    native: Native,
     ready: &Readiness,
     problems: &Readiness,
     mistakes: &Mistakes,
@@ -150,8 +175,8 @@ pub fn feeds(
         inputs.watch::<k8s::Pod>(),
         inputs.watch::<k8s::NetworkPolicy>(),
     ];
-    if native {
-        hub.update(|state, _| state.wanted = Feed::bits(&Feed::ALL));
+    if native != Native::None {
+        hub.update(|state, _| state.wanted |= Feed::bits(&Feed::NATIVE));
         feeds.extend([
             inputs.watch::<k8s::Node>(),
             inputs.watch::<k8s::Service>(),
@@ -161,6 +186,10 @@ pub fn feeds(
             inputs.watch::<ClusterPolicy>(),
             inputs.watch::<NamespacedPolicy>(),
         ]);
+    }
+    if native == Native::AntreaAndStandard {
+        hub.update(|state, _| state.wanted |= Feed::bits(&[Feed::StandardPolicies]));
+        feeds.push(inputs.watch::<standard::Policy>());
     }
     feeds
 }

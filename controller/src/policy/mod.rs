@@ -44,7 +44,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 pub use addresses::{Subnets, router as addresses};
 pub use admission::{AdmissionMetrics, router as admission};
 pub use evaluation::router as endpoints;
-pub use feed::{Feed, feeds};
+pub use feed::{Feed, Native, feeds};
 pub use groups::write_group_statuses;
 pub use lookup::router as lookup;
 pub use mistakes::{Mistakes, channel as mistakes, write_events};

@@ -6,31 +6,26 @@ use std::{
     time::Duration,
 };
 
-use antrea_crds::policy::{self as crds, Phase, PolicyCondition, PolicyStatus, STATIC_TIERS, Tier, TierSpec};
+use antrea_crds::{
+    policy::{self as crds, Phase, PolicyCondition, PolicyStatus, STATIC_TIERS, Tier, TierSpec},
+    standard as crds_standard,
+};
 use antrea_policy::{
-    Index, NativeView, crd,
-    error::PolicyError,
+    NativeView, crd,
     model::{IndexChange, PolicyChange, PolicyKind, PolicyReference},
 };
 use antrea_runtime::client::describe;
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
-    PolicyHub, State,
-    feed::{Feed, Input, borrowed},
-    realization::Realization,
-    source::Source,
-    undecoded::Key,
-};
+use super::{PolicyHub, State, realization::Realization};
 
 /// Pause before statuses are written, in which what else changes is gathered.
 const GATHER: Duration = Duration::from_millis(500);
@@ -45,104 +40,13 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Longest message of a condition, in octets.
 const MAX_MESSAGE: usize = 2048;
 
-macro_rules! input {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $full:ty, $feed:ident, $apply:ident, $has:ident, $delete:ident, $reset:ident($cluster:literal)) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, Deserialize)]
-        #[serde(transparent)]
-        pub(super) struct $name($inner);
+mod inputs;
 
-        impl Source for $name {
-            type Full = $full;
-
-            /// Nothing can be said of what does not decode, neither who is meant nor what.
-            fn salvage(_: &Value) -> Option<Self> {
-                None
-            }
-        }
-
-        impl Input for $name {
-            const FEED: Feed = Feed::$feed;
-
-            fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-                index.$apply(&self.0);
-                Vec::new()
-            }
-
-            fn is_known((namespace, name): &Key, index: &Index) -> bool {
-                index.$has(namespace, name)
-            }
-
-            fn delete((namespace, name): &Key, index: &mut Index) {
-                index.$delete(namespace, name);
-            }
-
-            fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-                index.$reset($cluster, objects.iter().map(|object| &object.0), borrowed(kept));
-                Vec::new()
-            }
-        }
-    };
-}
-
-input!(
-    /// A ClusterNetworkPolicy.
-    ClusterPolicy(crd::Policy), crds::ClusterNetworkPolicy, ClusterNetworkPolicies,
-    apply_native, has_native, delete_native, reset_natives(true)
-);
-input!(
-    /// A NetworkPolicy of `crd.antrea.io`.
-    NamespacedPolicy(crd::Policy), crds::NetworkPolicy, AntreaNetworkPolicies,
-    apply_native, has_native, delete_native, reset_natives(false)
-);
-input!(
-    /// A ClusterGroup.
-    ClusterGroup(crd::Group), crds::ClusterGroup, ClusterGroups,
-    apply_group, has_group, delete_group, reset_groups(true)
-);
-input!(
-    NamespacedGroup(crd::Group),
-    crds::Group,
-    Groups,
-    apply_group,
-    has_group,
-    delete_group,
-    reset_groups(false)
-);
-
-impl Source for crd::Tier {
-    type Full = Tier;
-
-    fn salvage(_: &Value) -> Option<Self> {
-        None
-    }
-}
-
-impl Input for crd::Tier {
-    const FEED: Feed = Feed::Tiers;
-
-    fn apply(&self, index: &mut Index) -> Vec<PolicyError> {
-        index.apply_tier(self);
-        Vec::new()
-    }
-
-    fn is_known((_, name): &Key, index: &Index) -> bool {
-        index.has_tier(name)
-    }
-
-    fn delete((_, name): &Key, index: &mut Index) {
-        index.delete_tier(name);
-    }
-
-    fn reset(objects: &[&Self], kept: &[Key], index: &mut Index) -> Vec<PolicyError> {
-        index.reset_tiers(objects.iter().copied(), borrowed(kept).map(|(_, name)| name));
-        Vec::new()
-    }
-}
+pub(super) use inputs::{ClusterGroup, ClusterPolicy, NamespacedGroup, NamespacedPolicy};
 
 // === statuses ===
 
-/// Namespace (empty where there is none) and name.
+/// Namespace (empty where there is none, [`crd::STANDARD`] of the Kubernetes project's) and name.
 type Object = (Box<str>, Box<str>);
 
 /// Policies whose status may have to be written; at most one entry for each that there is.
@@ -155,7 +59,9 @@ pub(super) struct Stale {
 impl Stale {
     fn add(&mut self, source: &PolicyReference) {
         if source.kind != PolicyKind::K8sNetworkPolicy {
-            let namespace = source.namespace.as_deref().unwrap_or_default();
+            let standard = source.kind == PolicyKind::ClusterNetworkPolicy;
+            let none = if standard { crd::STANDARD } else { "" };
+            let namespace = source.namespace.as_deref().unwrap_or(none);
             self.objects.insert((namespace.into(), (*source.name).into()));
         }
     }
@@ -242,42 +148,64 @@ pub(super) fn told(view: &NativeView<'_>, realization: &Realization) -> Told {
     }
 }
 
+/// A condition, which keeps its time until it turns.
+fn condition(
+    known: &[PolicyCondition],
+    now: Timestamp,
+    (type_, status): (&str, bool),
+    reason: &str,
+    message: &str,
+) -> PolicyCondition {
+    let status = if status { "True" } else { "False" };
+    let before = known.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+    PolicyCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
+}
+
 impl Told {
     fn status(&self, known: &[PolicyCondition], now: Timestamp) -> PolicyStatus {
-        let condition = |type_: &str, status: bool, reason: &str, message: &str| {
-            let status = if status { "True" } else { "False" };
-            let before =
-                known.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-            PolicyCondition {
-                type_: type_.to_owned(),
-                status: status.to_owned(),
-                last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
-                reason: reason.to_owned(),
-                message: message.to_owned(),
-            }
-        };
         let realizable = self.errors.is_empty();
         let failing = !self.failures.is_empty();
+        let reason = if realizable { "Valid" } else { "PartNotInForce" };
+        let failure = if failing { "NodesFailed" } else { "NoFailure" };
         PolicyStatus {
             phase: Some(self.phase),
             observed_generation: self.generation,
             current_nodes_realized: i32::try_from(self.current).unwrap_or(i32::MAX),
             desired_nodes_realized: i32::try_from(self.desired).unwrap_or(i32::MAX),
             conditions: vec![
-                condition(
-                    "Realizable",
-                    realizable,
-                    if realizable { "Valid" } else { "PartNotInForce" },
-                    &self.errors,
-                ),
-                condition(
-                    "RealizationFailure",
-                    failing,
-                    if failing { "NodesFailed" } else { "NoFailure" },
-                    &self.failures,
-                ),
+                condition(known, now, ("Realizable", realizable), reason, &self.errors),
+                condition(known, now, ("RealizationFailure", failing), failure, &self.failures),
             ],
         }
+    }
+
+    /// What the Kubernetes project's policies have, whose status has conditions alone.
+    fn standard_conditions(&self, known: &[PolicyCondition], now: Timestamp) -> Vec<PolicyCondition> {
+        let mut conditions = self.status(known, now).conditions;
+        let realized = self.phase == Phase::Realized;
+        let message = format!("{} of {} Nodes", self.current, self.desired);
+        let reason = format!("{:?}", self.phase);
+        conditions.push(condition(known, now, ("Realized", realized), &reason, &message));
+        conditions
+    }
+
+    /// Conditions in the form of metav1.
+    fn standard(&self, conditions: &[PolicyCondition]) -> Vec<Condition> {
+        let condition = |known: &PolicyCondition| Condition {
+            type_: known.type_.clone(),
+            status: known.status.clone(),
+            observed_generation: Some(self.generation),
+            last_transition_time: known.last_transition_time.clone(),
+            reason: known.reason.clone(),
+            message: known.message.clone(),
+        };
+        conditions.iter().map(condition).collect()
     }
 }
 
@@ -376,6 +304,18 @@ async fn write(
         api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         return Ok(status.conditions);
     }
+    if &**namespace == crd::STANDARD {
+        let api: Api<crds_standard::ClusterNetworkPolicy> = Api::all(client.clone());
+        let known = match known {
+            Some(known) => known,
+            None => standard_conditions(api.get(name).await)?,
+        };
+        let conditions = told.standard_conditions(&known, Timestamp::now());
+        let patch =
+            json!({"metadata": {"uid": &*told.uid}, "status": {"conditions": told.standard(&conditions)}});
+        api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        return Ok(conditions);
+    }
     let api: Api<crds::NetworkPolicy> = Api::namespaced(client.clone(), namespace);
     let known = match known {
         Some(known) => known,
@@ -384,6 +324,25 @@ async fn write(
     let (patch, status) = patch(told, &known);
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     Ok(status.conditions)
+}
+
+/// The conditions that the object has.
+fn standard_conditions(
+    object: kube::Result<crds_standard::ClusterNetworkPolicy>,
+) -> kube::Result<Vec<PolicyCondition>> {
+    let known = match object {
+        Ok(object) => object.status.unwrap_or_default().conditions,
+        Err(kube::Error::SerdeError(_)) => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let condition = |known: Condition| PolicyCondition {
+        type_: known.type_,
+        status: known.status,
+        last_transition_time: known.last_transition_time,
+        reason: known.reason,
+        message: known.message,
+    };
+    Ok(known.into_iter().map(condition).collect())
 }
 
 /// An object that does not decode has none that could be kept.

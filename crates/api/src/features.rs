@@ -188,7 +188,7 @@ gates! {
     "AntreaProxy"                   Ga    on  Full    None;
     "BGPPolicy"                     Alpha off Missing None;
     "CleanupStaleUDPSvcConntrack"   Beta  on  Missing None;
-    "ClusterNetworkPolicy"          Alpha off None    Missing;
+    "ClusterNetworkPolicy"          Alpha off None    Full;
     "Egress"                        Beta  on  Missing Missing;
     "EgressSeparateSubnet"          Beta  on  Missing None;
     "EgressTrafficShaping"          Alpha off Missing None;

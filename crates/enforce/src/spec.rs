@@ -22,7 +22,11 @@ use self::reader::Reader;
 use crate::order::Rank;
 
 /// Types of native policies.
-const NATIVE: [&str; 2] = [controlplane::ANTREA_CLUSTER_NETWORK_POLICY, controlplane::ANTREA_NETWORK_POLICY];
+const NATIVE: [&str; 3] = [
+    controlplane::ANTREA_CLUSTER_NETWORK_POLICY,
+    controlplane::ANTREA_NETWORK_POLICY,
+    controlplane::CLUSTER_NETWORK_POLICY,
+];
 
 /// A policy as the controller has computed it, read.
 #[derive(Clone, Debug, PartialEq)]

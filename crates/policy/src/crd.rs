@@ -87,12 +87,21 @@ impl Policy {
     }
 }
 
+/// What stands for the namespace of the Kubernetes project's ClusterNetworkPolicies where policies are told apart by
+/// namespace and name: no namespace has such a name.
+pub const STANDARD: &str = "/policy.networking.k8s.io";
+
+/// The namespace, of what is in one.
+pub(crate) fn own(namespace: &str) -> Option<&str> {
+    Some(namespace).filter(|namespace| !namespace.is_empty() && *namespace != STANDARD)
+}
+
 /// The kind of policies in this namespace, or without one.
 pub(crate) fn kind(namespace: &str) -> PolicyKind {
-    if namespace.is_empty() {
-        PolicyKind::AntreaClusterNetworkPolicy
-    } else {
-        PolicyKind::AntreaNetworkPolicy
+    match namespace {
+        "" => PolicyKind::AntreaClusterNetworkPolicy,
+        STANDARD => PolicyKind::ClusterNetworkPolicy,
+        _ => PolicyKind::AntreaNetworkPolicy,
     }
 }
 

@@ -95,6 +95,20 @@ pub enum Problem {
         "nothing comes after the Tier baseline to which Pass could leave the decision: what matches is dropped"
     )]
     NothingToPassTo,
+    /// Not a tier of the Kubernetes project's policies.
+    #[error("{0:?} is not one of Admin, Baseline: only Deny rules are in force")]
+    StandardTier(Box<str>),
+    /// Not an action of theirs.
+    #[error("{0:?} is not one of Accept, Deny, Pass: taken for Deny")]
+    StandardAction(Box<str>),
+    /// Not one way to name Pods.
+    #[error("needs one of namespaces and pods")]
+    StandardPods,
+    /// A part of a rule without a field that is known.
+    #[error(
+        "says nothing that is known: an Accept rule does not match it, a Deny or Pass rule denies everything"
+    )]
+    StandardPart,
     /// There is no such tier.
     #[error("there is no Tier {0:?}: only Drop and Reject rules are in force, in the Tier application")]
     NoTier(Box<str>),
@@ -221,6 +235,11 @@ impl PolicyError {
     }
 
     /// As [`Self::object_of`].
+    pub(crate) fn object_of_standard(name: &str) -> Box<str> {
+        format!("{STANDARD} {name}").into()
+    }
+
+    /// As [`Self::object_of`].
     pub(crate) fn object_of_group(group: &crd::Group) -> Box<str> {
         if group.namespace.is_empty() {
             return format!("ClusterGroup {}", group.name).into();
@@ -233,6 +252,9 @@ impl PolicyError {
         format!("Tier {name}").into()
     }
 }
+
+/// The kind of the Kubernetes project's policies, by its full name: Antrea's has the same short one.
+pub(crate) const STANDARD: &str = "clusternetworkpolicy.policy.networking.k8s.io";
 
 /// Mistakes kept per policy; more are only counted.
 const MAX_ERRORS: usize = 64;

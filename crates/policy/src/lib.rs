@@ -54,6 +54,7 @@ pub mod limits;
 pub mod model;
 mod native;
 pub mod ports;
+pub mod standard;
 pub mod translate;
 
 pub use index::{

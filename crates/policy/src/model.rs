@@ -48,6 +48,8 @@ pub enum PolicyKind {
     AntreaClusterNetworkPolicy,
     /// crd.antrea.io NetworkPolicy
     AntreaNetworkPolicy,
+    /// policy.networking.k8s.io ClusterNetworkPolicy
+    ClusterNetworkPolicy,
 }
 
 impl PolicyKind {
@@ -58,6 +60,7 @@ impl PolicyKind {
             Self::K8sNetworkPolicy => "K8sNetworkPolicy",
             Self::AntreaClusterNetworkPolicy => "AntreaClusterNetworkPolicy",
             Self::AntreaNetworkPolicy => "AntreaNetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 }

@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::account::service_account;
-use self::names::fqdn;
+pub(crate) use self::budget::take;
+pub(crate) use self::names::fqdn;
 use self::namespaces::PerNamespace;
 use self::services::{services, to_services};
 use self::targets::Targets;

@@ -243,7 +243,7 @@ pub(crate) fn prefixes(block: &IpBlock, limit: usize) -> usize {
     }
 }
 
-fn parse_cidr(text: &str) -> Result<IpNet, Problem> {
+pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, Problem> {
     cidr::parse(text).ok_or_else(|| Problem::Cidr(shorten(text)))
 }
 

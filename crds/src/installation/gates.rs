@@ -40,8 +40,14 @@ pub const KNOWN_GATES: &[&str] = &[
 ];
 
 /// Gates that can be switched on.
-pub const IMPLEMENTED_GATES: &[&str] =
-    &["AntreaPolicy", "AntreaProxy", "NetworkPolicyStats", "PacketCapture", "Traceflow"];
+pub const IMPLEMENTED_GATES: &[&str] = &[
+    "AntreaPolicy",
+    "AntreaProxy",
+    "ClusterNetworkPolicy",
+    "NetworkPolicyStats",
+    "PacketCapture",
+    "Traceflow",
+];
 
 /// Rule for a map of gates: each has a name that exists.
 pub(super) fn known() -> String {

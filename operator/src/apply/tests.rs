@@ -219,6 +219,26 @@ async fn orphans_are_removed_but_no_definitions() {
     assert_eq!(left, [MAP, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/olds.crd.antrea.io"]);
 }
 
+/// What the Kubernetes project defines may be there in a newer form.
+#[tokio::test]
+async fn a_definition_that_somebody_else_has_brought_stays_as_it_is() {
+    const NAME: &str = "clusternetworkpolicies.policy.networking.k8s.io";
+    let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{NAME}");
+    let crd = |version: &str| Object::new(&CRD, NAME, "default", json!({"spec": {"versions": [version]}}));
+    let server = Server::default();
+    let theirs = json!({"kind": CRD.kind, "metadata": {"name": NAME, "resourceVersion": "1"}, "spec": {"versions": ["v1beta1"]}});
+    server.0.lock().unwrap().objects.insert(path.clone(), theirs.clone());
+    let mut applier = server.applier();
+    converge(&mut applier, &server, &[crd("v1alpha2")]).await;
+    assert_eq!(server.0.lock().unwrap().objects[&path], theirs);
+    // One of ours is kept up to date.
+    server.0.lock().unwrap().objects.clear();
+    for version in ["v1alpha2", "v1alpha3"] {
+        converge(&mut applier, &server, &[crd(version)]).await;
+        assert_eq!(server.0.lock().unwrap().objects[&path]["spec"]["versions"], json!([version]));
+    }
+}
+
 #[tokio::test]
 async fn errors_name_the_object_and_the_cause() {
     let server = Server::default();

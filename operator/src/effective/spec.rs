@@ -24,6 +24,12 @@ impl Effective {
         antrea_api::features::is_on(antrea_api::features::Component::Controller, "AntreaPolicy", &self.gates)
     }
 
+    /// Whether the Kubernetes project's ClusterNetworkPolicies are among them.
+    pub fn standard_policies(&self) -> bool {
+        use antrea_api::features::{Component, is_on};
+        self.policies() && is_on(Component::Controller, "ClusterNetworkPolicy", &self.gates)
+    }
+
     /// As a spec, for `status.computed`. A Pod MTU that each agent finds out by itself stays absent.
     pub fn to_spec(&self) -> AntreaInstallationSpec {
         let exact = |reference: &str| {

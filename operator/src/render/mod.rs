@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use antrea_crds::installation::{AntreaInstallationSpec, PullPolicy, Resources, Toleration};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
 use crate::{
@@ -52,7 +53,7 @@ pub enum Delivery {
     /// them in step with the operator; the policy that checks AntreaInstallations comes with the manifest.
     #[default]
     Manifests,
-    /// The Operator Lifecycle Manager. It brings every definition and is the only one to change them, else an
+    /// The Operator Lifecycle Manager. It brings each definition of Antrea's own kinds and is the only one to change them, else an
     /// operator that is about to be replaced would undo what its successor's bundle brought. Its bundles
     /// cannot hold admission policies, so the operator applies that one.
     Olm,
@@ -88,6 +89,9 @@ pub fn objects(config: &Effective, around: &Surroundings) -> Vec<Object> {
         Delivery::Manifests => crds(),
         Delivery::Olm => admission::installation().to_vec(),
     };
+    if config.standard_policies() {
+        objects.push(definition(antrea_crds::standard_crd()));
+    }
     objects.extend(rbac::objects(config));
     objects.extend(admission::objects());
     objects.push(configuration.object());
@@ -148,14 +152,22 @@ fn managed(kind: &'static object::Kind, name: &str, content: Value) -> Object {
 }
 
 fn crds() -> Vec<Object> {
-    antrea_crds::operand()
-        .into_iter()
-        .map(|crd| {
-            let name = crd.metadata.name.clone().unwrap_or_default();
-            let spec = serde_json::to_value(&crd.spec).expect("a CRD's spec must be JSON");
-            managed(&object::CRD, &name, json!({"spec": spec})).label("served-by", CONTROLLER)
-        })
-        .collect()
+    let crds = antrea_crds::operand().into_iter().map(definition);
+    crds.map(|crd| crd.label("served-by", CONTROLLER)).collect()
+}
+
+/// Whether it is for others to define: where somebody has brought such an object it stays as it is, for it may be a newer
+/// form of it, and what is stored may need that.
+pub fn is_others(key: &Key) -> bool {
+    key.kind == object::CRD.kind && !key.name.ends_with(".antrea.io")
+}
+
+fn definition(crd: CustomResourceDefinition) -> Object {
+    let name = crd.metadata.name.unwrap_or_default();
+    let spec = serde_json::to_value(&crd.spec).expect("a CRD's spec must be JSON");
+    let object = managed(&object::CRD, &name, json!({"spec": spec}));
+    let annotations = crd.metadata.annotations.into_iter().flatten();
+    annotations.fold(object, |object, (key, value)| object.annotation(&key, &value))
 }
 
 /// A Pod template with the parts that both workloads share. `spec` holds the rest of the Pod's spec.

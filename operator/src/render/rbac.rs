@@ -15,6 +15,9 @@ use crate::{
 /// Upstream's name of the account, its role and the binding.
 const ANTCTL: &str = "antctl";
 
+/// Group of the Kubernetes project's policies.
+const STANDARD: &str = "policy.networking.k8s.io";
+
 const READ: &[&str] = &["get", "list", "watch"];
 
 pub(super) fn objects(config: &Effective) -> Vec<Object> {
@@ -61,6 +64,9 @@ pub(super) fn objects(config: &Effective) -> Vec<Object> {
             const STATISTICS: &[&str] =
                 &["networkpolicystats", "antreanetworkpolicystats", "antreaclusternetworkpolicystats"];
             rules.push(rule("stats.antrea.io", STATISTICS, &["get", "list"]));
+            if config.standard_policies() {
+                rules.push(rule(STANDARD, &["clusternetworkpolicies"], verbs));
+            }
         }
         let body = json!({"rules": rules});
         let role_of = |user: &str| format!("rbac.authorization.k8s.io/aggregate-to-{user}");
@@ -249,6 +255,10 @@ fn controller_cluster_rules(config: &Effective) -> Vec<Value> {
         ),
         named("apiextensions.k8s.io", &["customresourcedefinitions"], &[DEFINITION], &["get"]),
     ];
+    if config.standard_policies() {
+        rules.push(rule(STANDARD, &["clusternetworkpolicies"], READ));
+        rules.push(rule(STANDARD, &["clusternetworkpolicies/status"], &["patch"]));
+    }
     if config.packet_capture() {
         rules.push(rule("crd.antrea.io", &["packetcaptures"], READ));
         rules.push(rule("crd.antrea.io", &["packetcaptures/status"], &["patch"]));

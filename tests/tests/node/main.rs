@@ -49,6 +49,7 @@ mod replaced;
 mod restart;
 mod services;
 mod spoofing;
+mod standard;
 mod statistics;
 mod to_services;
 mod traceflow;

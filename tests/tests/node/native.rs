@@ -7,7 +7,7 @@ use antrea_tests::lab::{Lab, NETWORK_POLICIES, Pod, eventually};
 use antrea_tests::station::{Arrived, Station};
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Probes of each station that an answer rests on.
 const FLOOR: u64 = 40;
 pub(crate) const CLUSTER_POLICIES: &str = "apis/crd.antrea.io/v1beta1/clusternetworkpolicies";
@@ -16,14 +16,14 @@ const GROUPS: &str = "apis/crd.antrea.io/v1beta1/clustergroups";
 const SERVICES: &str = "api/v1/services";
 const TIERS: &str = "apis/crd.antrea.io/v1beta1/tiers";
 
-fn labelled(name: &str) -> Value {
+pub(crate) fn labelled(name: &str) -> Value {
     json!({"podSelector": {"matchLabels": {"name": name}}})
 }
 
 /// A pod that others try to reach, and that tries to reach them.
-struct Scene {
-    at: [Station; 3],
-    pods: [Pod; 3],
+pub(crate) struct Scene {
+    pub(crate) at: [Station; 3],
+    pub(crate) pods: [Pod; 3],
 }
 
 impl Scene {
@@ -53,7 +53,7 @@ impl Scene {
     }
 
     /// Waits until that is so, and looks once more.
-    async fn becomes(&self, what: &str, wanted: [bool; 4]) {
+    pub(crate) async fn becomes(&self, what: &str, wanted: [bool; 4]) {
         let wanted = wanted.map(Some);
         let mut last = [None; 4];
         let took = eventually(what, LIMIT, || {

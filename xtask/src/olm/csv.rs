@@ -195,7 +195,7 @@ fn install(root: &Path, release: &Release) -> Result<Value> {
     }))
 }
 
-/// Cluster-wide and namespaced rules, as config/operator has them but for what changes hands: definitions are
+/// Cluster-wide and namespaced rules, as config/operator has them but for what changes hands: the bundle's definitions are
 /// OLM's to change, and the policy that checks AntreaInstallations is the operator's.
 fn rules(root: &Path) -> Result<(Vec<Value>, Vec<Value>)> {
     let (mut cluster, mut namespaced) = (Vec::new(), Vec::new());
@@ -207,6 +207,8 @@ fn rules(root: &Path) -> Result<(Vec<Value>, Vec<Value>)> {
             _ => {}
         }
     }
+    let bundled: Vec<Value> =
+        antrea_crds::all().into_iter().filter_map(|crd| crd.metadata.name).map(Value::from).collect();
     let mut policies = 0;
     cluster.retain_mut(|rule| {
         let named = rule["resourceNames"].is_array();
@@ -216,7 +218,11 @@ fn rules(root: &Path) -> Result<(Vec<Value>, Vec<Value>)> {
                 names.push("antrea-installation".into());
             }
         }
-        !(named && rule["apiGroups"] == json!(["apiextensions.k8s.io"]))
+        let defines = rule["apiGroups"] == json!(["apiextensions.k8s.io"]);
+        let names = rule.get_mut("resourceNames").and_then(Value::as_array_mut).filter(|_| defines);
+        let Some(names) = names else { return true };
+        names.retain(|name| !bundled.contains(name));
+        !names.is_empty()
     });
     ensure!(policies == 1, "config/operator/rbac.yaml: {policies} rules name admission policies, not one");
     Ok((cluster, namespaced))

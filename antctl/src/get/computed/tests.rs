@@ -34,6 +34,7 @@ fn answer(plural: &str, _: Option<String>) -> Value {
             policy("u4", [cluster, "", "early"], Some((100, 9.5)), "g1"),
             of_rule,
             policy("u6", [kubernetes, "bank", "deny"], None, "g1"),
+            policy("u7", ["ClusterNetworkPolicy", "", "probes"], Some((251, 7.0)), "g3"),
         ]),
         _ => json!([
             {"metadata": {"name": "g1"}, "groupMembers": [{"pod": {"name": "web", "namespace": "bank"}}]},
@@ -73,6 +74,7 @@ NAME   SOURCE                             APPLIED-TO   RULES   TIER-PRIORITY   P
 u4     AntreaClusterNetworkPolicy:early   1            1       100             9.5
 u3     AntreaClusterNetworkPolicy:late    1            1       100             10
 u5     AntreaNetworkPolicy:shop/rules     0            1       250             5
+u7     ClusterNetworkPolicy:probes        1            1       251             7
 u2     K8sNetworkPolicy:shop/deny         1            1       -               -
 u6     K8sNetworkPolicy:bank/deny         1            1       -               -
 u1     AntreaClusterNetworkPolicy:base    1            1       253             1
@@ -80,7 +82,7 @@ u1     AntreaClusterNetworkPolicy:base    1            1       253             1
     assert_eq!(table.unwrap(), golden);
     let table = fixture.run(Place::Elsewhere, "antctl get networkpolicy").await.unwrap();
     let names: Vec<&str> = table.lines().skip(1).map(|line| &line[..2]).collect();
-    assert_eq!(names, ["u1", "u4", "u3", "u6", "u2", "u5"], "{table}");
+    assert_eq!(names, ["u1", "u4", "u3", "u7", "u6", "u2", "u5"], "{table}");
 }
 
 #[tokio::test]
@@ -90,6 +92,7 @@ async fn policies_by_source_kind_and_pod() {
         ("-T k8snp", vec!["u6", "u2"]),
         ("-T ACNP --sort-by effectivePriority", vec!["u4", "u3", "u1"]),
         ("--type ANNP", vec!["u5"]),
+        ("-T cnp", vec!["u7"]),
         ("-S deny -n shop", vec!["u2"]),
         ("-S u2", vec![]),
         ("-p shop/web", vec!["u2", "u5"]),

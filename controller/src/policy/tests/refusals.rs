@@ -62,6 +62,10 @@ rules!(
     NoService,
     MixedToServices,
     ClusterOnly,
+    StandardTier,
+    StandardAction,
+    StandardPods,
+    StandardPart,
     EgressOnly,
     Fqdn,
     EmptyNativePeer,
@@ -82,8 +86,18 @@ rules!(
     More,
 );
 
-/// Rules that no webhook asks: those of Kubernetes' policies, and what is found when an object is taken in.
-const NOT_ASKED: [&str; 4] = ["EmptyPeer", "MixedPeer", "PolicyType", "Uid"];
+/// Rules that no webhook asks: those of Kubernetes' policies, the namespaced and the others, and what is found when an object
+/// is taken in.
+const NOT_ASKED: [&str; 8] = [
+    "EmptyPeer",
+    "MixedPeer",
+    "PolicyType",
+    "StandardTier",
+    "StandardAction",
+    "StandardPods",
+    "StandardPart",
+    "Uid",
+];
 
 /// Which rules the object breaks, as the webhook finds it.
 fn broken(cluster: &Cluster, kind: &str, name: &str, spec: &Value) -> Vec<&'static str> {

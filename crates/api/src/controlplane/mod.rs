@@ -30,6 +30,8 @@ pub const API_VERSION: &str = "controlplane.antrea.io/v1beta2";
 pub const K8S_NETWORK_POLICY: &str = "K8sNetworkPolicy";
 /// Type of [`NetworkPolicyReference`]s to ClusterNetworkPolicies.
 pub const ANTREA_CLUSTER_NETWORK_POLICY: &str = "AntreaClusterNetworkPolicy";
+/// Type of the source of a policy: ClusterNetworkPolicy of `policy.networking.k8s.io`.
+pub const CLUSTER_NETWORK_POLICY: &str = "ClusterNetworkPolicy";
 /// Type of [`NetworkPolicyReference`]s to native NetworkPolicies.
 pub const ANTREA_NETWORK_POLICY: &str = "AntreaNetworkPolicy";
 

@@ -16,11 +16,30 @@ use crate::{
     labels::Labels,
     model::{NetworkPolicy, Nodes},
     native::{self, Context, Key, Uses},
+    standard,
 };
+
+/// A policy as it was written.
+#[derive(Debug, PartialEq)]
+pub(super) enum Written {
+    Antrea(crd::Policy),
+    /// The Kubernetes project's.
+    Standard(standard::Policy),
+}
+
+impl Written {
+    /// The Tier that it names, empty if it names none.
+    pub(super) fn tier(&self) -> &str {
+        match self {
+            Self::Antrea(policy) => &policy.spec.tier,
+            Self::Standard(_) => "",
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) policy: crd::Policy,
+    pub(super) policy: Written,
     uses: Uses,
     errors: Vec<PolicyError>,
 }
@@ -83,14 +102,14 @@ impl Index {
     /// Takes in a Tier that was added or changed.
     pub fn apply_tier(&mut self, tier: &crd::Tier) {
         if self.natives.tiers.insert(tier.name.clone(), tier.priority) != Some(tier.priority) {
-            self.natives.mark(|entry| entry.policy.spec.tier == tier.name);
+            self.natives.mark(|entry| entry.policy.tier() == &*tier.name);
         }
     }
 
     /// Takes in that a Tier is gone.
     pub fn delete_tier(&mut self, name: &str) {
         if self.natives.tiers.remove(name).is_some() {
-            self.natives.mark(|entry| &*entry.policy.spec.tier == name);
+            self.natives.mark(|entry| entry.policy.tier() == name);
         }
     }
 
@@ -212,12 +231,21 @@ impl Index {
     /// Takes in a ClusterNetworkPolicy or NetworkPolicy of `crd.antrea.io` that was added or changed. It is computed
     /// with the next drain.
     pub fn apply_native(&mut self, policy: &crd::Policy) {
-        let key = key(&policy.namespace, &policy.name);
+        self.write(key(&policy.namespace, &policy.name), Written::Antrea(policy.clone()));
+    }
+
+    /// The same of a ClusterNetworkPolicy of `policy.networking.k8s.io`. In place of a namespace it has
+    /// [`crd::STANDARD`].
+    pub fn apply_standard(&mut self, policy: &standard::Policy) {
+        self.write(key(crd::STANDARD, &policy.name), Written::Standard(policy.clone()));
+    }
+
+    fn write(&mut self, key: Key, written: Written) {
         match self.natives.policies.get_mut(&key) {
-            Some(entry) if entry.policy == *policy => return,
-            Some(entry) => entry.policy = policy.clone(),
+            Some(entry) if entry.policy == written => return,
+            Some(entry) => entry.policy = written,
             None => {
-                let entry = Entry { policy: policy.clone(), uses: Uses::default(), errors: Vec::new() };
+                let entry = Entry { policy: written, uses: Uses::default(), errors: Vec::new() };
                 self.natives.policies.insert(key.clone(), entry);
             }
         }
@@ -230,8 +258,7 @@ impl Index {
         self.natives.dirty.remove(&key);
         self.natives.computed.remove(&key);
         if self.natives.policies.remove(&key).is_some() {
-            let own = Some(namespace).filter(|namespace| !namespace.is_empty());
-            self.delete_policy(crd::kind(namespace), own, name);
+            self.delete_policy(crd::kind(namespace), crd::own(namespace), name);
         }
     }
 
@@ -260,12 +287,31 @@ impl Index {
         }
     }
 
+    /// Takes in the complete list of ClusterNetworkPolicies of `policy.networking.k8s.io`. Those of `kept` are in the list
+    /// too and stay as they are known.
+    pub fn reset_standard<'a>(
+        &mut self,
+        policies: impl IntoIterator<Item = &'a standard::Policy>,
+        kept: impl IntoIterator<Item = &'a str>,
+    ) {
+        let mut listed: BTreeSet<Box<str>> = kept.into_iter().map(Into::into).collect();
+        for policy in policies {
+            self.apply_standard(policy);
+            listed.insert(policy.name.clone());
+        }
+        let known = self.natives.policies.keys().filter(|key| &*key.0 == crd::STANDARD);
+        let gone: Vec<Box<str>> =
+            known.map(|key| key.1.clone()).filter(|name| !listed.contains(name)).collect();
+        for name in gone {
+            self.delete_native(crd::STANDARD, &name);
+        }
+    }
+
     /// A native policy as it was last computed. None if it is not known, or not computed yet.
     #[must_use]
     pub fn native(&self, namespace: &str, name: &str) -> Option<NativeView<'_>> {
         let entry = self.natives.policies.get(&key(namespace, name))?;
-        let own = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let id = self.find_policy((crd::kind(namespace), own, name))?;
+        let id = self.find_policy((crd::kind(namespace), crd::own(namespace), name))?;
         let policy = &self.policies[id];
         let span = (policy.set != NONE).then(|| self.node_names(self.set_nodes(policy.set)))?;
         Some(NativeView { policy: &policy.object, span, errors: &entry.errors })
@@ -311,7 +357,13 @@ impl Index {
         }
         for key in std::mem::take(&mut self.natives.dirty) {
             let Some(entry) = self.natives.policies.get(&key) else { continue };
-            let (draft, mut errors, uses) = self.in_context(|context| native::policy(&entry.policy, context));
+            let (draft, mut errors, uses) = match &entry.policy {
+                Written::Antrea(policy) => self.in_context(|context| native::policy(policy, context)),
+                Written::Standard(policy) => {
+                    let (draft, errors) = standard::policy(policy);
+                    (draft, errors, Uses::default())
+                }
+            };
             errors.extend(self.apply_policy(draft));
             if let Some(entry) = self.natives.policies.get_mut(&key) {
                 (entry.uses, entry.errors) = (uses, errors);
@@ -323,6 +375,7 @@ impl Index {
 
 /// What of the objects of the cluster, or of namespaces, is not listed.
 fn unlisted<T>(known: &BTreeMap<Key, T>, cluster: bool, listed: &BTreeSet<Key>) -> Vec<Key> {
-    let gone = known.keys().filter(|key| key.0.is_empty() == cluster && !listed.contains(*key));
+    let of_kind = |key: &&Key| key.0.is_empty() == cluster && &*key.0 != crd::STANDARD;
+    let gone = known.keys().filter(of_kind).filter(|key| !listed.contains(*key));
     gone.cloned().collect()
 }

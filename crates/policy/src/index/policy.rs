@@ -222,6 +222,7 @@ impl Index {
         let kind = match source.kind {
             PolicyKind::K8sNetworkPolicy | PolicyKind::AntreaNetworkPolicy => "NetworkPolicy",
             PolicyKind::AntreaClusterNetworkPolicy => "ClusterNetworkPolicy",
+            PolicyKind::ClusterNetworkPolicy => crate::error::STANDARD,
         };
         let object = match &source.namespace {
             Some(namespace) => format!("{kind} {namespace}/{}", source.name),

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fmt::Write};
 
-use super::Index;
+use super::{Index, native::Written};
 use crate::{
     crd::{self, STATIC_TIERS},
     error::{Issues, PolicyError, Problem, Step},
@@ -105,8 +105,13 @@ impl Index {
         if STATIC_TIERS.iter().any(|(tier, _)| *tier == name) {
             issues.top().field("metadata").field("name").add(Problem::StaticTier);
         }
-        let users = self.natives.policies.iter().filter(|(_, entry)| *entry.policy.spec.tier == *name);
-        let users = some(users.map(|(_, entry)| PolicyError::object_of_native(&entry.policy)));
+        let users = self.natives.policies.values().filter_map(|entry| match &entry.policy {
+            Written::Antrea(policy) if *policy.spec.tier == *name => {
+                Some(PolicyError::object_of_native(policy))
+            }
+            _ => None,
+        });
+        let users = some(users);
         if !users.is_empty() {
             issues.top().field("metadata").field("name").add(Problem::TierInUse(users));
         }

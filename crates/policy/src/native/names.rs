@@ -11,7 +11,7 @@ const LONGEST: usize = 253;
 
 /// A domain name, exact or with `*` for any part, in the form in which names are compared: lower case, without the final
 /// dot.
-pub(super) fn fqdn(written: &str, direction: Direction, place: &mut Place<'_>) -> Option<Box<str>> {
+pub(crate) fn fqdn(written: &str, direction: Direction, place: &mut Place<'_>) -> Option<Box<str>> {
     if direction == Direction::In {
         place.add(Problem::EgressOnly);
         return None;
