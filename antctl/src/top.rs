@@ -158,7 +158,6 @@ impl Asking {
                     sample.take(&node, Instant::now(), &traffic);
                 }
                 Err(error) => {
-                    // Another process may answer there now, with another certificate.
                     self.agents.remove(&node);
                     sample.silent.insert(node, told(&error));
                     last = Some(error);
@@ -205,18 +204,26 @@ impl Asking {
     }
 }
 
+/// What an agent counts. One that was asked before is looked up anew where it does not answer as it did: its token has
+/// run out, or another process is in its place, with another certificate.
 async fn traffic(
     clients: &Clients,
     node: &str,
     known: Option<Arc<Server>>,
 ) -> anyhow::Result<(Arc<Server>, Traffic)> {
-    let server = match known {
-        Some(server) => server,
-        None => Arc::new(clients.agent(Some(node), "what passes its Node").await?),
-    };
-    let answer = server.ask(Method::GET, "/traffic").await?;
-    let traffic = serde_json::from_str(&answer).with_context(|| format!("answer of the agent of {node}"))?;
+    if let Some(server) = known
+        && let Ok(traffic) = counted(&server, node).await
+    {
+        return Ok((server, traffic));
+    }
+    let server = Arc::new(clients.agent(Some(node), "what passes its Node").await?);
+    let traffic = counted(&server, node).await?;
     Ok((server, traffic))
+}
+
+async fn counted(server: &Server, node: &str) -> anyhow::Result<Traffic> {
+    let answer = server.ask(Method::GET, "/traffic").await?;
+    serde_json::from_str(&answer).with_context(|| format!("answer of the agent of {node}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
 use apiserver_kit::tls::ClientTrust;
+use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
 use serde_json::json;
 
@@ -63,4 +67,27 @@ async fn who_does_not_answer_is_named() {
     assert!(text.contains("NOT-ASKED   WHY\nn9          Node n9: "), "{text}");
     let error = lab.fails("top -i 100ms --node n9").await;
     assert!(error.starts_with("no agent answers: Node n9"), "{error}");
+}
+
+/// A token lives for ten minutes, and whoever watches may do so for longer.
+#[tokio::test]
+async fn a_token_that_has_run_out_is_replaced() {
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (of_api_server, questions) = (Arc::clone(&asked), Arc::new(AtomicUsize::new(0)));
+    let traffic = get(async move || {
+        let tokens = of_api_server.lock().unwrap().iter().filter(|what| what.ends_with("/token")).count();
+        // Each is good for two questions.
+        if questions.fetch_add(1, Ordering::Relaxed) >= 2 * tokens {
+            return Err(StatusCode::UNAUTHORIZED);
+        }
+        Ok(Json(json!({"pods": [], "flows": [], "drops": []})))
+    });
+    let routes = Router::new().route("/traffic", traffic);
+    let lab = Lab::beside(Some(NARROW), true, ClientTrust::default(), routes, |cluster| {
+        cluster.asked = Arc::clone(&asked);
+    })
+    .await;
+    let text = lab.run("top -i 10ms --count 3 -o json").await;
+    let last: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(last["notAsked"]["n1"].is_null(), "{last}");
 }
