@@ -49,7 +49,8 @@ struct Shared {
     clients: Clients,
     /// None is the controller.
     node: Option<String>,
-    server: Mutex<(Arc<Server>, Instant)>,
+    /// None after it did not answer, or not accept the credentials.
+    server: Mutex<Option<(Arc<Server>, Instant)>>,
 }
 
 /// Serves until the process is ended.
@@ -79,7 +80,7 @@ pub(crate) async fn serve(
     server: Server,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
-    let shared = Shared { clients, node, server: Mutex::new((Arc::new(server), Instant::now())) };
+    let shared = Shared { clients, node, server: Mutex::new(Some((Arc::new(server), Instant::now()))) };
     let router = Router::new().fallback(forward).with_state(Arc::new(shared));
     axum::serve(listener, router).await.context("serve")
 }
@@ -87,10 +88,22 @@ pub(crate) async fn serve(
 impl Shared {
     async fn server(&self) -> anyhow::Result<Arc<Server>> {
         let mut held = self.server.lock().await;
-        if held.1.elapsed() > RENEW {
-            *held = (Arc::new(open(&self.clients, self.node.as_deref()).await?), Instant::now());
+        if let Some((server, since)) = &*held
+            && since.elapsed() <= RENEW
+        {
+            return Ok(Arc::clone(server));
         }
-        Ok(Arc::clone(&held.0))
+        let server = Arc::new(open(&self.clients, self.node.as_deref()).await?);
+        *held = Some((Arc::clone(&server), Instant::now()));
+        Ok(server)
+    }
+
+    /// Has the next request look it up anew: another process may be there now, with another certificate.
+    async fn forget(&self, server: &Arc<Server>) {
+        let mut held = self.server.lock().await;
+        if held.as_ref().is_some_and(|(held, _)| Arc::ptr_eq(held, server)) {
+            *held = None;
+        }
     }
 }
 
@@ -113,7 +126,11 @@ async fn pass_on(shared: &Shared, request: Request) -> anyhow::Result<Response> 
     strip(&mut parts.headers);
     let body = axum::body::to_bytes(body, LONGEST).await.context("the request's body")?;
     let request = http::Request::from_parts(parts, Body::from(body));
-    let answer = server.client.send(request).await.map_err(|error| server.explain(&error, &what))?;
+    let answer = server.client.send(request).await;
+    if answer.as_ref().map_or(true, |answer| answer.status() == StatusCode::UNAUTHORIZED) {
+        shared.forget(&server).await;
+    }
+    let answer = answer.map_err(|error| server.explain(&error, &what))?;
     let (mut parts, body) = answer.into_parts();
     strip(&mut parts.headers);
     Ok(Response::from_parts(parts, axum::body::Body::new(body)))

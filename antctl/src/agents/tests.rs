@@ -1,12 +1,14 @@
 //! Agents from outside: what they are shown, and that all of antctl's words for them arrive.
 
 use apiserver_kit::{cert::ServingCert, tls::ClientTrust};
-use axum::Router;
+use axum::{Router, http::StatusCode, routing::get};
 use k8s_openapi::{ByteString, jiff::Timestamp};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     cli::Proxy,
@@ -203,22 +205,24 @@ async fn a_client_certificate_does_where_the_agent_knows_its_ca() {
     }
 }
 
+/// What a server in plain HTTP answers.
+async fn raw(address: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 #[tokio::test]
 async fn the_proxy_passes_on_what_comes_from_here() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let lab = Lab::new(Some(NARROW), true, ClientTrust::default()).await;
     let clients = lab.fixture.clients(Place::Elsewhere);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = clients.agent(Some("n1"), "").await.unwrap();
     let serving = tokio::spawn(proxy::serve(clients.clone(), Some("n1".to_owned()), server, listener));
-    let ask = async |head: &str| {
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    };
+    let ask = async |head: &str| raw(address, head).await;
     let answer =
         ask("GET /ovsflows?table=0 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer other").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("[{\"flow\":\"table=0\"}]"), "{answer}");
@@ -238,4 +242,34 @@ async fn the_proxy_passes_on_what_comes_from_here() {
     };
     let error = proxy::run(&clients, &wanted).await.unwrap_err();
     assert!(error.to_string().contains("only this machine"), "{error}");
+}
+
+/// An agent that was restarted knows the credentials no more, and has another certificate.
+#[tokio::test]
+async fn the_proxy_looks_up_anew_who_refuses() {
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let of_api_server = Arc::clone(&asked);
+    let second = get(async move || {
+        let tokens = of_api_server.lock().unwrap().iter().filter(|what| *what == TOKEN).count();
+        if tokens < 2 { Err(StatusCode::UNAUTHORIZED) } else { Ok("here") }
+    });
+    let lab = Lab::beside(
+        Some(NARROW),
+        true,
+        ClientTrust::default(),
+        Router::new().route("/agentinfo", second),
+        |cluster| cluster.asked = Arc::clone(&asked),
+    )
+    .await;
+    let clients = lab.fixture.clients(Place::Elsewhere);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = clients.agent(Some("n1"), "").await.unwrap();
+    let serving = tokio::spawn(proxy::serve(clients, Some("n1".to_owned()), server, listener));
+    let ask = "GET /agentinfo HTTP/1.1\r\nHost: localhost";
+    let refused = raw(address, ask).await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    let answer = raw(address, ask).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serving.abort();
 }
