@@ -164,6 +164,10 @@ fn arrives(facts: &Facts, way: &Way, check: &str, hop: &Hop, local: Option<&Pod>
             );
             Finding::new(check, Mark::Broken, text).advise("look up the address again: its Pod is gone")
         }
+        (Hop::Elsewhere, None) => {
+            let text = format!("{} is in the range of Pods of another Node, and no Pod has it", way.shown());
+            Finding::new(check, Mark::Broken, text).advise("look up the address again: its Pod is gone")
+        }
         _ => astray(check, node, hop, way),
     }
 }
@@ -172,6 +176,7 @@ fn astray(check: &str, node: &str, hop: &Hop, way: &Way) -> Finding {
     let to = match hop {
         Hop::Pod(namespace, name) => format!("to {namespace}/{name}"),
         Hop::Tunnel(peer) => format!("through the tunnel to {peer}"),
+        Hop::Elsewhere => "through the tunnel to a Node that is not known here".to_owned(),
         Hop::Host => "to the Node's network stack".to_owned(),
         Hop::Dropped(_) => "nowhere".to_owned(),
     };

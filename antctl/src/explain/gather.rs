@@ -33,6 +33,9 @@ const AT_ONCE: usize = 4;
 /// How long a Node's agent, or the controller about it, may take: one that is gone must not keep the others' answers.
 const LIMIT: Duration = Duration::from_secs(4);
 
+/// Objects that a list is asked for at a time.
+const PAGE: usize = 500;
+
 /// Endpoints of a Service that are looked at.
 const ENDPOINTS: usize = 8;
 
@@ -90,6 +93,41 @@ async fn object<T: DeserializeOwned>(server: &Server, path: &str) -> anyhow::Res
     }
 }
 
+/// The first object that is meant of those that a query lists, which may come in pages.
+async fn first<T: DeserializeOwned + Default>(
+    server: &Server,
+    query: &str,
+    is_meant: impl Fn(&T) -> bool,
+) -> anyhow::Result<Option<T>> {
+    let mut page = query.to_owned();
+    loop {
+        let list = object::<List<T>>(server, &page).await?.unwrap_or_default();
+        page = format!("{query}&continue={}", escape(list.next()));
+        let is_last = list.next().is_empty();
+        let found = list.items.into_iter().find(&is_meant);
+        if is_last || found.is_some() {
+            return Ok(found);
+        }
+    }
+}
+
+/// The object of a collection that has an address. By `field` each is found by its first address alone, so that all have to be
+/// looked at where there are second ones, which the source would have too.
+async fn at<T: DeserializeOwned + Default>(
+    server: &Server,
+    (plural, field): (&str, &str),
+    address: IpAddr,
+    from: &Pod,
+    has: impl Fn(&T) -> bool,
+) -> anyhow::Result<Option<T>> {
+    let selected = format!("/api/v1/{plural}?fieldSelector={field}%3D{}", escape(&address.to_string()));
+    let found = first(server, &selected, &has).await?;
+    if found.is_some() || from.ips.len() < 2 {
+        return Ok(found);
+    }
+    first(server, &format!("/api/v1/{plural}?limit={PAGE}"), &has).await
+}
+
 async fn pod(cluster: &Server, namespace: &str, name: &str) -> anyhow::Result<Option<Pod>> {
     let path = format!("/api/v1/namespaces/{}/pods/{}", escape(namespace), escape(name));
     Ok(object::<objects::Pod>(cluster, &path).await?.map(objects::Pod::facts))
@@ -102,12 +140,13 @@ async fn service(cluster: &Server, namespace: &str, name: &str) -> anyhow::Resul
 /// Whom the packet is for.
 enum Found {
     Pod(Pod),
-    Service(objects::Service),
+    /// With that of its addresses which was named.
+    Service(objects::Service, Option<IpAddr>),
     /// Also the Pod whose address it is.
     Address(IpAddr, Option<Pod>),
 }
 
-async fn find(cluster: &Server, named: &Named) -> anyhow::Result<Found> {
+async fn find(cluster: &Server, named: &Named, from: &Pod) -> anyhow::Result<Found> {
     match named {
         Named::Pod(namespace, name) => {
             let found = pod(cluster, namespace, name).await?;
@@ -115,7 +154,8 @@ async fn find(cluster: &Server, named: &Named) -> anyhow::Result<Found> {
         }
         Named::Service(namespace, name) => {
             let found = service(cluster, namespace, name).await?;
-            Ok(Found::Service(found.with_context(|| format!("there is no Service {namespace}/{name}"))?))
+            let found = found.with_context(|| format!("there is no Service {namespace}/{name}"))?;
+            Ok(Found::Service(found, None))
         }
         Named::Either(namespace, name) => {
             if let Some(found) = pod(cluster, namespace, name).await? {
@@ -124,23 +164,16 @@ async fn find(cluster: &Server, named: &Named) -> anyhow::Result<Found> {
             let found = service(cluster, namespace, name).await?;
             let found =
                 found.with_context(|| format!("there is neither a Pod nor a Service {namespace}/{name}"))?;
-            Ok(Found::Service(found))
+            Ok(Found::Service(found, None))
         }
         Named::Address(ip) => {
-            let address = escape(&ip.to_string());
-            let of =
-                |plural: &str, field: &str| format!("/api/v1/{plural}?fieldSelector={field}%3D{address}");
-            let (pods, services) = (of("pods", "status.podIP"), of("services", "spec.clusterIP"));
-            let (pods, services) = tokio::try_join!(
-                object::<List<objects::Pod>>(cluster, &pods),
-                object::<List<objects::Service>>(cluster, &services)
-            )?;
-            if let Some(service) = services.unwrap_or_default().items.pop() {
-                return Ok(Found::Service(service));
+            let is_its = |service: &objects::Service| service.addresses().contains(ip);
+            if let Some(found) = at(cluster, ("services", "spec.clusterIP"), *ip, from, is_its).await? {
+                return Ok(Found::Service(found, Some(*ip)));
             }
-            let mut pods = pods.unwrap_or_default().items.into_iter().map(objects::Pod::facts);
-            let ended = |pod: &Pod| pod.phase == "Succeeded" || pod.phase == "Failed";
-            Ok(Found::Address(*ip, pods.find(|pod| !pod.host_network && !ended(pod))))
+            let has = |pod: &objects::Pod| pod.has(*ip);
+            let found = at(cluster, ("pods", "status.podIP"), *ip, from, has).await?;
+            Ok(Found::Address(*ip, found.map(objects::Pod::facts)))
         }
     }
 }
@@ -188,8 +221,9 @@ pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result
     let (namespace, name) = source(&asked.source)?;
     let named = destination(&asked.destination)?;
     let cluster = Arc::new(clients.cluster().await?);
-    let (from, to) = tokio::try_join!(pod(&cluster, &namespace, &name), find(&cluster, &named))?;
+    let from = pod(&cluster, &namespace, &name).await?;
     let from = from.with_context(|| format!("there is no Pod {namespace}/{name}"))?;
+    let to = find(&cluster, &named, &from).await?;
     let wanted = wanted(asked);
     let (target, packet, ways) = match to {
         Found::Pod(to) => {
@@ -204,10 +238,10 @@ pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result
             let way = Way { address: Some(address), port: packet.port, pod, ..Way::default() };
             (Target::Address, packet, vec![way])
         }
-        Found::Service(found) => {
+        Found::Service(found, address) => {
             let (port, protocol) = found.port(&wanted)?;
             let packet = Packet { protocol, port: port.port };
-            let (service, ways) = of_service(&cluster, &found, &port, packet, &from).await?;
+            let (service, ways) = of_service(&cluster, (&found, address), &port, packet, &from).await?;
             (Target::Service(service), packet, ways)
         }
     };
@@ -227,9 +261,10 @@ pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result
     Ok(facts)
 }
 
+/// What there is to be known of a Service, asked by `address`, or by the one that fits the source.
 async fn of_service(
     cluster: &Server,
-    found: &objects::Service,
+    (found, address): (&objects::Service, Option<IpAddr>),
     port: &objects::ServicePort,
     packet: Packet,
     from: &Pod,
@@ -242,8 +277,8 @@ async fn of_service(
     );
     let slices = object::<List<EndpointSlice>>(cluster, &path).await?.unwrap_or_default().items;
     let addresses = found.addresses();
-    let address = addresses.iter().copied().find(|ip| from.address(ip.is_ipv6()).is_some());
-    let address = address.or(addresses.first().copied());
+    let fits = || addresses.iter().copied().find(|ip| from.address(ip.is_ipv6()).is_some());
+    let address = address.or_else(fits).or(addresses.first().copied());
     let v6 = match address {
         Some(address) => address.is_ipv6(),
         None => from.ips.first().is_some_and(IpAddr::is_ipv6),

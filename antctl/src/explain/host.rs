@@ -177,7 +177,7 @@ fn whom<'a>(facts: &'a Facts, node: &str, to: IpAddr) -> Whom<'a> {
 }
 
 fn is_of_bridge(facts: &Facts, node: &str, way: &Way) -> bool {
-    let tunnelled = || matches!(bridge::hop(facts, way), Some((Hop::Tunnel(_), _)));
+    let tunnelled = || matches!(bridge::hop(facts, way), Some((Hop::Tunnel(_) | Hop::Elsewhere, _)));
     way.pod.as_ref().is_some_and(|pod| !pod.host_network && (pod.node == node || tunnelled()))
 }
 

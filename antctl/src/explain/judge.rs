@@ -418,7 +418,7 @@ fn to_cluster_ip(facts: &Facts, service: &Service, ways: &[Vec<Finding>]) -> Opt
                 "hands what is for {address} to the Node's network stack, where kube-proxy gives it an endpoint"
             ),
         ),
-        Hop::Pod(..) | Hop::Tunnel(_) => finding(
+        Hop::Pod(..) | Hop::Tunnel(_) | Hop::Elsewhere => finding(
             Mark::Broken,
             &format!("sends what is for {address} into the network of Pods, where nobody has that address"),
         ),

@@ -10,11 +10,26 @@ use serde::{Deserialize, Deserializer};
 
 use super::facts::{self, ContainerPort};
 
-/// A list of some kind.
+/// A list of some kind, or a page of it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct List<T> {
+    metadata: ListMetadata,
     pub(super) items: Vec<T>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ListMetadata {
+    #[serde(rename = "continue")]
+    next: String,
+}
+
+impl<T> List<T> {
+    /// What to ask the next page with; empty after the last one.
+    pub(super) fn next(&self) -> &str {
+        &self.metadata.next
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,6 +224,13 @@ fn unready(conditions: &[Condition]) -> Option<String> {
 }
 
 impl Pod {
+    /// Whether this is an address of its own. One that has ended has none, and one in its Node's network the Node's.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        let ended = self.status.phase == "Succeeded" || self.status.phase == "Failed";
+        let mut own = self.status.ips.iter().filter_map(|pod| pod.ip.parse::<IpAddr>().ok());
+        !self.spec.host_network && !ended && own.any(|ip| ip == address)
+    }
+
     pub(super) fn facts(self) -> facts::Pod {
         let declared = self.spec.containers.into_iter().flat_map(|container| container.ports);
         let ports = declared.filter_map(|port| {

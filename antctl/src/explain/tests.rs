@@ -58,7 +58,7 @@ fn traced(table: Table, end: End<'_>) -> String {
     let number = Pipeline::new(FEATURES).number(table).unwrap();
     let to = if matches!(end, End::Device) { "0e:04:c0:00:02:02" } else { "0a:00:00:00:00:63" };
     let (line, actions) = match end {
-        End::Device => ("     -> output port is 1\n".to_owned(), "2".to_owned()),
+        End::Device => ("     -> output port is 32768\n".to_owned(), "2".to_owned()),
         End::Port(port) => (format!("     -> output port is {port}\n"), "2".to_owned()),
         End::Tunnel(peer) => (
             "     -> output port is 1\n     -> output to kernel tunnel\n".to_owned(),

@@ -11,6 +11,9 @@ use crate::get::escape;
 /// The bridge's port to other Nodes, in every installation.
 const TUNNEL_PORT: &str = "antrea-tun0";
 
+/// The number that agents ask for that port to have, and for no other.
+const TUNNEL_OFPORT: u32 = 0x8000;
+
 /// What becomes of a packet in a bridge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trace {
@@ -31,6 +34,8 @@ pub(super) enum Hop {
     Pod(String, String),
     /// To another Node.
     Tunnel(IpAddr),
+    /// To another Node, by an address of which nothing is known.
+    Elsewhere,
     /// To the Node's own network stack.
     Host,
     /// Nowhere. The name of the table, if that is known.
@@ -94,6 +99,7 @@ impl Trace {
         }
         match agent.interfaces.iter().find(|interface| interface.ofport == out) {
             Some(interface) => Hop::Pod(interface.namespace.clone(), interface.pod.clone()),
+            None if out == TUNNEL_OFPORT => Hop::Elsewhere,
             None => Hop::Host,
         }
     }

@@ -85,6 +85,8 @@ fn the_address_of_a_service_that_gets_nowhere() {
     says(&dropped, Verdict::Broken, "drops what is for 10.96.0.10 in table L3Forwarding");
     says(&dropped, Verdict::Broken, "spec.serviceCIDRs");
     says(&ends(through_tunnel()), Verdict::Broken, "where nobody has that address");
+    let device = ends(traced(Table::Output, End::Device));
+    says(&device, Verdict::Broken, "where nobody has that address");
     // Of a bridge that serves Services itself, any endpoint is right.
     let mut proxied = ends(through_tunnel());
     let tables = Pipeline::new(Features { services: true, ..FEATURES });
@@ -181,6 +183,11 @@ fn what_is_sent_is_what_is_asked_about() {
 fn a_device_of_the_kernel_is_a_tunnel_too() {
     let by_mac = but(|facts| facts.ways[0].sent = Some(Ok(traced(Table::Output, End::Device))));
     says(&by_mac, Verdict::Allowed, "through the tunnel to node2 (192.0.2.2)");
+    let other = but(|facts| {
+        facts.ways[0].sent = Some(Ok(traced(Table::Output, End::Device)));
+        node_of(facts, "node2").addresses = vec![ip("192.0.2.3")];
+    });
+    says(&other, Verdict::Broken, "sends what is for shop/db through the tunnel to a Node that is not known");
 }
 
 #[test]
@@ -308,6 +315,9 @@ fn an_address_that_nobody_has() {
     };
     let words = "10.10.2.7 is in the range of Pods of the Node with the address 192.0.2.2, and no Pod has it";
     says(&dead(through_tunnel()), Verdict::Broken, words);
+    // A kernel's VXLAN device says no more than that it is the tunnel.
+    let words = "10.10.2.7 is in the range of Pods of another Node, and no Pod has it";
+    says(&dead(traced(Table::Output, End::Device)), Verdict::Broken, words);
     let local = dead(traced(Table::L3Forwarding, End::Drop));
     says(&local, Verdict::Broken, "no Pod of this Node has the address");
 }

@@ -1,5 +1,7 @@
 //! What is asked of whom, and arguments.
 
+use std::sync::{Arc, Mutex};
+
 use apiserver_kit::tls::ClientTrust;
 use axum::extract::RawQuery;
 use axum::routing::get;
@@ -11,20 +13,27 @@ use super::super::objects::{self, EndpointSlice, Wanted, endpoints};
 use super::super::{FAILED, NotAllowed, trace};
 use super::*;
 use crate::agents::tests::Lab;
-use crate::tests::NARROW;
+use crate::get::escape;
+use crate::tests::{Cluster, NARROW};
+
+/// Addresses of Pods and of the Service, as far as a cluster has both families.
+const WEB: [&str; 2] = ["10.10.0.5", "fd00:10::5"];
+const DB: [&str; 2] = ["10.10.0.4", "fd00:10::4"];
+const FRONT: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
 
 fn agent() -> Router {
-    let interface = |name: &str, ip: &str, port: u32| {
-        json!({"name": name, "podNamespace": "shop", "interfaceName": "x", "ips": [ip], "mac": "0a:00:00:00:00:01",
+    let interface = |name: &str, ips: [&str; 2], port: u32| {
+        json!({"name": name, "podNamespace": "shop", "interfaceName": "x", "ips": ips, "mac": "0a:00:00:00:00:01",
                "ofPort": port, "containerID": "c"})
     };
-    let interfaces = json!([interface("web", "10.10.0.5", 5), interface("db", "10.10.0.4", 6)]);
+    let interfaces = json!([interface("web", WEB, 5), interface("db", DB, 6)]);
     let tables: Vec<Value> =
         Pipeline::new(FEATURES).names().into_iter().map(|(_, name)| json!({"flow": name})).collect();
     let answer = |value: Value| get(async move || Json(value));
     let traced_packet = async |RawQuery(query): RawQuery| {
         let query = query.unwrap_or_default();
-        let gateway = query.starts_with("source=shop%2Fweb&destination=10.96.0.10");
+        let gateway = FRONT.map(|ip| format!("source=shop%2Fweb&destination={}&", escape(ip)));
+        let gateway = gateway.iter().any(|start| query.starts_with(start));
         Json(json!({"result": traced(Table::Output, End::Port(if gateway { 2 } else { 6 }))}))
     };
     let host_path = async |RawQuery(query): RawQuery| {
@@ -43,37 +52,54 @@ fn agent() -> Router {
         .route("/hostpath", get(host_path))
 }
 
-fn pod_object(name: &str, ip: &str) -> Value {
+fn pod_object(name: &str, ips: &[&str]) -> Value {
+    let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
     json!({"metadata": {"namespace": "shop", "name": name},
            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"name": "pg", "containerPort": 5432, "protocol": "TCP"}]}]},
-           "status": {"phase": "Running", "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": "True"}]}})
+           "status": {"phase": "Running", "podIPs": ips, "conditions": [{"type": "Ready", "status": "True"}]}})
 }
 
-fn service_object() -> Value {
+fn service_object(ips: &[&str]) -> Value {
     json!({"metadata": {"namespace": "shop", "name": "front"},
-           "spec": {"type": "ClusterIP", "clusterIPs": ["10.96.0.10"], "selector": {"app": "db"},
+           "spec": {"type": "ClusterIP", "clusterIPs": ips, "selector": {"app": "db"},
                     "ports": [{"name": "sql", "port": 80, "protocol": "TCP", "targetPort": "pg"}]}})
 }
 
 fn slices(ready: bool) -> Value {
-    json!({"items": [{"addressType": "IPv4", "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.10.0.4"], "conditions": {"ready": ready},
-                       "targetRef": {"kind": "Pod", "namespace": "shop", "name": "db"}}]}]})
+    let [ipv4, ipv6] = [("IPv4", DB[0]), ("IPv6", DB[1])].map(|(family, ip)| slice(ready, family, ip));
+    json!({"items": [ipv4, ipv6]})
+}
+
+fn slice(ready: bool, family: &str, ip: &str) -> Value {
+    json!({"addressType": family, "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+           "endpoints": [{"addresses": [ip], "conditions": {"ready": ready},
+                          "targetRef": {"kind": "Pod", "namespace": "shop", "name": "db"}}]})
 }
 
 /// One Node with web and db, which the Service front selects; without `controller`, that does not answer.
 async fn cluster(controller: bool, ready: bool) -> Lab {
+    cluster_with(controller, ready, 1, |_| {}).await
+}
+
+/// The same with as many families, and more that the API server holds.
+async fn cluster_with(
+    controller: bool,
+    ready: bool,
+    families: usize,
+    more: impl FnOnce(&mut Cluster),
+) -> Lab {
+    let [web, db, front] = [WEB, DB, FRONT].map(|ips| ips[..families].to_vec());
     Lab::beside(Some(NARROW), true, ClientTrust::default(), agent(), |cluster| {
         let slices_path = "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices\
                            ?labelSelector=kubernetes.io%2Fservice-name%3Dfront";
         let node = json!({"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}});
         for (path, answer) in [
-            ("/api/v1/namespaces/shop/pods/web", pod_object("web", "10.10.0.5")),
-            ("/api/v1/namespaces/shop/pods/db", pod_object("db", "10.10.0.4")),
-            ("/api/v1/namespaces/shop/services/front", service_object()),
+            ("/api/v1/namespaces/shop/pods/web", pod_object("web", &web)),
+            ("/api/v1/namespaces/shop/pods/db", pod_object("db", &db)),
+            ("/api/v1/namespaces/shop/services/front", service_object(&front)),
             (slices_path, slices(ready)),
-            ("/api/v1/pods?fieldSelector=status.podIP%3D10.10.0.4", json!({"items": [pod_object("db", "10.10.0.4")]})),
+            ("/api/v1/pods?fieldSelector=status.podIP%3D10.10.0.4", json!({"items": [pod_object("db", &db)]})),
             ("/api/v1/services?fieldSelector=spec.clusterIP%3D10.10.0.4", json!({"items": []})),
             ("/api/v1/nodes/n1", node),
         ] {
@@ -85,6 +111,7 @@ async fn cluster(controller: bool, ready: bool) -> Lab {
                 json!({"items": []})
             });
         }
+        more(cluster);
     })
     .await
 }
@@ -107,6 +134,39 @@ async fn everybody_is_asked_and_the_answer_put_together() {
     let value: Value =
         serde_json::from_str(&lab.run("explain shop/web svc/shop/front --port sql -o json").await).unwrap();
     assert_eq!(value["verdict"], "allowed");
+}
+
+/// Selectors know the first address alone.
+#[tokio::test]
+async fn second_addresses_are_found() {
+    let lab = cluster_with(true, true, 2, |cluster| {
+        for (path, answer) in [
+            ("services?limit=500", json!({"items": [service_object(&FRONT)]})),
+            ("pods?limit=500", json!({"metadata": {"continue": "a/b"}, "items": [pod_object("web", &WEB)]})),
+            ("pods?limit=500&continue=a%2Fb", json!({"items": [pod_object("db", &DB)]})),
+        ] {
+            cluster.answers.insert(format!("GET /api/v1/{path}"), answer);
+        }
+    })
+    .await;
+    let text = lab.run("explain shop/web fd00:10::4").await;
+    assert!(
+        text.contains("-> fd00:10::4, which is shop/db (10.10.0.4, fd00:10::4 on n1), TCP 5432\n"),
+        "{text}"
+    );
+    assert!(text.contains("ingress policy") && text.contains("gives it to shop/db"), "{text}");
+    let text = lab.run("explain shop/web fd00:96::a").await;
+    assert!(text.contains("-> Service shop/front (fd00:96::a), TCP 80\n"), "{text}");
+    assert!(text.contains("gives it to shop/db"), "{text}");
+    // Nobody's.
+    let answer = lab.tries("explain shop/web fd00:99::1 --port 80").await.unwrap_err();
+    let answer = answer.downcast::<NotAllowed>().unwrap();
+    assert!(answer.text.contains("no Pod has the address fd00:99::1"), "{}", answer.text);
+    // Where nobody has two, nobody is looked for in this way.
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let lab = cluster_with(true, true, 1, |cluster| cluster.asked = Arc::clone(&asked)).await;
+    drop(lab.tries("explain shop/web 192.0.2.1 --port 80").await);
+    assert!(!asked.lock().unwrap().iter().any(|what| what.contains("limit=")), "{asked:?}");
 }
 
 #[tokio::test]
@@ -176,13 +236,14 @@ fn packets_are_described_as_bridges_want_them() {
 
 #[test]
 fn endpoints_are_those_of_the_port() {
-    let service: objects::Service = serde_json::from_value(service_object()).unwrap();
+    let service: objects::Service = serde_json::from_value(service_object(&FRONT[..1])).unwrap();
     let (port, protocol) = service.port(&Wanted::default()).unwrap();
     let list =
         |value: Value| -> Vec<EndpointSlice> { serde_json::from_value(value["items"].clone()).unwrap() };
     let found = endpoints(&list(slices(true)), &port, protocol, false);
     assert_eq!((found.len(), found[0].port, found[0].ready), (1, 5432, true));
-    assert!(endpoints(&list(slices(true)), &port, protocol, true).is_empty());
+    let found = endpoints(&list(slices(true)), &port, protocol, true);
+    assert_eq!(found.iter().map(|found| found.address).collect::<Vec<_>>(), [ip(DB[1])]);
     assert!(endpoints(&list(slices(true)), &port, Protocol::Udp, false).is_empty());
     // A Service that selects nobody has one such slice.
     let empty = json!({"items": [{"addressType": "IPv4", "endpoints": null, "ports": null}]});
