@@ -1,16 +1,17 @@
 //! `antctl adopt --dry-run`: the AntreaInstallation that comes closest to a cluster's ConfigMap `antrea-config`, and what
 //! it cannot express.
 //!
-//! Nothing is left out in silence: a key that has no field, and is not off or empty, is listed.
+//! Nothing is left out in silence: a key that has no field, and is not off or empty, is listed; so is one whose value had to
+//! be changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use antrea_api::features;
 use antrea_crds::{
     INSTALLATION_NAME,
     installation::{
-        AntreaInstallationSpec, CipherSuite, Datapath, Monitoring, Ovs, PodCidrs, TlsSettings, TlsVersion,
-        TrafficEncapMode, TunnelType,
+        AntreaInstallationSpec, AuditLogging, CipherSuite, Datapath, Monitoring, Ovs, PodCidrs, Proxy,
+        ProxyMode, TlsSettings, TlsVersion, TrafficEncapMode, TunnelType,
     },
 };
 use anyhow::{Context, bail};
@@ -94,17 +95,25 @@ fn render(adoption: &Adoption) -> String {
 /// Keys that are taken one by one.
 struct Keys {
     file: &'static str,
+    /// The section with a dot; empty for the file itself.
+    section: String,
     left: Map<String, Value>,
     lost: Vec<(&'static str, String, String)>,
 }
 
 impl Keys {
     fn new(file: &'static str, keys: &Map<String, Value>) -> Self {
-        Self { file, left: keys.clone(), lost: Vec::new() }
+        Self { file, section: String::new(), left: keys.clone(), lost: Vec::new() }
+    }
+
+    /// The keys of a section, whose rest is its own to tell.
+    fn section(&mut self, key: &str) -> Self {
+        let keys = self.read(key, |value| value.as_object().cloned()).unwrap_or_default();
+        Self { section: format!("{key}."), ..Self::new(self.file, &keys) }
     }
 
     fn lose(&mut self, key: &str, why: impl Into<String>) {
-        self.lost.push((self.file, key.to_owned(), why.into()));
+        self.lost.push((self.file, format!("{}{key}", self.section), why.into()));
     }
 
     /// A key's value, if it says something.
@@ -115,7 +124,22 @@ impl Keys {
     /// A key's value as `read` understands it.
     fn read<T>(&mut self, key: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
         let value = self.take(key)?;
-        let found = read(&value);
+        self.understand(key, &value, read)
+    }
+
+    /// The same of a key for which 0 and false are no way to say nothing.
+    fn exact<T>(&mut self, key: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
+        let value = self.left.remove(key).filter(|value| !value.is_null())?;
+        self.understand(key, &value, read)
+    }
+
+    fn understand<T>(
+        &mut self,
+        key: &str,
+        value: &Value,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Option<T> {
+        let found = read(value);
         if found.is_none() {
             self.lose(key, format!("{value} has no equivalent"));
         }
@@ -174,6 +198,20 @@ fn choice<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Option<T> {
     choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, choice)| *choice)
 }
 
+/// A number that the spec may have there.
+fn within<T: TryFrom<u64>>(value: &Value, least: u64, most: u64) -> Option<T> {
+    let number = value.as_u64().filter(|number| (least..=most).contains(number))?;
+    T::try_from(number).ok()
+}
+
+/// The API server's URL. Files may also have its host alone, with or without a port.
+fn url(value: &Value) -> Option<String> {
+    let text = value.as_str()?.trim_end_matches('/');
+    let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+    (!host.is_empty() && !host.contains(['/', ' '])).then_some(text)
+}
+
 fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
@@ -194,12 +232,18 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
         }),
         transport_interface: keys.text("transportInterface"),
         transport_interface_cidrs: keys.read("transportInterfaceCIDRs", strings).unwrap_or_default(),
-        mtu: keys.read("defaultMTU", |value| i32::try_from(value.as_i64()?).ok()),
+        mtu: keys.read("defaultMTU", |value| within(value, 576, 9216)),
         service_cidrs: ["serviceCIDR", "serviceCIDRv6"].iter().filter_map(|key| keys.text(key)).collect(),
         pod_cidrs: keys.read("podCIDRs", strings).map(|cluster| PodCidrs { cluster, ..PodCidrs::default() }),
-        kube_api_server_override: keys.text("kubeAPIServerOverride"),
+        kube_api_server_override: keys.read("kubeAPIServerOverride", url),
+        fqdn_cache_min_ttl: keys.read("fqdnCacheMinTTL", |value| within(value, 0, 604_800)),
+        audit_logging: audit_logging(&mut keys),
         ..AntreaInstallationSpec::default()
     };
+    if spec.transport_interface.is_some() {
+        // The name decides, and the spec must not have both.
+        spec.transport_interface_cidrs.clear();
+    }
     let tunnel = keys.read("tunnelType", |value| {
         choice(
             value,
@@ -212,12 +256,6 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
         )
     });
     let port = keys.read("tunnelPort", |value| u16::try_from(value.as_u64()?).ok());
-    // Where there is no tunnel these say nothing, and the spec must not name them.
-    if spec.traffic_encap_mode != Some(TrafficEncapMode::NoEncap) {
-        // Upstream's default; the operator's own depends on the datapath.
-        spec.tunnel_type = Some(tunnel.unwrap_or(TunnelType::Geneve));
-        spec.tunnel_port = port.filter(|_| spec.tunnel_type != Some(TunnelType::Gre));
-    }
     let ovs = Ovs {
         bridge: keys.text("ovsBridge").filter(|name| name != "br-int"),
         gateway: keys.text("hostGateway").filter(|name| name != "antrea-gw0"),
@@ -226,6 +264,18 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
         }),
         ..Ovs::default()
     };
+    // Where there is no tunnel these say nothing, and the spec must not name them.
+    if spec.traffic_encap_mode != Some(TrafficEncapMode::NoEncap) {
+        // Upstream's default; the operator's own depends on the datapath.
+        let tunnel = tunnel.unwrap_or(TunnelType::Geneve);
+        spec.tunnel_port = port.filter(|_| tunnel != TunnelType::Gre);
+        spec.tunnel_type = Some(tunnel);
+        if ovs.datapath == Some(Datapath::Userspace) && tunnel != TunnelType::Vxlan {
+            spec.tunnel_type = Some(TunnelType::Vxlan);
+            let why = format!("becomes VXLAN, the only tunnel of the userspace datapath, from {tunnel:?}");
+            keys.lose("tunnelType", why);
+        }
+    }
     spec.ovs = Some(ovs).filter(|ovs| *ovs != Ovs::default());
     // Absent it is on, and false is no neutral value here.
     if keys.left.remove("enablePrometheusMetrics") == Some(Value::Bool(false)) {
@@ -243,7 +293,10 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
     ] {
         keys.only(key, &expected);
     }
-    let mut gates = gates(&mut keys);
+    let mut gates: BTreeMap<String, bool> = gates_of(&mut keys).into_iter().collect();
+    // The mode says the same, and more.
+    let gate = gates.remove("AntreaProxy");
+    spec.proxy = Some(proxy(&mut keys, gate));
 
     let mut other = Keys::new(CONTROLLER, controller);
     // Agents' settings go for both; the controller's are listed where they differ.
@@ -254,8 +307,9 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
         other.lose("tlsMinVersion, tlsCipherSuites", "the spec has one setting for agents and controller");
     }
     other.only("apiPort", &json!(10349));
-    if let Some(url) =
-        other.text("kubeAPIServerOverride").filter(|url| spec.kube_api_server_override.as_ref() != Some(url))
+    if let Some(url) = other
+        .read("kubeAPIServerOverride", url)
+        .filter(|url| spec.kube_api_server_override.as_ref() != Some(url))
     {
         other.lose("kubeAPIServerOverride", format!("{url} is not the agents'; the spec has one for both"));
     }
@@ -294,9 +348,44 @@ fn tls(keys: &mut Keys) -> Option<TlsSettings> {
     Some(settings).filter(|settings| *settings != TlsSettings::default())
 }
 
-/// The gates of a file that can be set, by name.
-fn gates(keys: &mut Keys) -> BTreeMap<String, bool> {
-    gates_of(keys).into_iter().collect()
+/// Who serves Services. In the file it is Open vSwitch unless something says otherwise.
+fn proxy(keys: &mut Keys, gate: Option<bool>) -> Proxy {
+    let mut section = keys.section("antreaProxy");
+    let enabled = section.exact("enable", Value::as_bool).unwrap_or(true);
+    if !enabled || gate == Some(false) {
+        // Whatever else is in it says nothing.
+        return Proxy { mode: Some(ProxyMode::KubeProxy), ..Proxy::default() };
+    }
+    let all = section.read("proxyAll", Value::as_bool).unwrap_or(false);
+    let node_port_addresses = section.read("nodePortAddresses", strings).unwrap_or_default();
+    let silent = section.read("disableServiceHealthCheckServer", Value::as_bool).unwrap_or(false);
+    let told = section.read("serviceHealthCheckServerBindAddress", |value| {
+        let text = value.as_str()?;
+        text.parse::<SocketAddr>().ok().map(|_| text.to_owned())
+    });
+    if section.exact("proxyLoadBalancerIPs", Value::as_bool) == Some(false) {
+        section.lose("proxyLoadBalancerIPs", "is false; Open vSwitch serves these addresses too");
+    }
+    section.only("defaultLoadBalancerMode", &json!("nat"));
+    keys.lost.extend(section.rest());
+    if !all {
+        // Node ports and health are kube-proxy's then, and the spec must not name them.
+        return Proxy { mode: Some(ProxyMode::Services), ..Proxy::default() };
+    }
+    let health_address = if silent { Some(String::new()) } else { told };
+    Proxy { mode: Some(ProxyMode::All), node_port_addresses, health_address }
+}
+
+fn audit_logging(keys: &mut Keys) -> Option<AuditLogging> {
+    let mut section = keys.section("auditLogging");
+    let limits = AuditLogging {
+        max_size: section.read("maxSize", |value| within(value, 1, 100_000)),
+        max_backups: section.exact("maxBackups", |value| within(value, 0, 1000)),
+        max_age: section.exact("maxAge", |value| within(value, 0, 10_000)),
+        compress: section.exact("compress", Value::as_bool),
+    };
+    keys.lost.extend(section.rest());
+    Some(limits).filter(|limits| *limits != AuditLogging::default())
 }
 
 fn gates_of(keys: &mut Keys) -> Vec<(String, bool)> {
@@ -316,89 +405,4 @@ fn gates_of(keys: &mut Keys) -> Vec<(String, bool)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn adopt(agent: &str, controller: &str) -> Adoption {
-        map_files(&parse(agent).unwrap(), &parse(controller).unwrap())
-    }
-
-    fn lost(adoption: &Adoption) -> Vec<String> {
-        adoption.lost.iter().map(|(file, key, _)| format!("{file} {key}")).collect()
-    }
-
-    #[test]
-    fn what_says_nothing_becomes_nothing_but_the_tunnel() {
-        let found = adopt("# all commented out\n", "featureGates:\n");
-        assert_eq!(serde_json::to_value(&found.spec).unwrap(), json!({"tunnelType": "Geneve"}));
-        assert_eq!(found.lost, []);
-    }
-
-    #[test]
-    fn every_field_has_its_key() {
-        let found = adopt(
-            "trafficEncapMode: hybrid\ntunnelType: vxlan\ntunnelPort: 4790\ndefaultMTU: 1400\n\
-             serviceCIDR: 10.96.0.0/12\nserviceCIDRv6: fd00::/112\npodCIDRs: [10.10.0.0/16]\n\
-             transportInterface: eth1\novsBridge: br-x\nhostGateway: antrea-gw0\novsDatapathType: system\n\
-             kubeAPIServerOverride: https://10.0.0.1:6443\nenablePrometheusMetrics: false\n\
-             tlsMinVersion: VersionTLS12\ntlsCipherSuites: TLS_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\n\
-             apiPort: 10350\ncniSocket: /var/run/antrea/cni.sock\nnoSNAT: false\n",
-            "enablePrometheusMetrics: false\napiPort: 10349\nselfSignedCert: true\n\
-             kubeAPIServerOverride: https://10.0.0.1:6443\n\
-             tlsMinVersion: VersionTLS12\ntlsCipherSuites: TLS_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\n",
-        );
-        assert_eq!(found.lost, []);
-        let expected = json!({
-            "trafficEncapMode": "Hybrid", "tunnelType": "VXLAN", "tunnelPort": 4790, "mtu": 1400,
-            "serviceCIDRs": ["10.96.0.0/12", "fd00::/112"], "podCIDRs": {"cluster": ["10.10.0.0/16"]},
-            "transportInterface": "eth1", "ovs": {"bridge": "br-x", "datapath": "System"},
-            "kubeAPIServerOverride": "https://10.0.0.1:6443", "monitoring": {"metrics": false},
-            "tls": {"minVersion": "VersionTLS12",
-                "cipherSuites": ["TLS_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]},
-        });
-        assert_eq!(serde_json::to_value(&found.spec).unwrap(), expected);
-    }
-
-    #[test]
-    fn what_cannot_be_said_is_listed() {
-        let found = adopt(
-            "trafficEncapMode: networkPolicyOnly\ntrafficEncryptionMode: wireGuard\napiPort: 1\n\
-             wireGuard: {port: 51820}\nflowExporter: {enable: false, flowPollInterval: 5s}\n\
-             antreaProxy: {proxyAll: true}\nnoSNAT: true\nsomethingNew: 1\ntlsCipherSuites: TLS_X\n\
-             featureGates: {NoSuchGate: true, AlsoNone: false, Multicluster: true}\n",
-            "nodeIPAM: {enableNodeIPAM: true, clusterCIDRs: []}\nselfSignedCert: false\nenablePrometheusMetrics: false\n",
-        );
-        let mut keys = lost(&found);
-        keys.sort();
-        let expected = [
-            "antrea-agent.conf antreaProxy.proxyAll",
-            "antrea-agent.conf apiPort",
-            "antrea-agent.conf featureGates.Multicluster",
-            "antrea-agent.conf featureGates.NoSuchGate",
-            "antrea-agent.conf noSNAT",
-            "antrea-agent.conf somethingNew",
-            "antrea-agent.conf tlsCipherSuites",
-            "antrea-agent.conf trafficEncapMode",
-            "antrea-agent.conf trafficEncryptionMode",
-            "antrea-agent.conf wireGuard.port",
-            "antrea-controller.conf enablePrometheusMetrics",
-            "antrea-controller.conf nodeIPAM.enableNodeIPAM",
-            "antrea-controller.conf selfSignedCert",
-        ];
-        assert_eq!(keys, expected);
-        let text = render(&found);
-        assert!(
-            text.contains("#   antrea-agent.conf: trafficEncapMode: \"networkPolicyOnly\" has no equivalent"),
-            "{text}"
-        );
-    }
-
-    /// A tunnel that is not used must not keep the spec from being accepted.
-    #[test]
-    fn without_encapsulation_the_tunnel_is_left_out() {
-        let found = adopt("trafficEncapMode: noEncap\ntunnelType: geneve\ntunnelPort: 1\n", "");
-        assert_eq!(serde_json::to_value(&found.spec).unwrap(), json!({"trafficEncapMode": "NoEncap"}));
-        let gre = adopt("tunnelType: gre\ntunnelPort: 1\n", "");
-        assert_eq!(gre.spec.tunnel_port, None);
-    }
-}
+mod tests;
