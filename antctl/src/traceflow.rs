@@ -168,43 +168,55 @@ pub(crate) fn spec(asked: &Trace, limit: Duration) -> anyhow::Result<TraceflowSp
     })
 }
 
-/// A packet in the words of `ovs-ofctl`, such as `tcp,tcp_dst=80`.
+/// A packet in the words of `ovs-ofctl`, such as `tcp,tcp_dst=80`. A field of a protocol names it as well.
 fn packet(flow: &str) -> anyhow::Result<Option<Packet>> {
-    let (mut v6, mut protocol) = (false, None);
+    let mut v6 = false;
+    // Which protocol each word is of. ICMP has none, for the family decides which of both it is.
+    let mut of: Vec<(Option<i64>, &str)> = Vec::new();
     let (mut tcp, mut udp, mut icmp) = (Tcp::default(), Udp::default(), Icmp::default());
     for word in flow.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         let Some((key, value)) = word.split_once('=') else {
+            v6 |= matches!(word, "ipv6" | "icmp6" | "tcp6" | "udp6");
             match word {
-                "ip" => {}
-                "ipv6" => v6 = true,
-                "icmp" => protocol = Some(1),
-                "icmp6" => (v6, protocol) = (true, Some(58)),
-                "tcp" => protocol = Some(6),
-                "tcp6" => (v6, protocol) = (true, Some(6)),
-                "udp" => protocol = Some(17),
-                "udp6" => (v6, protocol) = (true, Some(17)),
+                "ip" | "ipv6" => {}
+                "icmp" | "icmp6" => of.push((None, word)),
+                "tcp" | "tcp6" => of.push((Some(6), word)),
+                "udp" | "udp6" => of.push((Some(17), word)),
                 _ => bail!("--flow: {word} is no protocol; there are ip, ipv6, icmp, tcp and udp"),
             }
             continue;
         };
+        let most = if matches!(key, "tcp_flags" | "nw_proto") { 255 } else { 65_535 };
         let text = value.strip_prefix("0x").map(|hex| i64::from_str_radix(hex, 16));
         let number = text.unwrap_or_else(|| value.parse());
-        let number = number.ok().filter(|n| (0..=65_535).contains(n));
-        let number = number.with_context(|| format!("--flow: {key}: {value} is no number up to 65535"))?;
-        match key {
-            "tcp_src" => tcp.src_port = Some(number),
-            "tcp_dst" => tcp.dst_port = Some(number),
-            "tcp_flags" => tcp.flags = Some(number),
-            "udp_src" => udp.src_port = Some(number),
-            "udp_dst" => udp.dst_port = Some(number),
-            "icmp_id" => icmp.id = Some(number),
-            "icmp_seq" => icmp.sequence = Some(number),
-            "nw_proto" => protocol = Some(number),
+        let number = number.ok().filter(|n| (0..=most).contains(n));
+        let number = number.with_context(|| format!("--flow: {key}: {value} is no number up to {most}"))?;
+        let (field, protocol) = match key {
+            "tcp_src" => (&mut tcp.src_port, Some(6)),
+            "tcp_dst" => (&mut tcp.dst_port, Some(6)),
+            "tcp_flags" => (&mut tcp.flags, Some(6)),
+            "udp_src" => (&mut udp.src_port, Some(17)),
+            "udp_dst" => (&mut udp.dst_port, Some(17)),
+            "icmp_id" => (&mut icmp.id, None),
+            "icmp_seq" => (&mut icmp.sequence, None),
+            "nw_proto" => {
+                of.push((Some(number), key));
+                continue;
+            }
             _ => bail!(
                 "--flow: {key} is not known; there are tcp_src, tcp_dst, tcp_flags, udp_src, udp_dst, icmp_id, \
                  icmp_seq and nw_proto"
             ),
-        }
+        };
+        *field = Some(number);
+        of.push((protocol, key));
+    }
+    let of_family = |protocol: Option<i64>| protocol.unwrap_or(if v6 { 58 } else { 1 });
+    let protocol = of.first().map(|(protocol, _)| of_family(*protocol));
+    if let [(_, first), rest @ ..] = &of[..]
+        && let Some((_, other)) = rest.iter().find(|(other, _)| Some(of_family(*other)) != protocol)
+    {
+        bail!("--flow: {other}: is of another protocol than {first}");
     }
     if !v6 && protocol.is_none() {
         return Ok(None);
@@ -314,6 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn a_field_names_its_protocol() {
+        let packet = |flow: &str| json_of(&asked("a", "b", flow))["packet"].clone();
+        let tcp = json!({"tcp": {"dstPort": 80}});
+        assert_eq!(packet("tcp_dst=80"), json!({"ipHeader": {"protocol": 6}, "transportHeader": tcp}));
+        assert_eq!(
+            packet("ipv6,tcp_dst=80"),
+            json!({"ipv6Header": {"nextHeader": 6}, "transportHeader": tcp})
+        );
+        assert_eq!(packet("nw_proto=6,tcp_dst=80"), packet("tcp_dst=80"));
+        let icmp = json!({"icmp": {"id": 7}});
+        assert_eq!(packet("icmp_id=7"), json!({"ipHeader": {"protocol": 1}, "transportHeader": icmp}));
+        let v6 = json!({"ipv6Header": {"nextHeader": 58}, "transportHeader": icmp});
+        for flow in ["icmp_id=7,ipv6", "icmp,icmp_id=7,ipv6", "icmp6,icmp_id=7"] {
+            assert_eq!(packet(flow), v6, "{flow}");
+        }
+        assert_eq!(packet("ip"), serde_json::Value::Null);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (asked, named) in [
             (asked("", "b", ""), "--source"),
@@ -323,6 +354,12 @@ mod tests {
             (asked("a", "b", "gre"), "--flow: gre"),
             (asked("a", "b", "tcp,tcp_dst=x"), "--flow: tcp_dst: x"),
             (asked("a", "b", "tcp,port=1"), "--flow: port"),
+            (asked("a", "b", "tcp,udp_dst=53"), "--flow: udp_dst: is of another protocol than tcp"),
+            (asked("a", "b", "icmp_id=1,tcp_dst=80"), "--flow: tcp_dst"),
+            (asked("a", "b", "nw_proto=132,tcp_dst=80"), "--flow: tcp_dst"),
+            (asked("a", "b", "tcp,udp"), "--flow: udp"),
+            (asked("a", "b", "nw_proto=256"), "--flow: nw_proto: 256 is no number up to 255"),
+            (asked("a", "b", "tcp_flags=0x100"), "--flow: tcp_flags: 0x100 is no number up to 255"),
         ] {
             let error = spec(&asked, Duration::from_secs(1)).unwrap_err().to_string();
             assert!(error.starts_with(named), "{error}");
