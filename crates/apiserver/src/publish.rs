@@ -27,6 +27,8 @@ use crate::{
 
 /// An issued certificate is replaced when it has less than this left.
 const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// With less than this left it is also replaced if somebody cannot be told of the new CA, who then knows none of both soon.
+const LATE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The CA is looked after at this interval: an APIService that was made anew has none.
 const PUBLISH_EVERY: Duration = Duration::from_secs(30);
 /// Clients get this time to learn a new CA before a certificate of it is served.
@@ -98,22 +100,60 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// An object is not there.
+    #[error("{object}: {message}")]
+    Absent {
+        /// Kind and name.
+        object: String,
+        /// What the API server said.
+        message: String,
+    },
 }
 
 fn kube_error(object: impl Into<String>) -> impl FnOnce(kube::Error) -> Error {
-    move |error| Error::Kube { object: object.into(), message: describe(&error) }
+    move |error| {
+        let (object, message) = (object.into(), describe(&error));
+        match error {
+            kube::Error::Api(status) if status.code == 404 => Error::Absent { object, message },
+            _ => Error::Kube { object, message },
+        }
+    }
+}
+
+/// Who does not know the CA: the first of each kind.
+#[derive(Default)]
+struct Untold {
+    /// The ConfigMap, from which agents have it.
+    map: Option<Error>,
+    /// Others that are there.
+    others: Option<Error>,
+    /// Others that are not there, and so have nothing to be told.
+    absent: Option<Error>,
+}
+
+impl Untold {
+    fn add(&mut self, told: Result<(), Error>) {
+        let Err(error) = told else { return };
+        let first = if matches!(error, Error::Absent { .. }) { &mut self.absent } else { &mut self.others };
+        first.get_or_insert(error);
+    }
+
+    fn result(self) -> Result<(), Error> {
+        self.map.or(self.others).or(self.absent).map_or(Ok(()), Err)
+    }
 }
 
 impl CertManager {
     /// The certificate to start with: the stored one if it is still good for these names, else a new
-    /// one, stored if the API server lets us. Provided files have to be there.
+    /// one, stored if the API server lets us. One that is to be renewed is good: clients know its CA, and
+    /// no other yet. Provided files have to be there.
     ///
     /// # Errors
     /// Provided files are missing or unusable.
     pub async fn bootstrap(&self) -> Result<ServingCert, Error> {
         let Source::Issued { name, names, secret } = &self.source else { return self.read_files() };
         match self.stored(secret).await {
-            Ok(Some(cert)) if cert.covers(names) && cert.expires_in() > RENEW_BEFORE => return Ok(cert),
+            Ok(Some(cert)) if cert.covers(names) && !cert.expires_in().is_zero() => return Ok(cert),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the stored certificate cannot be read: issuing one"),
         }
@@ -126,8 +166,9 @@ impl CertManager {
     /// and tried again.
     pub async fn run(self, tls: Tls, shutdown: CancellationToken) {
         let mut retry = antrea_runtime::backoff::Backoff::new(Duration::from_secs(1), PUBLISH_EVERY);
+        let mut next = None;
         loop {
-            let pause = match self.step(&tls).await {
+            let pause = match self.step(&tls, &mut next, SETTLE).await {
                 Ok(()) => {
                     retry.reset();
                     PUBLISH_EVERY
@@ -144,7 +185,9 @@ impl CertManager {
         }
     }
 
-    async fn step(&self, tls: &Tls) -> Result<(), Error> {
+    /// One look. `next` is the certificate that comes after the present one, from when it is issued until it is served;
+    /// `settle` is how long clients get to learn its CA.
+    async fn step(&self, tls: &Tls, next: &mut Option<ServingCert>, settle: Duration) -> Result<(), Error> {
         let current = tls.cert();
         match &self.source {
             Source::Files(_) => {
@@ -155,25 +198,35 @@ impl CertManager {
                 }
             }
             Source::Issued { name, names, secret } if current.expires_in() < RENEW_BEFORE => {
-                let mut next = ServingCert::issue(name, names)?;
-                // Clients have to trust the new CA before they meet it, and the old one until then.
-                next.ca.push_str(first_certificate(&current.ca));
-                self.publish(&next.ca).await?;
-                tokio::time::sleep(SETTLE).await;
-                self.store(secret, &next).await;
-                tls.set_cert(next)?;
+                // It is the same at each try, for who was told of its CA is told once.
+                let coming = match next.take() {
+                    Some(coming) => coming,
+                    None => {
+                        let mut coming = ServingCert::issue(name, names)?;
+                        // Clients have to trust the new CA before they meet it, and the old one until then.
+                        coming.ca.push_str(first_certificate(&current.ca));
+                        coming
+                    }
+                };
+                let untold = self.publish(&next.insert(coming.clone()).ca).await;
+                let waits = untold.others.is_some() && current.expires_in() > LATE;
+                if untold.map.is_some() || waits {
+                    return untold.result();
+                }
+                tokio::time::sleep(settle).await;
+                self.store(secret, &coming).await;
+                tls.set_cert(coming)?;
+                *next = None;
                 tracing::info!("serving certificate renewed");
             }
             Source::Issued { .. } => {}
         }
-        self.publish(&tls.cert().ca).await
+        self.publish(&tls.cert().ca).await.result()
     }
 
-    /// Writes the CA into the ConfigMap and into every APIService and webhook that holds another.
-    ///
-    /// # Errors
-    /// The first failure; the rest is still attempted.
-    pub async fn publish(&self, ca: &str) -> Result<(), Error> {
+    /// Writes the CA into the ConfigMap and into every APIService and webhook that holds another. Where one fails, the
+    /// others are still attempted.
+    async fn publish(&self, ca: &str) -> Untold {
         let params = PatchParams::apply(&self.manager).force();
         let map = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
@@ -181,19 +234,16 @@ impl CertManager {
             "data": { "ca.crt": ca },
         });
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
-        let mut result = maps
-            .patch(&self.config_map, &params, &Patch::Apply(&map))
-            .await
-            .map(drop)
-            .map_err(kube_error(format!("ConfigMap {}/{}", self.namespace, self.config_map)));
-
+        let told = maps.patch(&self.config_map, &params, &Patch::Apply(&map)).await;
+        let told = told.map_err(kube_error(format!("ConfigMap {}/{}", self.namespace, self.config_map)));
+        let mut untold = Untold { map: told.err(), ..Untold::default() };
         for name in &self.api_services {
-            result = result.and(self.publish_to_api_service(name, ca).await);
+            untold.add(self.publish_to_api_service(name, ca).await);
         }
         for configuration in &self.webhooks {
-            result = result.and(self.publish_to_webhooks(*configuration, ca).await);
+            untold.add(self.publish_to_webhooks(*configuration, ca).await);
         }
-        result
+        untold
     }
 
     async fn publish_to_api_service(&self, name: &str, ca: &str) -> Result<(), Error> {
@@ -308,51 +358,4 @@ fn first_certificate(bundle: &str) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tls::ClientTrust;
-
-    #[test]
-    fn a_renewed_bundle_holds_two_cas() {
-        let names = ["a.b".to_owned()];
-        let (old, new) = (ServingCert::issue("o", &names).unwrap(), ServingCert::issue("n", &names).unwrap());
-        let mut bundle = new.ca.clone();
-        bundle.push_str(first_certificate(&old.ca));
-        assert_eq!(cert::certificates("bundle", bundle.as_bytes()).unwrap().len(), 2);
-        assert_eq!(first_certificate(&bundle), new.ca);
-    }
-
-    /// While the API server is away, so that nothing is published; which is no reason not to serve it.
-    #[tokio::test]
-    async fn a_certificate_of_ones_own_is_served_and_followed_and_a_bad_one_is_not() {
-        antrea_runtime::install_crypto_provider();
-        let folder = tempfile::tempdir().unwrap();
-        let write = |cert: &ServingCert| {
-            for (name, text) in [("ca.crt", &cert.ca), ("tls.crt", &cert.cert), ("tls.key", &cert.key)] {
-                std::fs::write(folder.path().join(name), text).unwrap();
-            }
-        };
-        let [first, second] = ["a", "b"].map(|name| ServingCert::issue(name, &["a.b".to_owned()]).unwrap());
-        let manager = CertManager {
-            client: Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap(),
-            namespace: "n".to_owned(),
-            source: Source::Files(folder.path().into()),
-            config_map: "ca".to_owned(),
-            api_services: Vec::new(),
-            webhooks: Vec::new(),
-            manager: "m".to_owned(),
-        };
-        let error = manager.bootstrap().await.unwrap_err().to_string();
-        assert!(error.contains("ca.crt"), "{error}");
-        write(&first);
-        let tls = Tls::new(manager.bootstrap().await.unwrap(), ClientTrust::default()).unwrap();
-        assert_eq!(tls.cert(), first);
-        write(&second);
-        let error = manager.step(&tls).await.unwrap_err().to_string();
-        assert!(error.contains("ConfigMap n/ca"), "{error}");
-        assert_eq!(tls.cert(), second);
-        std::fs::write(folder.path().join("tls.key"), &first.key).unwrap();
-        assert!(manager.step(&tls).await.is_err(), "a key of another certificate");
-        assert_eq!(tls.cert(), second, "the last good one is served");
-    }
-}
+mod tests;
