@@ -15,10 +15,11 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{ListParams, PostParams};
 
 use crate::connect::{Clients, Server};
 use crate::get::escape;
+use crate::made;
 use crate::support;
 use crate::traceflow::prefix;
 
@@ -94,7 +95,8 @@ pub(crate) async fn run(clients: &Clients, asked: &Capture, limit: Duration) -> 
     if asked.nowait {
         return Ok(format!("{name}\n"));
     }
-    let fetched = async {
+    // Its file goes with it, which is here then.
+    let (status, file) = made::while_there(&cluster, &captures, &name, async {
         let status = wait(&cluster, &captures, &name, limit).await?;
         let file = match &status.file_path {
             Some(path) if status.number_captured != Some(0) => {
@@ -102,14 +104,9 @@ pub(crate) async fn run(clients: &Clients, asked: &Capture, limit: Duration) -> 
             }
             _ => None,
         };
-        anyhow::Ok((status, file))
-    };
-    let fetched = fetched.await;
-    // Its file goes with it, which is here now.
-    if let Err(error) = captures.delete(&name, &DeleteParams::default()).await {
-        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete PacketCapture {name}")));
-    }
-    let (status, file) = fetched?;
+        Ok((status, file))
+    })
+    .await?;
     told(&name, &status, file.as_deref())
 }
 

@@ -77,6 +77,13 @@ pub(crate) struct Explain {
     output: Format,
 }
 
+impl Explain {
+    /// Whether something is made in the cluster.
+    pub(crate) fn sends(&self) -> bool {
+        self.send
+    }
+}
+
 /// A protocol on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sent {
@@ -116,19 +123,20 @@ impl std::fmt::Display for NotAllowed {
 
 impl std::error::Error for NotAllowed {}
 
-/// Explains, and returns what is to be printed.
+/// Explains, and returns what is to be printed. Nothing is sent when this time is over.
 ///
 /// # Errors
 /// [`NotAllowed`] with the answer where something denies the packet or is broken; others say why there is no answer.
-pub(crate) async fn run(clients: &Clients, asked: &Explain) -> anyhow::Result<String> {
+pub(crate) async fn run(clients: &Clients, asked: &Explain, limit: Duration) -> anyhow::Result<String> {
     if clients.place() != Place::Elsewhere {
         bail!("explain asks several Nodes: run antctl outside of Antrea's containers");
     }
     let begun = Instant::now();
-    let mut explained = judge::explain(&gather::gather(clients, asked).await?);
+    let until = begun + limit;
+    let mut explained = judge::explain(&gather::gather(clients, asked, until).await?);
     if explained.may_pass() && begun.elapsed() < PATIENCE {
         tokio::time::sleep(AGAIN).await;
-        explained = judge::explain(&gather::gather(clients, asked).await?);
+        explained = judge::explain(&gather::gather(clients, asked, until).await?);
     }
     let text = match asked.output {
         Format::Table => {

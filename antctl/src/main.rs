@@ -27,6 +27,7 @@ mod cli;
 mod connect;
 mod explain;
 mod get;
+mod made;
 mod output;
 mod plan;
 mod proxy;
@@ -80,13 +81,14 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
     let clients = Clients { environment, kubeconfig: args.kubeconfig.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let more = match args.verb {
-            // A trace has that time; its end is told a moment later.
-            Verb::Traceflow(_) => Duration::from_secs(5),
+        let more = match &args.verb {
+            // What it has sent is removed when its time is over.
+            Verb::Explain(asked) if asked.sends() => Duration::from_secs(5),
             // Each of their requests has that time, or what they ask for has, once its turn has come.
             Verb::Proxy(_)
             | Verb::Supportbundle(_)
             | Verb::Packetcapture(_)
+            | Verb::Traceflow(_)
             | Verb::Check(_)
             | Verb::Plan { .. }
             | Verb::Top(_) => {
@@ -94,11 +96,16 @@ fn start(args: &Args, environment: Environment) -> anyhow::Result<String> {
             }
             _ => Duration::ZERO,
         };
-        match tokio::time::timeout(args.timeout + more, run(args, &clients)).await {
-            Ok(result) => result,
-            Err(_) => bail!("no answer within {:?}; --timeout allows more", args.timeout),
-        }
+        within(args.timeout + more, run(args, &clients)).await
     })
+}
+
+/// The result of what has this time.
+async fn within<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => bail!("no answer within {limit:?}; --timeout allows more"),
+    }
 }
 
 /// An error with its causes in one line, leaving out those that others quote already.
@@ -122,7 +129,7 @@ async fn run(args: &Args, clients: &Clients) -> anyhow::Result<String> {
         Verb::Adopt { dry_run } if *dry_run => adopt::adopt(clients).await,
         Verb::Adopt { .. } => bail!("adopt only tells what would be taken over: say --dry-run"),
         Verb::TracePacket(packet) => get::trace_packet(clients, packet).await,
-        Verb::Explain(asked) => explain::run(clients, asked).await,
+        Verb::Explain(asked) => explain::run(clients, asked, args.timeout).await,
         Verb::Packetcapture(asked) => capture::run(clients, asked, args.timeout).await,
         Verb::Traceflow(trace) => traceflow::run(clients, trace, args.timeout).await,
         Verb::Top(asked) => top::run(clients, asked, args.timeout).await,

@@ -10,11 +10,12 @@ use antrea_crds::traceflow::{
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::cli::Trace;
 use crate::connect::{Clients, Server};
+use crate::made;
 use crate::output::Output;
 
 /// How often the trace is looked at.
@@ -23,18 +24,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Longest trace that there can be, in seconds.
 const LONGEST: u64 = 300;
 
+/// What the controller gets beside the trace's own time to tell its end.
+const MORE: Duration = Duration::from_secs(5);
+
 /// Runs a trace and returns what is to be printed.
 pub(crate) async fn run(clients: &Clients, asked: &Trace, limit: Duration) -> anyhow::Result<String> {
-    let cluster = clients.cluster().await?;
     let mut wanted = spec(asked, limit)?;
-    if let Some(destination) = &mut wanted.destination {
-        find_service(&cluster, destination).await?;
-    }
-    let name = create(&cluster, prefix(&asked.source, &asked.destination), wanted).await?;
+    let (cluster, name) = crate::within(limit, async {
+        let cluster = clients.cluster().await?;
+        if let Some(destination) = &mut wanted.destination {
+            find_service(&cluster, destination).await?;
+        }
+        let name = create(&cluster, prefix(&asked.source, &asked.destination), wanted).await?;
+        Ok((cluster, name))
+    })
+    .await?;
     if asked.nowait {
         return Ok(format!("{name}\n"));
     }
-    let ended = end_of(&cluster, &name).await?;
+    let ended = end_of(&cluster, &name, limit + MORE).await?;
     let status = ended.status.clone().unwrap_or_default();
     let text = output(&name, &ended, asked).render(asked.output)?;
     if status.phase == Some(Phase::Failed) {
@@ -55,21 +63,23 @@ async fn create(cluster: &Server, prefix: String, wanted: TraceflowSpec) -> anyh
     made.metadata.name.context("the API server has given the Traceflow no name")
 }
 
-/// Waits for its end and removes it.
-async fn end_of(cluster: &Server, name: &str) -> anyhow::Result<Traceflow> {
+/// Waits for its end, for as long as that may take, and removes it.
+async fn end_of(cluster: &Server, name: &str, limit: Duration) -> anyhow::Result<Traceflow> {
     let traces: Api<Traceflow> = Api::all(cluster.client.clone());
-    let ended = wait(cluster, &traces, name).await;
-    // Whoever waited has seen it. One that stays has its end and harms nobody.
-    if let Err(error) = traces.delete(name, &DeleteParams::default()).await {
-        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete Traceflow {name}")));
-    }
-    ended
+    made::while_there(cluster, &traces, name, async {
+        match tokio::time::timeout(limit, wait(cluster, &traces, name)).await {
+            Ok(ended) => ended,
+            Err(_) => bail!("nobody has ended Traceflow {name}: does the controller run?"),
+        }
+    })
+    .await
 }
 
-/// Sends a packet, and returns what became of it. The destination's name is a Service's, or else a Pod's.
+/// Sends a packet, and returns what became of it. The destination's name is a Service's, or else a Pod's. The trace has the
+/// time of `limit`, and the controller as much again to tell its end.
 ///
 /// # Errors
-/// The API server takes no Traceflow.
+/// The API server takes no Traceflow, or nobody ends it.
 pub(crate) async fn fate(
     cluster: &Server,
     asked: &Trace,
@@ -81,7 +91,7 @@ pub(crate) async fn fate(
         destination.service = destination.pod.take();
     }
     let name = create(cluster, prefix(&asked.source, &asked.destination), wanted).await?;
-    Ok(end_of(cluster, &name).await?.status.unwrap_or_default())
+    Ok(end_of(cluster, &name, 2 * limit).await?.status.unwrap_or_default())
 }
 
 async fn wait(cluster: &Server, traces: &Api<Traceflow>, name: &str) -> anyhow::Result<Traceflow> {

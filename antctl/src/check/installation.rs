@@ -21,6 +21,7 @@ use super::probe::Round;
 use super::{Finding, Verdict, list, name, runs_linux};
 use crate::agents;
 use crate::connect::{Clients, Server};
+use crate::made;
 use crate::reach::node_address;
 use crate::support::fits;
 
@@ -82,14 +83,7 @@ pub(super) async fn run(
     let namespace = made.metadata.name.context("the API server has given the Namespace no name")?;
     eprintln!("antctl: test Pods of {image} in Namespace {namespace}");
     let site = Site { cluster: &cluster, namespace: namespace.clone(), limit };
-    let found = tokio::select! {
-        found = site.all(asked, &nodes, &image) => found,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    if let Err(error) = namespaces.delete(&namespace, &DeleteParams::default()).await {
-        eprintln!("antctl: {:#}", cluster.explain(&error, &format!("delete Namespace {namespace}")));
-    }
-    found
+    made::while_there(&cluster, &namespaces, &namespace, site.all(asked, &nodes, &image)).await
 }
 
 /// The image that every Node has.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antrea_api::controlplane::API_VERSION;
 use antrea_api::k8s::IntOrString;
@@ -213,11 +213,11 @@ fn wanted(asked: &Explain) -> Wanted {
     Wanted { port, protocol: asked.protocol.map(Into::into) }
 }
 
-/// Gathers all facts.
+/// Gathers all facts. A packet is sent only if there is time for it.
 ///
 /// # Errors
 /// An argument names nothing, or the API server does not answer. What others do not answer is among the facts.
-pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result<Facts> {
+pub(super) async fn gather(clients: &Clients, asked: &Explain, until: Instant) -> anyhow::Result<Facts> {
     let (namespace, name) = source(&asked.source)?;
     let named = destination(&asked.destination)?;
     let cluster = Arc::new(clients.cluster().await?);
@@ -256,7 +256,7 @@ pub(super) async fn gather(clients: &Clients, asked: &Explain) -> anyhow::Result
     asked::bridges(&mut facts, &agents).await;
     asked::hosts(&mut facts, &agents).await;
     if asked.send {
-        facts.probe = Some(send(&cluster, &facts).await);
+        facts.probe = Some(send(&cluster, &facts, until).await);
     }
     Ok(facts)
 }
@@ -433,12 +433,13 @@ async fn agent(clients: &Clients, name: &str) -> anyhow::Result<(Agent, Server)>
 }
 
 /// Sends a packet, and says what became of it.
-async fn send(cluster: &Server, facts: &Facts) -> Asked<Status> {
+async fn send(cluster: &Server, facts: &Facts, until: Instant) -> Asked<Status> {
     let asked = probe::asked(facts)?;
-    let is_service = matches!(facts.target, Target::Service(_));
-    // The controller ends it; this is for one that does not.
-    match tokio::time::timeout(2 * LIMIT, traceflow::fate(cluster, &asked, is_service, LIMIT)).await {
-        Ok(fate) => fate.map_err(|error| told(&error)),
-        Err(_) => Err("nobody has ended the Traceflow: does the controller run?".to_owned()),
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err("there was no time left for it; --timeout allows more".to_owned());
     }
+    let is_service = matches!(facts.target, Target::Service(_));
+    let fate = traceflow::fate(cluster, &asked, is_service, LIMIT.min(left / 2)).await;
+    fate.map_err(|error| told(&error))
 }
