@@ -53,6 +53,21 @@ impl Computed {
         self.policies.iter().filter(holds).map(told).collect()
     }
 
+    /// Whether a policy that applies to a Pod in one direction says what cannot be read here. Without that it would decide
+    /// otherwise: a rule whose only service is left out is about all of them.
+    pub(super) fn is_strange(&self, direction: Direction, pod: &Pod) -> bool {
+        let groups = self.groups(pod);
+        let selects = |names: &[String]| names.iter().any(|group| groups.contains(group.as_str()));
+        self.policies.iter().any(|policy| {
+            let of_all = selects(&policy.applied_to_groups);
+            let mut own = policy.rules.iter().filter(|rule| of_all || selects(&rule.applied_to_groups));
+            match kind(policy) {
+                None => of_all || own.next().is_some(),
+                Some(_) => own.any(|rule| ends(rule).0 == direction && !is_readable(rule)),
+            }
+        })
+    }
+
     fn groups(&self, pod: &Pod) -> BTreeSet<&str> {
         let holds = |group: &&wire::AppliedToGroup| member(&group.group_members, pod).is_some();
         self.applied_to.iter().filter(holds).map(|group| group.metadata.name.as_str()).collect()
@@ -133,20 +148,23 @@ fn named_port(port: &wire::NamedPort) -> Option<NamedPort> {
     })
 }
 
-/// None of kinds that agents do not know either.
+/// None of a kind that is not known here.
+fn kind(policy: &wire::NetworkPolicy) -> Option<PolicyKind> {
+    match policy.source_ref.as_ref().map(|source| source.type_.as_str()) {
+        Some(wire::K8S_NETWORK_POLICY) => Some(PolicyKind::K8sNetworkPolicy),
+        Some(wire::ANTREA_CLUSTER_NETWORK_POLICY) => Some(PolicyKind::AntreaClusterNetworkPolicy),
+        Some(wire::ANTREA_NETWORK_POLICY) => Some(PolicyKind::AntreaNetworkPolicy),
+        Some(wire::CLUSTER_NETWORK_POLICY) => Some(PolicyKind::ClusterNetworkPolicy),
+        _ => None,
+    }
+}
+
 fn policy(policy: &wire::NetworkPolicy) -> Option<NetworkPolicy> {
     let source = policy.source_ref.clone().unwrap_or_default();
-    let kind = match source.type_.as_str() {
-        wire::K8S_NETWORK_POLICY => PolicyKind::K8sNetworkPolicy,
-        wire::ANTREA_CLUSTER_NETWORK_POLICY => PolicyKind::AntreaClusterNetworkPolicy,
-        wire::ANTREA_NETWORK_POLICY => PolicyKind::AntreaNetworkPolicy,
-        wire::CLUSTER_NETWORK_POLICY => PolicyKind::ClusterNetworkPolicy,
-        _ => return None,
-    };
     Some(NetworkPolicy {
         name: policy.metadata.name.as_str().into(),
         source: PolicyReference {
-            kind,
+            kind: kind(policy)?,
             namespace: Some(source.namespace.as_str()).filter(|name| !name.is_empty()).map(Into::into),
             name: source.name.as_str().into(),
             uid: source.uid.as_str().into(),
@@ -160,11 +178,23 @@ fn policy(policy: &wire::NetworkPolicy) -> Option<NetworkPolicy> {
     })
 }
 
-fn rule(rule: &wire::NetworkPolicyRule) -> Rule {
-    let (direction, peer) = match rule.direction.as_str() {
+/// Which way a rule is about, and the other end.
+fn ends(rule: &wire::NetworkPolicyRule) -> (Direction, &wire::NetworkPolicyPeer) {
+    match rule.direction.as_str() {
         "Out" => (Direction::Out, &rule.to),
         _ => (Direction::In, &rule.from),
-    };
+    }
+}
+
+/// Whether [`rule`] leaves nothing out.
+fn is_readable(rule: &wire::NetworkPolicyRule) -> bool {
+    let blocks = &ends(rule).1.ip_blocks;
+    blocks.iter().all(|block| self::block(block).is_some())
+        && rule.services.iter().all(|service| self::service(service).is_some())
+}
+
+fn rule(rule: &wire::NetworkPolicyRule) -> Rule {
+    let (direction, peer) = ends(rule);
     Rule {
         direction,
         peer: Peer {
@@ -202,11 +232,16 @@ fn block(block: &wire::IpBlock) -> Option<IpBlock> {
     let net = |net: &wire::IpNet| {
         IpNet::new(address(&net.ip)?, u8::try_from(net.prefix_length).ok()?).ok().map(|net| net.trunc())
     };
-    Some(IpBlock { cidr: net(&block.cidr)?, except: block.except.iter().filter_map(net).collect() })
+    let except: Option<_> = block.except.iter().map(net).collect();
+    Some(IpBlock { cidr: net(&block.cidr)?, except: except? })
+}
+
+/// A number that there may be. None if there is one that is none of the kind.
+fn optional<T: TryFrom<i32>>(number: Option<i32>) -> Option<Option<T>> {
+    number.map(T::try_from).transpose().ok()
 }
 
 fn service(service: &wire::Service) -> Option<Service> {
-    let port = |number: i32| u16::try_from(number).ok();
     let protocol = match service.protocol.as_deref().unwrap_or("TCP") {
         "ICMP" => Protocol::Icmp,
         "IGMP" => Protocol::Igmp,
@@ -216,13 +251,13 @@ fn service(service: &wire::Service) -> Option<Service> {
         protocol,
         port: match &service.port {
             Some(named) if named.kind != 0 => Some(Port::Name(named.str_val.as_str().into())),
-            Some(number) => Some(Port::Number(port(number.int_val)?)),
+            Some(number) => Some(Port::Number(u16::try_from(number.int_val).ok()?)),
             None => None,
         },
-        end_port: service.end_port.and_then(port),
-        src_port: service.src_port.and_then(port),
-        src_end_port: service.src_end_port.and_then(port),
-        icmp_type: service.icmp_type.and_then(|kind| u8::try_from(kind).ok()),
-        icmp_code: service.icmp_code.and_then(|code| u8::try_from(code).ok()),
+        end_port: optional(service.end_port)?,
+        src_port: optional(service.src_port)?,
+        src_end_port: optional(service.src_end_port)?,
+        icmp_type: optional(service.icmp_type)?,
+        icmp_code: optional(service.icmp_code)?,
     })
 }

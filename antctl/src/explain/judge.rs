@@ -249,6 +249,16 @@ fn judged(
     let of_controller = node.computed.as_ref().ok().map(decide);
     let of_agent = node.agent.as_ref().ok().map(|agent| decide(&agent.computed));
     let mut found = Vec::new();
+    let told = [node.computed.as_ref().ok(), node.agent.as_ref().ok().map(|agent| &agent.computed)];
+    if told.into_iter().flatten().any(|computed| computed.is_strange(direction, subject)) {
+        let text = format!(
+            "what policies decide at {full} is not known: one of them says what this antctl cannot read"
+        );
+        let advice =
+            "take an antctl of the version of controller and agents; see antctl get networkpolicy -o yaml";
+        found.push(Finding::new(check, Mark::Unknown, text).advise(advice));
+        return (found, None);
+    }
     let names_domains =
         |decision: &Decision| decision.considered.iter().any(|rule| !rule.rule().peer.fqdns.is_empty());
     if [&of_controller, &of_agent].into_iter().flatten().any(names_domains) {

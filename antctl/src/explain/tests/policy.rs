@@ -206,6 +206,34 @@ fn of_domain_names_the_bridge_tells() {
     says(&denied, Verdict::Denied, "in table EgressDefaultRule: egress policy denies it");
 }
 
+/// A rule without what cannot be read of it would be about more.
+#[test]
+fn what_cannot_be_read_decides_nothing() {
+    let words = "what policies decide at shop/db is not known: one of them says what this antctl cannot read";
+    let strange =
+        |service: wire::Service| [policy_of("db", "clients", vec![rule("In", "web", vec![service])])];
+    let of_a_kind = |protocol: &str| wire::Service { protocol: Some(protocol.into()), ..Default::default() };
+    says(&with(facts(), &strange(of_a_kind("X"))), Verdict::Unknown, words);
+    says(&with(facts(), &strange(of_a_kind("TCP"))), Verdict::Allowed, "ingress rule 0, allows it");
+    let from_port = wire::Service { src_port: Some(70_000), ..of_a_kind("TCP") };
+    says(&with(facts(), &strange(from_port)), Verdict::Unknown, words);
+    let mut blocked = rule("In", "", Vec::new());
+    let net = |ip: &[u8], prefix_length| wire::IpNet { ip: ip.to_vec(), prefix_length };
+    let except = vec![net(&[10, 10, 1], 24)];
+    blocked.from.ip_blocks = vec![wire::IpBlock { cidr: net(&[10, 10, 0, 0], 16), except }];
+    says(&with(facts(), &[policy_of("db", "range", vec![blocked])]), Verdict::Unknown, words);
+    let mut unheard = policy_of("db", "new", Vec::new());
+    unheard.source_ref.as_mut().unwrap().type_ = "Unheard".into();
+    says(&with(facts(), &[unheard]), Verdict::Unknown, words);
+    // It is of the other direction, or of another Pod.
+    let mut out = strange(of_a_kind("X"));
+    out[0].rules[0].direction = "Out".into();
+    says(&with(facts(), &out), Verdict::Allowed, "no policy selects shop/db for ingress");
+    let mut others = strange(of_a_kind("X"));
+    others[0].applied_to_groups = vec!["to-nobody".into()];
+    says(&with(facts(), &others), Verdict::Allowed, "no policy selects shop/db for ingress");
+}
+
 /// Rules about Services are about what is sent to their addresses, where the bridge serves them.
 #[test]
 fn rules_about_services_decide_of_what_is_sent_to_one() {
