@@ -307,7 +307,9 @@ impl State {
                     let ids = self.reconciler.as_ref().and_then(|r| r.rule_ids(&mut version));
                     let _ = reply.send(ids.map(|ids| (version, ids)));
                 }
-                Request::Learn(answers, shortest, reply) => told.push((answers, shortest, reply)),
+                Request::Learn(receiver, answers, shortest, reply) => {
+                    told.push((receiver, answers, shortest, reply));
+                }
                 Request::Services(services, reply) => reached.push((services, reply)),
                 Request::DnsDue(most, reply) => {
                     let due = self.reconciler.as_mut().map(|r| r.cache.dns_due(Instant::now(), most));

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Batch, Dataplane, DataplaneError, Failures};
+use antrea_enforce::dns::Receiver;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::pods::LocalPod;
 
@@ -439,7 +440,8 @@ async fn what_dns_tells_is_known_when_the_bridge_has_it() {
         let addresses = vec![(address.parse().unwrap(), 300)];
         let answers =
             vec![DnsAnswer { names: vec!["www.example.com".into()], addresses, ..DnsAnswer::default() }];
-        node.handle.request(|reply| Request::Learn(answers, Duration::ZERO, reply))
+        let pod = Receiver::Port(21);
+        node.handle.request(|reply| Request::Learn(pod, answers, Duration::ZERO, reply))
     };
     learn("192.0.2.1").await.unwrap();
     assert_eq!(flows("nw_dst=192.0.2.1"), 1);
@@ -454,7 +456,8 @@ async fn what_dns_tells_is_known_when_the_bridge_has_it() {
     eventually("kept", || folder.path().join("dns.json").exists()).await;
     keeping.abort();
     let known = node.handle.dns_before().await;
-    assert_eq!((known.len(), known[0].name.as_str(), known[0].addresses.len()), (1, "www.example.com", 2));
+    assert_eq!((known.len(), &*known[0].name, known[0].addresses.len()), (1, "www.example.com", 2));
+    assert_eq!(known[0].pod.as_deref(), Some(&local_pod("web-0", 21, "10.0.0.21").attachment));
     let mut left = known[0].addresses.iter().map(|(_, left)| left.as_secs());
     assert!(left.all(|left| (290..=302).contains(&left)), "{known:?}");
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
-use antrea_enforce::dns::Remembered;
+use antrea_enforce::dns::{Learned, Receiver, Remembered};
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::established::Resets;
 use antrea_enforce::ids::RuleIds;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
-use antrea_enforce::pods::LocalPod;
+use antrea_enforce::pods::{Attachment, LocalPod};
 use antrea_enforce::reconciler::Reconciler;
 use antrea_enforce::tally::Counted;
 use antrea_flows::policy::{Direction, RuleError, Targets};
@@ -119,13 +119,13 @@ pub(super) enum Request {
     Owners(oneshot::Sender<HashMap<u32, Counted>>),
     /// The ids of rules if they changed since a version of them, and which one that is.
     RuleIds(u64, oneshot::Sender<Option<(u64, RuleIds)>>),
-    /// DNS told this; addresses remain for so long at least. The answer comes when the bridge has them, and says how many
-    /// addresses of DNS it has been given by then.
-    Learn(Vec<DnsAnswer>, Duration, Reply<u64>),
+    /// DNS told somebody this; addresses remain for so long at least. The answer comes when the bridge has them, and says
+    /// what became of each answer.
+    Learn(Receiver, Vec<DnsAnswer>, Duration, Reply<Vec<Learned>>),
     /// See [`PolicyHandle::tell_services`].
     Services(Reached, Reply),
-    /// At most so many names that DNS has to be asked for again, and whom.
-    DnsDue(usize, oneshot::Sender<Vec<(Arc<str>, IpAddr)>>),
+    /// At most so many names that DNS has to be asked for again, of whom, and for which pod.
+    DnsDue(usize, oneshot::Sender<Vec<(Arc<Attachment>, Arc<str>, IpAddr)>>),
     /// What DNS has told if that changed since a version of it, and which one it is.
     Dns(u64, oneshot::Sender<Option<(u64, Vec<Remembered>)>>),
 }

@@ -18,6 +18,7 @@ pub use self::saving::Save;
 use self::saving::Unsaved;
 use crate::dns::DnsCache;
 use crate::groups::{Group, Groups, Users};
+use crate::pods::Attachment;
 use crate::services::Services;
 use crate::spec::{Member, MemberKey, Policy, RuleSpec, Standing};
 
@@ -170,17 +171,18 @@ impl Cache {
         &self.dns
     }
 
-    /// At most so many names that DNS has to be asked for again by now, and whom.
-    pub fn dns_due(&mut self, now: Instant, most: usize) -> Vec<(Arc<str>, IpAddr)> {
+    /// At most so many names that DNS has to be asked for again by now, of whom, and for which pod.
+    pub fn dns_due(&mut self, now: Instant, most: usize) -> Vec<(Arc<Attachment>, Arc<str>, IpAddr)> {
         self.dns.due(now, most)
     }
 
     /// Changes what is known of addresses of domain names.
-    pub fn change_dns(&mut self, change: impl FnOnce(&mut DnsCache)) {
-        change(&mut self.dns);
+    pub fn change_dns<T>(&mut self, change: impl FnOnce(&mut DnsCache) -> T) -> T {
+        let done = change(&mut self.dns);
         for (fqdn, touched) in self.dns.take_touched() {
             self.changes.fqdns.entry(fqdn).or_default().extend(touched);
         }
+        done
     }
 
     /// Where Services are reached.

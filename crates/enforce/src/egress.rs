@@ -12,6 +12,7 @@ use antrea_flows::policy::{Action, Class, Direction, Peers, Rule, Service};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::reconciler::Reconciler;
+use crate::rules;
 use crate::spec::{RuleSpec, Standing};
 
 /// Egress policy of this node's pods. Groups of pods are in it only where nodes are reached without a tunnel.
@@ -93,14 +94,16 @@ impl Reconciler {
         known: &mut BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     ) -> Option<HostRule> {
         let (mut nets, mut groups) = (BTreeSet::new(), BTreeSet::new());
+        let askers = rules::askers(spec, rule.pods.keys().copied(), &self.pods);
         match &rule.peers {
             Peers::Any => nets.extend(everybody()),
             // What the host is given is the endpoint's already, or goes to what the bridge does not serve.
             Peers::Services(_) => {}
             // Names mean to each peer what it says; the rule knows.
             Peers::Of(peers) if spec.has_named_ports() => {
-                let is_told =
-                    |net: &IpNet| spec.fqdns.iter().any(|fqdn| self.cache.dns().has(fqdn, &net.addr()));
+                let is_told = |net: &IpNet| {
+                    spec.fqdns.iter().any(|fqdn| self.cache.dns().has(fqdn, &net.addr(), &askers))
+                };
                 let met = |net: &&IpNet| self.is_routed() || spec.nets.contains(*net) || is_told(net);
                 nets.extend(peers.iter().filter(met).copied());
             }
@@ -114,9 +117,10 @@ impl Reconciler {
                     }
                 }
                 for fqdn in &spec.fqdns {
-                    let name: Arc<str> = format!("fqdn {fqdn}").into();
-                    let told = || self.cache.dns().addresses(std::slice::from_ref(fqdn)).copied().collect();
-                    known.entry(name.clone()).or_insert_with(told);
+                    // To another rule it may mean something else: what its pods were told.
+                    let name: Arc<str> = format!("fqdn {fqdn} of rule {}", rule.id).into();
+                    let told = self.cache.dns().addresses(std::slice::from_ref(fqdn), &askers);
+                    known.insert(name.clone(), told.copied().collect());
                     groups.insert(name);
                 }
             }

@@ -56,6 +56,12 @@ impl LocalPods {
         &self.owners
     }
 
+    /// The attachments behind these ports.
+    pub(crate) fn attachments(&self, ofports: impl IntoIterator<Item = u32>) -> HashSet<&Attachment> {
+        let owners = ofports.into_iter().filter_map(|ofport| self.owners.get(&ofport));
+        owners.map(|owner| &owner.attachment).collect()
+    }
+
     /// Makes these interfaces all there are; returns the pods that differ. An attachment that could not be
     /// taken away may name a port that another pod has by now: to be safe the port then has the addresses
     /// of both.

@@ -105,6 +105,8 @@ impl Reconciler {
     pub fn set_pods(&mut self, interfaces: Vec<LocalPod>) {
         let changed = self.pods.set(interfaces);
         self.cache.pods_changed(&changed);
+        let here = self.pods.attachments(self.pods.owners().keys().copied());
+        self.cache.change_dns(|dns| dns.keep_pods(&here));
     }
 
     /// Begins anew with a pipeline. The next [`Self::reconcile`] returns all flows.

@@ -1,6 +1,6 @@
 //! From a rule of a policy to the rules that the flows are made of.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_flows::policy::{
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::cache::Cache;
 use crate::kept::Kept;
-use crate::pods::LocalPods;
+use crate::pods::{Attachment, LocalPods};
 use crate::spec::{MemberKey, RuleSpec, Standing};
 
 /// What a rule says to some of its members. A rule without named ports has one variant; with named ports
@@ -58,6 +58,15 @@ pub(crate) fn pods(spec: &RuleSpec, facts: Facts<'_>) -> BTreeMap<u32, PodIps> {
         return facts.cache.services().at_node(&spec.on_services);
     }
     applied(spec, facts).into_iter().map(|(ofport, (ips, _))| (ofport, ips.clone())).collect()
+}
+
+/// The pods among these that what DNS tells is asked of for the rule: none without domain names.
+pub(crate) fn askers<'a>(
+    spec: &RuleSpec,
+    ofports: impl IntoIterator<Item = u32>,
+    local: &'a LocalPods,
+) -> HashSet<&'a Attachment> {
+    if spec.fqdns.is_empty() { HashSet::new() } else { local.attachments(ofports) }
 }
 
 /// What is known of named ports: nothing of a pod that only keeps the policy.
@@ -142,7 +151,8 @@ pub(crate) fn variants(spec: &RuleSpec, facts: Facts<'_>) -> Vec<Variant> {
                 group.members().values().flat_map(|m| m.ips.iter().map(|ip| (IpNet::from(*ip), &*m.ports)))
             });
             // Of what is behind a domain name nobody knows ports.
-            let told = cache.dns().addresses(&spec.fqdns).map(|ip| (IpNet::from(*ip), &[][..]));
+            let askers = askers(spec, applied.keys().copied(), facts.local);
+            let told = cache.dns().addresses(&spec.fqdns, &askers).map(|ip| (IpNet::from(*ip), &[][..]));
             let mut nets: BTreeMap<usize, BTreeSet<IpNet>> = BTreeMap::new();
             for (services, found) in resolve_named_ports(&spec.services, blocks.chain(members).chain(told)) {
                 let at = place(&services);
@@ -197,7 +207,10 @@ fn peers(spec: &RuleSpec, facts: Facts<'_>) -> Peers {
     for group in spec.groups.iter().filter_map(|name| cache.address_group(name)) {
         nets.extend(group.ips().map(|ip| IpNet::from(*ip)));
     }
-    nets.extend(cache.dns().addresses(&spec.fqdns).map(|ip| IpNet::from(*ip)));
+    if !spec.fqdns.is_empty() {
+        let askers = askers(spec, applied(spec, facts).into_keys(), facts.local);
+        nets.extend(cache.dns().addresses(&spec.fqdns, &askers).map(|ip| IpNet::from(*ip)));
+    }
     of(nets)
 }
 
@@ -206,13 +219,13 @@ fn of(nets: SortedSet<IpNet>) -> Peers {
     if whole(false) && whole(true) { Peers::Any } else { Peers::Of(nets) }
 }
 
-/// Whether an address is among the peers of a rule without named ports.
-pub(crate) fn is_peer(spec: &RuleSpec, cache: &Cache, net: &IpNet) -> bool {
+/// Whether an address is among the peers of a rule without named ports, whose domain names are what these pods were told.
+pub(crate) fn is_peer(spec: &RuleSpec, cache: &Cache, askers: &HashSet<&Attachment>, net: &IpNet) -> bool {
     spec.nets.contains(net)
         || spec
             .groups
             .iter()
             .filter_map(|name| cache.address_group(name))
             .any(|group| group.contains(&net.addr()))
-        || spec.fqdns.iter().any(|fqdn| cache.dns().has(fqdn, &net.addr()))
+        || spec.fqdns.iter().any(|fqdn| cache.dns().has(fqdn, &net.addr(), askers))
 }

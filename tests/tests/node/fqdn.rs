@@ -165,6 +165,7 @@ async fn a_pod_reaches_what_dns_told_it_at_once_and_nothing_else() {
     lab.add_ipv6();
     lab.start_agents().await;
     let (client, free) = (add(&mut lab, "client"), add(&mut lab, "free"));
+    let other = add(&mut lab, "other");
     let (dns, _servers) = world(&lab).await;
     let pod = client.netns.as_str();
     for last in 1..=9 {
@@ -195,8 +196,13 @@ async fn a_pod_reaches_what_dns_told_it_at_once_and_nothing_else() {
 
     let before = latency(&free.netns, (0..300).map(|_| "www.exact.example".to_owned())).await;
     put(&lab, CLUSTER_POLICIES, None, "names", &only(&["WWW.exact.example", "*.wild.example"]));
+    let mut others = only(&["www.exact.example"]);
+    others["appliedTo"] = applied_to("other");
+    put(&lab, CLUSTER_POLICIES, None, "others", &others);
     until_reached(pod, v4(1), false).await;
     realized(&lab, "names").await;
+    until_reached(&other.netns, v4(1), false).await;
+    realized(&lab, "others").await;
 
     // What was not asked for is not reached.
     for n in 0..FLOOR {
@@ -210,6 +216,12 @@ async fn a_pod_reaches_what_dns_told_it_at_once_and_nothing_else() {
     }
     assert!(ask(pod, SERVER, "www.EXACT.example", A).await.is_some());
     assert!(reaches(pod, v4(1)).await);
+    // What one pod was told means nothing in the rules of another, which asks for itself.
+    for _ in 0..FLOOR {
+        assert!(!reaches(&other.netns, v4(1)).await);
+    }
+    assert!(ask(&other.netns, SERVER, "www.exact.example", A).await.is_some());
+    assert!(reaches(&other.netns, v4(1)).await);
     // Other names are answered, and not reached.
     for name in ["www.other.example", "wild.example"] {
         assert!(ask(pod, SERVER, name, A).await.is_some());

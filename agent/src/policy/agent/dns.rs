@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use antrea_enforce::dns::Remembered;
+use antrea_enforce::dns::{Learned, Receiver, Remembered};
 use antrea_enforce::reconciler::Reconciler;
 use antrea_packet::DnsAnswer;
 
@@ -15,35 +15,26 @@ pub(super) fn since(reconciler: &Reconciler, version: u64) -> Option<(u64, Vec<R
     (dns.version() != version).then(|| (dns.version(), dns.remember(Instant::now())))
 }
 
+/// What DNS told somebody, for how long it remains at least, and who is told what became of it.
+type Told = (Receiver, Vec<DnsAnswer>, Duration, Reply<Vec<Learned>>);
+
 impl State {
     /// Has rules know what DNS told, and says so when the bridge has it.
-    pub(super) async fn learn(
-        &mut self,
-        told: Vec<(Vec<DnsAnswer>, Duration, Reply<u64>)>,
-    ) -> Result<(), Ended> {
-        if told.is_empty() {
-            return Ok(());
-        }
+    pub(super) async fn learn(&mut self, told: Vec<Told>) -> Result<(), Ended> {
+        // It is the same for all.
+        let Some(shortest) = told.iter().map(|(_, _, shortest, _)| *shortest).max() else { return Ok(()) };
         let mut replies = Vec::with_capacity(told.len());
         let mut answers = Vec::with_capacity(told.len());
-        for (found, shortest, reply) in told {
-            answers.push((found, shortest));
+        for (receiver, found, _, reply) in told {
+            answers.push((receiver, found));
             replies.push(reply);
         }
-        let (news, result) = self
-            .step(move |reconciler| {
-                let now = Instant::now();
-                reconciler.cache.change_dns(|dns| {
-                    for (found, shortest) in &answers {
-                        found.iter().for_each(|answer| dns.learn(answer, *shortest, now));
-                    }
-                });
-                reconciler.cache.dns().news()
-            })
-            .await?;
-        for reply in replies {
+        let learn =
+            move |reconciler: &mut Reconciler| reconciler.learn_dns(&answers, shortest, Instant::now());
+        let (learned, result) = self.step(learn).await?;
+        for (learned, reply) in learned.into_iter().zip(replies) {
             // A caller that is gone has nobody to tell.
-            let _ = reply.send(result.clone().map(|()| news));
+            let _ = reply.send(result.clone().map(|()| learned));
         }
         Ok(())
     }

@@ -39,6 +39,7 @@ async fn an_answer_waits_for_the_datapath_whoever_told_of_its_addresses() {
     all.push(Event::Policy(native("N", (250, 5.0), "a", vec![rule])));
     let fake = Fake::start(all).await;
     let node = Node::start(folder.path(), fake.target(), LONG);
+    node.remember(local_pod("web-0", 21, "10.0.0.21"));
     node.attach().await.unwrap();
     let rig = Rig::started().await;
     let asked = comparisons(folder.path());
@@ -55,17 +56,21 @@ async fn an_answer_waits_for_the_datapath_whoever_told_of_its_addresses() {
     {
         if told_before {
             let answers = answer(address);
-            node.handle.request(|reply| Request::Learn(answers, Duration::ZERO, reply)).await.unwrap();
+            let pod = Receiver::Port(21);
+            let learn = node.handle.request(|reply| Request::Learn(pod, answers, Duration::ZERO, reply));
+            learn.await.unwrap();
         }
-        node.handle.learn(answer(address), &settings, &mut through).await.unwrap();
+        let told = vec![(21, answer(address))];
+        assert_eq!(node.handle.learn(told, &settings, &mut through).await, [true]);
         assert_eq!(asked.load(Ordering::Relaxed), comparisons, "{address}");
     }
     // There is no time.
-    let mut learning = Box::pin(node.handle.learn(answer("192.0.2.3"), &settings, &mut through));
+    let told = vec![(21, answer("192.0.2.3"))];
+    let mut learning = Box::pin(node.handle.learn(told.clone(), &settings, &mut through));
     assert!(futures::poll!(&mut learning).is_pending());
     drop(learning);
     let before = asked.load(Ordering::Relaxed);
-    node.handle.learn(answer("192.0.2.3"), &settings, &mut through).await.unwrap();
+    assert_eq!(node.handle.learn(told, &settings, &mut through).await, [true]);
     assert!(asked.load(Ordering::Relaxed) > before, "it was known, and waits all the same");
     node.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Asks DNS again for what pods were told, before its time has passed: applications keep addresses for longer.
 //!
-//! Asked is the server that told the pod, from the node's own network. What it says counts as if the pod had asked; nobody
+//! Asked is the server that told the pod, from the node's own network. What it says counts as if that pod had asked; nobody
 //! waits for it.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use antrea_enforce::dns::Receiver;
 use antrea_packet::{DnsAnswer, DnsQuestion, dns_query, dns_reply};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
@@ -43,16 +44,19 @@ impl PolicyHandle {
                     if self.requests.send(Request::DnsDue(AT_ONCE - asking.len(), reply)).await.is_err() {
                         return;
                     }
-                    for (name, server) in due.await.unwrap_or_default() {
-                        asking.spawn(ask(name, server));
+                    for (asker, name, server) in due.await.unwrap_or_default() {
+                        asking.spawn(async move { (asker, ask(name, server).await) });
                     }
                 }
                 Some(replied) = asking.join_next(), if !asking.is_empty() => {
-                    let replied = replied.ok().flatten();
+                    let Ok((asker, replied)) = replied else { continue };
                     metrics.asked_again(replied.is_some());
                     if let Some(answers) = replied.filter(|answers| !answers.is_empty()) {
+                        let told = Receiver::Attachment(asker);
                         // That rules cannot have it is told where they are changed, and it is asked again.
-                        let _ = self.request(|reply| Request::Learn(answers, settings.shortest, reply)).await;
+                        let _ = self
+                            .request(|reply| Request::Learn(told, answers, settings.shortest, reply))
+                            .await;
                     }
                 }
             }

@@ -3,15 +3,15 @@
 //!
 //! # Invariants
 //! - A question is asked again for as long as a name that its last answer told is meant by a policy and has an address.
-//! - At most `QUESTIONS` are, each at most once in `LEAST`.
+//! - Of each pod at most `QUESTIONS` are, each at most once in `LEAST`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Questions that are asked again. What is told of others ends with its time to live.
-const QUESTIONS: usize = 1024;
+/// Questions of a pod that are asked again. What is told of others ends with its time to live.
+const QUESTIONS: usize = 64;
 
 /// Between two times, however short a time to live is.
 const LEAST: Duration = Duration::from_secs(2);
@@ -61,17 +61,13 @@ impl Questions {
         self.by_name.insert(question, Asked { server, names, next });
     }
 
-    /// At most so many questions whose time has come, and whom to ask. Those that told nothing that is wanted any more are
-    /// forgotten.
+    /// A question whose time has come, and whom to ask. Those that told nothing that is wanted any more are forgotten.
     pub(super) fn due(
         &mut self,
         now: Instant,
-        most: usize,
         is_wanted: impl Fn(&Arc<str>) -> bool,
-    ) -> Vec<(Arc<str>, IpAddr)> {
-        let mut due = Vec::new();
-        while due.len() < most
-            && self.by_time.first().is_some_and(|(next, _)| *next <= now)
+    ) -> Option<(Arc<str>, IpAddr)> {
+        while self.by_time.first().is_some_and(|(next, _)| *next <= now)
             && let Some((_, question)) = self.by_time.pop_first()
         {
             let Some(asked) = self.by_name.get_mut(&question) else { continue };
@@ -80,10 +76,10 @@ impl Questions {
                 continue;
             }
             asked.next = now + AGAIN;
-            due.push((question.clone(), asked.server));
-            self.by_time.insert((asked.next, question));
+            self.by_time.insert((asked.next, question.clone()));
+            return Some((question, asked.server));
         }
-        due
+        None
     }
 
     /// By which questions, asked of whom, names were told.

@@ -3,11 +3,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use antrea_flows::policy::{Action, MemberChange, Peers, Realizer, RuleChange};
+use antrea_packet::DnsAnswer;
 use ipnet::IpNet;
 
 use super::Reconciler;
+use crate::dns::{DnsCache, Learned, Receiver};
 use crate::rules;
 
 /// Peers of rules whose addresses change by themselves.
@@ -19,6 +22,34 @@ pub(super) enum PeerSet {
 }
 
 impl Reconciler {
+    /// Has rules know what DNS answered pods, each of which addresses remain for `shortest` at least. Returns what became of
+    /// each answer.
+    pub fn learn_dns(
+        &mut self,
+        told: &[(Receiver, Vec<DnsAnswer>)],
+        shortest: Duration,
+        now: Instant,
+    ) -> Vec<Vec<Learned>> {
+        let pods = &self.pods;
+        let learn = |dns: &mut DnsCache, (receiver, answers): &(Receiver, Vec<DnsAnswer>)| {
+            let asker = match receiver {
+                Receiver::Port(ofport) => {
+                    pods.owners().get(ofport).map(|owner| Arc::new(owner.attachment.clone()))
+                }
+                // What is asked again may come when the pod has gone.
+                Receiver::Attachment(attachment) => Some(attachment.clone()).filter(|attachment| {
+                    pods.owners().values().any(|owner| owner.attachment == **attachment)
+                }),
+            };
+            let learned = answers.iter().map(|answer| match &asker {
+                Some(_) => dns.learn(&asker, answer, shortest, now),
+                None => Learned::NoRoom,
+            });
+            learned.collect::<Vec<_>>()
+        };
+        self.cache.change_dns(|dns| told.iter().map(|told| learn(dns, told)).collect())
+    }
+
     /// Ports of pods to which rules with domain names apply: what DNS answers them has to be known before they know it.
     pub fn askers(&self) -> BTreeSet<u32> {
         let policies = self.policies.iter().filter(|_| self.takes_native);
@@ -42,7 +73,8 @@ impl Reconciler {
             }
             let only = if slot.len() == 1 { slot.values().next() } else { None };
             let Some(rule) = only.and_then(|id| realizer.rule(*id)) else { return false };
-            if spec.has_named_ports() || pods.is_empty() {
+            // With its pods changes what domain names mean.
+            if spec.has_named_ports() || !spec.fqdns.is_empty() || pods.is_empty() {
                 return false;
             }
             let change = MemberChange {
@@ -93,10 +125,15 @@ impl Reconciler {
             if becomes_known {
                 return false;
             }
+            let askers = if spec.fqdns.is_empty() {
+                HashSet::new()
+            } else {
+                rules::askers(spec, rules::pods(spec, self.facts(name)).into_keys(), &self.pods)
+            };
             let (added_peers, removed_peers) = touched
                 .iter()
                 .map(|ip| IpNet::from(*ip))
-                .partition(|net| rules::is_peer(spec, &self.cache, net));
+                .partition(|net| rules::is_peer(spec, &self.cache, &askers, net));
             let change = MemberChange { added_peers, removed_peers, ..MemberChange::default() };
             found.extend(slot.values().map(|id| RuleChange::Members(*id, change.clone())));
         }
