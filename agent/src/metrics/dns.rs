@@ -21,14 +21,17 @@ pub enum Outcome {
     Ended,
     /// Something before it in its TCP stream is missing: it is lost, and will be sent again.
     Early,
-    /// Rules could not have its addresses in time, or the bridge did not take it: it is lost.
+    /// Rules could not have its addresses, or not in time, or the bridge did not take it: it is lost.
     NotRealized,
+    /// Too many wait: it is lost.
+    Crowded,
     /// It is no DNS message: it is lost.
     Malformed,
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [Self::Delivered, Self::Ended, Self::Early, Self::NotRealized, Self::Malformed];
+    const ALL: [Self; 6] =
+        [Self::Delivered, Self::Ended, Self::Early, Self::NotRealized, Self::Crowded, Self::Malformed];
 
     fn name(self) -> &'static str {
         match self {
@@ -36,6 +39,7 @@ impl Outcome {
             Self::Ended => "ended",
             Self::Early => "early",
             Self::NotRealized => "not_realized",
+            Self::Crowded => "crowded",
             Self::Malformed => "malformed",
         }
     }
@@ -63,8 +67,8 @@ impl DnsMetrics {
                 "Packets from DNS servers to Pods that rules with domain names apply to, by what became of them: they went \
                  on when rules had their addresses (\"delivered\"), were replaced by a reset because their TCP stream \
                  cannot be read (\"ended\"), are lost because something before them in their TCP stream is missing \
-                 (\"early\"), because rules could not have their addresses in time (\"not_realized\"), or because they \
-                 are no DNS messages (\"malformed\").",
+                 (\"early\"), because rules could not have their addresses, or not in time (\"not_realized\"), because too \
+                 many wait for the same Pod (\"crowded\"), or because they are no DNS messages (\"malformed\").",
                 &["outcome"],
             )?,
             again: metrics.counter_vec(

@@ -14,6 +14,7 @@
 
 mod again;
 mod fqdn;
+pub mod lanes;
 mod pod;
 mod restart;
 
