@@ -311,8 +311,8 @@ impl State {
                     told.push((receiver, answers, shortest, reply));
                 }
                 Request::Services(services, reply) => reached.push((services, reply)),
-                Request::DnsDue(most, reply) => {
-                    let due = self.reconciler.as_mut().map(|r| r.cache.dns_due(Instant::now(), most));
+                Request::DnsDue(under_way, reply) => {
+                    let due = self.reconciler.as_mut().map(|r| r.cache.dns_due(Instant::now(), &under_way));
                     let _ = reply.send(due.unwrap_or_default());
                 }
                 Request::Dns(version, reply) => {

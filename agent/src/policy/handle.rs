@@ -1,7 +1,6 @@
 //! The handle that the CNI server and bring-up have of policy.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use antrea_api::controlplane::ObjectReference;
 use antrea_api::selection::PodSelection;
-use antrea_enforce::dns::{Learned, Receiver, Remembered};
+use antrea_enforce::dns::{Again, Learned, Receiver, Remembered};
 use antrea_enforce::egress::HostEgress;
 use antrea_enforce::established::Resets;
 use antrea_enforce::ids::RuleIds;
 use antrea_enforce::isolation::Isolation;
 use antrea_enforce::logged::Logged;
-use antrea_enforce::pods::{Attachment, LocalPod};
+use antrea_enforce::pods::LocalPod;
 use antrea_enforce::reconciler::Reconciler;
 use antrea_enforce::tally::Counted;
 use antrea_flows::policy::{Direction, RuleError, Targets};
@@ -124,8 +123,8 @@ pub(super) enum Request {
     Learn(Receiver, Vec<DnsAnswer>, Duration, Reply<Vec<Learned>>),
     /// See [`PolicyHandle::tell_services`].
     Services(Reached, Reply),
-    /// At most so many names that DNS has to be asked for again, of whom, and for which pod.
-    DnsDue(usize, oneshot::Sender<Vec<(Arc<Attachment>, Arc<str>, IpAddr)>>),
+    /// What DNS has to be asked again and may be, beside what is under way.
+    DnsDue(Vec<Again>, oneshot::Sender<Vec<Again>>),
     /// What DNS has told if that changed since a version of it, and which one it is.
     Dns(u64, oneshot::Sender<Option<(u64, Vec<Remembered>)>>),
 }

@@ -16,9 +16,8 @@ use antrea_flows::policy::{Direction, Targets};
 use self::intake::Staged;
 pub use self::saving::Save;
 use self::saving::Unsaved;
-use crate::dns::DnsCache;
+use crate::dns::{Again, DnsCache};
 use crate::groups::{Group, Groups, Users};
-use crate::pods::Attachment;
 use crate::services::Services;
 use crate::spec::{Member, MemberKey, Policy, RuleSpec, Standing};
 
@@ -171,9 +170,9 @@ impl Cache {
         &self.dns
     }
 
-    /// At most so many names that DNS has to be asked for again by now, of whom, and for which pod.
-    pub fn dns_due(&mut self, now: Instant, most: usize) -> Vec<(Arc<Attachment>, Arc<str>, IpAddr)> {
-        self.dns.due(now, most)
+    /// What DNS has to be asked again by now and may be, beside what is under way.
+    pub fn dns_due(&mut self, now: Instant, under_way: &[Again]) -> Vec<Again> {
+        self.dns.due(now, under_way)
     }
 
     /// Changes what is known of addresses of domain names.

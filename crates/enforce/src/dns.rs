@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use antrea_packet::DnsAnswer;
 
+pub use self::again::Again;
 use self::fqdn::is_meant;
 use self::pod::{Held, PodNames};
 pub use self::restart::Remembered;
@@ -205,28 +206,26 @@ impl DnsCache {
         }
     }
 
-    /// At most so many questions that have to be asked again by now, of whom, and for which pod: of one of each pod in turn.
-    pub(crate) fn due(&mut self, now: Instant, most: usize) -> Vec<(Arc<Attachment>, Arc<str>, IpAddr)> {
+    /// The questions that have to be asked again by now and may be, beside those that are under way: one of each pod in turn.
+    pub(crate) fn due(&mut self, now: Instant, under_way: &[Again]) -> Vec<Again> {
         let mut askers: Vec<Arc<Attachment>> = self.pods.keys().flatten().cloned().collect();
         askers.sort_unstable();
         let after =
             askers.partition_point(|asker| self.asked_last.as_ref().is_some_and(|last| asker <= last));
         askers.rotate_left(after);
-        let mut due = Vec::new();
-        while due.len() < most {
-            let before = due.len();
+        let mut all = under_way.to_vec();
+        let mut before = usize::MAX;
+        while all.len() != before {
+            before = all.len();
             for asker in &askers {
-                let pod = if due.len() < most { self.pods.get_mut(&Some(asker.clone())) } else { None };
-                if let Some((question, server)) = pod.and_then(|pod| pod.due(now)) {
-                    due.push((asker.clone(), question, server));
+                let Some(pod) = self.pods.get_mut(&Some(asker.clone())) else { continue };
+                if let Some(again) = pod.due(asker, now, |again| again::has_room(&all, again)) {
                     self.asked_last = Some(asker.clone());
+                    all.push(again);
                 }
             }
-            if due.len() == before {
-                break;
-            }
         }
-        due
+        all.split_off(under_way.len())
     }
 
     /// Addresses that came to domain names in policies, or went from them, for whichever pod, since the last call.

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antrea_enforce::dns::Receiver;
+use antrea_enforce::dns::{Again, Receiver};
 use antrea_packet::{DnsAnswer, DnsQuestion, dns_query, dns_reply};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::DnsSettings;
@@ -21,9 +21,6 @@ use crate::policy::handle::{PolicyHandle, Request};
 
 /// How often it is looked what is to be asked.
 const EVERY: Duration = Duration::from_millis(250);
-
-/// Names that are asked for at once.
-const AT_ONCE: usize = 16;
 
 /// How long a reply is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,31 +33,38 @@ impl PolicyHandle {
     pub async fn refresh_dns(&self, settings: &DnsSettings, metrics: &DnsMetrics) {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut asking = JoinSet::new();
+        let (mut under_way, mut asking) = (Vec::<Again>::new(), FuturesUnordered::new());
         loop {
             tokio::select! {
-                _ = tick.tick() => {
-                    let (reply, due) = oneshot::channel();
-                    if self.requests.send(Request::DnsDue(AT_ONCE - asking.len(), reply)).await.is_err() {
-                        return;
-                    }
-                    for (asker, name, server) in due.await.unwrap_or_default() {
-                        asking.spawn(async move { (asker, ask(name, server).await) });
-                    }
-                }
-                Some(replied) = asking.join_next(), if !asking.is_empty() => {
-                    let Ok((asker, replied)) = replied else { continue };
-                    metrics.asked_again(replied.is_some());
-                    if let Some(answers) = replied.filter(|answers| !answers.is_empty()) {
-                        let told = Receiver::Attachment(asker);
-                        // That rules cannot have it is told where they are changed, and it is asked again.
-                        let _ = self
-                            .request(|reply| Request::Learn(told, answers, settings.shortest, reply))
-                            .await;
+                _ = tick.tick() => {}
+                // What was answered makes room for the next one at once.
+                Some(again) = asking.next() => {
+                    if let Some(at) = under_way.iter().position(|other| *other == again) {
+                        under_way.swap_remove(at);
                     }
                 }
             }
+            let (reply, due) = oneshot::channel();
+            if self.requests.send(Request::DnsDue(under_way.clone(), reply)).await.is_err() {
+                return;
+            }
+            for again in due.await.unwrap_or_default() {
+                under_way.push(again.clone());
+                asking.push(self.ask_again(again, settings, metrics));
+            }
         }
+    }
+
+    /// Asks, and has rules know what is said.
+    async fn ask_again(&self, again: Again, settings: &DnsSettings, metrics: &DnsMetrics) -> Again {
+        let replied = ask(again.name.clone(), again.server).await;
+        metrics.asked_again(replied.is_some());
+        if let Some(answers) = replied.filter(|answers| !answers.is_empty()) {
+            let told = Receiver::Attachment(again.pod.clone());
+            // That rules cannot have it is told where they are changed, and it is asked again.
+            let _ = self.request(|reply| Request::Learn(told, answers, settings.shortest, reply)).await;
+        }
+        again
     }
 }
 

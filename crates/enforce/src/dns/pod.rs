@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::again::Questions;
+use super::again::{Again, Questions};
 use super::{ADDRESSES, FRESH};
+use crate::pods::Attachment;
 
 /// An address of a name.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +104,16 @@ impl PodNames {
         fqdns
     }
 
-    /// A question that has to be asked again by now, and whom.
-    pub(super) fn due(&mut self, now: Instant) -> Option<(Arc<str>, IpAddr)> {
+    /// A question that has to be asked again by now and may be.
+    pub(super) fn due(
+        &mut self,
+        pod: &Arc<Attachment>,
+        now: Instant,
+        may_ask: impl Fn(&Again) -> bool,
+    ) -> Option<Again> {
         let names = &self.names;
-        self.questions.due(now, |name| names.get(name).is_some_and(|known| !known.fqdns.is_empty()))
+        let is_wanted = |name: &Arc<str>| names.get(name).is_some_and(|known| !known.fqdns.is_empty());
+        self.questions.due(pod, now, is_wanted, may_ask)
     }
 
     /// The name that nothing was told of for longest; one that no policy means before all others.

@@ -96,19 +96,3 @@ fn of_all_pods_so_much_is_kept_and_a_share_of_each_always() {
     assert_eq!(cache.learn(&pod(pods), &many("more", 9000, 5, 600), NONE, now), Learned::Held(cache.news));
     assert_eq!(size(&cache, pods), SHARE);
 }
-
-#[test]
-fn what_is_asked_again_is_bounded_for_each_pod_and_goes_round() {
-    let mut cache = wanting(&["*"]);
-    let start = Instant::now();
-    for n in 0..200 {
-        cache.learn(&pod(1), &from_server(53, &[&name(n)], &[(1, 50)]), NONE, start);
-    }
-    cache.learn(&pod(1), &from_server(53, &["what?ever"], &[(1, 50)]), NONE, start);
-    cache.learn(&pod(2), &from_server(54, &["one"], &[(1, 50)]), NONE, start);
-    let first = cache.due(start + seconds(25), 16);
-    assert_eq!(first.len(), 16);
-    assert!(first.iter().any(|(asker, ..)| Some(asker) == pod(2).as_ref()), "{first:?}");
-    let rest = cache.due(start + seconds(25), 5000);
-    assert_eq!((rest.len(), rest.iter().filter(|asked| first.contains(asked)).count()), (64 + 1 - 16, 0));
-}
