@@ -280,7 +280,7 @@ impl State {
     }
 
     async fn serve(&mut self, requests: Vec<Request>) -> Result<(), Ended> {
-        let (mut pods, mut told, mut reached) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pods, mut told, mut reached, mut shown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut cause = Span::none();
         for request in requests {
             match request {
@@ -316,13 +316,14 @@ impl State {
                     let _ = reply.send(due.unwrap_or_default());
                 }
                 Request::Dns(version, reply) => {
-                    let _ = reply.send(self.reconciler.as_ref().and_then(|r| dns::since(r, version)));
+                    shown.push((version, reply));
                 }
             }
         }
         self.attach_waiting().await?;
         self.reach(reached).await?;
         self.learn(told).await?;
+        self.show_dns(shown).await?;
         if pods.is_empty() {
             return Ok(());
         }

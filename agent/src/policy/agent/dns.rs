@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use antrea_enforce::dns::{Learned, Receiver, Remembered};
 use antrea_enforce::reconciler::Reconciler;
 use antrea_packet::DnsAnswer;
+use tokio::sync::oneshot;
 
 use super::{Ended, State};
 use crate::policy::handle::Reply;
 
-/// What is known if that changed since a version of it, and which one it is.
-pub(super) fn since(reconciler: &Reconciler, version: u64) -> Option<(u64, Vec<Remembered>)> {
-    let dns = reconciler.cache.dns();
-    (dns.version() != version).then(|| (dns.version(), dns.remember(Instant::now())))
-}
+/// Is told what is known, and which version of it this is, if it is another than the one that was named.
+type Shown = oneshot::Sender<Option<(u64, Vec<Remembered>)>>;
 
 /// What DNS told somebody, for how long it remains at least, and who is told what became of it.
 type Told = (Receiver, Vec<DnsAnswer>, Duration, Reply<Vec<Learned>>);
@@ -35,6 +33,20 @@ impl State {
         for (learned, reply) in learned.into_iter().zip(replies) {
             // A caller that is gone has nobody to tell.
             let _ = reply.send(result.clone().map(|()| learned));
+        }
+        Ok(())
+    }
+
+    /// Tells what is known. It may be much, so it is put together on a thread that may block.
+    pub(super) async fn show_dns(&mut self, asked: Vec<(u64, Shown)>) -> Result<(), Ended> {
+        for (version, reply) in asked {
+            let is_new = self.reconciler.as_ref().is_some_and(|r| r.cache.dns().version() != version);
+            let show = |reconciler: &mut Reconciler| {
+                let dns = reconciler.cache.dns();
+                (dns.version(), dns.remember(Instant::now()))
+            };
+            let known = if is_new { Some(self.with_reconciler(show).await?) } else { None };
+            let _ = reply.send(known);
         }
         Ok(())
     }

@@ -9,13 +9,13 @@ use antrea_enforce::dns::Remembered;
 use antrea_enforce::pods::Attachment;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
 
 use crate::policy::handle::{PolicyHandle, Request};
 use crate::policy::notes;
 
-/// How soon after a change what is known is on disk.
+/// How soon after a change what is known is on disk: of so many octets, and of twice as many after twice the time.
 const EVERY: Duration = Duration::from_secs(1);
+const PART: usize = 256 * 1024;
 
 /// Addresses, and until which second of Unix time each is one.
 type Until = BTreeMap<IpAddr, u64>;
@@ -55,19 +55,17 @@ enum Noted {
 impl PolicyHandle {
     /// Keeps what is known on disk, for ever.
     pub async fn keep_dns(&self) {
-        let mut tick = tokio::time::interval(EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut version = 0;
+        let (mut version, mut pause) = (0, EVERY);
         loop {
-            tick.tick().await;
+            tokio::time::sleep(pause).await;
             let (reply, answer) = oneshot::channel();
             if self.requests.send(Request::Dns(version, reply)).await.is_err() {
                 return;
             }
-            if let Ok(Some((now, names))) = answer.await
-                && notes::write(&self.dns_file, &record(names, unix_time())).await
-            {
-                version = now;
+            let Ok(Some((now, names))) = answer.await else { continue };
+            let written = notes::write_much(&self.dns_file, move || record(names, unix_time())).await;
+            if let Some(octets) = written {
+                (version, pause) = (now, pause_after(octets));
             }
         }
     }
@@ -77,6 +75,11 @@ impl PolicyHandle {
         let record: Option<Record> = notes::read(&self.dns_file).await;
         record.map(|record| recalled(record, unix_time())).unwrap_or_default()
     }
+}
+
+/// Before as much is written again.
+fn pause_after(octets: usize) -> Duration {
+    EVERY.saturating_mul(u32::try_from(octets.div_ceil(PART)).unwrap_or(u32::MAX).max(1))
 }
 
 fn unix_time() -> Duration {
@@ -117,6 +120,12 @@ fn recalled(record: Record, now: Duration) -> Vec<Remembered> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_more_there_is_the_less_often_it_is_written() {
+        let pauses = [0, 1, PART, PART + 1, 10 * PART].map(|octets| pause_after(octets).as_secs());
+        assert_eq!(pauses, [1, 1, 1, 2, 10]);
+    }
 
     #[test]
     fn what_was_known_is_known_again_for_the_time_that_is_left() {
