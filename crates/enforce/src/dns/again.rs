@@ -33,7 +33,7 @@ const AT_LAST: Duration = Duration::from_secs(60);
 /// A question that is asked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Again {
-    /// For which pod.
+    /// Whose rules have what is answered, as if it had asked.
     pub pod: Arc<Attachment>,
     /// The name whose addresses are asked for.
     pub name: Arc<str>,
