@@ -238,8 +238,8 @@ async fn what_is_given_up_together_stays_if_one_is_refused() {
 #[tokio::test]
 async fn groups_and_meters_are_kept() {
     let rig = Rig::started().await;
-    let through = Flow { actions: vec![Action::Group(5), Action::GotoTable(1)], ..flow(1) };
-    let metered = Flow { actions: vec![Action::Meter(6), Action::GotoTable(1)], ..flow(2) };
+    let through = Flow { actions: vec![Action::Group(5), Action::GotoTable(1)].into(), ..flow(1) };
+    let metered = Flow { actions: vec![Action::Meter(6), Action::GotoTable(1)].into(), ..flow(2) };
     let wanted = vec![
         Entry::Flow(through),
         Entry::Group(group(5, 1)),

@@ -64,7 +64,7 @@ impl Bridge {
         store.all().iter().any(|entry| {
             let Entry::Flow(flow) = entry else { return false };
             flow.table == table
-                && flow.actions.is_empty()
+                && flow.actions.iter().next().is_none()
                 && flow.to_string().contains(&format!("reg1={ofport:#x}"))
         })
     }

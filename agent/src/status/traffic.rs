@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use openflow::multipart::{FlowEntry, FlowFilter, PortStats};
-use openflow::{Action, PortNo};
+use openflow::{Action, Actions, PortNo};
 use tokio::sync::Semaphore;
 
 use self::busiest::busiest;
@@ -96,7 +96,7 @@ fn known(counter: u64) -> u64 {
 }
 
 /// Whether a packet that comes to the flow goes no further. What tells the agent of it does not change that.
-fn is_end(actions: &[Action]) -> bool {
+fn is_end(actions: &Actions) -> bool {
     let stays = |action: &Action| {
         matches!(
             action,
@@ -108,7 +108,7 @@ fn is_end(actions: &[Action]) -> bool {
                 | Action::Note(_)
         )
     };
-    actions.iter().all(stays)
+    actions.iter().all(|action| stays(&action))
 }
 
 /// By table, those that have dropped something first in the pipeline's order.
@@ -179,7 +179,7 @@ mod tests {
         let entry = |table: Table, actions: Vec<Action>, packets| {
             let table = pipeline.number(table).unwrap();
             let mut flow = Flow::new(table, 1);
-            flow.actions = actions;
+            flow.actions = actions.into();
             let stats =
                 FlowStats { packets: Some(packets), bytes: Some(packets * 100), ..FlowStats::default() };
             FlowEntry { flow, stats }

@@ -19,7 +19,7 @@ use antrea_flows::{
 use anyhow::{Context, Result, bail};
 use bytes::BytesMut;
 use openflow::{
-    Flow, FlowMod, Message, Xid,
+    Actions, Flow, FlowMod, Message, Xid,
     multipart::{FlowFilter, MultipartReply, MultipartRequest},
 };
 use support::{direct_peer, network, pod, switch, tunnel_peer};
@@ -155,8 +155,8 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
         let victim = installed.iter().find(|f| f.priority == 64990).unwrap();
         session.send(&FlowMod::delete_strict(victim).into())?;
         let mut changed =
-            installed.iter().find(|f| !f.actions.is_empty() && f.priority == 190).unwrap().clone();
-        changed.actions.clear();
+            installed.iter().find(|f| f.actions != Actions::default() && f.priority == 190).unwrap().clone();
+        changed.actions = Actions::default();
         session.send(&FlowMod::add(changed).into())?;
         session.send(&FlowMod::add(Flow::new(3, 7).cookie(0xbad)).into())?;
         let mut stale = installed.iter().find(|f| f.priority == 205).unwrap().clone();

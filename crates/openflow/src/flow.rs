@@ -1,6 +1,6 @@
 //! Flows, groups and meters.
 
-use crate::{Action, Match, PortNo};
+use crate::{Action, Actions, Match, PortNo};
 
 /// A flow entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +21,7 @@ pub struct Flow {
     pub importance: u16,
     pub flags: FlowFlags,
     /// What it does; empty drops.
-    pub actions: Vec<Action>,
+    pub actions: Actions,
 }
 
 /// Flags of a flow (`OFPFF_*`).
@@ -77,7 +77,7 @@ impl Flow {
             hard_timeout: 0,
             importance: 0,
             flags: FlowFlags::default(),
-            actions: Vec::new(),
+            actions: Actions::default(),
         }
     }
 
@@ -189,7 +189,7 @@ pub struct Bucket {
     /// Live while this group is; for fast failover.
     pub watch_group: Option<u32>,
     /// What it does.
-    pub actions: Vec<Action>,
+    pub actions: Actions,
 }
 
 impl Bucket {
@@ -198,7 +198,7 @@ impl Bucket {
 
     /// A bucket with a weight.
     pub fn new(id: u32, weight: u16) -> Bucket {
-        Bucket { id, weight, watch_port: None, watch_group: None, actions: Vec::new() }
+        Bucket { id, weight, watch_port: None, watch_group: None, actions: Actions::default() }
     }
 
     /// Adds an action.

@@ -35,6 +35,7 @@
 //! ```
 
 mod action;
+mod actions;
 mod codec;
 mod error;
 mod field;
@@ -43,10 +44,12 @@ mod matches;
 mod message;
 mod mods;
 pub mod multipart;
+mod small;
 mod text;
 mod types;
 
 pub use action::*;
+pub use actions::Actions;
 pub use error::{DecodeError, EncodeError, ParseError, Problem};
 pub use field::{Field, OxmId};
 pub use flow::*;

@@ -1,17 +1,20 @@
 //! Matches: canonical sets of fields with masks.
 
 mod build;
+mod packed;
 
-use std::sync::Arc;
+use std::cmp::Ordering;
+use std::fmt;
 
 use crate::field::Prereq;
+use crate::small::Small;
 use crate::{CtState, Field, OxmId, PortNo, SubField};
 
+/// Bytes of a match that need no memory of their own. Those of most flows of policies have fewer.
+const HERE: usize = 22;
+
 /// One field of a match. Bits of `value` outside `mask` are zero.
-///
-/// Packed, for a third of it would be padding, and there are some for each flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(Rust, packed)]
 pub struct MatchField {
     pub field: Field,
     /// The value, right-aligned.
@@ -24,7 +27,7 @@ pub struct MatchField {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnknownField {
     pub id: OxmId,
-    /// The bytes of the value.
+    /// The bytes of the value, 255 at most with those of the mask.
     pub value: Box<[u8]>,
     /// The bytes of the mask, as many as of the value; `None` compares all bits.
     pub mask: Option<Box<[u8]>>,
@@ -37,12 +40,26 @@ pub struct UnknownField {
 /// with bit 12 for "present", and `vlan_pcp`), no `nw_tos` (it is `ip_dscp`) and no 16-bit `in_port`.
 /// Fields with an empty mask are left out.
 ///
-/// Clones share the fields: who keeps flows by match, and whoever he tells of them, hold them once.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Match {
-    fields: Arc<[MatchField]>,
-    /// None instead of an empty list.
-    unknown: Option<Arc<Vec<UnknownField>>>,
+/// There are some for each flow, so the fields are kept as bytes: short matches in place, and of others clones share them.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Match(Small<HERE>);
+
+impl fmt::Debug for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Match").field(&format_args!("{self}")).finish()
+    }
+}
+
+impl PartialOrd for Match {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Match {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.fields().cmp(other.fields()).then_with(|| self.unknown_fields().cmp(other.unknown_fields()))
+    }
 }
 
 impl Match {
@@ -52,23 +69,23 @@ impl Match {
     }
 
     /// The fields in canonical order.
-    pub fn fields(&self) -> &[MatchField] {
-        &self.fields
+    pub fn fields(&self) -> impl Iterator<Item = MatchField> {
+        packed::fields(self.0.bytes())
     }
 
     /// Fields that came from a switch and that this crate does not know.
-    pub fn unknown_fields(&self) -> &[UnknownField] {
-        self.unknown.as_deref().map_or(&[], Vec::as_slice)
+    pub fn unknown_fields(&self) -> impl Iterator<Item = UnknownField> {
+        packed::unknown_fields(self.0.bytes())
     }
 
     /// Whether every packet matches.
     pub fn is_empty(&self) -> bool {
-        self.fields.is_empty() && self.unknown.is_none()
+        self.0.bytes().is_empty()
     }
 
     /// What the match says of a canonical field.
     pub fn get(&self, field: Field) -> Option<MatchField> {
-        self.position(field).ok().and_then(|i| self.fields.get(i)).copied()
+        packed::find(self.0.bytes(), field).known
     }
 
     /// The value of the bits of `sub`, if all of them are compared. Register pairs are looked up in
@@ -87,10 +104,6 @@ impl Match {
             None => self.get(sub.field()).map(|m| (m.value, m.mask))?,
         };
         (mask & sub.mask() == sub.mask()).then(|| sub.extract(value))
-    }
-
-    fn position(&self, field: Field) -> Result<usize, usize> {
-        self.fields.binary_search_by_key(&field, |m| m.field)
     }
 
     /// Adds bits of a field to the match. Bits already there take the new value; bits that the field
@@ -138,20 +151,10 @@ impl Match {
         if mask == 0 {
             return;
         }
-        match self.position(field) {
-            Ok(i) => {
-                if let Some(m) = Arc::make_mut(&mut self.fields).get_mut(i) {
-                    m.value = m.value & !mask | value & mask;
-                    m.mask |= mask;
-                }
-            }
-            Err(i) => {
-                // A list of just this length is smaller than a growing one, for as long as it lives.
-                let (before, after) = self.fields.split_at(i);
-                let new = MatchField { field, value: value & mask, mask };
-                self.fields = before.iter().copied().chain([new]).chain(after.iter().copied()).collect();
-            }
-        }
+        let place = packed::find(self.0.bytes(), field);
+        let (was, before) = place.known.map_or((0, 0), |known| (known.value, known.mask));
+        let new = MatchField { field, value: was & !mask | value & mask, mask: before | mask };
+        self.0 = place.with(self.0.bytes(), Some(new));
     }
 
     /// Adds a field of a group's hash as it is: its value is the bits that count.
@@ -160,15 +163,13 @@ impl Match {
     }
 
     pub(crate) fn insert_unknown(&mut self, field: UnknownField) {
-        let list = Arc::make_mut(self.unknown.get_or_insert_default());
-        let at = list.binary_search(&field).unwrap_or_else(|i| i);
-        list.insert(at, field);
+        self.0 = packed::with_unknown(self.0.bytes(), field);
     }
 
     /// The first field that no packet of the matched protocol has, such as a TCP port without `.tcp()`. The
     /// switch refuses such a match (`OFPBMC_BAD_PREREQ`).
     pub fn unmet_prerequisite(&self) -> Option<Field> {
-        let is = |field, values: &[u128]| self.get(field).is_some_and(|m| values.contains(&{ m.value }));
+        let is = |field, values: &[u128]| self.get(field).is_some_and(|m| values.contains(&m.value));
         let ip = |proto| is(Field::EthType, &[0x0800, 0x86dd]) && is(Field::NwProto, &[proto]);
         let icmp6 = |types: &[u128]| {
             is(Field::EthType, &[0x86dd]) && is(Field::NwProto, &[58]) && is(Field::Icmpv6Type, types)
@@ -200,16 +201,14 @@ impl Match {
             Prereq::NdSolicit => icmp6(&[135]),
             Prereq::NdAdvert => icmp6(&[136]),
         };
-        self.fields.iter().map(|m| m.field).find(|f| !met(*f))
+        self.fields().map(|m| m.field).find(|f| !met(*f))
     }
 
     /// Takes a canonical field out of the match.
     pub fn remove(&mut self, field: Field) -> Option<MatchField> {
-        let at = self.position(field).ok()?;
-        let (before, rest) = self.fields.split_at(at);
-        let (gone, after) = rest.split_first()?;
-        let gone = *gone;
-        self.fields = before.iter().chain(after).copied().collect();
+        let place = packed::find(self.0.bytes(), field);
+        let gone = place.known?;
+        self.0 = place.with(self.0.bytes(), None);
         Some(gone)
     }
 }
@@ -221,5 +220,46 @@ fn split(field: Field) -> Option<(u8, u8)> {
         f if (Field::Xreg0..=Field::Xreg7).contains(&f) => Some((2 * at(Field::Xreg0), 2)),
         f if (Field::Xxreg0..=Field::Xxreg3).contains(&f) => Some((4 * at(Field::Xxreg0), 4)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_matches_need_no_memory_of_their_own() {
+        let first = || Match::new().ip().ct_state(CtState::new().set(CtState::NEW | CtState::TRK));
+        let here = [
+            Match::new().nw_src("10.10.0.0/16".parse::<ipnet::IpNet>().unwrap()),
+            Match::new().nw_dst("fd00::1".parse::<std::net::IpAddr>().unwrap()),
+            first().exact(Field::CtNwProto, 6).masked(Field::CtTpDst, 8080, 0xfff0),
+            first().bits(SubField::reg(0, 10, 10), 1),
+            Match::new().conj_id(7),
+        ];
+        for matches in here {
+            assert!(matches!(matches.0, Small::Here(..)), "{matches}");
+        }
+        let long = first().exact(Field::CtLabel, 1).bits(SubField::reg(1, 0, 31), 2);
+        assert!(matches!(long.0, Small::Shared(..)), "{long}");
+        assert_eq!((size_of::<Match>(), size_of::<crate::FlowKey>()), (24, 32));
+    }
+
+    #[test]
+    fn what_is_not_known_comes_last_and_in_order() {
+        let unknown = |field, value: &[u8], mask: Option<&[u8]>| UnknownField {
+            id: OxmId { class: 0xffff, field, experimenter: 9 },
+            value: value.into(),
+            mask: mask.map(Into::into),
+        };
+        let all = [unknown(1, &[1, 2], None), unknown(1, &[1, 2], Some(&[3, 0])), unknown(2, &[], None)];
+        let (mut one, mut other) = (Match::new().arp(), Match::new());
+        all.iter().for_each(|field| one.insert_unknown(field.clone()));
+        all.iter().rev().for_each(|field| other.insert_unknown(field.clone()));
+        other.insert(Field::EthType, 0x0806, u128::MAX);
+        assert_eq!((one.cmp(&other), one == other), (Ordering::Equal, true));
+        assert!(one.unknown_fields().eq(all));
+        assert_eq!((one.fields().count(), one.remove(Field::EthType).map(|m| m.value)), (1, Some(0x0806)));
+        assert!(one < other && !one.is_empty() && one.fields().next().is_none());
     }
 }

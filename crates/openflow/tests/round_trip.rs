@@ -113,11 +113,12 @@ proptest! {
     fn match_is_canonical(m in matches()) {
         use std::hash::{BuildHasher, RandomState};
         let mut reversed = Match::new();
-        for f in m.fields().iter().rev() {
+        let fields: Vec<MatchField> = m.fields().collect();
+        for f in fields.iter().rev() {
             reversed.insert(f.field, f.value, f.mask);
         }
-        for u in m.fields() {
-            prop_assert_eq!(reversed.get(u.field), Some(*u));
+        for u in fields {
+            prop_assert_eq!(reversed.get(u.field), Some(u));
         }
         prop_assert_eq!(&reversed, &m);
         let hash = RandomState::new();

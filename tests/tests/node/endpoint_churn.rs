@@ -77,8 +77,8 @@ impl Seen {
 /// Ports of the endpoints that the bridge has.
 async fn endpoints(bridge: &OfHandle) -> BTreeSet<u16> {
     let groups = bridge.groups().await.unwrap();
-    let actions = groups.iter().flat_map(|group| &group.buckets).flat_map(|bucket| &bucket.actions);
-    let endpoint = |action: &Action| {
+    let actions = groups.iter().flat_map(|group| &group.buckets).flat_map(|bucket| bucket.actions.iter());
+    let endpoint = |action: Action| {
         let Action::Ct(ct) = action else { return None };
         let nat = ct.nat.as_ref().filter(|nat| nat.kind == Some(NatKind::Dst))?;
         nat.ports.map(|(first, _)| first).filter(|port| PORTS.contains(port))

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{borrow::Borrow, fmt};
 
 use openflow::{Action, Flow, FlowKey, Group, Message, Meter};
 
@@ -43,16 +43,19 @@ impl Entry {
         };
         match self {
             Entry::Meter(_) => {}
-            Entry::Group(group) => group.buckets.iter().for_each(|bucket| visit(&bucket.actions, &mut see)),
-            Entry::Flow(flow) => visit(&flow.actions, &mut see),
+            Entry::Group(group) => {
+                group.buckets.iter().for_each(|bucket| visit(bucket.actions.iter(), &mut see))
+            }
+            Entry::Flow(flow) => visit(flow.actions.iter(), &mut see),
         }
         found
     }
 }
 
 /// Shows each action, also those within others.
-pub(super) fn visit(actions: &[Action], see: &mut impl FnMut(&Action)) {
+pub(super) fn visit<A: Borrow<Action>>(actions: impl IntoIterator<Item = A>, see: &mut impl FnMut(&Action)) {
     for action in actions {
+        let action: &Action = action.borrow();
         see(action);
         match action {
             Action::Ct(ct) => visit(&ct.exec, see),

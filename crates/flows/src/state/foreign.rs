@@ -1,6 +1,6 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
-use openflow::{Action, Flow, Group, Meter};
+use openflow::{Action, Actions, Flow, Group, Meter};
 
 use super::{Diff, Key, entry::visit};
 
@@ -45,8 +45,8 @@ impl Learned {
     }
 
     /// Notes the `learn` actions among these.
-    pub(super) fn note(&mut self, actions: &[Action]) {
-        visit(actions, &mut |action| {
+    pub(super) fn note(&mut self, actions: &Actions) {
+        visit(actions.iter(), &mut |action| {
             if let Action::Learn(learn) = action {
                 self.0.insert((learn.table, learn.cookie));
             }

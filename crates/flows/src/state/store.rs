@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
-use openflow::{Action, Flow, FlowFlags, FlowKey, Group, Message, Meter, MeterCommand};
+use openflow::{Actions, Flow, FlowFlags, FlowKey, Group, Message, Meter, MeterCommand};
 use smallvec::SmallVec;
 
 use super::{Comparison, Diff, Entry, Found, Key, Owner, diff::delete_meter, foreign::Learned};
@@ -106,7 +106,7 @@ struct FlowBody {
     hard_timeout: u16,
     importance: u16,
     flags: FlowFlags,
-    actions: Vec<Action>,
+    actions: Actions,
 }
 
 impl FlowBody {

@@ -197,33 +197,11 @@ fn a_member_costs_one_flow() {
 }
 
 /// No flow grows beyond what fits an OpenFlow message, however many rules select one pod.
-/// What rules and store hold of policy's flows they hold together: a match is there once.
-#[test]
-fn the_store_has_the_matches_of_the_rules() {
-    let mut realizer = Realizer::new(&userspace());
-    let mut store = BridgeStore::new();
-    for id in 1..4 {
-        let diff = realizer.upsert_rule(k8s(id, 20 * id)).unwrap();
-        store.stage([(&Owner::Policy, &Change::Diff(diff))]).unwrap();
-    }
-    let held = |flow: &Flow| flow.matches.fields().as_ptr();
-    let flows = |entries: Vec<Entry>| {
-        entries.into_iter().filter_map(|entry| match entry {
-            Entry::Flow(flow) => Some(flow),
-            _ => None,
-        })
-    };
-    let stored: BTreeMap<_, _> = flows(store.all()).map(|flow| (flow.key(), held(&flow))).collect();
-    let rules = realizer.flows();
-    assert!(rules.len() > 60);
-    assert!(rules.iter().all(|flow| stored[&flow.key()] == held(flow)));
-}
-
 #[test]
 fn shared_flows_stay_small() {
     let mut realizer = Realizer::new(&userspace());
     realizer.apply((1..=10_000).map(|id| RuleChange::Upsert(k8s(id, 1)))).unwrap();
-    let longest = realizer.flows().iter().map(|f| f.actions.len()).max().unwrap();
+    let longest = realizer.flows().iter().map(|f| f.actions.iter().count()).max().unwrap();
     assert!(longest <= 1024, "{longest}");
 }
 

@@ -1,17 +1,19 @@
 //! Actions and instructions.
 
+use std::borrow::Borrow;
+
 use bytes::{BufMut, BytesMut};
 
 use super::frame::{begin, end_padded, set_len};
 use super::read::{Reader, Result as Res};
 use super::{MAX_DEPTH, nicira, oxm};
-use crate::{Action, EncodeError, Field, MatchField, PortNo, Problem};
+use crate::{Action, Actions, EncodeError, Field, MatchField, PortNo, Problem};
 
 type Enc = Result<(), EncodeError>;
 
 /// Writes actions without instructions among them; instructions are left out.
-pub(crate) fn put_actions(b: &mut BytesMut, actions: &[Action]) -> Enc {
-    actions.iter().try_for_each(|a| put_action(b, a))
+pub(crate) fn put_actions<A: Borrow<Action>>(b: &mut BytesMut, actions: impl IntoIterator<Item = A>) -> Enc {
+    actions.into_iter().try_for_each(|a| put_action(b, a.borrow()))
 }
 
 fn simple(b: &mut BytesMut, kind: u16, arg: u32) {
@@ -135,51 +137,54 @@ fn unknown(mut whole: Reader) -> Action {
 
 /// Writes the instructions of a flow: the plain actions as one apply-actions, then what
 /// the list has of the other instructions in the order that the switch runs them.
-pub(crate) fn put_instructions(b: &mut BytesMut, actions: &[Action]) -> Enc {
+pub(crate) fn put_instructions(b: &mut BytesMut, actions: &Actions) -> Enc {
     let start = begin(b, 4);
     b.put_u32(0);
-    put_actions(b, actions)?;
+    // Most lists have nothing but this one of the others.
+    let (mut goto, mut others) = (None, Vec::new());
+    for action in actions.iter() {
+        match action {
+            Action::GotoTable(table) => others.extend(goto.replace(table).map(|t| (4, Action::GotoTable(t)))),
+            Action::ClearActions => others.push((1, action)),
+            Action::WriteActions(_) => others.push((2, action)),
+            Action::WriteMetadata { .. } => others.push((3, action)),
+            action => put_action(b, &action)?,
+        }
+    }
     if b.len() == start + 8 {
         b.truncate(start);
     } else {
         set_len(b, start, start + 2, "apply_actions")?;
     }
-    let each = |f: &mut dyn FnMut(&Action) -> Enc| actions.iter().try_for_each(f);
-    each(&mut |a| {
-        if matches!(a, Action::ClearActions) {
-            simple(b, 5, 0);
-        }
-        Ok(())
-    })?;
-    each(&mut |a| {
-        if let Action::WriteActions(list) = a {
+    others.sort_by_key(|(order, _)| *order);
+    let last = goto.map(|table| (4, Action::GotoTable(table)));
+    others.into_iter().chain(last).try_for_each(|(_, instruction)| put_instruction(b, &instruction))
+}
+
+fn put_instruction(b: &mut BytesMut, instruction: &Action) -> Enc {
+    match instruction {
+        Action::ClearActions => simple(b, 5, 0),
+        Action::WriteActions(list) => {
             let s = begin(b, 3);
             b.put_u32(0);
             put_actions(b, list)?;
             set_len(b, s, s + 2, "write_actions")?;
         }
-        Ok(())
-    })?;
-    each(&mut |a| {
-        if let Action::WriteMetadata { value, mask } = a {
+        Action::WriteMetadata { value, mask } => {
             let s = begin(b, 2);
             b.put_u32(0);
             b.put_u64(value & mask);
             b.put_u64(*mask);
             set_len(b, s, s + 2, "write_metadata")?;
         }
-        Ok(())
-    })?;
-    each(&mut |a| {
-        if let Action::GotoTable(t) = a {
-            simple(b, 1, u32::from(*t) << 24);
-        }
-        Ok(())
-    })
+        Action::GotoTable(t) => simple(b, 1, u32::from(*t) << 24),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Reads instructions up to the end.
-pub(crate) fn read_instructions(r: &mut Reader) -> Res<Vec<Action>> {
+pub(crate) fn read_instructions(r: &mut Reader) -> Res<Actions> {
     let mut apply = Vec::new();
     let mut rest: Vec<(u8, Action)> = Vec::new();
     while !r.is_empty() {
@@ -211,8 +216,6 @@ pub(crate) fn read_instructions(r: &mut Reader) -> Res<Vec<Action>> {
     rest.sort_by_key(|(order, _)| *order);
     let meters = rest.iter().filter(|(o, _)| *o == 0).count();
     let tail = rest.split_off(meters);
-    let mut out: Vec<Action> = rest.into_iter().map(|(_, a)| a).collect();
-    out.extend(apply);
-    out.extend(tail.into_iter().map(|(_, a)| a));
-    Ok(out)
+    let one = |(_, action): (u8, Action)| action;
+    Ok(rest.into_iter().map(one).chain(apply).chain(tail.into_iter().map(one)).collect())
 }

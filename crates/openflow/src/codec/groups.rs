@@ -60,7 +60,7 @@ fn put_bucket(out: &mut BytesMut, kind: GroupType, bucket: &Bucket) -> WriteResu
     out.put_u16(0);
     out.put_u32(bucket.id);
     let actions = out.len();
-    put_actions(out, &bucket.actions)?;
+    put_actions(out, bucket.actions.iter())?;
     out.patch("bucket", start + 2, actions)?;
     // Open vSwitch writes a weight for select groups, and refuses one of other kinds.
     if kind == GroupType::Select {
@@ -89,7 +89,7 @@ fn read_bucket(reader: &mut Reader) -> ReadResult<Bucket> {
     let mut body = reader.sized("bucket", 8)?;
     let actions = usize::from(body.u16("bucket")?);
     let mut bucket = Bucket::new(body.u32("bucket")?, 0);
-    bucket.actions = read_actions(&mut body.part("bucket actions", actions)?, 0)?;
+    bucket.actions = read_actions(&mut body.part("bucket actions", actions)?, 0)?.into();
     while !body.is_empty() {
         let (kind, mut value) = body.property("bucket property")?;
         match kind {

@@ -113,11 +113,11 @@ pub(crate) fn oxm(r: &mut Reader) -> Res<Oxm> {
 
 /// Writes the fields of a match as Open vSwitch does for OpenFlow 1.5: registers in pairs.
 pub(crate) fn put_fields(b: &mut BytesMut, m: &Match) {
-    let mut fields = m.fields().iter().peekable();
+    let mut fields = m.fields().peekable();
     while let Some(f) = fields.next() {
         let reg = f.field as u8;
         if !(Field::Reg0..=Field::Reg15).contains(&f.field) {
-            put_oxm(b, *f);
+            put_oxm(b, f);
             continue;
         }
         let n = reg - Field::Reg0 as u8;
@@ -157,7 +157,7 @@ pub(crate) fn fields(r: &mut Reader) -> Res<Match> {
 /// Writes the fields that a group hashes: each with the bits that count as its value.
 pub(crate) fn put_hashed(b: &mut BytesMut, m: &Match) {
     for f in m.fields() {
-        put_oxm(b, MatchField { value: f.mask, mask: f.field.full_mask(), ..*f });
+        put_oxm(b, MatchField { value: f.mask, mask: f.field.full_mask(), ..f });
     }
 }
 

@@ -44,7 +44,7 @@ impl Flow {
             }
         }
         flow.matches = matches.finish()?;
-        flow.actions = parse_all(actions.unwrap_or("drop"), names)?;
+        flow.actions = parse_all(actions.unwrap_or("drop"), names)?.into();
         Ok(flow)
     }
 }

@@ -103,7 +103,7 @@ fn bucket(text: &str, index: u32, kind: GroupType, names: &TableNames) -> Result
             _ => return Err(ParseError::new("bucket", t.text, "unknown argument")),
         }
     }
-    b.actions = parse_all(actions.or(loose).unwrap_or_default(), names)?;
+    b.actions = parse_all(actions.or(loose).unwrap_or_default(), names)?.into();
     Ok(b)
 }
 

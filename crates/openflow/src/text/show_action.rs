@@ -1,5 +1,6 @@
 //! Actions.
 
+use std::borrow::Borrow;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
@@ -41,13 +42,22 @@ impl<'a, 'b> List<'a, 'b> {
 }
 
 /// Writes a list of actions; an empty one is `drop`.
-pub(super) fn show_all(f: &mut Formatter<'_>, actions: &[Action], names: &TableNames) -> fmt::Result {
-    if actions.is_empty() { f.write_str("drop") } else { show_list(f, actions, names) }
+pub(super) fn show_all<A: Borrow<Action>>(
+    f: &mut Formatter<'_>,
+    actions: impl IntoIterator<Item = A>,
+    names: &TableNames,
+) -> fmt::Result {
+    let mut actions = actions.into_iter().peekable();
+    if actions.peek().is_none() { f.write_str("drop") } else { show_list(f, actions, names) }
 }
 
-fn show_list(f: &mut Formatter<'_>, actions: &[Action], names: &TableNames) -> fmt::Result {
+fn show_list<A: Borrow<Action>>(
+    f: &mut Formatter<'_>,
+    actions: impl IntoIterator<Item = A>,
+    names: &TableNames,
+) -> fmt::Result {
     let mut list = List::new(f);
-    actions.iter().try_for_each(|a| show(list.next()?, a, names))
+    actions.into_iter().try_for_each(|a| show(list.next()?, a.borrow(), names))
 }
 
 fn show_nested(f: &mut Formatter<'_>, word: &str, actions: &[Action], names: &TableNames) -> fmt::Result {

@@ -7,7 +7,7 @@ use super::{TableNames, show_match};
 use crate::multipart::{FlowEntry, FlowStats};
 use crate::{
     BandType, BucketPos, Flow, FlowCommand, FlowFlags, FlowKey, FlowMod, Group, GroupCommand, GroupMod,
-    GroupType, Message, Meter, MeterCommand, MeterFlags,
+    GroupType, MatchField, Message, Meter, MeterCommand, MeterFlags,
 };
 
 /// A value that is written with table names; see [`Flow::named`].
@@ -100,7 +100,7 @@ fn show_flow(
     write!(f, "priority={}", flow.priority)?;
     show_match::show(f, &flow.matches)?;
     f.write_str(" actions=")?;
-    show_all(f, &flow.actions, names)
+    show_all(f, flow.actions.iter(), names)
 }
 
 impl Display for Named<'_, FlowKey> {
@@ -147,8 +147,8 @@ impl Display for Named<'_, Group> {
             if s.param != 0 {
                 write!(f, ",selection_method_param={}", s.param)?;
             }
-            let fields = s.fields.fields();
-            if let [one] = fields {
+            let fields: Vec<MatchField> = s.fields.fields().collect();
+            if let [one] = &*fields {
                 f.write_str(",fields=")?;
                 show_hashed(f, one)?;
             } else if !fields.is_empty() {
@@ -172,14 +172,14 @@ impl Display for Named<'_, Group> {
                 write!(f, ",watch_group:{g}")?;
             }
             f.write_str(",actions=")?;
-            show_all(f, &b.actions, self.names)?;
+            show_all(f, b.actions.iter(), self.names)?;
         }
         Ok(())
     }
 }
 
 /// A field that a group hashes, with the bits that count.
-fn show_hashed(f: &mut Formatter<'_>, m: &crate::MatchField) -> fmt::Result {
+fn show_hashed(f: &mut Formatter<'_>, m: &MatchField) -> fmt::Result {
     write!(f, "{}", m.field)?;
     if m.mask == m.field.full_mask() {
         return Ok(());

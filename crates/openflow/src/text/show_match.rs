@@ -142,10 +142,10 @@ fn show_field(f: &mut Formatter<'_>, m: &MatchField) -> fmt::Result {
     write!(f, ",{}=", word(m.field))?;
     let exact = m.mask == m.field.full_mask();
     match (m.field, m.field.info().format) {
-        (Field::EthType, _) => write!(f, "{:#06x}", { m.value }),
+        (Field::EthType, _) => write!(f, "{:#06x}", m.value),
         (Field::IpDscp, _) => write!(f, "{}", m.value << 2),
-        (Field::Ipv6Label, _) if exact => write!(f, "{:#07x}", { m.value }),
-        (Field::Ipv6Label, _) => write!(f, "{:#07x}/{:#07x}", { m.value }, { m.mask }),
+        (Field::Ipv6Label, _) if exact => write!(f, "{:#07x}", m.value),
+        (Field::Ipv6Label, _) => write!(f, "{:#07x}/{:#07x}", m.value, m.mask),
         (_, Format::Hex) if exact => write!(f, "{}", Hex(m.value)),
         (_, Format::Hex) => write!(f, "{}/{}", Hex(m.value), Hex(m.mask)),
         (_, Format::Dec) if !exact => write!(f, "{}/{}", Hex(m.value), Hex(m.mask)),

@@ -68,7 +68,7 @@ pub(crate) fn matches() -> impl Strategy<Value = Match> {
                         | Field::InPort
                 );
             next.insert(field, value, if unmaskable { u128::MAX } else { mask });
-            if next.unmet_prerequisite().is_none() && next.fields().iter().all(has_own_text) {
+            if next.unmet_prerequisite().is_none() && next.fields().all(|m| has_own_text(&m)) {
                 m = next;
             }
         }
@@ -302,7 +302,7 @@ pub(crate) fn group() -> impl Strategy<Value = Group> {
             .prop_map(|(id, weight, p, g, actions)| Bucket {
                 watch_port: p.map(PortNo),
                 watch_group: g,
-                actions,
+                actions: actions.into(),
                 ..Bucket::new(id, weight)
             });
     (any::<u32>(), kind, option::of(selection), vec(bucket, 0..4)).prop_map(
