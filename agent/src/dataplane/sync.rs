@@ -1,7 +1,6 @@
 //! Brings the bridge from whatever it holds to the store, and carries differences out.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
 
 use antrea_flows::state::{Comparison, Found, Steps, Undo, key_of};
 use antrea_flows::{BridgeStore, Change, Diff, Entry, Key, Owner};
@@ -22,7 +21,7 @@ pub(super) const PART: usize = if cfg!(test) { 16 } else { 4096 };
 pub(super) struct InFlight {
     owners: BTreeSet<Owner>,
     /// What goes, and what somebody has given up or taken in the store only: refused, it is as it was.
-    unsettled: HashSet<Arc<Key>>,
+    unsettled: HashSet<Key>,
 }
 
 impl InFlight {
@@ -45,12 +44,8 @@ impl InFlight {
                 }
             }
         }
-        let mut unsettled: HashSet<Arc<Key>> = staged.flat_map(Undo::keys).cloned().collect();
-        for key in &diff.deletes {
-            if !unsettled.contains(key) {
-                unsettled.insert(Arc::new(key.clone()));
-            }
-        }
+        let gone = diff.deletes.iter().cloned();
+        let unsettled = staged.flat_map(Undo::keys).cloned().chain(gone).collect();
         Some(Self { owners: all, unsettled })
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antrea_flows::state::{Staged, Undo};
-use antrea_flows::{BridgeStore, Change, Diff, Entry, Key, Network, Owner, Table};
+use antrea_flows::state::Undo;
+use antrea_flows::{BridgeStore, Change, Diff, Entry, Network, Owner, Table};
 use antrea_runtime::{trace, trace_span};
 use futures::future::BoxFuture;
 use ovs::of::{OfError, OfHandle, OfState};
@@ -116,14 +116,7 @@ enum Unit {
 struct StagedUnit {
     pending: usize,
     unit: Unit,
-    staged: Staged,
-}
-
-impl StagedUnit {
-    fn touches(&self, key: &Key) -> bool {
-        let diff = &self.staged.diff;
-        diff.deletes.contains(key) || diff.puts().any(|entry| entry.key() == *key)
-    }
+    undo: Undo,
 }
 
 /// The bundle as a part of whatever waits for it.
@@ -288,8 +281,11 @@ impl Task {
         let mut alone = Vec::new();
         loop {
             let staged = self.stage(&mut pending);
-            let diff = Diff::all(staged.iter().map(|unit| unit.staged.diff.clone()));
-            if !self.started || diff.is_empty() {
+            if !self.started {
+                break;
+            }
+            let diff = self.store.difference(staged.iter().map(|unit| &unit.undo));
+            if diff.is_empty() {
                 break;
             }
             if !self.in_step() {
@@ -300,13 +296,13 @@ impl Task {
                 break;
             }
             let owners = pending.iter().flat_map(|pending| pending.batch.changes()).map(|(owner, _)| owner);
-            let undo = || staged.iter().map(|unit| &unit.staged.undo);
+            let undo = || staged.iter().map(|unit| &unit.undo);
             let in_flight = InFlight::of(&self.store, &diff, owners, undo());
             let back = Undo::meters(undo());
             let span = bundle_span(&pending, &diff);
             let carrying = trace::step(span, self.carry_out(diff, in_flight, back));
             let Err(Refusal { error, culprit }) = carrying.await else { break };
-            let culprit = culprit.and_then(|key| staged.iter().rfind(|unit| unit.touches(&key)));
+            let culprit = culprit.and_then(|key| staged.iter().rfind(|unit| unit.undo.touches(&key)));
             let culprit = culprit.map(|unit| (unit.pending, unit.unit));
             self.unstage(staged);
             match culprit {
@@ -344,7 +340,7 @@ impl Task {
             let mut conflicts = Vec::new();
             for (unit, changes) in pending.units() {
                 match self.store.stage(changes.iter().map(|(owner, change)| (owner, change))) {
-                    Ok(staged) => all.push(StagedUnit { pending: at, unit, staged }),
+                    Ok(undo) => all.push(StagedUnit { pending: at, unit, undo }),
                     Err(conflict) => {
                         conflicts.push((unit, conflict));
                         if matches!(unit, Unit::Required) {
@@ -361,7 +357,7 @@ impl Task {
     }
 
     fn unstage(&mut self, staged: Vec<StagedUnit>) {
-        staged.into_iter().rev().for_each(|unit| self.store.undo(unit.staged.undo));
+        staged.into_iter().rev().for_each(|unit| self.store.undo(unit.undo));
     }
 
     /// Whether the bridge holds what the store had before the latest change.

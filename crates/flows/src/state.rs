@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!  owner ─► Change (all that it wants, or a difference) ─┐
-//!  owner ─► Change ──────────────────────────────────────┴─► BridgeStore::stage ─► Staged { Diff, Undo }
-//!                                                                                    │
-//!  what the bridge reports ─► BridgeStore::compare ─► Comparison { Diff, … } ────────┴─► Diff::steps ─► messages
+//!  owner ─► Change ──────────────────────────────────────┴─► BridgeStore::stage ─► Undo
+//!                                                                                   │
+//!                                                  BridgeStore::difference ◄────────┘
+//!                                                        │
+//!                                                        ▼
+//!  what the bridge reports ─► BridgeStore::compare ─►  Diff  ─► Diff::steps ─► messages
 //! ```
 //!
 //! # Invariants
@@ -16,6 +19,7 @@
 mod diff;
 mod entry;
 mod foreign;
+mod held;
 mod owner;
 mod store;
 
@@ -23,4 +27,4 @@ pub use diff::{Diff, Steps};
 pub use entry::{Entry, Key, key_of};
 pub use foreign::{Comparison, Found};
 pub use owner::Owner;
-pub use store::{BridgeStore, Change, Conflict, Staged, Undo};
+pub use store::{BridgeStore, Change, Conflict, Undo};

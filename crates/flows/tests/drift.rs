@@ -95,7 +95,13 @@ impl Session {
 }
 
 fn set(store: &mut BridgeStore, owner: Owner, flows: Vec<Flow>) -> Result<Diff> {
-    Ok(store.stage([(&owner, &Change::flows(flows))])?.diff)
+    stage(store, &owner, &Change::flows(flows))
+}
+
+/// What the switch has to do for it.
+fn stage(store: &mut BridgeStore, owner: &Owner, change: &Change) -> Result<Diff> {
+    let undo = store.stage([(owner, change)])?;
+    Ok(store.difference([&undo]))
 }
 
 fn counts(diff: &Diff) -> (usize, usize, usize) {
@@ -140,7 +146,7 @@ fn what_the_switch_reports_is_what_was_asked_for() -> Result<()> {
                 services: vec![ports(Protocol::Tcp), ports(Protocol::Udp), ports(Protocol::Sctp), icmp],
                 logs: false,
             })?);
-            diffs.push(store.stage([(&Owner::Policy, &diff)])?.diff);
+            diffs.push(stage(&mut store, &Owner::Policy, &diff)?);
         }
         for diff in diffs {
             session.carry_out(diff)?;
@@ -214,7 +220,7 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
             };
             let change = Change::Whole(antrea_flows::service_backend(&net, &backend));
             let owner = Owner::Service(format!("default/{group}").into());
-            session.carry_out(store.stage([(&owner, &change)])?.diff)?;
+            session.carry_out(stage(&mut store, &owner, &change)?)?;
         }
     }
     let frontend = (support::ip("192.0.2.2"), 80).into();
@@ -225,8 +231,11 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
         let unserved = antrea_flows::Unserved { transport, frontend, audience, is_refused: true };
         others.extend(antrea_flows::unserved(&net, &unserved));
     }
-    session
-        .carry_out(store.stage([(&Owner::Service("default/others".into()), &Change::Whole(others))])?.diff)?;
+    session.carry_out(stage(
+        &mut store,
+        &Owner::Service("default/others".into()),
+        &Change::Whole(others),
+    )?)?;
     let diff = store.compare(&session.installed()?).diff;
     assert!(diff.is_empty(), "{diff:#?}");
     // One endpoint more is one group's change; nothing else is sent.
@@ -239,14 +248,14 @@ fn services_are_reported_as_they_were_asked_for() -> Result<()> {
         affinity: None,
     };
     let change = Change::Whole(antrea_flows::service_backend(&net, &backend));
-    let diff = store.stage([(&Owner::Service("default/256".into()), &change)])?.diff;
+    let diff = stage(&mut store, &Owner::Service("default/256".into()), &change)?;
     assert_eq!(counts(&diff), (0, 1, 0), "{diff:#?}");
     session.carry_out(diff)?;
     assert!(store.compare(&session.installed()?).diff.is_empty());
     let all: Vec<Owner> =
         store.owners().filter(|owner| matches!(owner, Owner::Service(_))).cloned().collect();
     for owner in all {
-        session.carry_out(store.stage([(&owner, &Change::nothing())])?.diff)?;
+        session.carry_out(stage(&mut store, &owner, &Change::nothing())?)?;
     }
     let installed = session.installed()?;
     assert_eq!((installed.groups.len(), store.compare(&installed).diff.len()), (0, 0));

@@ -1,7 +1,5 @@
 use std::cmp::Reverse;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use openflow::{Flow, FlowCommand, FlowKey, FlowMod, GroupMod, Message, Meter, MeterCommand, MeterFlags};
 
 use super::{Entry, Key};
@@ -27,13 +25,6 @@ pub struct Steps {
     pub bundle: Vec<Message>,
     /// Meters to delete, each by itself.
     pub after: Vec<Message>,
-}
-
-/// What becomes of one entry.
-enum Fate {
-    Add(Entry),
-    Modify(Entry),
-    Delete,
 }
 
 impl Diff {
@@ -86,55 +77,6 @@ impl Diff {
         steps.bundle.extend(gone_flows);
         steps.bundle.extend(gone_groups);
         steps
-    }
-
-    /// One difference that does all of these, which are of one store, in this order.
-    pub fn all(diffs: impl IntoIterator<Item = Diff>) -> Diff {
-        let mut diffs = diffs.into_iter().filter(|diff| !diff.is_empty());
-        let (Some(first), second) = (diffs.next(), diffs.next()) else { return Self::default() };
-        let Some(second) = second else { return first };
-        let mut fates = Fates::default();
-        // Each entry is looked up once, however many there are: a node's Services come as ten thousand.
-        [first, second].into_iter().chain(diffs).for_each(|diff| fates.follow(diff));
-        fates.diff()
-    }
-}
-
-/// What becomes of each entry.
-#[derive(Default)]
-struct Fates(HashMap<Key, Fate, RandomState>);
-
-impl Fates {
-    fn follow(&mut self, later: Diff) {
-        let fates = &mut self.0;
-        for entry in later.adds {
-            let key = entry.key();
-            let fate = if fates.contains_key(&key) { Fate::Modify(entry) } else { Fate::Add(entry) };
-            fates.insert(key, fate);
-        }
-        for entry in later.mods {
-            let key = entry.key();
-            let new = matches!(fates.get(&key), Some(Fate::Add(_)));
-            fates.insert(key, if new { Fate::Add(entry) } else { Fate::Modify(entry) });
-        }
-        for key in later.deletes {
-            // What came only just need not go.
-            if !matches!(fates.remove(&key), Some(Fate::Add(_))) {
-                fates.insert(key, Fate::Delete);
-            }
-        }
-    }
-
-    fn diff(self) -> Diff {
-        let mut diff = Diff::default();
-        for (key, fate) in self.0 {
-            match fate {
-                Fate::Add(entry) => diff.adds.push(entry),
-                Fate::Modify(entry) => diff.mods.push(entry),
-                Fate::Delete => diff.deletes.push(key),
-            }
-        }
-        diff
     }
 }
 

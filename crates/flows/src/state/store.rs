@@ -1,11 +1,15 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
-use openflow::{Actions, Flow, FlowFlags, FlowKey, Group, Message, Meter, MeterCommand};
-use smallvec::SmallVec;
+use openflow::{Flow, Message, MeterCommand};
 
-use super::{Comparison, Diff, Entry, Found, Key, Owner, diff::delete_meter, foreign::Learned};
+use super::{
+    Comparison, Diff, Entry, Found, Key, Owner,
+    diff::delete_meter,
+    foreign::Learned,
+    held::{Body, Held, Owners},
+};
 
 /// Two owners want different things under one key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,23 +53,27 @@ impl Change {
     }
 }
 
-/// A change that is in the store and not yet in the bridge.
-#[derive(Debug, Default)]
-pub struct Staged {
-    /// What the bridge has to do.
-    pub diff: Diff,
-    /// How to take it back.
-    pub undo: Undo,
-}
-
 /// What the store had before a change, in the order in which it changed.
 #[derive(Debug, Default)]
-pub struct Undo(Vec<(Arc<Key>, Option<Box<Held>>)>);
+pub struct Undo(Vec<Step>);
+
+#[derive(Debug)]
+struct Step {
+    key: Key,
+    before: Option<Box<Held>>,
+    /// The entry itself changed, and not only who wants it.
+    is_told: bool,
+}
 
 impl Undo {
     /// What changed in itself, or in who wants it.
-    pub fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
-        self.0.iter().map(|(key, _)| key)
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.0.iter().map(|step| &step.key)
+    }
+
+    /// Whether the entry with this key changed in itself.
+    pub fn touches(&self, key: &Key) -> bool {
+        self.0.iter().any(|step| step.is_told && step.key == *key)
     }
 
     /// Messages that take back what [`super::Steps::before`] did, where the rest of some changes, given in their order,
@@ -73,13 +81,13 @@ impl Undo {
     pub fn meters<'a>(changes: impl Iterator<Item = &'a Undo>) -> Vec<Message> {
         let mut seen = HashSet::<&Key, RandomState>::default();
         let mut back = Vec::new();
-        for (key, held) in changes.flat_map(|undo| &undo.0) {
-            let Key::Meter(id) = &**key else { continue };
+        for Step { key, before, .. } in changes.flat_map(|undo| &undo.0) {
+            let Key::Meter(id) = key else { continue };
             // What there was in between never mattered: to delete a meter deletes the flows that name it.
-            if !seen.insert(&**key) {
+            if !seen.insert(key) {
                 continue;
             }
-            back.push(match held.as_deref() {
+            back.push(match before.as_deref() {
                 Some(Held { body: Body::Meter(meter), .. }) => {
                     Message::MeterMod { command: MeterCommand::Modify, meter: meter.clone() }
                 }
@@ -90,102 +98,14 @@ impl Undo {
     }
 }
 
-/// All of an entry but its key: a flow's match is held once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Body {
-    Flow(FlowBody),
-    /// Boxed, for it is large, and few are.
-    Group(Box<Group>),
-    Meter(Meter),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct FlowBody {
-    cookie: u64,
-    idle_timeout: u16,
-    hard_timeout: u16,
-    importance: u16,
-    flags: FlowFlags,
-    actions: Actions,
-}
-
-impl FlowBody {
-    fn join(&self, key: &FlowKey) -> Flow {
-        Flow {
-            table: key.table,
-            priority: key.priority,
-            matches: key.matches.clone(),
-            cookie: self.cookie,
-            idle_timeout: self.idle_timeout,
-            hard_timeout: self.hard_timeout,
-            importance: self.importance,
-            flags: self.flags,
-            actions: self.actions.clone(),
-        }
-    }
-
-    fn is(&self, flow: &Flow) -> bool {
-        self.cookie == flow.cookie
-            && self.actions == flow.actions
-            && (self.idle_timeout, self.hard_timeout, self.importance, self.flags)
-                == (flow.idle_timeout, flow.hard_timeout, flow.importance, flow.flags)
-    }
-
-    /// Whether the bridge removes the flow by itself one day.
-    fn expires(&self) -> bool {
-        self.idle_timeout != 0 || self.hard_timeout != 0
-    }
-}
-
-impl Body {
-    fn of(entry: &Entry) -> Self {
-        match entry {
-            Entry::Meter(meter) => Body::Meter(meter.clone()),
-            Entry::Group(group) => Body::Group(Box::new(group.clone())),
-            Entry::Flow(flow) => Body::Flow(FlowBody {
-                cookie: flow.cookie,
-                idle_timeout: flow.idle_timeout,
-                hard_timeout: flow.hard_timeout,
-                importance: flow.importance,
-                flags: flow.flags,
-                actions: flow.actions.clone(),
-            }),
-        }
-    }
-
-    fn is(&self, entry: &Entry) -> bool {
-        match (self, entry) {
-            (Body::Meter(meter), Entry::Meter(other)) => meter == other,
-            (Body::Group(group), Entry::Group(other)) => **group == *other,
-            (Body::Flow(body), Entry::Flow(flow)) => body.is(flow),
-            _ => false,
-        }
-    }
-
-    fn join(&self, key: &Key) -> Option<Entry> {
-        Some(match (self, key) {
-            (Body::Meter(meter), _) => Entry::Meter(meter.clone()),
-            (Body::Group(group), _) => Entry::Group((**group).clone()),
-            (Body::Flow(body), Key::Flow(key)) => Entry::Flow(body.join(key)),
-            (Body::Flow(_), _) => return None,
-        })
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    owners: SmallVec<[Owner; 1]>,
-    body: Body,
-}
-
 /// The entries that the bridge shall hold.
 ///
 /// Owners may want the same entry; it goes when the last of them stops to.
 #[derive(Debug, Default)]
 pub struct BridgeStore {
     /// Boxed, for up to half of a table is empty.
-    entries: HashMap<Arc<Key>, Box<Held>, RandomState>,
-    owned: HashMap<Owner, HashSet<Arc<Key>, RandomState>, RandomState>,
+    entries: HashMap<Key, Box<Held>, RandomState>,
+    owned: HashMap<Owner, HashSet<Key, RandomState>, RandomState>,
     /// Flows by table.
     counts: BTreeMap<u8, usize>,
     /// Table and cookie of flows that the bridge may have learned at some time.
@@ -221,7 +141,7 @@ impl BridgeStore {
         self.counts.get(&table).copied().unwrap_or(0)
     }
 
-    /// Takes changes of several owners over, in order. Entries that stay as they are are not in the difference.
+    /// Takes changes of several owners over, in order. Returns how to take them back.
     ///
     /// # Errors
     /// If another owner, or another entry of the same change, wants something else under the same key. The store
@@ -229,75 +149,74 @@ impl BridgeStore {
     pub fn stage<'a>(
         &mut self,
         changes: impl IntoIterator<Item = (&'a Owner, &'a Change)>,
-    ) -> Result<Staged, Conflict> {
-        let (mut diffs, mut undo) = (Vec::new(), Undo::default());
+    ) -> Result<Undo, Conflict> {
+        let mut undo = Undo::default();
         for (owner, change) in changes {
-            match self.stage_one(owner, change, &mut undo) {
-                Ok(diff) => diffs.push(diff),
-                Err(conflict) => {
-                    self.undo(undo);
-                    return Err(conflict);
-                }
+            if let Err(conflict) = self.stage_one(owner, change, &mut undo) {
+                self.undo(undo);
+                return Err(conflict);
             }
         }
-        Ok(Staged { diff: Diff::all(diffs), undo })
+        Ok(undo)
     }
 
-    fn stage_one(&mut self, owner: &Owner, change: &Change, undo: &mut Undo) -> Result<Diff, Conflict> {
+    fn stage_one(&mut self, owner: &Owner, change: &Change, undo: &mut Undo) -> Result<(), Conflict> {
         let puts = self.check(owner, change)?;
-        let gone: Vec<Arc<Key>> = match change {
-            Change::Whole(_) => {
-                let owned = self.owned.get(owner).into_iter().flatten();
-                owned.filter(|key| !puts.contains_key(&***key)).cloned().collect()
+        let gone: Vec<Key> = match change {
+            Change::Whole(_) => self.keys_of(owner).filter(|key| !puts.contains_key(*key)).cloned().collect(),
+            Change::Diff(diff) => {
+                let owned = self.owned.get(owner);
+                let is_owned = |key: &&Key| owned.is_some_and(|owned| owned.contains(*key));
+                diff.deletes.iter().filter(is_owned).cloned().collect()
             }
-            Change::Diff(diff) => diff.deletes.iter().filter_map(|key| self.owned_key(owner, key)).collect(),
         };
-        let mut diff = Diff::default();
+        drop(puts);
         for entry in change.puts() {
             // Of an entry that the list has twice, the first is the one that counts.
             let key = entry.key();
-            let before = self.entries.get_key_value(&key);
-            let (shared, held) = match before {
-                None => {
-                    diff.adds.push(entry.clone());
-                    (
-                        Arc::new(key),
-                        Held { owners: SmallVec::from_iter([owner.clone()]), body: Body::of(entry) },
-                    )
-                }
-                Some((shared, held)) => {
-                    let same = held.body.is(entry);
-                    if same && held.owners.contains(owner) {
+            let (owners, is_told) = match self.entries.get(&key) {
+                None => (Owners::One(owner.clone()), true),
+                Some(held) => {
+                    let (same, wanted) = (held.body.is(entry), held.owners.all().contains(owner));
+                    if same && wanted {
                         continue;
                     }
-                    let mut owners = held.owners.clone();
-                    if !owners.contains(owner) {
-                        owners.push(owner.clone());
-                    }
-                    if !same {
-                        diff.mods.push(entry.clone());
-                    }
-                    (shared.clone(), Held { owners, body: Body::of(entry) })
+                    (if wanted { held.owners.clone() } else { held.owners.with(owner) }, !same)
                 }
             };
-            let before = self.put(&shared, Some(Box::new(held)));
-            undo.0.push((shared, before));
+            let held = Box::new(Held { owners, body: Body::of(entry) });
+            let before = self.put(&key, Some(held));
+            undo.0.push(Step { key, before, is_told });
         }
-        for shared in gone {
-            let Some(mut held) = self.entries.get(&shared).cloned() else { continue };
-            held.owners.retain(|o| o != owner);
-            let left = (!held.owners.is_empty()).then_some(held);
-            if left.is_none() {
-                diff.deletes.push((*shared).clone());
-            }
-            let before = self.put(&shared, left);
-            undo.0.push((shared, before));
+        for key in gone {
+            let Some(held) = self.entries.get(&key) else { continue };
+            let left = held.owners.without(owner);
+            let left = left.map(|owners| Box::new(Held { owners, body: held.body.clone() }));
+            let is_told = left.is_none();
+            let before = self.put(&key, left);
+            undo.0.push(Step { key, before, is_told });
         }
-        Ok(diff)
+        Ok(())
     }
 
-    fn owned_key(&self, owner: &Owner, key: &Key) -> Option<Arc<Key>> {
-        self.owned.get(owner)?.get(key).cloned()
+    /// What a bridge has to do that is as the store was before these changes. They are given in their order, and nothing
+    /// came after them. Entries that stay as they are are not in it.
+    pub fn difference<'a>(&self, changes: impl IntoIterator<Item = &'a Undo>) -> Diff {
+        let mut seen = HashSet::<&Key, RandomState>::default();
+        let mut diff = Diff::default();
+        for Step { key, before, .. } in changes.into_iter().flat_map(|undo| &undo.0) {
+            // Of what changed several times, only the first thing and the last one matter.
+            if !seen.insert(key) {
+                continue;
+            }
+            match (before, self.entries.get(key)) {
+                (None, Some(now)) => diff.adds.extend(now.body.join(key)),
+                (Some(before), Some(now)) if before.body != now.body => diff.mods.extend(now.body.join(key)),
+                (Some(_), None) => diff.deletes.push(key.clone()),
+                _ => {}
+            }
+        }
+        diff
     }
 
     /// The entries by key, or a conflict.
@@ -316,7 +235,7 @@ impl BridgeStore {
             };
             if let Some(held) = self.entries.get(&key)
                 && !held.body.is(entry)
-                && let Some(other) = held.owners.iter().find(|o| *o != owner)
+                && let Some(other) = held.owners.all().iter().find(|o| *o != owner)
             {
                 return Err(conflict(other, key));
             }
@@ -329,15 +248,16 @@ impl BridgeStore {
     }
 
     /// Sets or removes an entry with its owners, keeps the indices, and returns what was there.
-    fn put(&mut self, key: &Arc<Key>, held: Option<Box<Held>>) -> Option<Box<Held>> {
-        let owners = held.as_ref().map(|held| held.owners.clone()).unwrap_or_default();
-        let there = held.is_some();
+    fn put(&mut self, key: &Key, held: Option<Box<Held>>) -> Option<Box<Held>> {
+        let new = held.as_ref().map(|held| held.owners.clone());
         let before = match held {
             Some(held) => self.entries.insert(key.clone(), held),
             None => self.entries.remove(key),
         };
-        let old = before.as_ref().map(|held| held.owners.as_slice()).unwrap_or_default();
-        for owner in old.iter().filter(|owner| !owners.contains(owner)) {
+        let there = new.is_some();
+        let new = new.as_ref().map_or(&[][..], Owners::all);
+        let old = before.as_ref().map_or(&[][..], |held| held.owners.all());
+        for owner in old.iter().filter(|owner| !new.contains(owner)) {
             if let Some(owned) = self.owned.get_mut(owner) {
                 owned.remove(key);
                 if owned.is_empty() {
@@ -345,10 +265,10 @@ impl BridgeStore {
                 }
             }
         }
-        for owner in owners.iter().filter(|owner| !old.contains(owner)) {
+        for owner in new.iter().filter(|owner| !old.contains(owner)) {
             self.owned.entry_ref(owner).or_default().insert(key.clone());
         }
-        if let Key::Flow(flow) = &**key {
+        if let Key::Flow(flow) = key {
             let count = self.counts.entry(flow.table).or_default();
             match (before.is_some(), there) {
                 (false, true) => *count += 1,
@@ -361,8 +281,8 @@ impl BridgeStore {
 
     /// Takes a change back. Of several, the latest has to go first, unless they have no entry in common.
     pub fn undo(&mut self, undo: Undo) {
-        for (key, held) in undo.0.into_iter().rev() {
-            self.put(&key, held);
+        for Step { key, before, .. } in undo.0.into_iter().rev() {
+            self.put(&key, before);
         }
     }
 
@@ -373,7 +293,7 @@ impl BridgeStore {
 
     /// The keys of the entries that `owner` wants.
     pub fn keys_of(&self, owner: &Owner) -> impl Iterator<Item = &Key> {
-        self.owned.get(owner).into_iter().flatten().map(|key| &**key)
+        self.owned.get(owner).into_iter().flatten()
     }
 
     /// The entries that `owner` wants.
@@ -383,7 +303,7 @@ impl BridgeStore {
 
     /// The owners of the entry with this key.
     pub fn owners_of(&self, key: &Key) -> &[Owner] {
-        self.entries.get(key).map_or(&[], |held| &held.owners)
+        self.entries.get(key).map_or(&[], |held| held.owners.all())
     }
 
     /// All entries.
@@ -419,9 +339,9 @@ impl BridgeStore {
         for meter in &found.meters {
             see(Key::Meter(meter.id), &|body| matches!(body, Body::Meter(other) if other == meter), false);
         }
-        for (key, held) in self.entries.iter().filter(|(key, _)| !present.contains(&***key)) {
+        for (key, held) in self.entries.iter().filter(|(key, _)| !present.contains(*key)) {
             match &held.body {
-                Body::Flow(body) if body.expires() => comparison.expired.push((**key).clone()),
+                Body::Flow(body) if body.expires() => comparison.expired.push(key.clone()),
                 body => comparison.diff.adds.extend(body.join(key)),
             }
         }
@@ -431,10 +351,7 @@ impl BridgeStore {
     /// Forgets entries that the bridge has removed by itself.
     pub fn forget(&mut self, expired: &[Key]) {
         for key in expired {
-            if let Some((key, _)) = self.entries.get_key_value(key) {
-                let key = key.clone();
-                self.put(&key, None);
-            }
+            self.put(key, None);
         }
     }
 

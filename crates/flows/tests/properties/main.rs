@@ -118,7 +118,8 @@ fn entries(flows: Vec<Flow>) -> Vec<Entry> {
 }
 
 fn set(store: &mut BridgeStore, owner: &Owner, entries: Vec<Entry>) -> Result<Diff, antrea_flows::Conflict> {
-    store.stage([(owner, &Change::Whole(entries))]).map(|staged| staged.diff)
+    let undo = store.stage([(owner, &Change::Whole(entries))])?;
+    Ok(store.difference([&undo]))
 }
 
 /// One of few flows, groups and meters, so that owners meet.
@@ -223,11 +224,11 @@ proptest! {
         };
         let before = state(&store);
         let changes: Vec<_> = then.into_iter().map(|(owner, e)| (owner, Change::Whole(e))).collect();
-        if let Ok(staged) = store.stage(changes.iter().map(|(owner, change)| (owner, change))) {
+        if let Ok(undo) = store.stage(changes.iter().map(|(owner, change)| (owner, change))) {
             let mut replica = Replica(before.0.iter().map(|e| (e.key(), e.clone())).collect());
-            replica.carry_out(staged.diff)?;
+            replica.carry_out(store.difference([&undo]))?;
             prop_assert_eq!(replica.entries(), by_key(store.all()), "the difference of several is one");
-            store.undo(staged.undo);
+            store.undo(undo);
         }
         prop_assert_eq!(state(&store), before);
     }
@@ -259,15 +260,13 @@ proptest! {
         let mut sum = Vec::new();
         replica.carry_out(store.compare(&replica.found()).diff)?;
         for (owner, entries, send) in sets {
-            if let Ok(diff) = set(&mut store, &owner, entries) {
-                sum.push(diff);
-            }
+            sum.extend(store.stage([(&owner, &Change::Whole(entries))]));
             if send {
-                replica.carry_out(Diff::all(std::mem::take(&mut sum)))?;
+                replica.carry_out(store.difference(&std::mem::take(&mut sum)))?;
                 prop_assert_eq!(replica.entries(), by_key(store.all()));
             }
         }
-        replica.carry_out(Diff::all(sum))?;
+        replica.carry_out(store.difference(&sum))?;
         prop_assert_eq!(replica.entries(), by_key(store.all()));
     }
 }

@@ -140,8 +140,8 @@ proptest! {
                     replica.apply(&diff)?;
                     batch.iter().for_each(|change| model(&mut rules, change));
                     let change = Change::Diff(diff.clone());
-                    let staged = store.stage([(&Owner::Policy, &change)]).expect("must not conflict");
-                    prop_assert_eq!(staged.diff, diff);
+                    let undo = store.stage([(&Owner::Policy, &change)]).expect("must not conflict");
+                    prop_assert_eq!(store.difference([&undo]), diff);
                 }
                 Err(
                     RuleError::Unknown { .. }
