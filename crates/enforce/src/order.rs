@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
-use antrea_flows::policy::{Action, Class, Direction};
+use antrea_flows::policy::{Action, Class, Direction, SortedSet};
 
 /// Priorities of native rules. Those below, of the pipeline, and the bypass of established connections above are no rules'.
 const NATIVE: RangeInclusive<u16> = 100..=64_988;
@@ -84,7 +84,7 @@ impl Rank {
 #[derive(Debug)]
 struct Place {
     slot: u32,
-    rules: BTreeSet<u32>,
+    rules: SortedSet<u32>,
 }
 
 /// Priorities of one table.
@@ -176,7 +176,7 @@ impl Order {
             }
             Some(_) => {}
             None => {
-                self.places.insert(rank, Place { slot, rules: BTreeSet::new() });
+                self.places.insert(rank, Place { slot, rules: SortedSet::new() });
             }
         }
     }
@@ -286,8 +286,11 @@ mod tests {
 
     /// Rules by their ranks come by their priorities, and no two ranks have one.
     fn check(order: &Order) {
-        let priorities: Vec<u16> =
-            order.places.values().map(|p| order.priority_of(*p.rules.first().unwrap()).unwrap()).collect();
+        let priorities: Vec<u16> = order
+            .places
+            .values()
+            .map(|p| order.priority_of(*p.rules.iter().next().unwrap()).unwrap())
+            .collect();
         assert!(priorities.windows(2).all(|pair| pair[0] > pair[1]), "{priorities:?}");
         assert!(priorities.iter().all(|priority| order.range.contains(priority)));
         assert_eq!(order.taken.len(), order.places.len());
@@ -363,9 +366,9 @@ mod tests {
         // One that is there already has room for more rules, and one that goes makes room.
         assert_eq!(
             order.place(1001, rank(253, 7.0, 0)),
-            order.priority_of(order.places[&rank(253, 7.0, 0)].rules.first().copied().unwrap())
+            order.priority_of(order.places[&rank(253, 7.0, 0)].rules.iter().next().copied().unwrap())
         );
-        let first = *order.places[&rank(253, 3.0, 0)].rules.first().unwrap();
+        let first = *order.places[&rank(253, 3.0, 0)].rules.iter().next().unwrap();
         order.remove(first);
         assert!(order.place(1000, rank(253, 0.5, 0)).is_some());
         check(&order);
