@@ -13,7 +13,7 @@ use crate::facts::{Health, Reporter};
 use crate::host::Host;
 use crate::host::files::Installed;
 use crate::host::network::HostNetwork;
-use crate::host::services::Doors;
+use crate::host::services::{Doors, remembered};
 use crate::metrics::{AgentMetrics, DnsMetrics, ProxyMetrics};
 use crate::ovs::audit::Audit;
 use crate::ovs::bridge::BringUpError;
@@ -27,7 +27,6 @@ use crate::pods::rows;
 use crate::policy::audit::DecisionLog;
 use crate::policy::{DnsSettings, PolicyHandle, Ways, judged};
 use crate::probes::Prober;
-use crate::services::access::Access;
 use crate::services::everybody::{self, Ends};
 use crate::services::health::{self, Told};
 use crate::services::{self, Follower};
@@ -262,7 +261,7 @@ impl Agent {
             underlay: wired.underlay.clone(),
             reporter: self.reporter.clone(),
         };
-        let (ends, doors) = self.ends_and_doors(&mut wired.needed)?;
+        let (ends, doors) = self.ends_and_doors(&mut wired.needed).await?;
         let mut host = Host::new(
             (wired.network.clone(), self.policy.host_egress()),
             self.config.clone(),
@@ -295,7 +294,10 @@ impl Agent {
     }
 
     /// What joins host and Services where there is no kube-proxy.
-    fn ends_and_doors(&self, needed: &mut Needed) -> Result<(Option<Ends>, Option<Doors>), BringUpError> {
+    async fn ends_and_doors(
+        &self,
+        needed: &mut Needed,
+    ) -> Result<(Option<Ends>, Option<Doors>), BringUpError> {
         if !self.config.serves_all() {
             return Ok((None, None));
         }
@@ -303,7 +305,7 @@ impl Agent {
         let ranges = self.config.antrea_proxy.node_port_addresses().map_err(invalid)?;
         let at = self.config.antrea_proxy.health_address().map_err(invalid)?;
         let (addresses, known) = watch::channel(Vec::new());
-        let (access, wanted) = watch::channel(Access::default());
+        let (access, wanted) = watch::channel(remembered(self.netlink.netns()).await);
         let (told, telling) = watch::channel(Told::default());
         needed.spawn("answers to load balancers", health::run(at, telling, self.shutdown.clone()));
         let ends = Ends { addresses: known, access, told, api_server: self.config.api_server() };

@@ -10,16 +10,16 @@
 //! Addresses of nodes are not routed, whoever gives them to a Service: what others than clients of that send there has to
 //! arrive. At the node's own the ports are told apart; those of others are theirs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use antrea_flows::{NODE_PORT_V4, NODE_PORT_V6, VIRTUAL_MAC, VIRTUAL_V4, VIRTUAL_V6};
 use antrea_proxy::{Frontend, Protocol};
 use ipnet::IpNet;
-use netcfg::ipset::{IpSet, Member, SetType};
+use netcfg::ipset::{IpSet, Ipsets, Member, SavedSet, SetType};
 use netcfg::iptables::{AddrType, Proto, Rule, Ruleset, SetDir, Table, Target};
 use netcfg::nl::neigh::Neighbour;
-use netcfg::{Family, Link, MacAddr, Route, conntrack};
+use netcfg::{Family, Link, MacAddr, Netns, Route, conntrack};
 use tokio::sync::watch;
 
 use super::network::{HOST_PROCESS_MARK, HostConfig, TRANSLATED, of_family};
@@ -86,6 +86,36 @@ fn address_set(family: Family) -> &'static str {
     match family {
         Family::V4 => "ANTREA-EXTERNAL-IP",
         Family::V6 => "ANTREA-EXTERNAL-IP6",
+    }
+}
+
+/// What the host has been handing to the bridge, by its sets: until an agent knows of Services, those of its last life.
+pub async fn remembered(netns: &Netns) -> Access {
+    let found = Ipsets::new(netns.clone()).save().await;
+    // There may be no ipset yet; what fails otherwise is told when sets are written.
+    found.map(|sets| of_sets(&sets)).unwrap_or_default()
+}
+
+fn of_sets(sets: &BTreeMap<String, SavedSet>) -> Access {
+    let members = |name| sets.get(name).into_iter().flat_map(|set| &set.members);
+    let port = |member: &String| -> Option<Frontend> {
+        let (ip, port) = member.split_once(',')?;
+        let (protocol, port) = port.split_once(':')?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            _ => return None,
+        };
+        Some(Frontend { ip: ip.parse().ok()?, protocol, port: port.parse().ok()? })
+    };
+    let both = Family::BOTH.into_iter();
+    Access {
+        ports: both.clone().flat_map(|family| members(port_set(family))).filter_map(port).collect(),
+        addresses: both
+            .flat_map(|family| members(address_set(family)))
+            .filter_map(|member| member.parse().ok())
+            .collect(),
     }
 }
 
@@ -344,6 +374,26 @@ mod tests {
         assert_eq!(shown, include_str!("testdata/services.txt"), "{shown}");
         let off = HostConfig { services: None, ..config };
         assert_eq!(text(&off, Family::V4), Ruleset::new(Family::V4).to_string());
+    }
+
+    #[test]
+    fn sets_tell_what_was_handed_on() {
+        let set = |members: &[&str]| SavedSet {
+            kind: String::new(),
+            family: None,
+            maxelem: 0,
+            members: members.iter().map(|member| (*member).to_owned()).collect(),
+        };
+        let sets = [
+            ("ANTREA-NODEPORT-IP", set(&["192.0.2.11,tcp:30000", "192.0.2.11,icmp:8/0", "x"])),
+            ("ANTREA-NODEPORT-IP6", set(&["2001:db8::b,sctp:30001"])),
+            ("ANTREA-EXTERNAL-IP", set(&["203.0.113.7"])),
+            ("ANTREA-POD-IP", set(&["10.244.1.0/24"])),
+        ];
+        let found = of_sets(&sets.map(|(name, set)| (name.to_owned(), set)).into());
+        let ports: Vec<String> = found.ports.iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["192.0.2.11 TCP port 30000", "2001:db8::b SCTP port 30001"]);
+        assert_eq!(found.addresses, ["203.0.113.7".parse().unwrap()].into());
     }
 
     #[test]

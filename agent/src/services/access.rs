@@ -39,9 +39,10 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Without any, in a cluster with these ranges of Services and this address of its API server.
-    pub(super) fn new(ranges: Vec<IpNet>, api_server: Option<IpAddr>) -> Self {
-        Self { ranges, api_server, ..Self::default() }
+    /// Without any, in a cluster with these ranges of Services and this address of its API server, where the host hands on
+    /// `before`.
+    pub(super) fn new(ranges: Vec<IpNet>, api_server: Option<IpAddr>, before: Access) -> Self {
+        Self { ranges, api_server, whole: before, dirty: true, ..Self::default() }
     }
 
     /// Takes in what a Service is served with now.
@@ -65,7 +66,7 @@ impl Parts {
         self.dirty |= before != part;
     }
 
-    /// The whole, if it changed since the last time.
+    /// The whole, if it is another than the last time, or than before.
     pub(super) fn changed(&mut self) -> Option<Access> {
         if !std::mem::take(&mut self.dirty) {
             return None;
@@ -102,7 +103,7 @@ mod tests {
         };
         assert_eq!(own.stand_ins, [IpAddr::V4(NODE_PORT_V4)]);
         let api_server = Some("203.0.113.8".parse().unwrap());
-        let mut parts = Parts::new(vec!["10.96.0.0/12".parse().unwrap()], api_server);
+        let mut parts = Parts::new(vec!["10.96.0.0/12".parse().unwrap()], api_server, Access::default());
         let web: Name = "default/web".into();
         let ips = ["10.96.0.1", "192.0.2.11", "169.254.0.252", "203.0.113.7", "203.0.113.8"];
         parts.set(&web, &served(&ips), &own);
@@ -113,5 +114,15 @@ mod tests {
         assert_eq!(parts.changed(), None, "nothing new");
         parts.set(&web, &served(&ips[..1]), &own);
         assert_eq!(parts.changed(), Some(Access::default()), "the cluster's ranges are routed as a whole");
+    }
+
+    #[test]
+    fn what_was_handed_on_before_and_is_nobodys_any_more_goes() {
+        let ports =
+            [Frontend { ip: "192.0.2.11".parse().unwrap(), protocol: Protocol::Tcp, port: 30_000 }].into();
+        let before = Access { ports, ..Access::default() };
+        let mut parts = Parts::new(Vec::new(), None, before);
+        assert_eq!(parts.changed(), Some(Access::default()));
+        assert_eq!(parts.changed(), None);
     }
 }

@@ -39,7 +39,8 @@ impl Everybody {
     pub(super) fn new(ends: Ends, network: &Network) -> Self {
         let stand_ins = stand_ins(&network.node.pod_cidrs);
         let own = Own { addresses: ends.addresses.borrow().clone(), stand_ins };
-        let parts = Parts::new(network.node.service_cidrs.clone(), ends.api_server);
+        let before = ends.access.borrow().clone();
+        let parts = Parts::new(network.node.service_cidrs.clone(), ends.api_server, before);
         Self { ends, own, parts, told: Told::default() }
     }
 
