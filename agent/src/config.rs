@@ -428,6 +428,7 @@ mod tests {
         assert_eq!(config.validate().unwrap_err().key, "transportInterfaceCIDRs");
         config.transport_interface.clear();
         config.antrea_proxy.proxy_all = true;
+        config.feature_gates.insert("AntreaProxy".into(), false);
         assert_eq!(config.validate().unwrap_err().key, "antreaProxy.proxyAll");
         config.feature_gates.insert("AntreaProxy".into(), true);
         config.validate().unwrap();

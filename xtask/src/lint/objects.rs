@@ -13,20 +13,21 @@ pub(super) const RULES: &[Rule<Bundle>] = &[
     }),
     error("default-sccs", sccs),
     warning("rbac-budgets", |bundle| {
-        may_create(
-            bundle,
-            "policy",
-            "poddisruptionbudgets",
-            "a budget that it makes can block the drain of Nodes",
-        )
+        let rules = may_create(bundle, "policy", "poddisruptionbudgets");
+        let why = "a budget that it makes can block the drain of Nodes";
+        rules.into_iter().map(|rule| format!("{rule}: {why}")).collect()
     }),
     warning("rbac-crds", |bundle| {
-        may_create(
-            bundle,
-            "apiextensions.k8s.io",
-            "customresourcedefinitions",
-            "definitions are OLM's to bring",
-        )
+        // One that the bundle does not bring may be the operator's to bring, by name.
+        let bundled = bundle.of_kind("CustomResourceDefinition");
+        let is_bundled = |name: &Value| bundled.iter().any(|crd| crd["metadata"]["name"] == *name);
+        let others = |rule: &Value| {
+            let names = rule["resourceNames"].as_array().filter(|names| !names.is_empty());
+            names.is_some_and(|names| !names.iter().any(is_bundled))
+        };
+        let mut rules = may_create(bundle, "apiextensions.k8s.io", "customresourcedefinitions");
+        rules.retain(|rule| !others(rule));
+        rules.into_iter().map(|rule| format!("{rule}: the bundle's definitions are OLM's to bring")).collect()
     }),
     error("removed-apis", removed),
     error("roles-by-serviceaccount", |bundle| {
@@ -79,12 +80,12 @@ fn sccs(bundle: &Bundle) -> Vec<String> {
     rules.map(|rule| format!("{rule}: may change SecurityContextConstraints that OpenShift brings")).collect()
 }
 
-fn may_create(bundle: &Bundle, group: &str, resource: &str, why: &str) -> Vec<String> {
+fn may_create<'a>(bundle: &'a Bundle, group: &str, resource: &str) -> Vec<&'a Value> {
     let may = |rule: &&Value| {
         let all = |key: &str, item: &str| holds(&rule[key], item) || holds(&rule[key], "*");
         all("apiGroups", group) && all("resources", resource) && all("verbs", "create")
     };
-    bundle.rules().into_iter().filter(may).map(|rule| format!("{rule}: {why}")).collect()
+    bundle.rules().into_iter().filter(may).collect()
 }
 
 /// API versions that Kubernetes does not serve any more, with the release that dropped them.

@@ -265,7 +265,11 @@ const BROKEN: &[Break<Bundle>] = &[
     }),
     ("default-sccs", |b| grant(b, "security.openshift.io", "securitycontextconstraints", &[], "*")),
     ("rbac-budgets", |b| grant(b, "policy", "poddisruptionbudgets", &[], "create")),
-    ("rbac-crds", |b| grant(b, "apiextensions.k8s.io", "customresourcedefinitions", &["a"], "create")),
+    ("rbac-crds", |b| grant(b, "apiextensions.k8s.io", "customresourcedefinitions", &[], "create")),
+    ("rbac-crds", |b| {
+        let names = ["a", "tiers.crd.antrea.io"];
+        grant(b, "apiextensions.k8s.io", "customresourcedefinitions", &names, "create");
+    }),
     ("removed-apis", |b| add(b, budget("policy/v1beta1", "maxUnavailable", 1.into()))),
     ("roles-by-serviceaccount", |b| {
         push(&mut spec(b)["install"]["spec"]["permissions"], json!({"rules": []}));
