@@ -143,7 +143,7 @@ stage_cluster() {
 		ANTREA_PROFILE=shipped hack/e2e.sh
 		ANTREA_PROFILE=shipped hack/e2e.sh connectivity service_specs
 		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=nftables hack/e2e.sh connectivity services
-		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=iptables hack/e2e.sh connectivity services proxy spec settings legacy
+		ANTREA_PROFILE=shipped KUBE_PROXY_MODE=iptables hack/e2e.sh connectivity services traffic policies native actions names proxy spec settings legacy
 	else
 		NETPOL=some hack/e2e.sh crash_once connectivity services traffic policies native names traceflow lookers spec restart health monitoring netpol removal
 	fi

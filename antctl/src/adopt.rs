@@ -240,9 +240,9 @@ pub(crate) fn map_files(agent: &Map<String, Value>, controller: &Map<String, Val
         audit_logging: audit_logging(&mut keys),
         ..AntreaInstallationSpec::default()
     };
-    if spec.transport_interface.is_some() {
-        // The name decides, and the spec must not have both.
+    if spec.transport_interface.is_some() && !spec.transport_interface_cidrs.is_empty() {
         spec.transport_interface_cidrs.clear();
+        keys.lose("transportInterfaceCIDRs", "transportInterface decides, and the spec must not have both");
     }
     let tunnel = keys.read("tunnelType", |value| {
         choice(

@@ -34,7 +34,9 @@ where
     done
 }
 
-async fn unless_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) async fn unless_interrupted<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     tokio::select! {
         done = work => done,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),

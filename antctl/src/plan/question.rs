@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antrea_crds::{
     AntreaInstallation, INSTALLATION_NAME,
-    installation::{AntreaInstallationSpec, PROPOSAL, Proposal, ProposalRequest},
+    installation::{PROPOSAL, Proposal},
 };
 use anyhow::{Context, bail};
 use http::{Method, Request, header::CONTENT_TYPE};
@@ -17,8 +17,12 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::connect::Server;
+use crate::made;
 
 const PATH: &str = "/apis/operator.antrea.io/v1alpha1/antreainstallations/default";
+
+/// What errors are about.
+const WHAT: &str = "AntreaInstallation default";
 
 /// Checks, and changes nothing.
 const TRY: &str = "?dryRun=All&fieldValidation=Strict";
@@ -66,39 +70,47 @@ pub(super) async fn ask(
     limit: Duration,
 ) -> anyhow::Result<Proposal> {
     let api = Api::<AntreaInstallation>::all(cluster.client.clone());
-    let explain = |error| cluster.explain(&error, &format!("AntreaInstallation {INSTALLATION_NAME}"));
-    let spec = tried(cluster, &spec).await?;
-    let question = serde_json::to_string(&ProposalRequest { id: id.clone(), spec })?;
+    let within = |what: &str| format!("{what} within {limit:?}; --timeout allows more");
+    let tried = tokio::time::timeout(limit, tried(cluster, &spec)).await;
+    let spec = tried.with_context(|| within("the API server does not look at the spec"))??;
+    // As it is: the operator may know fields that are not known here.
+    let question = json!({"id": id, "spec": spec}).to_string();
 
-    let annotate = json!({"metadata": {"annotations": {PROPOSAL: question}}});
-    let params = PatchParams::default();
-    api.patch(INSTALLATION_NAME, &params, &Patch::Merge(&annotate)).await.map_err(explain)?;
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(limit, answer(&api, &question, &id)) => answer.unwrap_or_else(|_| {
-            bail!("no answer within {limit:?}: does antrea-operator run, and does it know the annotation {PROPOSAL}?")
-        }),
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    let asked = async {
+        let annotate = json!({"metadata": {"annotations": {PROPOSAL: question}}});
+        let annotated = api.patch(INSTALLATION_NAME, &PatchParams::default(), &Patch::Merge(&annotate)).await;
+        annotated.map_err(|error| cluster.explain(&error, WHAT))?;
+        answer(&api, &question, &id).await
     };
-    if let Err(error) = withdraw(&api, &question).await {
-        eprintln!("antctl: {:#}", explain(error).context(format!("remove the annotation {PROPOSAL}")));
+    let answered = made::unless_interrupted(async {
+        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+            bail!("no answer within {limit:?}: does antrea-operator run, and does it know the annotation {PROPOSAL}?")
+        })
+    });
+    let answered = answered.await;
+    // Whether it was asked or not, which an error does not say.
+    let withdrawn = made::unless_interrupted(async {
+        let withdrawn = tokio::time::timeout(limit, withdraw(&api, &question)).await;
+        withdrawn.with_context(|| within("no answer"))?.map_err(|error| cluster.explain(&error, WHAT))
+    });
+    if let Err(error) = withdrawn.await {
+        eprintln!("antctl: the annotation {PROPOSAL} stays: {error:#}");
     }
-    answer
+    answered
 }
 
 /// The spec as the API server would store it.
-async fn tried(cluster: &Server, spec: &Value) -> anyhow::Result<AntreaInstallationSpec> {
+async fn tried(cluster: &Server, spec: &Value) -> anyhow::Result<Value> {
     loop {
         let mut whole: Value = serde_json::from_str(&cluster.ask(Method::GET, PATH).await?)?;
         whole["spec"] = spec.clone();
         let request = Request::put(format!("{PATH}{TRY}")).header(CONTENT_TYPE, "application/json");
         let request = request.body(serde_json::to_vec(&whole)?)?;
-        match cluster.client.request::<AntreaInstallation>(request).await {
-            Ok(stored) => return Ok(stored.spec),
+        match cluster.client.request::<Value>(request).await {
+            Ok(mut stored) => return Ok(stored["spec"].take()),
             // The operator has written the status meanwhile.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => {
-                return Err(cluster.explain(&error, &format!("AntreaInstallation {INSTALLATION_NAME}")));
-            }
+            Err(error) => return Err(cluster.explain(&error, WHAT)),
         }
     }
 }
@@ -159,7 +171,7 @@ mod tests {
     async fn asked(annotations: Value, status: Value) -> anyhow::Result<Proposal> {
         let object = json!({
             "apiVersion": "operator.antrea.io/v1alpha1", "kind": "AntreaInstallation",
-            "metadata": {"name": "default", "annotations": annotations}, "spec": {}, "status": status,
+            "metadata": {"name": "default", "annotations": annotations}, "spec": {"later": 1}, "status": status,
         });
         let mut cluster = Cluster::default();
         cluster.answers.insert(format!("GET {PATH}"), object.clone());
@@ -168,16 +180,14 @@ mod tests {
         }
         let fixture = Fixture::new(cluster).await;
         let server = fixture.clients(Place::Elsewhere).cluster().await?;
-        ask(&server, json!({}), "7".to_owned(), Duration::from_millis(300)).await
+        ask(&server, json!({"later": 1}), "7".to_owned(), Duration::from_millis(300)).await
     }
 
     #[tokio::test]
     async fn the_answer_is_that_of_this_question() {
-        let question = serde_json::to_string(&ProposalRequest {
-            id: "7".to_owned(),
-            spec: AntreaInstallationSpec::default(),
-        });
-        let annotations = json!({PROPOSAL: question.unwrap()});
+        // Field by field as the API server has it, also what only a later version knows.
+        let question = json!({"id": "7", "spec": {"later": 1}}).to_string();
+        let annotations = json!({PROPOSAL: question});
         let told = asked(annotations.clone(), json!({"proposal": {"id": "7", "refused": "x"}})).await;
         assert_eq!(told.unwrap().refused.as_deref(), Some("x"));
         let error = asked(annotations, json!({"proposal": {"id": "6"}})).await.unwrap_err();

@@ -9,6 +9,7 @@ use std::{
 use antrea_crds::{AntreaInstallation, AntreaInstallationSpec};
 use k8s_openapi::{
     api::networking::v1::ServiceCIDR,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Api, ResourceExt, api::ListParams};
@@ -128,12 +129,44 @@ impl Context {
         let refused = match effective(&cr.spec, &facts) {
             Err(error) => Trouble::new("InvalidConfiguration", error.to_string()),
             Ok(config) => match (plan::refuse(running, &config.version), self.impossible(&config, last)) {
-                (None, None) => return Ok(Wanted { config: Some(config), refused: None, around }),
+                (None, None) => match self.unserved(&config, last).await? {
+                    None => return Ok(Wanted { config: Some(config), refused: None, around }),
+                    Some(message) => Trouble::new("InvalidConfiguration", message),
+                },
                 (Some(message), _) => Trouble::new("UpgradeRefused", message),
                 (None, Some(error)) => Trouble::new("InvalidConfiguration", error.to_string()),
             },
         };
         Ok(Wanted { config: last_good(cr), refused: Some(refused), around })
+    }
+
+    /// Why the controller could not list the policies of a definition that is not this operator's: it would wait for them, and
+    /// serve nobody. Of what is in effect already it is too late to ask.
+    async fn unserved(
+        &self,
+        config: &Effective,
+        last: Option<&AntreaInstallationSpec>,
+    ) -> Result<Option<String>, Error> {
+        if !config.standard_policies() || last == Some(&config.to_spec()) {
+            return Ok(None);
+        }
+        let wanted = antrea_crds::standard_crd();
+        let (name, versions) = (wanted.name_any(), wanted.spec.versions);
+        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
+        let found =
+            api.get_opt(&name).await.map_err(api_error(format!("get CustomResourceDefinition {name}")))?;
+        let serves = |version: &str| {
+            let served = found.iter().flat_map(|found| &found.spec.versions).filter(|version| version.served);
+            served.into_iter().any(|served| served.name == version)
+        };
+        let missing = versions.iter().find(|version| !serves(&version.name)).filter(|_| found.is_some());
+        Ok(missing.map(|version| {
+            format!(
+                "spec.featureGates.ClusterNetworkPolicy: the CustomResourceDefinition {name}, which somebody else has \
+                 brought, does not serve {}",
+                version.name
+            )
+        }))
     }
 
     /// Why the Nodes cannot follow a configuration, unless they are told to already: then their agents say.
@@ -218,6 +251,29 @@ mod tests {
         let mut body = kind;
         body["items"] = items.into();
         Answer::Ok(body)
+    }
+
+    /// The controller would wait for ever for a list of them, and serve nobody meanwhile.
+    #[tokio::test]
+    async fn a_definition_that_does_not_serve_what_the_controller_reads_is_refused() {
+        let path = format!(
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}",
+            antrea_crds::standard_crd().name_any()
+        );
+        let spec = json!({"serviceCidrs": ["10.96.0.0/16"], "featureGates": {"ClusterNetworkPolicy": true}});
+        for (version, served, good) in
+            [("v1alpha2", true, true), ("v1alpha2", false, false), ("v1beta1", true, false)]
+        {
+            let mut found = serde_json::to_value(antrea_crds::standard_crd()).unwrap();
+            found["spec"]["versions"][0]["name"] = version.into();
+            found["spec"]["versions"][0]["served"] = served.into();
+            let kube = Kube::default();
+            kube.on(&path, Answer::Ok(found));
+            let wanted = context(&kube).configuration(&installation(spec.clone())).await.unwrap();
+            assert_eq!(wanted.refused.is_none(), good, "{version} {served}: {:?}", wanted.refused);
+        }
+        let wanted = context(&Kube::default()).configuration(&installation(spec)).await.unwrap();
+        assert_eq!(wanted.refused, None, "it is made where there is none");
     }
 
     async fn services(kube: &Kube) -> Result<Vec<String>, String> {

@@ -2,7 +2,7 @@
 
 use antrea_crds::{
     AntreaInstallation, AntreaInstallationSpec,
-    installation::{PROPOSAL, Proposal, ProposalRequest},
+    installation::{ManagementState, PROPOSAL, Proposal, ProposalRequest},
 };
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -69,6 +69,9 @@ impl Context {
             Vec::new()
         };
         let mut waits_for = Vec::new();
+        if asked.spec.management_state == Some(ManagementState::Paused) {
+            waits_for.push("spec.managementState: Managed".to_owned());
+        }
         if previous.is_some() && pending_changes.iter().any(is(Class::Disruptive)) {
             waits_for.push("spec.rollout.acknowledge: the generation that the spec gets".to_owned());
         }
@@ -105,11 +108,12 @@ mod tests {
     #[tokio::test]
     async fn a_spec_is_looked_at_and_nothing_is_written() {
         let kube = Kube::default();
-        let spec = json!({"serviceCidrs": ["10.96.0.0/16"], "mtu": 1400});
+        let spec = json!({"serviceCidrs": ["10.96.0.0/16"], "mtu": 1400, "managementState": "Paused"});
         let cr = asked(&request(&spec));
         let answer = context(&kube).proposal(&cr).await.unwrap();
         assert_eq!((answer.id.as_str(), &answer.refused), ("7", &None));
         assert!(!answer.pending_changes.is_empty());
+        assert_eq!(answer.waits_for, ["spec.managementState: Managed"]);
         assert!(answer.pending_changes.iter().all(|change| change.action == "Create"), "{answer:?}");
         let written = kube.written();
         assert!(written.iter().all(|(what, _)| what.ends_with("(dry)")), "{written:?}");
