@@ -162,8 +162,13 @@ impl DnsCache {
             let longest = addresses.entry(*address).or_default();
             *longest = (*seconds).max(*longest);
         }
-        // What can have no room takes nobody's.
-        if addresses.len() > ADDRESSES || addresses.len() * names.len() > self.most(asker) {
+        // What can have no room takes nobody's; what is there has it, whatever others have taken since.
+        let pod = self.pods.get(asker);
+        let known = |name: &Arc<str>| pod.and_then(|pod| pod.names.get(name)).map(|known| &known.addresses);
+        let is_there =
+            |name| known(name).is_some_and(|known| addresses.keys().all(|ip| known.contains_key(ip)));
+        let is_too_much = addresses.len() * names.len() > self.most(asker);
+        if addresses.len() > ADDRESSES || (is_too_much && !names.iter().all(is_there)) {
             return Learned::NoRoom;
         }
         let lives = |seconds: u32| Duration::from_secs(seconds.into()).max(shortest).min(LONGEST);

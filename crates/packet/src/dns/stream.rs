@@ -38,6 +38,8 @@ struct Progress {
     first: u32,
     /// That of the next octet to read.
     next: u32,
+    /// How many octets before that were read.
+    read: u64,
     /// The beginning of a message.
     unfinished: Vec<u8>,
     used: Instant,
@@ -75,8 +77,7 @@ impl DnsStreams {
             // It may be sent twice.
             if connections.get(&ends).is_none_or(|progress| progress.first != sequence) {
                 make_room(connections);
-                let progress =
-                    Progress { first: sequence, next: sequence, unfinished: Vec::new(), used: now };
+                let progress = Progress::at(sequence, now);
                 connections.insert(ends, progress);
             }
         }
@@ -91,7 +92,10 @@ impl DnsStreams {
                 if ahead > 0 {
                     return DnsPacket::Early;
                 }
-                let told = match data.get(ahead.unsigned_abs() as usize..) {
+                let behind = ahead.unsigned_abs();
+                let told = match data.get(behind as usize..) {
+                    // From before the connection was followed: lost then, and perhaps told to nobody.
+                    _ if u64::from(behind) > progress.read => None,
                     // It was read, and is sent again.
                     None | Some([]) => Some(Vec::new()),
                     Some(new) => progress.feed(new),
@@ -99,8 +103,7 @@ impl DnsStreams {
                 (told, progress.next)
             }
             None => {
-                let mut progress =
-                    Progress { first: sequence, next: sequence, unfinished: Vec::new(), used: now };
+                let mut progress = Progress::at(sequence, now);
                 let told = begins_with_message(data).then(|| progress.feed(data)).flatten();
                 if told.is_some() {
                     make_room(connections);
@@ -176,6 +179,11 @@ fn make_room(connections: &mut HashMap<Ends, Progress>) {
 }
 
 impl Progress {
+    /// Of a stream that is followed from this octet on.
+    fn at(sequence: u32, now: Instant) -> Self {
+        Self { first: sequence, next: sequence, read: 0, unfinished: Vec::new(), used: now }
+    }
+
     /// Reads what follows; `None` if that is not possible.
     fn feed(&mut self, new: &[u8]) -> Option<Vec<DnsAnswer>> {
         let mut octets = std::mem::take(&mut self.unfinished);
@@ -188,6 +196,7 @@ impl Progress {
         }
         self.unfinished = octets[at..].to_vec();
         self.next = self.next.wrapping_add(u32::try_from(new.len()).ok()?);
+        self.read += new.len() as u64;
         Some(answers)
     }
 }

@@ -96,3 +96,25 @@ fn of_all_pods_so_much_is_kept_and_a_share_of_each_always() {
     assert_eq!(cache.learn(&pod(pods), &many("more", 9000, 5, 600), NONE, now), Learned::Held(cache.news));
     assert_eq!(size(&cache, pods), SHARE);
 }
+
+/// What is there stays, and stays for longer when it is told again, although its pod would not get as much any more.
+#[test]
+fn what_a_pod_has_it_is_told_again_whatever_others_have_taken() {
+    let mut cache = wanting(&["*"]);
+    let mut now = Instant::now();
+    let mut aliases = many("c0", 0, 50, 600);
+    aliases.names = (0..4).map(|n| format!("c{n}")).collect();
+    let victim = pod(200);
+    assert!(matches!(cache.learn(&victim, &aliases, NONE, now), Learned::Held(_)));
+    for n in 0..=(ALL / OF_A_POD) as u8 {
+        for at in 0..(OF_A_POD / ADDRESSES) as u32 {
+            cache.learn(&pod(n), &many(&name(at), at * 200, ADDRESSES, 600), NONE, now);
+        }
+        now += FRESH;
+    }
+    assert!(cache.most(&victim) < 200, "{}", cache.most(&victim));
+    let ends = |cache: &DnsCache| cache.pods[&victim].all().into_iter().map(|(_, _, end)| end).min().unwrap();
+    let before = ends(&cache);
+    assert!(matches!(cache.learn(&victim, &aliases, NONE, now), Learned::Held(_)));
+    assert!(ends(&cache) > before);
+}

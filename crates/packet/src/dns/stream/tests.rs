@@ -118,6 +118,26 @@ fn a_stream_that_was_not_seen_to_begin_is_followed_from_a_whole_message_on() {
     assert!(matches!(streams.read(POD, &segment(4000, 101, PSH, &first[100..]), now), DnsPacket::Ended(_)));
 }
 
+/// The first message was read and lost with all that was known of the stream; the second one has come through. When the first is
+/// sent again, nobody knows what it tells.
+#[test]
+fn what_was_lost_before_a_stream_is_followed_again_ends_it() {
+    let now = Instant::now();
+    let ((lost, of_lost), (later, of_later)) = (told("lost.example", 100), told("later.example", 100));
+    let whole = [&lost[..], &later].concat();
+    let at = 1 + lost.len() as u32;
+    for again in [segment(4000, 1, PSH, &lost), segment(4000, 1, PSH, &whole)] {
+        let mut streams = begun(4000, 1, now);
+        let first = streams.read(POD, &segment(4000, 1, PSH, &lost), now);
+        assert_eq!(first, DnsPacket::Answers(vec![of_lost.clone()]));
+        streams.forget(POD);
+        let second = segment(4000, at, PSH, &later);
+        assert_eq!(streams.read(POD, &second, now), DnsPacket::Answers(vec![of_later.clone()]));
+        assert_eq!(streams.read(POD, &second, now), nothing(), "what was read is sent again");
+        assert!(matches!(streams.read(POD, &again, now), DnsPacket::Ended(_)));
+    }
+}
+
 #[test]
 fn a_reset_and_a_repeated_beginning_are_understood() {
     let now = Instant::now();
