@@ -29,11 +29,13 @@ to_kube_proxy() {
 }
 
 proxy() {
+	# shellcheck disable=SC2034 # for outside
 	local cluster_ip stream_ip before node count antctl access=$KUBECONFIG_PATH
 	if [[ $KUBE_PROXY_MODE != iptables ]]; then
 		figure 'LEFT OUT: proxy, which counts in rules of kube-proxy in iptables mode (KUBE_PROXY_MODE=iptables)'
 		return
 	fi
+	# shellcheck disable=SC2034
 	antctl=$(project_binaries)/antctl
 	service_two
 	kubectl apply -f - >/dev/null <<-END

@@ -54,7 +54,9 @@ rollout_taken_back() {
 
 # A spec in a file: what it would change is told, and nothing of it is applied.
 plan_of_a_file() {
+	# shellcheck disable=SC2034 # for outside
 	local generation file said antctl access=$KUBECONFIG_PATH
+	# shellcheck disable=SC2034
 	antctl=$(project_binaries)/antctl
 	file=$(mktemp)
 	generation=$(kubectl get antreainstallation default -o jsonpath='{.metadata.generation}')
